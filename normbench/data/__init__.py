@@ -1,0 +1,1 @@
+"""Data sources, their decoded cache, and batches on the device."""

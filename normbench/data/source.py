@@ -1,0 +1,67 @@
+"""What a data source is: its identity without reading the pixels, and how to decode them.
+
+The names here are all the rest of the program knows of data: `Source` (promised), `Dataset` (decoded), `Split` (half
+of it). Each source is a registered function `(home, *, options) -> Source` in a file of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normbench.registry import Registry
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels: uint8 of shape (n, 3, height, width) and int64 of shape (n,)."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A decoded data set under its data name; `content` identifies its bytes wherever they came from."""
+
+    name: str
+    content: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that can be decoded.
+
+    name: data name for tables and captions (`cifar10-jpeg`); content: hash of what will be decoded, part of a run's
+    id; image_shape: (3, height, width); decode: reads and checks everything, returns it in memory.
+    """
+
+    name: str
+    content: str
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    num_train: int
+    num_test: int
+    decode: Callable[[], tuple[Split, Split]]
+
+
+@dataclass(frozen=True)
+class DataHome:
+    """Where data lives on this machine and how it may be fetched: never changes a number."""
+
+    cache_dir: Path
+    mirrors: tuple[str, ...] = ()
+    workers: int = 2
+
+
+sources: Registry[Source] = Registry("data")

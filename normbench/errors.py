@@ -1,0 +1,40 @@
+"""What a user reads when something is wrong: one line that says what was given, what is allowed, and the nearest name.
+
+Every module raises these; only the command line catches them, prints the line and exits with `exit_code`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from pydantic import ValidationError
+
+
+class NormbenchError(Exception):
+    """Wrong input: nothing has been done or written. Exit code 2."""
+
+    exit_code = 2
+
+
+class RunFailure(NormbenchError):
+    """The input was right, the world was not (disk full, network down, run locked). Exit code 1."""
+
+    exit_code = 1
+
+
+def unknown(noun: str, given: str, allowed: Iterable[str]) -> NormbenchError:
+    """The error for a name that is not among `allowed`, with the nearest one that is."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return NormbenchError(f"unknown {noun} '{given}': {hint}allowed: {', '.join(names) or 'none'}")
+
+
+def invalid(prefix: str, error: ValidationError) -> NormbenchError:
+    """The first complaint of a pydantic validation as one line, with the key written as it is on the command line."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join([prefix, *(str(part) for part in first["loc"])] if prefix else [str(p) for p in first["loc"]])
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    given = "" if first["type"] in ("missing", "extra_forbidden") else f", not {first['input']!r}"
+    return NormbenchError(f"{key}: {message}{given}")
