@@ -1,0 +1,65 @@
+"""What a model is made of: it asks `Layers` for every part and names no norm, convolution class or activation itself.
+
+So an activation cannot be applied twice where a norm owns it, weights are reparametrized where a norm asks for it,
+nothing is converted after construction, and equal seeds give equal initial weights under every norm.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn.utils import skip_init
+
+from normbench.norms.spec import NormSpec
+from normbench.seeds import stream
+
+
+class Layers:
+    """Hands out layers in order; the i-th one with weights draws them from the stream ("init", i)."""
+
+    def __init__(self, spec: NormSpec, seed: int) -> None:
+        self.spec = spec
+        self.seed = seed
+        self._drawn = 0
+
+    def conv(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1) -> nn.Module:
+        """A convolution with padding that keeps the size at stride 1, before a norm: it has a bias only if that needs one."""
+        return self._weighted(
+            skip_init(
+                nn.Conv2d,
+                in_channels,
+                out_channels,
+                kernel_size,
+                stride=stride,
+                padding=kernel_size // 2,
+                bias=self.spec.conv_bias,
+            )
+        )
+
+    def linear(self, in_features: int, out_features: int) -> nn.Module:
+        """A linear layer with bias, as used for the classifier head."""
+        return self._weighted(skip_init(nn.Linear, in_features, out_features))
+
+    def norm(self, num_features: int) -> nn.Module:
+        """The norm at a site with no activation after it."""
+        return self.spec.norm(num_features)
+
+    def norm_act(self, num_features: int) -> nn.Module:
+        """The norm and the activation after it, as one where the method owns both."""
+        if self.spec.norm_act is not None:
+            return self.spec.norm_act(num_features)
+        return nn.Sequential(self.spec.norm(num_features), nn.ReLU())
+
+    def _weighted(self, module: nn.Module) -> nn.Module:
+        """Draws torch's default initial values, weight first so that a bias shifts nothing, from this layer's stream."""
+        generator = stream(self.seed, "init", self._drawn)
+        self._drawn += 1
+        weight, bias = module.weight, module.bias
+        assert isinstance(weight, torch.Tensor)
+        nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+        if isinstance(bias, torch.Tensor):
+            bound = 1 / math.sqrt(weight[0].numel())
+            nn.init.uniform_(bias, -bound, bound, generator=generator)
+        return self.spec.reparametrize(module) if self.spec.reparametrize else module

@@ -1,0 +1,47 @@
+"""The models by name, and the question asked before any work: can this norm train this model on this input?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from normbench.models.layers import Layers
+from normbench.norms.spec import NormSpec, Shape
+from normbench.registry import Registry
+
+models: Registry[nn.Module] = Registry("model")
+
+
+def unsupported(spec: NormSpec, build: Callable[[Layers], nn.Module], shape: Shape) -> str | None:
+    """Why `spec` cannot train the model that `build` makes on inputs of `shape` (n, 3, h, w), or None."""
+    samples, *image_shape = shape
+    for site in norm_sites(build, image_shape):
+        if reason := spec.refuse((samples, *site)):
+            return reason
+    return None
+
+
+def norm_sites(build: Callable[[Layers], nn.Module], image_shape: Sequence[int]) -> list[tuple[int, int, int]]:
+    """The shape (c, h, w) that reaches each norm of the model, in the order of the forward pass.
+
+    One blank image runs through the model with recorders in place of the norms. (On the meta device it would cost
+    nothing to compute, but the first operation there imports four seconds' worth of torch.)
+    """
+    sites: list[tuple[int, int, int]] = []
+    recorder = NormSpec(scope="none", norm=lambda num_features: _Recorder(sites))
+    with torch.no_grad():
+        build(Layers(recorder, seed=0))(torch.zeros(1, *image_shape))
+    return sites
+
+
+class _Recorder(nn.Module):
+    def __init__(self, sites: list[tuple[int, int, int]]) -> None:
+        super().__init__()
+        self.sites = sites
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        _, channels, height, width = x.shape
+        self.sites.append((channels, height, width))
+        return x

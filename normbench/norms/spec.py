@@ -1,0 +1,45 @@
+"""The seam between norms and models: what a normalization method may decide about a network.
+
+Most methods only supply the layer after a convolution. Some own the activation that follows it, some act on weights.
+A NormSpec says all of it, so a model that asks `Layers` for its parts fits every method without naming any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from normbench.registry import Registry
+
+Shape = tuple[int, int, int, int]
+
+
+def _accept(shape: Shape) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class NormSpec:
+    """One normalization method with its options chosen.
+
+    scope: what its statistics run over; tests confirm it by perturbing one sample of a batch.
+    norm: `norm(num_features)` is the layer at a site with no activation after it.
+    norm_act: the same where an activation follows, for methods that own theirs; None puts the network's own after `norm`.
+    reparametrize: acts on a conv or linear layer's weight after its initial values are drawn.
+    conv_bias: whether the convolution before needs its own bias. False for any method that adds an offset, or removes
+    the mean so that a bias could do nothing.
+    refuse: why an input of shape (n, channels, height, width) cannot be normalized in training, or None.
+    """
+
+    scope: Literal["batch", "sample", "weight", "none"]
+    norm: Callable[[int], nn.Module]
+    norm_act: Callable[[int], nn.Module] | None = None
+    reparametrize: Callable[[nn.Module], nn.Module] | None = None
+    conv_bias: bool = False
+    refuse: Callable[[Shape], str | None] = _accept
+
+
+norms: Registry[NormSpec] = Registry("norm")
