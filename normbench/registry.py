@@ -42,7 +42,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, Entry[T]] = {}
 
     def register(self, name: str, *, title: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
-        """A decorator that adds a function under `name`, the one used in YAML, on the command line, in CSV and legends."""
+        """A decorator that adds a function under `name`, used in YAML, on the command line, in CSV and legends."""
 
         def add(function: Callable[..., T]) -> Callable[..., T]:
             assert name not in self._entries, f"{self.noun} {name} is registered twice"

@@ -10,7 +10,6 @@ import math
 
 import torch
 from torch import nn
-from torch.nn.utils import skip_init
 
 from normbench.norms.spec import NormSpec
 from normbench.seeds import stream
@@ -22,25 +21,16 @@ class Layers:
     def __init__(self, spec: NormSpec, seed: int) -> None:
         self.spec = spec
         self.seed = seed
-        self._drawn = 0
+        self._num_drawn = 0
 
     def conv(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1) -> nn.Module:
-        """A convolution with padding that keeps the size at stride 1, before a norm: it has a bias only if that needs one."""
-        return self._weighted(
-            skip_init(
-                nn.Conv2d,
-                in_channels,
-                out_channels,
-                kernel_size,
-                stride=stride,
-                padding=kernel_size // 2,
-                bias=self.spec.conv_bias,
-            )
-        )
+        """A convolution before a norm, padded to keep the size at stride 1, with a bias only if the norm needs one."""
+        padding, bias = kernel_size // 2, self.spec.conv_bias
+        return self._drawn(nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias))
 
     def linear(self, in_features: int, out_features: int) -> nn.Module:
         """A linear layer with bias, as used for the classifier head."""
-        return self._weighted(skip_init(nn.Linear, in_features, out_features))
+        return self._drawn(nn.Linear(in_features, out_features))
 
     def norm(self, num_features: int) -> nn.Module:
         """The norm at a site with no activation after it."""
@@ -52,10 +42,10 @@ class Layers:
             return self.spec.norm_act(num_features)
         return nn.Sequential(self.spec.norm(num_features), nn.ReLU())
 
-    def _weighted(self, module: nn.Module) -> nn.Module:
-        """Draws torch's default initial values, weight first so that a bias shifts nothing, from this layer's stream."""
-        generator = stream(self.seed, "init", self._drawn)
-        self._drawn += 1
+    def _drawn(self, module: nn.Module) -> nn.Module:
+        """Torch's default initial values again, from this layer's stream; the weight first, so a bias shifts nothing."""
+        generator = stream(self.seed, "init", self._num_drawn)
+        self._num_drawn += 1
         weight, bias = module.weight, module.bias
         assert isinstance(weight, torch.Tensor)
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)

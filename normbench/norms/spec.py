@@ -27,7 +27,7 @@ class NormSpec:
 
     scope: what its statistics run over; tests confirm it by perturbing one sample of a batch.
     norm: `norm(num_features)` is the layer at a site with no activation after it.
-    norm_act: the same where an activation follows, for methods that own theirs; None puts the network's own after `norm`.
+    norm_act: the same where an activation follows, for methods that own theirs; None: the network's own after `norm`.
     reparametrize: acts on a conv or linear layer's weight after its initial values are drawn.
     conv_bias: whether the convolution before needs its own bias. False for any method that adds an offset, or removes
     the mean so that a bias could do nothing.

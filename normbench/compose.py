@@ -1,0 +1,159 @@
+"""From YAML files and `key=value` to a RunConfig: the only file that knows Hydra.
+
+Hydra composes the chosen files of each group; single values are then set here, because its own errors are long and
+advise what is refused below (`+key`), and because it accepts a key given twice, ranges that are empty, and wrong types.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from normbench.config import RunConfig, validate
+from normbench.errors import NormbenchError, unknown
+
+
+def compose(overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> RunConfig:
+    """The configuration that `overrides` ("norm=gn", "optim.lr=3e-4") and `flags` ({"batch_size": 8}) ask for.
+
+    Raises NormbenchError for anything unknown, mistyped, out of range, given twice, or not a single value.
+    """
+    assignments = dict(flags or {})
+    for text in overrides:
+        key, value = parse_assignment(text)
+        if key in assignments:
+            raise NormbenchError(f"'{key}' is given twice: as {assignments[key]!r} and in '{text}'")
+        assignments[key] = value
+    return validate(_merge(assignments, config_dir()))
+
+
+def config_dir() -> Path:
+    """The folder of YAML files: inside the package in a wheel, beside it in a checkout."""
+    inside = Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "configs"
+
+
+def groups(folder: Path | None = None) -> dict[str, list[str]]:
+    """The choices of each config group: {"norm": ["bn", "gn", ...], ...}."""
+    parents = [path for path in sorted((folder or config_dir()).iterdir()) if path.is_dir() and path.name != "sweep"]
+    return {p.name: sorted(f.stem for f in p.glob("*.yaml") if not f.stem.startswith("_")) for p in parents}
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """The key and the one value of `key=value` in Hydra's grammar; refuses what has no place in a single run."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException:
+        raise NormbenchError(f"cannot read '{text}': write key=value, as in batch_size=8 or norm=gn") from None
+    key = override.key_or_group
+    if override.is_add() or override.is_force_add() or override.is_delete():
+        raise NormbenchError(f"'{text}': keys are neither added nor deleted, only set: write key=value")
+    if key.split(".")[0].split("/")[0] == "hydra" or override.package:
+        raise NormbenchError(f"'{text}': Hydra's own settings and packages have no effect here")
+    if override.is_sweep_override():
+        raise NormbenchError(f"'{text}' is several values for one run: use sweep for that")
+    return key, _plain(override.value())
+
+
+def _plain(value: Any) -> Any:
+    from hydra.core.override_parser.types import QuotedString
+
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    return value
+
+
+def _merge(assignments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    choices = {key: value for key, value in assignments.items() if key in groups(folder)}
+    for group, choice in choices.items():
+        _check_choice(group, choice, groups(folder)[group])
+    values = copy.deepcopy(_composed(tuple(sorted(choices.items())), folder))
+    for key in assignments.keys() - choices.keys():
+        _assign(values, key, assignments[key])
+    try:
+        resolved: Any = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
+    except OmegaConfBaseException as error:
+        raise NormbenchError(f"cannot resolve an interpolation: {str(error).splitlines()[0]}") from None
+    return dict(resolved)
+
+
+def _check_choice(group: str, choice: Any, allowed: Sequence[str]) -> None:
+    if not isinstance(choice, str):
+        raise NormbenchError(f"{group}={choice!r}: give one name of {', '.join(allowed)}")
+    if "," in choice:
+        raise NormbenchError(f"{group}={choice} is several values for one run: use sweep for that")
+    if choice not in allowed:
+        raise unknown(group, choice, allowed)
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets the dotted `key`, which must exist and be a single value."""
+    *sections, last = key.split(".")
+    node: Any = values
+    for depth, section in enumerate([*sections, last]):
+        if not isinstance(node, dict) or section not in node:
+            raise unknown("key", key, _keys(values, prefix=key.split(".")[:depth]) or _keys(values, []))
+        parent, node = node, node[section]
+    if isinstance(node, dict):
+        raise NormbenchError(f"'{key}' is a section: set one of {', '.join(_keys(values, key.split('.')))}")
+    if last == "name" and sections:
+        raise NormbenchError(f"'{key}' cannot be set: choose with {sections[0]}=NAME")
+    parent[last] = value
+
+
+def _keys(values: dict[str, Any], prefix: Sequence[str]) -> list[str]:
+    node: Any = values
+    for section in prefix:
+        node = node[section]
+    start = "".join(f"{section}." for section in prefix)
+    return [f"{start}{key}" for key in node if key != "name"] if isinstance(node, dict) else []
+
+
+@lru_cache(maxsize=256)
+def _composed(choices: tuple[tuple[str, str], ...], folder: Path) -> dict[str, Any]:
+    """What Hydra makes of the chosen files; 50 to 65 ms, so once per distinct choice."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    version = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
+    try:
+        with _hydra_set_aside(), hydra.initialize_config_dir(str(folder.absolute()), **version):
+            config = hydra.compose("train", overrides=[f"{group}={choice}" for group, choice in choices])
+        container: Any = OmegaConf.to_container(config, resolve=False)
+    except YAMLError as error:
+        where = " ".join(str(getattr(error, "problem_mark", "")).split())
+        raise NormbenchError(f"a config file is not YAML: {where or error}") from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise NormbenchError(f"the config files do not compose: {' '.join(str(error).split())}") from None
+    return dict(container)
+
+
+@contextmanager
+def _hydra_set_aside() -> Iterator[None]:
+    """Hydra keeps global state; a notebook or program around us may be using it."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.singleton import Singleton
+
+    before = copy.copy(Singleton.get_state())
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        Singleton.set_state(before)

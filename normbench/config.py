@@ -1,0 +1,139 @@
+"""One run's configuration: what may be set, within which range, and the identity that follows from it.
+
+The names are those of configs/*.yaml, which holds every default. A `Choice` names an entry of a registry; what it adds
+to the fields here are that entry's own options, which its registry checks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from normbench.errors import invalid
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Channels = Annotated[tuple[float, float, float], Field(strict=False)]
+PositiveChannels = Annotated[
+    tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]],
+    Field(strict=False),
+]
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration in which every key and type is checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Choice(Section):
+    """An entry of a registry by its name, with that entry's own options."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the entry itself."""
+        return dict(self.model_extra or {})
+
+
+class DataConfig(Choice):
+    """A data source and what is done to its images. `content` is filled in from the data, never by hand."""
+
+    mean: Channels
+    std: PositiveChannels
+    augment: Literal["none", "standard"]
+    val_fraction: Fraction
+    limit_train: Count | None
+    limit_test: Count | None
+    content: str | None = None
+
+
+class OptimConfig(Choice):
+    """An optimizer and its learning rate over the run."""
+
+    lr: Annotated[float, Field(gt=0)]
+    lr_scaling: Literal["none", "linear", "sqrt"]
+    reference_batch_size: Count
+    schedule: Literal["constant", "cosine", "one_cycle"]
+    warmup_fraction: Fraction
+
+
+class TrainConfig(Section):
+    """The loss and the steps."""
+
+    label_smoothing: Fraction
+    accumulate: Count
+    max_steps: Count | None
+    log_every: Count
+
+
+class RuntimeConfig(Section):
+    """Where and how the arithmetic is done."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    precision: Literal["auto", "fp32", "bf16"]
+    channels_last: bool
+    compile: bool
+
+
+class SystemConfig(Section):
+    """Paths, workers and progress: nothing here changes a number."""
+
+    runs_dir: str
+    cache_dir: str | None
+    mirrors: Annotated[tuple[str, ...], Field(strict=False)]
+    workers: Count | None
+    threads: Count | None
+    progress: Literal["auto", "bar", "lines", "none"]
+
+
+class RunConfig(Section):
+    """Everything that decides one run."""
+
+    norm: Choice
+    model: Choice
+    data: DataConfig
+    optim: OptimConfig
+    train: TrainConfig
+    runtime: RuntimeConfig
+    batch_size: Count
+    epochs: Count
+    seed: Annotated[int, Field(ge=0)]
+    system: SystemConfig
+
+    def identity(self) -> dict[str, Any]:
+        """All that can change a number: the whole configuration but `system`, and `data.content` for `data.root`."""
+        values = self.model_dump(mode="json", exclude={"system"})
+        values["data"].pop("root", None)
+        return values
+
+    @property
+    def fingerprint(self) -> str:
+        """The first 12 hex digits of the sha256 of `identity()`."""
+        canonical = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @property
+    def run_id(self) -> str:
+        """`<model>-<norm>-b<batch>-s<seed>-<fingerprint>`, the name of the run's directory."""
+        return f"{self.model.name}-{self.norm.name}-b{self.batch_size}-s{self.seed}-{self.fingerprint}"
+
+    def to_yaml(self) -> str:
+        """The configuration as YAML, in the order of the fields."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
+
+
+def validate(values: Mapping[str, Any]) -> RunConfig:
+    """The checked configuration. Raises NormbenchError with the first wrong key, the value and what is allowed."""
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise invalid("", error) from None
