@@ -1,1 +1,16 @@
-"""Data sources, their decoded cache, and batches on the device."""
+"""The data sources behind `--data`: importing this package registers them all."""
+
+from normbench.data import cifar10, cifar10_parquet, image_folder, synthetic
+from normbench.data.source import DataHome, Dataset, Source, Split, sources
+
+__all__ = [
+    "DataHome",
+    "Dataset",
+    "Source",
+    "Split",
+    "cifar10",
+    "cifar10_parquet",
+    "image_folder",
+    "sources",
+    "synthetic",
+]

@@ -1,0 +1,72 @@
+"""Writing files so that a kill, a power cut or a full disk leaves the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from normbench.errors import RunFailure
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replaces `path` by `content` at once. Raises RunFailure on a full disk, and leaves the old file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with disk_errors(path), temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def write_text(path: Path, content: str) -> None:
+    """`write_bytes` of UTF-8 text."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`write_bytes` of indented JSON."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def append_line(path: Path, line: str, *, durable: bool) -> None:
+    """Appends `line` and its newline in one write: a kill leaves all of it or none. `durable` waits for the disk."""
+    with disk_errors(path), path.open("ab", buffering=0) as file:
+        file.write(line.encode() + b"\n")
+        if durable:
+            os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until the disk knows the names in `folder`; a system that cannot sync a folder is left alone."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns a full disk or a forbidden folder into one line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise RunFailure(
+                f"the disk is full: '{path}' could not be written; what was there before is intact"
+            ) from None
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise RunFailure(f"'{path}' cannot be written: {error.strerror}") from None
+        raise

@@ -1,0 +1,142 @@
+"""Decoded images on disk: uint8 arrays that are mapped into memory, with a manifest that vouches for them.
+
+Decoding 60,000 images takes seconds and is done once. A folder of the cache is named by what it holds, so an outdated
+one is never found; one that its manifest does not vouch for is decoded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from normbench.atomic import disk_errors, sync_folder, write_json
+from normbench.data.source import DataHome, Dataset, Source, Split, sources
+from normbench.errors import NormbenchError
+
+FORMAT = 1
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def default_cache_dir() -> Path:
+    """`$NORMBENCH_CACHE`, else `normbench` under `$XDG_CACHE_HOME` or `~/.cache`."""
+    if named := os.environ.get("NORMBENCH_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "normbench"
+
+
+def load(source: Source, home: DataHome) -> Dataset:
+    """The decoded data set, from the cache where that holds it undamaged, else decoded now and kept."""
+    folder = cache_folder(source, home)
+    with disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not is_intact(folder):
+            _store(source, folder)
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in ARRAYS}
+    return Dataset(
+        source.name,
+        source.content,
+        source.classes,
+        Split(arrays["train_images"], arrays["train_labels"]),
+        Split(arrays["test_images"], arrays["test_labels"]),
+    )
+
+
+def cache_folder(source: Source, home: DataHome) -> Path:
+    """Where the decoded arrays of `source` are or would be."""
+    return home.cache_dir / f"{source.name}-{hashlib.sha256(source.content.encode()).hexdigest()[:12]}"
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether every array in `folder` has the size and sha256 that the manifest states (0.1 s for CIFAR-10)."""
+    try:
+        manifest = read_manifest(folder)
+        return manifest["format"] == FORMAT and all(
+            _digest(folder / f"{name}.npy") == manifest["sha256"][name] for name in ARRAYS
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What the cache folder says of itself."""
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return manifest
+
+
+def remember(name: str, root: Path, source: Source, home: DataHome) -> None:
+    """Makes `data=name` without a root mean this data: what `normbench data import` does after decoding."""
+    imported = _imported(home)
+    imported[name] = {"root": str(root.absolute()), "folder": cache_folder(source, home).name}
+    write_json(home.cache_dir / "imported.json", imported)
+
+
+def recall(name: str, home: DataHome) -> Source:
+    """The source imported last under `name`. Raises NormbenchError where there is none."""
+    entry = _imported(home).get(name)
+    if entry is None:
+        raise NormbenchError(f"data={name} needs data.root=PATH, or once `normbench data import PATH`")
+    folder = home.cache_dir / entry["folder"]
+    if not is_intact(folder):
+        return sources.build(name, home, options={"root": entry["root"]})
+    manifest = read_manifest(folder)
+    channels, height, width = manifest["image_shape"]
+    return Source(
+        manifest["name"],
+        manifest["content"],
+        tuple(manifest["classes"]),
+        (channels, height, width),
+        manifest["num_train"],
+        manifest["num_test"],
+        decode=lambda: sources.build(name, home, options={"root": entry["root"]}).decode(),
+    )
+
+
+def _imported(home: DataHome) -> dict[str, dict[str, str]]:
+    path = home.cache_dir / "imported.json"
+    entries: dict[str, dict[str, str]] = json.loads(path.read_text()) if path.exists() else {}
+    return entries
+
+
+def _store(source: Source, folder: Path) -> None:
+    """Decodes into a folder beside, which takes the final name only when it is whole."""
+    train, test = source.decode()
+    arrays: dict[str, NDArray[Any]] = dict(
+        zip(ARRAYS, (train.images, train.labels, test.images, test.labels), strict=True)
+    )
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with disk_errors(folder):
+        partial.mkdir(parents=True)
+        for name, array in arrays.items():
+            with (partial / f"{name}.npy").open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+                file.flush()
+                os.fsync(file.fileno())
+    manifest = {
+        "format": FORMAT,
+        "name": source.name,
+        "content": source.content,
+        "classes": list(source.classes),
+        "image_shape": list(source.image_shape),
+        "num_train": len(train),
+        "num_test": len(test),
+        "sha256": {name: _digest(partial / f"{name}.npy") for name in ARRAYS},
+    }
+    write_json(partial / "manifest.json", manifest)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    sync_folder(folder.parent)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
