@@ -1,0 +1,173 @@
+"""One run on disk: its configuration, environment, status, rows and checkpoint.
+
+A row is written before the checkpoint that covers it, and on resuming the rows that no checkpoint covers are dropped:
+so whenever a run is killed, its files end up as if it had not been. One process at a time holds the directory.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from normbench.atomic import append_line, disk_errors, write_bytes, write_json, write_text
+from normbench.errors import RunFailure
+
+SCHEMA_VERSION = 1
+OVER = ("done", "diverged")
+STEP_COLUMNS = ("step", "epoch", "loss", "lr")
+FILES = ("checkpoint.pt", "status.json", "metrics.csv", "steps.csv", "env.json", "config.yaml")
+
+
+@dataclass
+class RunDir:
+    """The directory of one run, held by this process; made by `open_run`."""
+
+    path: Path
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What status.json says: state (running, done, diverged, failed, interrupted), reason, times; {} if new."""
+        return read_status(self.path)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended with a result, which training again would only repeat."""
+        return self.status.get("state") in OVER
+
+    def begin(self, config: str, environment: Mapping[str, Any]) -> None:
+        """Writes what the run is and where it runs, and marks it running. A resumed run keeps its first environment."""
+        if not (self.path / "env.json").exists():
+            write_text(self.path / "config.yaml", config)
+            write_json(self.path / "env.json", {"schema_version": SCHEMA_VERSION, **environment, "resumed": []})
+        elif self.has_checkpoint:
+            first = json.loads((self.path / "env.json").read_text())
+            first["resumed"].append({key: environment[key] for key in ("started", "versions", "hardware", "git")})
+            write_json(self.path / "env.json", first)
+        started = self.status.get("started") or _now()
+        self._write_status("running", None, started, None)
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """One epoch's row, on the disk when this returns."""
+        _append_row(self.path / "metrics.csv", row, durable=True)
+
+    def append_step(self, row: Mapping[str, Any]) -> None:
+        """One logged step's row; the checkpoint that follows vouches for it."""
+        _append_row(self.path / "steps.csv", row, durable=False)
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to resume from."""
+        return (self.path / "checkpoint.pt").exists()
+
+    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Replaces the checkpoint; on a full disk the old one stays. The state holds `epoch` and `step`."""
+        import torch
+
+        buffer = io.BytesIO()  # so that a full disk is an OSError at our own write
+        torch.save({"schema_version": SCHEMA_VERSION, **state}, buffer)
+        write_bytes(self.path / "checkpoint.pt", buffer.getvalue())
+
+    def load_checkpoint(self) -> dict[str, Any]:
+        """The state saved last; the rows written after it are dropped."""
+        import torch
+
+        path = self.path / "checkpoint.pt"
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises a different type for every kind of damage
+            reason = str(error).splitlines()[0]
+            raise RunFailure(f"'{path}' cannot be read ({reason}): start anew with --restart") from None
+        self._keep_rows("metrics.csv", lambda row: int(row["epoch"]) <= state["epoch"])
+        self._keep_rows("steps.csv", lambda row: int(row["step"]) < state["step"])
+        return state
+
+    def discard_rows(self) -> None:
+        """Forgets every row: a run killed before its first checkpoint starts from nothing."""
+        for name in ("metrics.csv", "steps.csv"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def finish(self, state: str, reason: str | None = None) -> None:
+        """Records how the run ended: done, diverged, failed or interrupted, and why."""
+        self._write_status(state, reason, self.status.get("started"), _now())
+
+    def last_metrics(self) -> dict[str, float]:
+        """The last epoch's row; {} where there is none."""
+        rows = _read_rows(self.path / "metrics.csv")
+        return {key: float(value) for key, value in rows[-1].items()} if rows else {}
+
+    def _write_status(self, state: str, reason: str | None, started: str | None, finished: str | None) -> None:
+        status = {"state": state, "reason": reason, "started": started, "finished": finished}
+        write_json(self.path / "status.json", {"schema_version": SCHEMA_VERSION, **status})
+
+    def _keep_rows(self, name: str, keep: Callable[[Mapping[str, str]], bool]) -> None:
+        path = self.path / name
+        rows = [row for row in _read_rows(path) if keep(row)]
+        if rows:
+            write_text(
+                path, "".join(f"{line}\n" for line in (_line(list(rows[0])), *(_line(r.values()) for r in rows)))
+            )
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_run(path: Path, *, restart: bool = False) -> Iterator[RunDir]:
+    """The run directory at `path`, locked; `restart` empties it first.
+
+    Raises RunFailure when another process holds it.
+    """
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunFailure(f"another process is training in '{path}'; leaving it alone") from None
+    try:
+        if restart:
+            for name in FILES:
+                (path / name).unlink(missing_ok=True)
+        yield RunDir(path)
+    finally:
+        lock.release()
+
+
+def read_status(path: Path) -> dict[str, Any]:
+    """The status of the run at `path`; {} where there is none."""
+    file = path / "status.json"
+    status: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return status
+
+
+def _append_row(path: Path, row: Mapping[str, Any], *, durable: bool) -> None:
+    if not path.exists():
+        append_line(path, _line(list(row)), durable=durable)
+    append_line(path, _line(row.values()), durable=durable)
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    """The whole rows of a CSV file; one that a power cut left unfinished is not among them."""
+    if not path.exists():
+        return []
+    whole_lines, _, _ = path.read_text().rpartition("\n")
+    rows = list(csv.DictReader(io.StringIO(whole_lines)))
+    return [row for row in rows if None not in row and None not in row.values()]
+
+
+def _line(values: Any) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow(values)
+    return buffer.getvalue()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

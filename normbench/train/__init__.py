@@ -1,0 +1,1 @@
+"""Training: one run from a configuration to files on disk."""

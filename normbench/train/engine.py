@@ -1,0 +1,255 @@
+"""The training loop itself: steps, an epoch, an evaluation. It knows tensors and numbers, no files and no config."""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from normbench.data.loader import DeviceLoader
+from normbench.train.optim import Schedule
+from normbench.train.runtime import Runtime
+
+EVAL_BATCH_SIZE = 250
+
+
+class Diverged(Exception):
+    """The loss is no longer a finite number."""
+
+
+class Stopped(Exception):
+    """Somebody asked the run to stop; the trainer stands between two steps and can be saved."""
+
+
+class Metrics:
+    """Loss and accuracy as sums and a count, kept on the device and divided when somebody asks."""
+
+    def __init__(self, device: torch.device) -> None:
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        self.loss_sum = torch.zeros((), dtype=exact, device=device)
+        self.num_correct = torch.zeros((), dtype=torch.int64, device=device)
+        self.count = 0
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Adds a batch: its mean loss, logits (n, classes) and labels (n,)."""
+        self.loss_sum.add_(loss.detach(), alpha=len(labels))
+        self.num_correct.add_((logits.detach().argmax(1) == labels).sum())
+        self.count += len(labels)
+
+    def read(self) -> tuple[float, float]:
+        """Mean loss and accuracy; waits for the device once."""
+        loss_sum, num_correct = torch.stack([self.loss_sum, self.num_correct.to(self.loss_sum.dtype)]).tolist()
+        return loss_sum / self.count, num_correct / self.count
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values to save."""
+        return {"loss_sum": self.loss_sum.item(), "num_correct": int(self.num_correct.item()), "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` gave."""
+        self.loss_sum.fill_(state["loss_sum"])
+        self.num_correct.fill_(state["num_correct"])
+        self.count = state["count"]
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """What is logged of a step: `step` counts from 0 over the run, `epoch` from 1; loss is that step's own."""
+
+    step: int
+    epoch: int
+    loss: float
+    lr: float
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """An epoch's training: mean loss and accuracy over its images in training mode, and its seconds."""
+
+    loss: float
+    accuracy: float
+    seconds: float
+    num_images: int
+
+
+@dataclass
+class Trainer:
+    """A model on its way through the epochs; its state can be saved between any two steps.
+
+    batch_size is the number of images whose statistics are taken together, `accumulate` how many such batches make one
+    step; max_steps ends the run early. The learning rate of a step is lr * schedule(step / num_steps).
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loader: DeviceLoader
+    runtime: Runtime
+    lr: float
+    schedule: Schedule
+    batch_size: int
+    epochs: int
+    seed: int
+    accumulate: int = 1
+    label_smoothing: float = 0.0
+    max_steps: int | None = None
+    log_every: int = 100
+
+    epoch: int = field(default=0, init=False)  # epochs finished
+    step: int = field(default=0, init=False)  # steps taken over the whole run
+    seconds: float = field(default=0.0, init=False)  # spent in the epoch under way
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.runtime.device)
+        self.steps_per_epoch = math.ceil(len(self.loader) / (self.batch_size * self.accumulate))
+        self.num_steps = min(self.epochs * self.steps_per_epoch, self.max_steps or sys.maxsize)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every step has been taken and its epoch finished."""
+        return self.step >= self.num_steps and self.metrics.count == 0
+
+    @property
+    def steps_into_epoch(self) -> int:
+        """How many steps of the epoch under way are done."""
+        return self.step - self.epoch * self.steps_per_epoch
+
+    @property
+    def steps_in_epoch(self) -> int:
+        """How many steps the epoch under way has: fewer than others where max_steps ends it."""
+        return min(self.steps_per_epoch, self.num_steps - self.epoch * self.steps_per_epoch)
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of a step."""
+        return self.lr * self.schedule(step / self.num_steps)
+
+    def train_epoch(self, on_step: Callable[[StepLog | None], None], should_stop: Callable[[], bool]) -> EpochResult:
+        """Trains what is left of the epoch under way and finishes it.
+
+        `on_step` is called after every step, with a StepLog where one is due. Raises Stopped between two steps when
+        `should_stop`, and Diverged when a logged loss or the epoch's mean is not finite.
+        """
+        self.model.train()
+        order = self.loader.shuffled(self.epoch, self.seed)
+        groups = order.split(self.batch_size * self.accumulate)[self.steps_into_epoch : self.steps_in_epoch]
+        start = self.runtime.now() - self.seconds
+        for group in groups:
+            log = self._logged_step(group)
+            on_step(log)
+            if log is not None:
+                check_finite(log.loss, f"the loss of step {log.step} in epoch {log.epoch}")
+            if should_stop():
+                self.seconds = self.runtime.now() - start
+                raise Stopped
+        return self._finish_epoch(self.runtime.now() - start)
+
+    def _logged_step(self, group: Tensor) -> StepLog | None:
+        is_due, step, lr = self.steps_into_epoch % self.log_every == 0, self.step, self.lr_at(self.step)
+        loss = self._take_step(group, lr)
+        if not is_due:
+            return None
+        return StepLog(step, self.epoch + 1, loss.item(), lr)
+
+    def _take_step(self, group: Tensor, lr: float) -> Tensor:
+        """One optimizer step on the images at `group`, in batches of batch_size; returns their mean loss."""
+        total = torch.zeros((), device=group.device)
+        for indices in group.split(self.batch_size):
+            images, labels = self.loader.gather(indices)
+            with self.runtime.autocast():
+                logits = self.model(images)
+            loss = cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+            share = loss * (len(indices) / len(group))
+            share.backward()
+            total += share.detach()
+            self.metrics.add(loss, logits, labels)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        return total
+
+    def _finish_epoch(self, seconds: float) -> EpochResult:
+        loss, accuracy = self.metrics.read()
+        check_finite(loss, f"the mean loss of epoch {self.epoch + 1}")
+        result = EpochResult(loss, accuracy, seconds, self.metrics.count)
+        self.epoch += 1
+        self.seconds = 0.0
+        self.metrics = Metrics(self.runtime.device)
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on, in types that `torch.load(weights_only=True)` accepts."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "metrics": self.metrics.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where `state_dict` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.metrics.load_state_dict(state["metrics"])
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+
+
+def check_finite(loss: float, where: str) -> None:
+    """Raises Diverged, naming where, for a loss that is infinite or not a number."""
+    if not math.isfinite(loss):
+        raise Diverged(f"{where} is {loss}")
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, loader: DeviceLoader, runtime: Runtime) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy over all images, in evaluation mode."""
+    model.eval()
+    metrics = Metrics(runtime.device)
+    for images, labels in loader.in_order(EVAL_BATCH_SIZE):
+        with runtime.autocast():
+            logits = model(images)
+        metrics.add(cross_entropy(logits.float(), labels), logits, labels)
+    loss, accuracy = metrics.read()
+    return loss, accuracy
+
+
+def compile_seconds(trainer: Trainer, evaluated: Iterable[DeviceLoader]) -> float:
+    """Seconds it takes to compile the model for every batch shape it will meet; the model is left as it was.
+
+    Without this the first steps would compile, and the first epoch's time would be that of the compiler.
+    """
+    if not trainer.runtime.compile:
+        return 0.0
+    start = trainer.runtime.now()
+    before = copy.deepcopy(trainer.model.state_dict())
+    trainer.model.train()
+    for size in _batch_sizes(len(trainer.loader), trainer.batch_size):
+        _forward(trainer, size).sum().backward()
+    trainer.optimizer.zero_grad()
+    trainer.model.eval()
+    with torch.no_grad():
+        for size in {size for loader in evaluated for size in _batch_sizes(len(loader), EVAL_BATCH_SIZE)}:
+            _forward(trainer, size)
+    trainer.model.load_state_dict(before)
+    return trainer.runtime.now() - start
+
+
+def _forward(trainer: Trainer, batch_size: int) -> Tensor:
+    images, _ = trainer.loader.gather(torch.zeros(batch_size, dtype=torch.int64, device=trainer.runtime.device))
+    with trainer.runtime.autocast():
+        logits: Tensor = trainer.model(images)
+    return logits.float()
+
+
+def _batch_sizes(num_images: int, batch_size: int) -> set[int]:
+    """The full batch and the last short one."""
+    return {min(batch_size, num_images), num_images % batch_size} - {0}

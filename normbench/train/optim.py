@@ -1,0 +1,100 @@
+"""Optimizers, and learning rates as functions of progress in [0, 1], which mean the same at every batch size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from normbench.errors import NormbenchError
+from normbench.registry import Registry
+
+ParamGroups = list[dict[str, Any]]
+Schedule = Callable[[float], float]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+optimizers: Registry[torch.optim.Optimizer] = Registry("optim")
+
+
+@optimizers.register("adam", title="Adam")
+def adam(
+    groups: ParamGroups,
+    lr: float,
+    *,
+    betas: Annotated[tuple[Momentum, Momentum], Field(strict=False)] = (0.9, 0.999),
+    eps: Annotated[float, Field(gt=0)] = 1e-8,
+    weight_decay: NonNegative = 0.0,
+) -> torch.optim.Optimizer:
+    """Adam (arXiv:1412.6980, algorithm 1); weight decay, where there is any, is added to the gradient (L2)."""
+    return torch.optim.Adam(groups, lr, betas, eps, weight_decay, fused=True)
+
+
+@optimizers.register("sgd", title="SGD")
+def sgd(
+    groups: ParamGroups,
+    lr: float,
+    *,
+    momentum: Momentum = 0.9,
+    nesterov: bool = True,
+    weight_decay: NonNegative = 5e-4,
+) -> torch.optim.Optimizer:
+    """Stochastic gradient descent with (Nesterov) momentum and L2 weight decay."""
+    if nesterov and momentum == 0:
+        raise NormbenchError("optim.nesterov: needs optim.momentum > 0")
+    return torch.optim.SGD(groups, lr, momentum, 0, weight_decay, nesterov, fused=True)
+
+
+def parameter_groups(model: nn.Module) -> ParamGroups:
+    """Two groups: the weights of convolutions and linear layers, which decay, and all else, which never does.
+
+    What never decays are biases and whatever a norm owns, such as its scale and shift.
+    """
+    decaying: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            decaying |= {id(p): p for name, p in module.named_parameters() if name != "bias"}
+    rest = [p for p in model.parameters() if id(p) not in decaying]
+    return [{"params": list(decaying.values())}, {"params": rest, "weight_decay": 0.0}]
+
+
+def scaled_lr(lr: float, scaling: str, batch_size: int, reference_batch_size: int) -> float:
+    """The peak learning rate for `batch_size` images a step: lr times their ratio to the reference, or its root."""
+    ratio = batch_size / reference_batch_size
+    return lr * {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[scaling]
+
+
+def schedule(name: str, warmup_fraction: float) -> Schedule:
+    """The factor on the peak learning rate at a given progress. Raises NormbenchError for two warm-ups at once."""
+    if name == "one_cycle" and warmup_fraction > 0:
+        raise NormbenchError("optim.warmup_fraction: one_cycle has a warm-up of its own, leave it at 0")
+    shape = SCHEDULES[name]
+
+    def factor(progress: float) -> float:
+        if progress < warmup_fraction:
+            return progress / warmup_fraction
+        return shape((progress - warmup_fraction) / (1 - warmup_fraction))
+
+    return factor
+
+
+def constant(progress: float) -> float:
+    """1 throughout."""
+    return 1.0
+
+
+def cosine(progress: float) -> float:
+    """From 1 to 0 along half a cosine (arXiv:1608.03983, equation 5, without restarts)."""
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def one_cycle(progress: float, peak: float = 0.3) -> float:
+    """Linearly up to 1 at `peak`, then down to 0 along half a cosine (after arXiv:1708.07120; momentum stays)."""
+    return progress / peak if progress < peak else cosine((progress - peak) / (1 - peak))
+
+
+SCHEDULES: dict[str, Schedule] = {"constant": constant, "cosine": cosine, "one_cycle": one_cycle}

@@ -1,0 +1,64 @@
+"""What a person sees of a run: a bar per epoch on a terminal, and one plain line per epoch everywhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm import tqdm
+
+from normbench.train.engine import StepLog, Trainer
+
+REFRESH_SECONDS = 0.5
+
+
+class Progress:
+    """Shows a run as `mode` says: auto (bar where standard error is a terminal, lines), bar, lines, none."""
+
+    def __init__(self, mode: str) -> None:
+        self.no_bar = {"auto": None, "bar": False, "lines": True, "none": True}[mode]
+        self.silent = mode == "none"
+
+    def say(self, line: str) -> None:
+        """One plain line on standard output."""
+        if not self.silent:
+            tqdm.write(line)
+
+    @contextmanager
+    def epoch(self, trainer: Trainer) -> Iterator[Callable[[StepLog | None], None]]:
+        """Yields what to call after every step: it moves the bar.
+
+        Running figures are read at logged steps; on a CPU, where reading costs nothing, twice a second.
+        """
+        title = f"epoch {trainer.epoch + 1}/{trainer.epochs}"
+        total = trainer.steps_in_epoch
+        read_often = trainer.runtime.device.type == "cpu"
+        with tqdm(desc=title, total=total, initial=trainer.steps_into_epoch, disable=self.no_bar, leave=False) as bar:
+            last_read = 0.0
+
+            def on_step(log: StepLog | None) -> None:
+                nonlocal last_read
+                bar.update()
+                is_due = log is not None or (read_often and time.monotonic() - last_read > REFRESH_SECONDS)
+                if is_due and not bar.disable:
+                    last_read = time.monotonic()
+                    bar.set_postfix(_running(trainer, bar.format_dict["rate"]), refresh=False)
+
+            yield on_step
+
+    def epoch_done(self, row: Mapping[str, Any], epochs: int) -> None:
+        """The epoch's line."""
+        self.say(
+            f"epoch {row['epoch']}/{epochs}  "
+            f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.4f}  "
+            f"test loss {row['test_loss']:.4f} accuracy {row['test_accuracy']:.4f}  "
+            f"{row['train_seconds']:.1f} s  {row['images_per_second']:.0f} images/s"
+        )
+
+
+def _running(trainer: Trainer, steps_per_second: float | None) -> dict[str, str]:
+    loss, accuracy = trainer.metrics.read()
+    rate = (steps_per_second or 0.0) * trainer.batch_size * trainer.accumulate
+    return {"loss": f"{loss:.3f}", "accuracy": f"{accuracy:.3f}", "images/s": f"{rate:.0f}"}

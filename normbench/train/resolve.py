@@ -1,0 +1,90 @@
+"""What a configuration comes to on this machine, with this data: the questions asked before any work.
+
+After `resolve` no value says auto, every option has passed its registry, the data are known by their content, and the
+norm can work at every site of the model. Only then does the configuration have the run's id.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from normbench.config import Choice, RunConfig
+from normbench.data import DataHome, Source, sources
+from normbench.data.cache import default_cache_dir
+from normbench.errors import NormbenchError
+from normbench.models import models, unsupported
+from normbench.norms import norms
+from normbench.registry import Registry
+from normbench.train.optim import optimizers, schedule
+from normbench.train.runtime import check_compiler, resolve_device, resolve_precision
+
+
+def resolve(config: RunConfig) -> tuple[RunConfig, Source]:
+    """The configuration as it will run, and its data source. Resolving a second time changes nothing.
+
+    Raises NormbenchError for whatever cannot work; nothing has been written by then.
+    """
+    home = data_home(config)
+    source = sources.build(config.data.name, home, options=config.data.options)
+    config = config.model_copy(
+        update={
+            "norm": _checked(norms, config.norm),
+            "model": _checked(models, config.model),
+            "optim": _checked(optimizers, config.optim),
+            "data": _with_content(_checked(sources, config.data), source),
+            "runtime": _resolved_runtime(config),
+        }
+    )
+    schedule(config.optim.schedule, config.optim.warmup_fraction)
+    _check_supported(config, source)
+    return config, source
+
+
+def data_home(config: RunConfig) -> DataHome:
+    """Where the configuration's `system` section keeps data on this machine."""
+    system = config.system
+    cache_dir = Path(system.cache_dir).expanduser() if system.cache_dir else default_cache_dir()
+    return DataHome(cache_dir, system.mirrors, system.workers or os.cpu_count() or 1)
+
+
+def _checked(registry: Registry[Any], choice: Any) -> Any:
+    """The choice with all its options checked and converted by the registry that owns them."""
+    options = registry.check(choice.name, choice.options)
+    known = {name: getattr(choice, name) for name in type(choice).model_fields}
+    return type(choice)(**known, **_as_yaml(options))
+
+
+def _as_yaml(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+
+
+def _with_content(data: Any, source: Source) -> Any:
+    if data.content not in (None, source.content):
+        raise NormbenchError(f"data: the images under '{data.name}' are not those this configuration was made for")
+    return data.model_copy(update={"content": source.content})
+
+
+def _resolved_runtime(config: RunConfig) -> Any:
+    device = resolve_device(config.runtime.device)
+    precision = resolve_precision(config.runtime.precision, device)
+    check_compiler(config.runtime.compile, device)
+    return config.runtime.model_copy(update={"device": device, "precision": precision})
+
+
+def _check_supported(config: RunConfig, source: Source) -> None:
+    spec = norms.build(config.norm.name, options=config.norm.options)
+    build = partial(_build_model, config.model, len(source.classes))
+    num_train = config.data.limit_train or source.num_train
+    num_train -= round(num_train * config.data.val_fraction)
+    for batch_size in {min(config.batch_size, num_train), num_train % config.batch_size} - {0}:
+        if reason := unsupported(spec, build, (batch_size, *source.image_shape)):
+            raise NormbenchError(
+                f"norm {config.norm.name} cannot train {config.model.name} at batch {batch_size}: {reason}"
+            )
+
+
+def _build_model(model: Choice, num_classes: int, layers: Any) -> Any:
+    return models.build(model.name, layers, num_classes, options=model.options)

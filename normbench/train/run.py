@@ -1,0 +1,196 @@
+"""One run, as a story: resolve what was asked, load the data, open the run's directory, train, and say how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from normbench import environment
+from normbench.config import RunConfig
+from normbench.data import Dataset, Source, Split
+from normbench.data.augment import FlipAndCrop
+from normbench.data.cache import load
+from normbench.data.loader import DeviceLoader
+from normbench.data.subset import hold_out, limit
+from normbench.errors import NormbenchError
+from normbench.models import Layers, models
+from normbench.norms import norms
+from normbench.rundir import RunDir, open_run
+from normbench.train.engine import Diverged, EpochResult, StepLog, Stopped, Trainer, compile_seconds, evaluate
+from normbench.train.optim import optimizers, parameter_groups, scaled_lr, schedule
+from normbench.train.progress import Progress
+from normbench.train.resolve import data_home, resolve
+from normbench.train.runtime import Runtime, open_runtime
+from normbench.train.signals import stop_signals
+
+StopAsked = Callable[[], bool]
+Splits = dict[str, Split]  # train, then what is evaluated every epoch: val if there is one, test
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run stands: its directory, state (done, diverged, failed, interrupted), reason, and last epoch's row."""
+
+    path: Path
+    state: str
+    reason: str | None
+    metrics: dict[str, float]
+
+
+def execute(config: RunConfig, *, restart: bool = False) -> Outcome:
+    """Trains what `config` describes, or goes on with it, or reports it if it is over.
+
+    Raises NormbenchError for wrong input, before anything is written; RunFailure where the disk is full or another
+    process is training the same run. Whatever else goes wrong is recorded as `failed` and raised.
+    """
+    config, source = resolve(config)
+    path = Path(config.system.runs_dir) / config.run_id
+    if restart or not RunDir(path).is_over:
+        dataset = limit(load(source, data_home(config)), config.data.limit_train, config.data.limit_test, config.seed)
+        splits = _splits(dataset, config)
+        with open_run(path, restart=restart) as run:
+            if not run.is_over:
+                _train(run, config, source, splits)
+    return _outcome(RunDir(path))
+
+
+def _splits(dataset: Dataset, config: RunConfig) -> Splits:
+    if config.data.val_fraction == 0:
+        return {"train": dataset.train, "test": dataset.test}
+    train, val = hold_out(dataset.train, config.data.val_fraction, config.seed)
+    return {"train": train, "val": val, "test": dataset.test}
+
+
+def _train(run: RunDir, config: RunConfig, source: Source, splits: Splits) -> None:
+    where = config.runtime
+    with (
+        open_runtime(
+            where.device, where.precision, where.channels_last, where.compile, config.system.threads
+        ) as runtime,
+        stop_signals() as should_stop,
+    ):
+        run.begin(config.to_yaml(), _environment(config, source))
+        trainer: Trainer | None = None
+        try:
+            trainer = _build_trainer(config, splits["train"], len(source.classes), runtime)
+            _train_epochs(run, trainer, config, splits, should_stop)
+            run.finish("done")
+        except Stopped:
+            assert trainer is not None
+            run.save_checkpoint(trainer.state_dict())
+            run.finish("interrupted", f"stopped after step {trainer.step} of {trainer.num_steps}")
+        except Diverged as error:
+            run.finish("diverged", str(error))
+        except BaseException as error:
+            with suppress(NormbenchError, OSError):
+                run.finish("failed", f"{type(error).__name__}: {error}".splitlines()[0])
+            raise
+
+
+def _build_trainer(config: RunConfig, split: Split, num_classes: int, runtime: Runtime) -> Trainer:
+    spec = norms.build(config.norm.name, options=config.norm.options)
+    layers = Layers(spec, config.seed)
+    model = runtime.prepare(models.build(config.model.name, layers, num_classes, options=config.model.options))
+    augment = FlipAndCrop(len(split), config.seed, runtime.device) if config.data.augment == "standard" else None
+    optim, train = config.optim, config.train
+    images_per_step = config.batch_size * train.accumulate
+    lr = scaled_lr(optim.lr, optim.lr_scaling, images_per_step, optim.reference_batch_size)
+    return Trainer(
+        model=model,
+        optimizer=optimizers.build(optim.name, parameter_groups(model), lr, options=optim.options),
+        loader=_loader(split, config, runtime, augment),
+        runtime=runtime,
+        lr=lr,
+        schedule=schedule(optim.schedule, optim.warmup_fraction),
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=config.seed,
+        accumulate=train.accumulate,
+        label_smoothing=train.label_smoothing,
+        max_steps=train.max_steps,
+        log_every=train.log_every,
+    )
+
+
+def _loader(split: Split, config: RunConfig, runtime: Runtime, augment: FlipAndCrop | None = None) -> DeviceLoader:
+    return DeviceLoader(
+        split,
+        mean=config.data.mean,
+        std=config.data.std,
+        device=runtime.device,
+        channels_last=runtime.channels_last,
+        augment=augment,
+    )
+
+
+def _train_epochs(run: RunDir, trainer: Trainer, config: RunConfig, splits: Splits, should_stop: StopAsked) -> None:
+    """To the end, from the checkpoint if there is one. A row is written before the checkpoint that covers it."""
+    evaluated = {name: _loader(split, config, trainer.runtime) for name, split in splits.items() if name != "train"}
+    seconds_compiling = compile_seconds(trainer, evaluated.values())
+    if run.has_checkpoint:
+        trainer.load_state_dict(run.load_checkpoint())
+    else:
+        run.discard_rows()
+    progress = Progress(config.system.progress)
+    while not trainer.is_done:
+        result = _train_epoch(run, trainer, progress, should_stop)
+        row = _metrics_row(trainer, result, evaluated, seconds_compiling)
+        seconds_compiling = 0.0
+        run.append_metrics(row)
+        run.save_checkpoint(trainer.state_dict())
+        progress.epoch_done(row, config.epochs)
+
+
+def _train_epoch(run: RunDir, trainer: Trainer, progress: Progress, should_stop: StopAsked) -> EpochResult:
+    with progress.epoch(trainer) as advance:
+
+        def on_step(log: StepLog | None) -> None:
+            if log is not None:
+                run.append_step(asdict(log))
+            advance(log)
+
+        return trainer.train_epoch(on_step, should_stop)
+
+
+def _metrics_row(
+    trainer: Trainer, result: EpochResult, evaluated: dict[str, DeviceLoader], seconds_compiling: float
+) -> dict[str, float]:
+    """The epoch's row of metrics.csv. What comes after the accuracies is measured: it differs from run to run."""
+    row: dict[str, float] = {"epoch": trainer.epoch, "steps": trainer.step, "lr": trainer.lr_at(trainer.step - 1)}
+    row |= {"train_loss": result.loss, "train_accuracy": result.accuracy}
+    start = trainer.runtime.now()
+    for name, loader in evaluated.items():
+        row[f"{name}_loss"], row[f"{name}_accuracy"] = evaluate(trainer.model, loader, trainer.runtime)
+    return row | {
+        "train_seconds": result.seconds,
+        "eval_seconds": trainer.runtime.now() - start,
+        "compile_seconds": seconds_compiling,
+        "images_per_second": result.num_images / result.seconds,
+        "peak_memory_mib": trainer.runtime.peak_memory_mib(),
+    }
+
+
+def _environment(config: RunConfig, source: Source) -> dict[str, Any]:
+    """What env.json says: all that the numbers depend on besides the configuration."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": environment.command(),
+        "data": {
+            "name": source.name,
+            "content": source.content,
+            "classes": list(source.classes),
+            "num_train": source.num_train,
+            "num_test": source.num_test,
+        },
+        "hardware": environment.hardware(config.runtime.device),
+        "versions": environment.versions(),
+        "git": environment.git(),
+    }
+
+
+def _outcome(run: RunDir) -> Outcome:
+    return Outcome(run.path, run.status["state"], run.status["reason"], run.last_metrics())

@@ -1,0 +1,119 @@
+"""Where the arithmetic happens: device, precision, memory layout, compilation, and the clock that goes with them.
+
+What was asked for and is missing is an error here, before any work: nothing falls back in silence.
+"""
+
+from __future__ import annotations
+
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from normbench.errors import NormbenchError
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A device and how to compute on it."""
+
+    device: torch.device
+    precision: str
+    channels_last: bool
+    compile: bool
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """The model on the device, in the chosen layout; compiled in place, so that its state keeps its names."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        if self.compile:
+            model.compile(dynamic=False)
+        return model
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """bf16 autocast where that is the precision, else nothing."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def now(self) -> float:
+        """Seconds on a monotonic clock, after the device has done all it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+        return time.perf_counter()
+
+    def peak_memory_mib(self) -> float:
+        """Peak memory in MiB: allocated on a GPU; on a CPU the resident memory of the whole process so far."""
+        if self.device.type == "cuda":
+            return float(torch.cuda.max_memory_allocated()) / 2**20
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+@contextmanager
+def open_runtime(
+    device: str, precision: str, channels_last: bool, compile_model: bool, threads: int | None
+) -> Iterator[Runtime]:
+    """A Runtime, with torch's global settings as it needs them; they are put back at the end."""
+    threads_before, tf32_before = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    torch.set_num_threads(threads or threads_before)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in convolutions too
+    try:
+        yield Runtime(torch.device(device), precision, channels_last, compile_model)
+    finally:
+        torch.set_num_threads(threads_before)
+        torch.backends.cudnn.allow_tf32 = tf32_before
+
+
+def resolve_device(name: str) -> str:
+    """The device that `name` (auto, cpu, cuda, mps) stands for here. Raises NormbenchError where there is none."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device, there in available.items() if there)
+    if not available[name]:
+        there = ", ".join(device for device, is_there in available.items() if is_there)
+        raise NormbenchError(f"runtime.device={name}: there is no {name} device here; available: {there}")
+    return name
+
+
+def resolve_precision(name: str, device: str) -> str:
+    """The precision that `name` (auto, fp32, bf16) stands for on `device`: auto is bf16 where that is native."""
+    native = has_native_bf16(device)
+    if name == "auto":
+        return "bf16" if native else "fp32"
+    if name == "bf16" and not native:
+        raise NormbenchError(f"runtime.precision=bf16: this {device} has no native bf16; available: fp32")
+    return name
+
+
+def check_compiler(compile_model: bool, device: str) -> None:
+    """Raises NormbenchError where torch.compile was asked for and cannot work for want of a C++ compiler."""
+    if compile_model and device == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+        raise NormbenchError("runtime.compile=true needs a C++ compiler (g++ or clang++) on a cpu, and none was found")
+
+
+def has_native_bf16(device: str) -> bool:
+    """Whether the device multiplies bf16 matrices itself instead of by emulation, which is slower than fp32."""
+    if device == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    if device == "mps":
+        return True
+    if platform.machine() == "arm64":  # a Mac's processor; torch does not say
+        return False
+    flags = _cpu_flags()
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def _cpu_flags() -> set[str]:
+    """What /proc/cpuinfo lists; empty where there is none."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.partition(":")[2].split()}
