@@ -43,7 +43,7 @@ class Layers:
         return nn.Sequential(self.spec.norm(num_features), nn.ReLU())
 
     def _drawn(self, module: nn.Module) -> nn.Module:
-        """Torch's default initial values again, from this layer's stream; the weight first, so a bias shifts nothing."""
+        """Torch's default initial values again, from this layer's stream, the weight first: a bias shifts nothing."""
         generator = stream(self.seed, "init", self._num_drawn)
         self._num_drawn += 1
         weight, bias = module.weight, module.bias
