@@ -92,6 +92,7 @@ class SystemConfig(Section):
     mirrors: Annotated[tuple[str, ...], Field(strict=False)]
     workers: Count | None
     threads: Count | None
+    concurrent_runs: Count
     progress: Literal["auto", "bar", "lines", "none"]
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from normbench.data.cache import recall
+from normbench.data.cifar10 import CLASSES
 from normbench.data.images import content_hash, decode_images
-from normbench.data.source import CIFAR10_CLASSES, DataHome, Source, Split, sources
+from normbench.data.source import DataHome, Source, Split, sources
 from normbench.errors import NormbenchError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def cifar10_parquet(home: DataHome, *, root: str | None = None) -> Source:
     return Source(
         name="cifar10-jpeg" if lossy else "cifar10",
         content=content_hash(parts),
-        classes=CIFAR10_CLASSES,
+        classes=CLASSES,
         image_shape=IMAGE_SHAPE,
         num_train=ROWS["train"],
         num_test=ROWS["test"],
@@ -65,7 +66,7 @@ def _decode_split(files: list[Path], split: str, workers: int) -> Split:
     ]
     if len(labels) != ROWS[split]:
         raise NormbenchError(f"'{files[0].parent}': {len(labels)} {split} rows, CIFAR-10 has {ROWS[split]}")
-    if set(np.unique(labels)) != set(range(len(CIFAR10_CLASSES))):
+    if set(np.unique(labels)) != set(range(len(CLASSES))):
         raise NormbenchError(f"'{files[0]}': labels {np.unique(labels).tolist()}, CIFAR-10 has 0 to 9")
     if missing := [place for place, image in zip(places, encoded, strict=True) if not image]:
         raise NormbenchError(f"{missing[0]} is empty")

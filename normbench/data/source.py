@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from normbench.registry import Registry
 
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
 
 @dataclass(frozen=True)
 class Split:

@@ -186,6 +186,7 @@ def _environment(config: RunConfig, source: Source) -> dict[str, Any]:
             "num_train": source.num_train,
             "num_test": source.num_test,
         },
+        "concurrent_runs": config.system.concurrent_runs,
         "hardware": environment.hardware(config.runtime.device),
         "versions": environment.versions(),
         "git": environment.git(),
