@@ -59,14 +59,10 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a full disk or a forbidden folder into one line that names the file."""
+    """Turns what the disk refuses into one line that names the file."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise RunFailure(
-                f"the disk is full: '{path}' could not be written; what was there before is intact"
-            ) from None
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise RunFailure(f"'{path}' cannot be written: {error.strerror}") from None
-        raise
+            raise RunFailure(f"the disk is full: '{path}' is not written; what was there before is intact") from None
+        raise RunFailure(f"'{path}' cannot be written: {error.strerror}") from None

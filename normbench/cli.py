@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -100,6 +101,87 @@ def train(
     outcome = execute(config, restart=restart)
     _report(outcome)
     raise typer.Exit(EXIT_CODES[outcome.state])
+
+
+@app.command()
+def demo(
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where runs, table and figure go.")] = Path(
+        "results/demo"
+    ),
+    restart: Annotated[bool, typer.Option("--restart", help="Train again what is done.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Compare four norms on built-in synthetic images: a table and a figure in a minute, no download."""
+    from normbench.study import load_study, run_study
+
+    states = run_study(load_study("demo"), overrides or (), output, restart=restart)
+    if states != ["interrupted"]:
+        print(f"\n{(output / 'table.md').read_text()}\n{output}/: table.md, loss_curves.svg, metrics.csv, runs/")
+    raise typer.Exit(max(EXIT_CODES[state] for state in states))
+
+
+@app.command()
+def norms() -> None:
+    """List what --norm takes."""
+    from normbench.norms import norms as registry
+
+    for entry in registry:
+        print(f"{entry.name:6} {entry.title:13} {entry.summary}")
+        if options := registry.check(entry.name, {}):
+            print(f"{'':20} options: {', '.join(f'norm.{key}={json.dumps(value)}' for key, value in options.items())}")
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, device, cores, precision, and which data are there."""
+    from normbench.doctor import examine
+
+    for name, finding in examine():
+        print(f"{name:22} {finding}")
+
+
+@data_app.command("fetch")
+def fetch(
+    mirror: Annotated[list[str] | None, typer.Option(help="URL of cifar-10-python.tar.gz, tried first.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Download CIFAR-10 and decode it; goes on where it was broken off."""
+    from normbench.compose import compose
+    from normbench.data.cache import load
+    from normbench.data.source import sources
+    from normbench.train.resolve import data_home
+
+    home = data_home(compose(flags={"system.mirrors": mirror or []}))
+    dataset = load(sources.build("cifar10", home), home)
+    print(f"{dataset.name}: {len(dataset.train)} + {len(dataset.test)} images; train with data=cifar10")
+
+
+@data_app.command("import")
+def import_(path: Path, debug: Debug = False) -> None:
+    """Decode data you have: a CIFAR-10 archive or folder, a folder of parquet files, or an image folder."""
+    from normbench.compose import compose
+    from normbench.data.importing import import_data
+    from normbench.train.resolve import data_home
+
+    name, dataset = import_data(path, data_home(compose()))
+    print(f"{dataset.name}: {len(dataset.train)} + {len(dataset.test)} images; train with data={name}")
+
+
+@data_app.command("check")
+def check() -> None:
+    """Verify every decoded data set in the cache; exit code 1 if one is damaged."""
+    from normbench.compose import compose
+    from normbench.doctor import cached
+    from normbench.train.resolve import data_home
+
+    home = data_home(compose())
+    found = cached(home)
+    for folder, state in found:
+        print(f"{folder.name}  {state}")
+    if not found:
+        print(f"nothing decoded yet in {home.cache_dir}")
+    raise typer.Exit(1 if any(state.startswith("damaged") for _, state in found) else 0)
 
 
 def _report(outcome: Any) -> None:

@@ -5,10 +5,12 @@ The class is one of five shapes (disc, square, triangle, ring, cross, all of one
 on dark or the reverse), colours, contrast, place, size, tilt, the texture's period, tilt, phase and strength, a
 gradient of light, noise. Polarity cancels the mean image of a class, which leaves a linear classifier near chance.
 
-Test accuracy at the end of 5 epochs on 4,000 images, one seed, 2,000 test images (95 % interval at most 2.2 points
-either way, the spread between seeds not included); NormResNet at widths (32, 64, 128, 256), Adam 1e-3, batch 64:
+Test accuracy after 5 epochs on 4,000 images, measured once (n = 1 seed) on 2,000 test images: a 95 % sampling interval
+of at most 2.2 points either way, without the spread between seeds; BatchNorm moved by 17 points in its last epoch.
+NormResNet of widths (32, 64, 128, 256), Adam 1e-3, batch 64, torch 2.15.0 on one CPU thread:
 
-MEASURED
+    BatchNorm 81.8 %, GroupNorm(4) 70.7 %, GroupNorm(1) 62.7 %, no norm 57.0 %, InstanceNorm without affine 47.6 %;
+    ridge regression on the pixels 17.5 % (the best of five penalties on the test images); chance 10 %.
 
 The bytes are the same on every platform and with every numpy: Philox's raw words are the only random source, and
 floats meet only operations that IEEE 754 rounds exactly, one at a time (no sine, no exponential, no sum over an axis).

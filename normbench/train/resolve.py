@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from normbench.config import Choice, RunConfig
 from normbench.data import DataHome, Source, sources
 from normbench.data.cache import default_cache_dir
@@ -18,7 +20,7 @@ from normbench.errors import NormbenchError
 from normbench.models import models, unsupported
 from normbench.norms import norms
 from normbench.registry import Registry
-from normbench.train.optim import optimizers, schedule
+from normbench.train.optim import ParamGroups, optimizers, schedule
 from normbench.train.runtime import check_compiler, resolve_device, resolve_precision
 
 
@@ -38,7 +40,7 @@ def resolve(config: RunConfig) -> tuple[RunConfig, Source]:
             "runtime": _resolved_runtime(config),
         }
     )
-    schedule(config.optim.schedule, config.optim.warmup_fraction)
+    _check_optimizer(config)
     _check_supported(config, source)
     return config, source
 
@@ -72,6 +74,13 @@ def _resolved_runtime(config: RunConfig) -> Any:
     precision = resolve_precision(config.runtime.precision, device)
     check_compiler(config.runtime.compile, device)
     return config.runtime.model_copy(update={"device": device, "precision": precision})
+
+
+def _check_optimizer(config: RunConfig) -> None:
+    """Builds optimizer and schedule once for nothing: combinations of options are refused by what they belong to."""
+    schedule(config.optim.schedule, config.optim.warmup_fraction)
+    blank: ParamGroups = [{"params": [torch.zeros(1)]}]
+    optimizers.build(config.optim.name, blank, config.optim.lr, options=config.optim.options)
 
 
 def _check_supported(config: RunConfig, source: Source) -> None:

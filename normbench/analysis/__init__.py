@@ -1,0 +1,1 @@
+"""From files of runs to tables and figures; never imports torch."""

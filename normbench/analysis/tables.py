@@ -1,0 +1,112 @@
+"""The comparison table: what each norm reached and what it cost, with what the figures rest on below it."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+BASELINE = "bn"
+
+
+def comparison(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per norm, batch size and learning rate, in the order of the runs.
+
+    Columns: norm, batch size, lr, n (finished runs, one seed each), test accuracy (mean over them), test-set interval
+    (half width of the 95 % interval that a finite test set leaves), seconds per epoch (median) and their ratio to bn;
+    status counts what did not finish. Seconds of runs that shared the machine are left out.
+    """
+    rows = [_row(group) for _, group in runs.groupby(["norm", "batch_size", "lr"], sort=False)]
+    table = pd.DataFrame(rows)
+    table["relative_time"] = _relative_time(table)
+    return table
+
+
+def to_markdown(runs: pd.DataFrame) -> str:
+    """The comparison as a Markdown table with its caption."""
+    table = comparison(runs)
+    shown = pd.DataFrame(
+        {
+            "norm": table["norm"],
+            **_varying(table),
+            "test accuracy": [_percent(row) for row in table.itertuples()],
+            "time per epoch": [_figure(value, "{:.1f} s") for value in table["seconds"]],
+            "relative to bn": [_figure(value, "{:.2f}x") for value in table["relative_time"]],
+            "runs": table["n"],
+            "ended otherwise": table["status"],
+        }
+    )
+    shown = shown.loc[:, [name for name in shown if name != "ended otherwise" or shown[name].any()]]
+    return f"{shown.to_markdown(index=False, disable_numparse=True)}\n\n{caption(runs)}\n"
+
+
+def caption(runs: pd.DataFrame) -> str:
+    """What the figures rest on: data, epochs, runs, device, precision, versions, commit, and how to read them."""
+    shared = (runs["concurrent_runs"] > 1).any()
+    seeds = runs["seed"].nunique()
+    time = (
+        "No times are compared: the runs shared the machine."
+        if shared
+        else "Time per epoch is the median over the epochs' training seconds, without evaluation."
+    )
+    spread = "one seed each, so nothing is said of the spread over seeds" if seeds == 1 else f"{seeds} seeds"
+    return (
+        f"Data {_all(runs, 'data')}, {_all(runs, 'epochs')} epochs, final epoch; {len(runs)} runs, {spread}. "
+        f"The ± is the 95 % interval of a finite test set ({_all(runs, 'num_test')} images). {time} "
+        f"{_all(runs, 'device')}, {_all(runs, 'threads')} threads, {_all(runs, 'precision')}, "
+        f"torch {_all(runs, 'torch')}, commit {_commit(runs)}."
+    )
+
+
+def interval_of_test_set(accuracy: float, num_test: int) -> float:
+    """Half width of the normal 95 % interval of an accuracy measured on `num_test` images: 1.96 sqrt(p (1 - p) / n)."""
+    return 1.96 * math.sqrt(accuracy * (1 - accuracy) / num_test)
+
+
+def _row(group: pd.DataFrame) -> dict[str, object]:
+    done = group[group["status"] == "done"]
+    alone = done[done["concurrent_runs"] == 1]
+    accuracy = done["test_accuracy"].mean()
+    ended = group.loc[group["status"] != "done", "status"].value_counts()
+    return {
+        "norm": group["norm"].iloc[0],
+        "batch_size": group["batch_size"].iloc[0],
+        "lr": group["lr"].iloc[0],
+        "n": len(done),
+        "test_accuracy": accuracy,
+        "interval": interval_of_test_set(accuracy, int(done["num_test"].sum())) if len(done) else math.nan,
+        "seconds": alone["median_train_seconds"].median(),
+        "status": ", ".join(f"{count} {state}" for state, count in ended.items()),
+    }
+
+
+def _relative_time(table: pd.DataFrame) -> list[float]:
+    """Seconds over those of bn at the same batch size and learning rate."""
+    baseline = table[table["norm"] == BASELINE].set_index(["batch_size", "lr"])["seconds"].to_dict()
+    keys = zip(table["batch_size"], table["lr"], table["seconds"], strict=True)
+    return [seconds / baseline.get((batch_size, lr), math.nan) for batch_size, lr, seconds in keys]
+
+
+def _varying(table: pd.DataFrame) -> dict[str, pd.Series]:
+    """The columns that tell rows of one norm apart, where there is more than one value."""
+    names = {"batch_size": "batch size", "lr": "lr"}
+    return {title: table[name] for name, title in names.items() if table[name].nunique() > 1}
+
+
+def _percent(row: object) -> str:
+    accuracy, interval = row.test_accuracy, row.interval  # type: ignore[attr-defined]
+    return "none finished" if math.isnan(accuracy) else f"{100 * accuracy:.1f} ± {100 * interval:.1f} %"
+
+
+def _figure(value: float, form: str) -> str:
+    return "not measured" if math.isnan(value) else form.format(value)
+
+
+def _all(runs: pd.DataFrame, column: str) -> str:
+    return " / ".join(str(value) for value in runs[column].unique())
+
+
+def _commit(runs: pd.DataFrame) -> str:
+    """The commits of the code that ran, with + where files differed from it."""
+    marks = runs["dirty"].map({True: "+", False: ""}).fillna("")
+    return " / ".join((runs["commit"].str[:12] + marks).fillna("of an installed package").unique())

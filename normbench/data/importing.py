@@ -1,0 +1,39 @@
+"""`normbench data import PATH`: recognises what is there, decodes it, and makes it what `data=NAME` means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from normbench.data import DataHome, Dataset, sources
+from normbench.data.cache import load, remember
+from normbench.data.cifar10 import is_cifar10
+from normbench.errors import NormbenchError
+
+
+def import_data(path: Path, home: DataHome) -> tuple[str, Dataset]:
+    """The name under which `path` is now known (`data=NAME`), and the decoded data set.
+
+    Raises NormbenchError where there is nothing, or nothing that a source can read.
+    """
+    name = recognise(path)
+    source = sources.build(name, home, options={"root": str(path)})
+    dataset = load(source, home)
+    if name != "cifar10":  # which needs no pointer: there is only one
+        remember(name, path, source, home)
+    return name, dataset
+
+
+def recognise(path: Path) -> str:
+    """The source that reads `path`: cifar10, cifar10_parquet or image_folder."""
+    if not path.exists():
+        raise NormbenchError(f"there is nothing at '{path}'")
+    if is_cifar10(path):
+        return "cifar10"
+    if any(path.glob("*.parquet")) or any(path.glob("plain_text/*.parquet")):
+        return "cifar10_parquet"
+    if (path / "train").is_dir():
+        return "image_folder"
+    raise NormbenchError(
+        f"'{path}' is none of: cifar-10-python.tar.gz, cifar-10-binary.tar.gz, their folders, "
+        "a folder of train-*.parquet and test-*.parquet, a folder of train/CLASS/ and test/CLASS/ images"
+    )

@@ -1,0 +1,86 @@
+"""The comparison table: means, intervals, ratios, and what is left out of it."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+
+from normbench.analysis.tables import comparison, interval_of_test_set, to_markdown
+
+
+def run(norm: str, accuracy: float, seconds: float, **values: object) -> dict[str, object]:
+    """One row of the table of runs."""
+    row: dict[str, object] = {"run": f"{norm}-0", "model": "normresnet", "norm": norm, "batch_size": 64, "seed": 0}
+    row |= {"lr": 0.001, "status": "done", "reason": None, "epochs": 5, "test_accuracy": accuracy, "num_test": 10_000}
+    row |= {"median_train_seconds": seconds, "data": "cifar10-jpeg", "device": "a processor", "threads": 2}
+    row |= {"precision": "fp32", "concurrent_runs": 1, "torch": "2.15.0", "commit": "0123456789abcdef", "dirty": False}
+    return row | values
+
+
+def table(*rows: dict[str, object]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows))
+
+
+def test_the_interval_of_a_test_set_is_the_binomial_one() -> None:
+    # 92 % on 10,000 images: a standard error of 0.27 points
+    assert interval_of_test_set(0.92, 10_000) == pytest.approx(1.96 * 0.0027129, rel=1e-4)
+
+
+def test_accuracies_are_averaged_and_times_related_to_bn() -> None:
+    runs = table(run("gn", 0.70, 12.0), run("bn", 0.80, 10.0), run("bn", 0.84, 10.0, seed=1))
+    shown = comparison(runs).set_index("norm")
+    assert shown["n"].to_dict() == {"gn": 1, "bn": 2}
+    assert shown["test_accuracy"].to_dict() == pytest.approx({"gn": 0.70, "bn": 0.82})
+    assert shown["relative_time"].to_dict() == pytest.approx({"gn": 1.2, "bn": 1.0})
+
+
+def test_times_are_related_within_one_batch_size() -> None:
+    runs = table(run("bn", 0.8, 10.0), run("bn", 0.8, 100.0, batch_size=1), run("gn", 0.8, 50.0, batch_size=1))
+    assert comparison(runs)["relative_time"].tolist() == [1.0, 1.0, 0.5]
+
+
+def test_seconds_of_runs_that_shared_the_machine_are_compared_nowhere() -> None:
+    runs = table(run("bn", 0.8, 10.0, concurrent_runs=2), run("gn", 0.8, 12.0, concurrent_runs=2))
+    assert comparison(runs)["seconds"].isna().all()
+    shown = to_markdown(runs)
+    assert shown.count("not measured") == 4
+    assert "No times are compared: the runs shared the machine." in shown
+
+
+def test_a_run_without_a_result_is_counted_and_not_averaged() -> None:
+    runs = table(run("bn", 0.8, 10.0), run("none", 0.1, 10.0, status="diverged"))
+    shown = comparison(runs).set_index("norm")
+    assert shown.loc["none", "n"] == 0
+    assert math.isnan(shown.loc["none", "test_accuracy"])
+    assert "none finished" in to_markdown(runs)
+    assert "1 diverged" in to_markdown(runs)
+
+
+def test_without_bn_no_ratio_is_made_up() -> None:
+    assert comparison(table(run("gn", 0.8, 12.0)))["relative_time"].isna().all()
+
+
+def test_the_markdown_table_says_what_its_figures_rest_on() -> None:
+    assert to_markdown(table(run("bn", 0.8, 10.0), run("gn", 0.7, 12.5))) == (
+        "| norm   | test accuracy   | time per epoch   | relative to bn   | runs   |\n"
+        "|:-------|:----------------|:-----------------|:-----------------|:-------|\n"
+        "| bn     | 80.0 ± 0.8 %    | 10.0 s           | 1.00x            | 1      |\n"
+        "| gn     | 70.0 ± 0.9 %    | 12.5 s           | 1.25x            | 1      |\n"
+        "\n"
+        "Data cifar10-jpeg, 5 epochs, final epoch; 2 runs, one seed each, so nothing is said of the spread over seeds. "
+        "The ± is the 95 % interval of a finite test set (10000 images). "
+        "Time per epoch is the median over the epochs' training seconds, without evaluation. "
+        "a processor, 2 threads, fp32, torch 2.15.0, commit 0123456789ab.\n"
+    )
+
+
+def test_batch_size_and_learning_rate_are_columns_only_where_they_vary() -> None:
+    assert "batch size" not in to_markdown(table(run("bn", 0.8, 10.0), run("gn", 0.8, 10.0)))
+    assert "batch size" in to_markdown(table(run("bn", 0.8, 10.0), run("bn", 0.8, 10.0, batch_size=1)))
+
+
+def test_a_commit_with_changes_is_marked() -> None:
+    assert "commit 0123456789ab+." in to_markdown(table(run("bn", 0.8, 10.0, dirty=True)))
+    assert "commit of an installed package." in to_markdown(table(run("bn", 0.8, 10.0, commit=None, dirty=None)))

@@ -1,0 +1,196 @@
+"""CIFAR-10 in the Hugging Face layout, on a tiny imitation of it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from normbench.data import cifar10_parquet
+from normbench.data.source import DataHome, Source, sources
+from normbench.errors import NormbenchError
+
+ROWS = {"train": 30, "test": 10}
+IMAGE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+
+
+@pytest.fixture(autouse=True)
+def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cifar10_parquet, "ROWS", ROWS)
+
+
+def pixels(split: str, row: int) -> np.ndarray:
+    """A smooth picture, so that JPEG keeps it nearly."""
+    start = np.random.default_rng((split == "test", row)).integers(0, 150, 3)
+    return (np.linspace(0, 100, 32)[:, None, None] + start).repeat(32, axis=1).astype(np.uint8)
+
+
+def encoded(split: str, row: int, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels(split, row)).save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+def rows_of(split: str, kind: str = "PNG") -> list[dict[str, Any]]:
+    return [
+        {"img": {"bytes": encoded(split, row, kind), "path": None}, "label": (row * 7) % 10}
+        for row in range(ROWS[split])
+    ]
+
+
+def write(path: Path, rows: list[dict[str, Any]], schema: pyarrow.Schema | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    schema = schema or pyarrow.schema([("img", IMAGE), ("label", pyarrow.int64())])
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema), path)
+
+
+def write_all(root: Path, kind: str = "PNG", shards: int = 2, folder: str = "plain_text") -> Path:
+    for split in ROWS:
+        rows = rows_of(split, kind)
+        size = len(rows) // shards
+        for shard in range(shards):
+            end = None if shard == shards - 1 else (shard + 1) * size
+            write(root / folder / f"{split}-{shard:05}-of-{shards:05}.parquet", rows[shard * size : end])
+    return root
+
+
+def source_of(root: Path) -> Source:
+    return sources.build("cifar10_parquet", DataHome(root.parent / "cache"), options={"root": str(root)})
+
+
+def refusal(root: Path) -> str:
+    with pytest.raises(NormbenchError) as caught:
+        source_of(root).decode()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def with_first_rows(root: Path, change: Callable[[list[dict[str, Any]]], object], split: str = "train") -> Path:
+    """A whole imitation in one file a split, whose rows of `split` `change` has changed in place."""
+    write_all(root, shards=1)
+    rows = rows_of(split)
+    change(rows)
+    write(root / "plain_text" / f"{split}-00000-of-00001.parquet", rows)
+    return root
+
+
+@pytest.mark.parametrize("folder", ["plain_text", ""], ids=["in plain_text", "directly"])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_png_files_are_decoded_exactly_in_the_order_of_files_and_rows(tmp_path: Path, folder: str, shards: int) -> None:
+    source = source_of(write_all(tmp_path / "root", shards=shards, folder=folder))
+    assert (source.name, source.image_shape, source.num_train, source.num_test) == ("cifar10", (3, 32, 32), 30, 10)
+    for split, decoded in zip(ROWS, source.decode(), strict=True):
+        assert (decoded.images.dtype, decoded.labels.dtype) == (np.uint8, np.int64)
+        expected = [pixels(split, row).transpose(2, 0, 1) for row in range(ROWS[split])]
+        np.testing.assert_array_equal(decoded.images, expected)
+        assert decoded.labels.tolist() == [(row * 7) % 10 for row in range(ROWS[split])]
+
+
+def test_jpeg_bytes_are_decoded_and_named_for_what_they_are(tmp_path: Path) -> None:
+    source = source_of(write_all(tmp_path / "root", kind="JPEG"))
+    assert source.name == "cifar10-jpeg"
+    train, _ = source.decode()
+    expected = np.array([pixels("train", row).transpose(2, 0, 1) for row in range(30)])
+    differences = np.abs(train.images.astype(int) - expected)
+    assert 0 < differences.max() <= 8
+
+
+def test_the_content_follows_the_bytes_not_the_place(tmp_path: Path) -> None:
+    one, other = write_all(tmp_path / "one"), write_all(tmp_path / "other")
+    assert source_of(one).content == source_of(other).content
+
+    def swap_labels(rows: list[dict[str, Any]]) -> None:
+        rows[0]["label"], rows[1]["label"] = rows[1]["label"], rows[0]["label"]
+
+    same = write_all(tmp_path / "same", shards=1)
+    swapped = with_first_rows(tmp_path / "swapped", swap_labels)
+    assert source_of(same).content != source_of(swapped).content
+
+
+def test_a_missing_folder_or_file_is_named(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "nowhere") == f"data.root: there is no folder '{tmp_path}/nowhere'"
+    root = write_all(tmp_path / "root", shards=1)
+    (root / "plain_text/test-00000-of-00001.parquet").unlink()
+    assert refusal(root) == f"data.root: no test-*.parquet in '{root}' or its plain_text/"
+
+
+@pytest.mark.parametrize(
+    ("schema", "given"),
+    [
+        ([("image", IMAGE), ("label", pyarrow.int64())], "image: struct<"),
+        ([("img", IMAGE), ("fine_label", pyarrow.int64())], "fine_label: int64"),
+        ([("img", pyarrow.binary()), ("label", pyarrow.int64())], "img: binary"),
+        ([("img", IMAGE), ("label", pyarrow.string())], "label: string"),
+        ([("img", pyarrow.struct([("path", pyarrow.string())])), ("label", pyarrow.int64())], "img: struct<path"),
+    ],
+)
+def test_other_columns_are_listed_beside_the_expected_ones(
+    tmp_path: Path, schema: list[tuple[str, Any]], given: str
+) -> None:
+    root = write_all(tmp_path / "root", shards=1)
+    write(root / "plain_text/train-00000-of-00001.parquet", [], pyarrow.schema(schema))
+    message = refusal(root)
+    assert message.startswith(f"'{root}/plain_text/train-00000-of-00001.parquet' has columns ")
+    assert given in message
+    assert message.endswith("; expected img: struct<bytes, path>, label: int64")
+
+
+def test_a_file_that_is_not_parquet_is_named(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        root = write_all(tmp_path / name, shards=1)
+        path = root / "plain_text" / f"{name}-00000-of-00001.parquet"
+        path.write_bytes(path.read_bytes()[:100])
+        assert refusal(root).startswith(f"'{path}' is not a readable parquet file: ")
+
+
+def test_another_number_of_rows_is_refused(tmp_path: Path) -> None:
+    root = with_first_rows(tmp_path / "root", lambda rows: rows.pop(), "test")
+    assert refusal(root) == f"'{root}/plain_text': 9 test rows, CIFAR-10 has 10"
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
+    root = with_first_rows(tmp_path / "root", lambda rows: rows.clear())
+    assert refusal(root) == f"'{root}/plain_text': 0 train rows, CIFAR-10 has 30"
+
+
+@pytest.mark.parametrize("label", [10, -1, None])
+def test_a_label_outside_0_to_9_is_refused(tmp_path: Path, label: int | None) -> None:
+    root = with_first_rows(tmp_path / "root", lambda rows: rows[4].update(label=label))
+    message = refusal(root)
+    assert "CIFAR-10 has 0 to 9" in message
+    assert str(root) in message
+
+
+def test_a_class_that_never_occurs_is_refused(tmp_path: Path) -> None:
+    root = with_first_rows(tmp_path / "root", lambda rows: [row.update(label=row["label"] % 9) for row in rows])
+    assert "CIFAR-10 has 0 to 9" in refusal(root)
+
+
+@pytest.mark.parametrize("row", [0, 17])
+@pytest.mark.parametrize("data", [b"", None, b"\xff\xd8\xff no JPEG", encoded("train", 0)[:-40]])
+def test_a_damaged_image_is_named_by_its_row_and_file(tmp_path: Path, row: int, data: bytes | None) -> None:
+    root = with_first_rows(tmp_path / "root", lambda rows: rows[row]["img"].update(bytes=data))
+    where = f"image {row} of '{root}/plain_text/train-00000-of-00001.parquet'"
+    fault = "is damaged: it cannot be decoded as an image" if data else "is empty"
+    assert refusal(root) == f"{where} {fault}"
+
+
+@pytest.mark.parametrize("row", [0, 17])
+def test_a_row_without_an_image_is_named(tmp_path: Path, row: int) -> None:
+    root = with_first_rows(tmp_path / "root", lambda rows: rows[row].update(img=None))
+    assert refusal(root) == f"image {row} of '{root}/plain_text/train-00000-of-00001.parquet' is empty"
+
+
+def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 8)).save(buffer, format="PNG")
+    root = with_first_rows(tmp_path / "root", lambda rows: rows[3]["img"].update(bytes=buffer.getvalue()), "test")
+    where = f"image 3 of '{root}/plain_text/test-00000-of-00001.parquet'"
+    assert refusal(root) == f"{where} is 16x8 pixels, the others 32x32: all images must have one size"

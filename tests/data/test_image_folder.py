@@ -1,0 +1,122 @@
+"""Images of one's own, in a folder per side and class."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from normbench.data.source import DataHome, Source, sources
+from normbench.errors import NormbenchError
+
+CLASSES = ("cat", "dog", "emu")
+WIDTH, HEIGHT = 5, 4
+
+
+def pixels(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two training images and one test image for each class; their pixels follow from where they are."""
+    for number, name in enumerate(CLASSES):
+        for side, count in (("train", 2), ("test", 1)):
+            folder = tmp_path / "zoo" / side / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                Image.fromarray(pixels(10 * number + index)).save(folder / f"{index}.png")
+    return tmp_path / "zoo"
+
+
+def source_of(root: Path) -> Source:
+    home = DataHome(root.parent / "cache", workers=2)
+    return sources.build("image_folder", home, options={"root": str(root)})
+
+
+def refusal(root: Path) -> str:
+    with pytest.raises(NormbenchError) as caught:
+        source_of(root).decode()
+    return str(caught.value)
+
+
+def test_images_and_labels_come_in_the_order_of_classes_and_file_names(root: Path) -> None:
+    source = source_of(root)
+    assert (source.name, source.classes, source.image_shape) == ("zoo", CLASSES, (3, HEIGHT, WIDTH))
+    assert (source.num_train, source.num_test) == (6, 3)
+    train, test = source.decode()
+    assert train.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert test.labels.tolist() == [0, 1, 2]
+    assert (train.images.dtype, train.labels.dtype) == (np.uint8, np.int64)
+    expected = [pixels(10 * number + index).transpose(2, 0, 1) for number in range(3) for index in range(2)]
+    np.testing.assert_array_equal(train.images, expected)
+    np.testing.assert_array_equal(test.images, expected[::2])
+
+
+def test_grey_palette_and_transparent_images_become_rgb(root: Path) -> None:
+    grey = Image.fromarray(pixels(0)).convert("L")
+    grey.save(root / "train/cat/0.png")
+    Image.fromarray(pixels(1)).quantize(256).save(root / "train/cat/1.png")
+    Image.fromarray(pixels(2)).convert("RGBA").save(root / "train/dog/0.png")
+    train, _ = source_of(root).decode()
+    np.testing.assert_array_equal(train.images[0], np.stack([np.asarray(grey)] * 3))
+    np.testing.assert_array_equal(train.images[1], pixels(1).transpose(2, 0, 1))
+    np.testing.assert_array_equal(train.images[2], pixels(2).transpose(2, 0, 1))
+
+
+def test_jpeg_counts_as_an_image_and_other_files_do_not(root: Path) -> None:
+    Image.fromarray(pixels(3)).save(root / "train/cat/2.JPG", format="JPEG")
+    (root / "train/cat/notes.txt").write_text("good cats")
+    assert source_of(root).num_train == 7
+
+
+def test_the_content_follows_the_bytes_and_their_places_not_the_folder_s_place(root: Path) -> None:
+    content = source_of(root).content
+    moved = root.with_name("elsewhere")
+    shutil.copytree(root, moved)
+    assert source_of(moved).content == content
+    (moved / "train/cat/0.png").rename(moved / "train/cat/9.png")
+    assert source_of(moved).content != content
+    Image.fromarray(pixels(99)).save(root / "test/emu/0.png")
+    assert source_of(root).content != content
+
+
+def test_a_missing_folder_is_named(root: Path) -> None:
+    shutil.rmtree(root / "test")
+    assert refusal(root).startswith(f"data.root: there is no folder '{root}/test'; expected train/CLASS/*.png")
+    assert f"'{root}/nowhere/train'" in refusal(root / "nowhere")
+
+
+def test_classes_that_only_one_side_has_are_named(root: Path) -> None:
+    shutil.rmtree(root / "test/emu")
+    (root / "test/fox").mkdir()
+    assert refusal(root).endswith("train/ and test/ must have the same classes; only on one side: emu, fox")
+
+
+def test_one_class_is_too_few(root: Path) -> None:
+    for side in ("train", "test"):
+        shutil.rmtree(root / side / "emu")
+        shutil.rmtree(root / side / "dog")
+    assert refusal(root) == f"'{root}/train': 1 class folders; at least 2 are needed"
+
+
+def test_a_class_without_images_is_named(root: Path) -> None:
+    (root / "test/dog/0.png").rename(root / "test/dog/0.gif")
+    assert refusal(root) == f"'{root}/test/dog' holds no image (.png, .jpg, .jpeg)"
+
+
+@pytest.mark.parametrize("place", ["train/cat/0.png", "train/dog/1.png", "test/emu/0.png"])
+@pytest.mark.parametrize("damage", ["empty", "garbage", "truncated"])
+def test_a_damaged_image_is_named(root: Path, place: str, damage: str) -> None:
+    path = root / place
+    path.write_bytes({"empty": b"", "garbage": b"GIF87a?", "truncated": path.read_bytes()[:-30]}[damage])
+    assert refusal(root) == f"'{path}' is damaged: it cannot be decoded as an image"
+
+
+def test_an_image_of_another_size_is_named(root: Path) -> None:
+    Image.new("RGB", (7, 9)).save(root / "test/dog/0.png")
+    message = f"'{root}/test/dog/0.png' is 7x9 pixels, the others 5x4: all images must have one size"
+    assert refusal(root) == message

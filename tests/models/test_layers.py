@@ -1,0 +1,106 @@
+"""Layers, of which every model is made: initial values by stream, activations once, weights reparametrized."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from normbench.models import Layers
+from normbench.norms import NormSpec, norms
+
+NAMES = [entry.name for entry in norms]
+
+
+class NormWithActivation(nn.Module):
+    """Stands for a method that owns its activation, as EvoNorm and FRN+TLU do."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def owning_spec() -> NormSpec:
+    return NormSpec(scope="sample", norm=lambda num_features: nn.Identity(), norm_act=NormWithActivation)
+
+
+def test_a_layer_draws_torch_s_default_distribution() -> None:
+    layers = Layers(norms.build("none"), seed=0)
+    for layer, fan_in in ((layers.conv(32, 64, 3), 32 * 9), (layers.linear(300, 200), 300)):
+        for values in (layer.weight, layer.bias):
+            scaled = values.detach().flatten().double().numpy() * math.sqrt(fan_in)  # type: ignore[union-attr]
+            assert np.abs(scaled).max() <= 1 + 1e-6
+            # Kolmogorov-Smirnov against the uniform distribution on [-1, 1], at a level of about 1e-4.
+            distances = np.abs(np.sort((scaled + 1) / 2) - (np.arange(scaled.size) + 0.5) / scaled.size)
+            assert distances.max() < 2.3 / math.sqrt(scaled.size)
+
+
+def test_the_i_th_layer_draws_the_same_weights_whether_those_before_it_have_a_bias_or_not() -> None:
+    with_bias, without = (Layers(norms.build(name), seed=3) for name in ("none", "bn"))
+    for _ in range(3):
+        one, other = with_bias.conv(3, 3, 3), without.conv(3, 3, 3)
+        assert (one.bias is None, other.bias is None) == (False, True)
+        assert torch.equal(one.weight, other.weight)  # type: ignore[arg-type]
+
+
+def test_every_layer_and_every_seed_draws_other_weights() -> None:
+    weights = []
+    for seed in (0, 1):
+        layers = Layers(norms.build("bn"), seed)
+        weights += [layers.linear(3, 9).weight.flatten(), layers.linear(3, 9).weight.flatten()]  # type: ignore[operator]
+        weights += [layers.conv(3, 1, 3).weight.flatten()]  # type: ignore[operator]
+    assert len({tuple(weight.tolist()) for weight in weights}) == len(weights)
+
+
+def test_initial_weights_do_not_depend_on_torch_s_own_random_numbers() -> None:
+    drawn = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        drawn.append(Layers(norms.build("bn"), seed=0).conv(3, 4, 3).weight)
+    assert torch.equal(*drawn)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(("kernel_size", "stride", "size"), [(3, 1, 8), (1, 1, 8), (5, 1, 8), (3, 2, 4)])
+def test_a_convolution_keeps_the_size_at_stride_1_and_halves_it_at_stride_2(
+    kernel_size: int, stride: int, size: int
+) -> None:
+    conv = Layers(norms.build("bn"), seed=0).conv(3, 4, kernel_size, stride=stride)
+    assert conv(torch.zeros(2, 3, 8, 8)).shape == (2, 4, size, size)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_norm_act_activates_and_norm_does_not(name: str) -> None:
+    layers, x = Layers(norms.build(name), seed=0), torch.randn(4, 8, 5, 5, generator=torch.Generator().manual_seed(0))
+    plain, activated = layers.norm(8)(x), layers.norm_act(8)(x)
+    assert (plain < 0).any()
+    if layers.spec.norm_act is None:
+        assert torch.equal(activated, plain.relu())
+    else:
+        assert not torch.equal(activated, plain)
+
+
+def test_a_norm_that_owns_its_activation_is_not_activated_again() -> None:
+    layers = Layers(owning_spec(), seed=0)
+    assert type(layers.norm_act(4)) is NormWithActivation
+    assert type(layers.norm(4)) is nn.Identity
+
+
+def test_reparametrize_sees_the_drawn_weights_of_every_convolution_and_linear_layer() -> None:
+    seen: list[Tensor] = []
+
+    def reparametrize(module: nn.Module) -> nn.Module:
+        seen.append(module.weight.detach().clone())  # type: ignore[operator]
+        return nn.Sequential(module)
+
+    spec = NormSpec(scope="weight", norm=lambda num_features: nn.Identity(), reparametrize=reparametrize)
+    layers, plain = Layers(spec, seed=0), Layers(norms.build("bn"), seed=0)
+    built = [layers.conv(3, 4, 3), layers.linear(4, 2)]
+    assert all(type(module) is nn.Sequential for module in built)
+    expected = [plain.conv(3, 4, 3).weight, plain.linear(4, 2).weight]
+    assert all(torch.equal(one, other) for one, other in zip(seen, expected, strict=True))  # type: ignore[arg-type]

@@ -1,0 +1,251 @@
+"""The command line as a user meets it: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from normbench import cli, rundir
+from normbench.data import cifar10
+from normbench.train.engine import Trainer
+
+TINY = ["data=synthetic", "data.num_train=100", "data.num_test=20", "model.widths=[4,8]", "batch_size=16", "epochs=2"]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def normbench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs the command line in this process, in an empty folder: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["normbench", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        code = stop.value.code
+        captured = capsys.readouterr()
+        return 0 if code is None else int(code), captured.out, captured.err
+
+    return run
+
+
+def test_train_prints_one_line_an_epoch_then_the_accuracy_and_the_directory(normbench: Run) -> None:
+    code, out, err = normbench("train", "--norm", "gn", *TINY)
+    lines = out.splitlines()
+    assert code == 0
+    assert err == ""
+    assert [line[:9] for line in lines[:-1]] == ["epoch 1/2", "epoch 2/2"]
+    assert lines[-1].startswith("test accuracy ")
+    assert (Path(lines[-1].split()[-1]) / "metrics.csv").exists()
+
+
+def test_the_same_command_again_reports_the_finished_run(normbench: Run) -> None:
+    _, first, _ = normbench("train", *TINY)
+    code, again, _ = normbench("train", *TINY)
+    assert code == 0
+    assert again.splitlines() == first.splitlines()[-1:]
+
+
+def test_a_flag_and_its_override_are_the_same_thing(normbench: Run) -> None:
+    flags = ["--norm", "gn", "--batch-size", "8", "--epochs", "3", "--seed", "4", "--lr", "0.01", "--device", "cpu"]
+    flags += ["--precision", "fp32", "--model", "normresnet", "--data", "synthetic", "--runs-dir", "elsewhere"]
+    overrides = ["norm=gn", "batch_size=8", "epochs=3", "seed=4", "optim.lr=0.01", "runtime.device=cpu"]
+    overrides += ["runtime.precision=fp32", "model=normresnet", "data=synthetic", "system.runs_dir=elsewhere"]
+    assert normbench("train", "--dry-run", *flags) == normbench("train", "--dry-run", *overrides)
+
+
+def test_a_dry_run_prints_config_and_run_id_and_writes_nothing(normbench: Run, tmp_path: Path) -> None:
+    code, out, _ = normbench("train", "--norm", "ln", "--dry-run", *TINY)
+    assert code == 0
+    assert "norm: {name: ln" in out
+    assert "# run id: normresnet-ln-b16-s0-" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_run_id_of_a_dry_run_is_the_directory_of_the_run(normbench: Run) -> None:
+    _, planned, _ = normbench("train", "--dry-run", *TINY)
+    _, trained, _ = normbench("train", *TINY)
+    assert planned.split()[-1] == Path(trained.split()[-1]).name
+
+
+def test_a_diverged_run_exits_with_3(normbench: Run) -> None:
+    code, out, _ = normbench("train", "--norm", "none", *TINY, "optim.lr=1e30", "train.log_every=1")
+    assert code == 3
+    assert "diverged: the loss of step" in out
+
+
+def test_an_interrupted_run_exits_with_130_and_names_the_command_that_goes_on(
+    normbench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import signal
+
+    take_step = Trainer._take_step
+
+    def interrupted(self: Trainer, *arguments: object) -> object:
+        signal.raise_signal(signal.SIGINT)
+        return take_step(self, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_take_step", interrupted)
+        code, out, _ = normbench("train", "--norm", "gn", "--restart", *TINY)
+    assert code == 130
+    assert "stopped after step 1 of 14; go on with: normbench train --norm gn data=synthetic" in out
+    assert "--restart" not in out
+    assert normbench("train", "--norm", "gn", *TINY)[0] == 0
+
+
+def test_a_failure_exits_with_1(normbench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, planned, _ = normbench("train", "--dry-run", *TINY)
+    with rundir.open_run(Path("results/runs") / planned.split()[-1]):
+        code, _, err = normbench("train", *TINY)
+    assert code == 1
+    assert "another process is training" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--norm", "bm"], "unknown norm 'bm': did you mean 'bn'? allowed: bn, gn, in, ln, none"),
+        (["--norm", "bn,gn"], "norm=bn,gn is several values for one run: use sweep for that"),
+        (["norm=bn,gn"], "'norm=bn,gn' is several values for one run: use sweep for that"),
+        (["--norm", "bn", "norm=gn"], "'norm' is given twice: as 'bn' and in 'norm=gn'"),
+        (["--data", "cifar"], "unknown data 'cifar': did you mean 'cifar10'?"),
+        (["--batch-size", "0"], "batch_size: should be greater than or equal to 1, not 0"),
+        (["--batch-size", "many"], "Invalid value for '--batch-size'"),
+        (["--epochs", "0"], "epochs: should be greater than or equal to 1, not 0"),
+        (["--lr", "-1"], "optim.lr: should be greater than 0, not -1.0"),
+        (["--device", "tpu"], "runtime.device: should be 'auto', 'cpu', 'cuda' or 'mps', not 'tpu'"),
+        (["--nrom", "bn"], "No such option: --nrom"),
+        (["+x=1"], "keys are neither added nor deleted"),
+        (["data=cifar10_parquet", "data.root=nowhere"], "data.root: there is no folder 'nowhere'"),
+        (["norm=gn", "norm.num_groups=5", "data=synthetic"], "num_groups=5 does not divide 64 channels"),
+    ],
+)
+def test_bad_input_is_one_line_on_standard_error_and_exit_code_2(
+    normbench: Run, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    code, out, err = normbench("train", *arguments)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_command_names_the_nearest(normbench: Run) -> None:
+    code, _, err = normbench("trian")
+    assert code == 2
+    assert "Did you mean 'train'?" in err
+
+
+def test_debug_shows_the_traceback(normbench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["normbench", "train", "--norm", "bm", "--debug"])
+    with pytest.raises(cli.NormbenchError, match="unknown norm"):
+        cli.main()
+
+
+def test_norms_lists_every_norm_with_its_options(normbench: Run) -> None:
+    code, out, _ = normbench("norms")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == [
+        "bn",
+        "none",
+        "gn",
+        "ln",
+        "in",
+    ]
+    assert "norm.num_groups=4" in out
+    assert "norm.affine=false" in out
+
+
+def test_doctor_tells_versions_device_and_which_data_are_there(normbench: Run) -> None:
+    code, out, _ = normbench("doctor")
+    assert code == 0
+    findings = dict(line.split(None, 1) for line in out.splitlines())
+    assert findings["device"].startswith(("cpu", "cuda", "mps"))
+    assert findings["data=synthetic"] == "built in"
+    assert "data.root=PATH" in findings["data=image_folder"]
+
+
+def test_a_torchvision_that_does_not_fit_is_one_line_and_training_goes_on_without_it(tmp_path: Path) -> None:
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist\\nmore')")
+    script = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import normbench.train.run; "
+        "from normbench.doctor import _torchvision; print(_torchvision())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("no: operator torchvision::nms does not exist; install torch and torchvision from")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """An image folder of two classes."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 4)):
+        for name in ("cats", "dogs"):
+            (tmp_path / "pets" / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = generator.integers(0, 256, (16, 16, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "pets" / split / name / f"{index}.png")
+    return tmp_path / "pets"
+
+
+def test_imported_data_are_trained_on_without_a_root(normbench: Run, images: Path) -> None:
+    code, out, _ = normbench("data", "import", str(images))
+    assert code == 0
+    assert out == "pets: 16 + 8 images; train with data=image_folder\n"
+    code, out, _ = normbench("train", "data=image_folder", "model.widths=[4,8]", "batch_size=4", "epochs=1")
+    assert code == 0
+    code, out, _ = normbench("data", "check")
+    assert code == 0
+    assert "intact: pets, 16 + 8 images, 2 classes" in out
+
+
+def test_check_finds_a_damaged_cache(normbench: Run, images: Path, cache_dir: Path) -> None:
+    normbench("data", "import", str(images))
+    (labels,) = cache_dir.glob("pets-*/train_labels.npy")
+    labels.write_bytes(labels.read_bytes()[:-1] + b"\x07")
+    code, out, _ = normbench("data", "check")
+    assert code == 1
+    assert "damaged" in out
+
+
+def test_import_of_something_else_says_what_it_takes(normbench: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    code, _, err = normbench("data", "import", "empty")
+    assert code == 2
+    assert "none of: cifar-10-python.tar.gz" in err
+
+
+def test_fetch_names_the_ways_out_when_no_mirror_answers(normbench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cifar10, "MIRRORS", ())
+    code, _, err = normbench("data", "fetch", "--mirror", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    assert code == 1
+    assert "data=synthetic" in err.splitlines()[-1]
+
+
+HELP = """
+import sys
+from normbench.cli import main
+sys.argv = ["normbench", "--help"]
+try:
+    main()
+except SystemExit:
+    print(sorted({"torch", "pandas", "matplotlib", "hydra", "numpy"} & set(sys.modules)))
+"""
+
+
+def test_help_loads_none_of_the_heavy_packages() -> None:
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_python_dash_m_is_the_same_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "normbench", "trian"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("normbench: No such command 'trian'")

@@ -1,0 +1,135 @@
+"""Optimizers, which parameters decay, and learning rates as functions of progress."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from normbench.errors import NormbenchError
+from normbench.models import Layers, models
+from normbench.norms import norms
+from normbench.train.optim import SCHEDULES, one_cycle, optimizers, parameter_groups, scaled_lr, schedule
+
+PROGRESS = st.floats(0, 1)
+WARMUP = st.sampled_from([0.0, 0.05, 0.3, 0.9])
+NAMES = [entry.name for entry in optimizers]
+
+every_schedule = pytest.mark.parametrize("name", SCHEDULES)
+
+
+def factor_of(name: str, warmup: float) -> Callable[[float], float]:
+    return schedule(name, 0.0 if name == "one_cycle" else warmup)
+
+
+@every_schedule
+@given(PROGRESS, WARMUP)
+def test_a_schedule_stays_between_0_and_1(name: str, progress: float, warmup: float) -> None:
+    assert 0 <= factor_of(name, warmup)(progress) <= 1 + 1e-12
+
+
+@every_schedule
+@given(WARMUP)
+def test_a_schedule_reaches_1_and_has_no_jumps(name: str, warmup: float) -> None:
+    factors = [factor_of(name, warmup)(step / 2000) for step in range(2001)]
+    assert max(factors) == pytest.approx(1)
+    steepest = max(math.pi / 2 / (1 - warmup), 1 / max(warmup, 0.05), 1 / 0.3, math.pi / 2 / 0.7)
+    assert all(abs(b - a) <= 1.01 * steepest / 2000 for a, b in pairwise(factors))
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "middle", "end"), [("constant", 1, 1, 1), ("cosine", 1, 0.5, 0), ("one_cycle", 0, None, 0)]
+)
+def test_a_schedule_without_warm_up_starts_and_ends_where_it_says(
+    name: str, start: float, middle: float | None, end: float
+) -> None:
+    factor = schedule(name, 0.0)
+    assert factor(0) == start
+    assert factor(1) == pytest.approx(end, abs=1e-12)
+    assert middle is None or factor(0.5) == pytest.approx(middle)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine"])
+@given(WARMUP.filter(bool), PROGRESS)
+def test_a_warm_up_rises_linearly_to_the_peak_and_then_runs_the_whole_schedule(
+    name: str, warmup: float, progress: float
+) -> None:
+    factor = schedule(name, warmup)
+    assert factor(progress * warmup * 0.999) == pytest.approx(progress * 0.999)
+    after = warmup + progress * (1 - warmup)
+    assert factor(after) == pytest.approx(SCHEDULES[name](progress), abs=1e-9)
+
+
+def test_one_cycle_rises_linearly_to_its_peak_and_falls_as_half_a_cosine() -> None:
+    assert one_cycle(0.15) == pytest.approx(0.5)
+    assert one_cycle(0.3) == 1
+    assert one_cycle(0.65) == pytest.approx(0.5)
+    assert one_cycle(0.475) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+
+
+def test_two_warm_ups_at_once_are_refused() -> None:
+    with pytest.raises(NormbenchError, match=r"^optim\.warmup_fraction: one_cycle has a warm-up of its own"):
+        schedule("one_cycle", 0.1)
+
+
+@given(st.floats(1e-6, 10), st.integers(1, 10**5), st.integers(1, 10**5))
+def test_the_learning_rate_scales_with_the_ratio_of_batch_sizes_or_its_root(lr: float, batch: int, ref: int) -> None:
+    assert scaled_lr(lr, "none", batch, ref) == lr
+    assert scaled_lr(lr, "linear", batch, ref) == pytest.approx(lr * batch / ref)
+    assert scaled_lr(lr, "sqrt", batch, ref) ** 2 == pytest.approx(lr**2 * batch / ref)
+    assert all(scaled_lr(lr, scaling, ref, ref) == pytest.approx(lr) for scaling in ("none", "linear", "sqrt"))
+
+
+@pytest.mark.parametrize("norm", [entry.name for entry in norms])
+def test_exactly_the_weights_of_convolutions_and_linear_layers_decay(norm: str) -> None:
+    model = models.build("normresnet", Layers(norms.build(norm), seed=0), 10, options={"widths": (4, 8)})
+    decaying, rest = parameter_groups(model)
+    assert rest["weight_decay"] == 0
+    assert "weight_decay" not in decaying
+    weights = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    found = [id(parameter) for parameter in decaying["params"]]
+    assert set(found) == weights
+    everything = found + [id(parameter) for parameter in rest["params"]]
+    assert sorted(everything) == sorted(map(id, model.parameters()))
+
+
+def test_what_a_reparametrization_makes_of_a_weight_decays_in_its_place() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))
+    decaying, rest = parameter_groups(model)
+    assert sorted(p.numel() for p in decaying["params"]) == [2, 6]
+    assert [p.numel() for p in rest["params"]] == [2]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_optimizer_decays_only_the_first_group_and_takes_a_step_downhill(name: str) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = optimizers.build(name, parameter_groups(model), 1e-3, options={"weight_decay": 0.25})
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.25, 0.0]
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 1e-3]
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    before = model(x).square().mean()
+    before.backward()
+    optimizer.step()
+    assert model(x).square().mean() < before
+
+
+def test_nesterov_without_momentum_is_refused() -> None:
+    groups = parameter_groups(nn.Linear(2, 2))
+    with pytest.raises(NormbenchError, match=r"^optim\.nesterov: needs optim\.momentum > 0$"):
+        optimizers.build("sgd", groups, 0.1, options={"momentum": 0.0})
+    optimizers.build("sgd", groups, 0.1, options={"momentum": 0.0, "nesterov": False})
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [("adam", "betas", [0.9, 1.0]), ("adam", "eps", 0), ("sgd", "momentum", 1), ("sgd", "weight_decay", -1e-4)],
+)
+def test_an_option_out_of_range_is_refused(name: str, option: str, value: object) -> None:
+    with pytest.raises(NormbenchError, match=rf"^optim\.{option}"):
+        optimizers.build(name, parameter_groups(nn.Linear(2, 2)), 0.1, options={option: value})
