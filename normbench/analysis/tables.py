@@ -108,5 +108,8 @@ def _all(runs: pd.DataFrame, column: str) -> str:
 
 def _commit(runs: pd.DataFrame) -> str:
     """The commits of the code that ran, with + where files differed from it."""
-    marks = runs["dirty"].map({True: "+", False: ""}).fillna("")
-    return " / ".join((runs["commit"].str[:12] + marks).fillna("of an installed package").unique())
+    known = [
+        f"{commit[:12]}{'+' if dirty else ''}" if isinstance(commit, str) else "of an installed package"
+        for commit, dirty in zip(runs["commit"], runs["dirty"], strict=True)
+    ]
+    return " / ".join(dict.fromkeys(known))
