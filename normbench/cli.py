@@ -116,7 +116,9 @@ def demo(
     from normbench.study import load_study, run_study
 
     states = run_study(load_study("demo"), overrides or (), output, restart=restart)
-    if states != ["interrupted"]:
+    if states == ["interrupted"]:
+        print("stopped; the same command goes on")
+    else:
         print(f"\n{(output / 'table.md').read_text()}\n{output}/: table.md, loss_curves.svg, metrics.csv, runs/")
     raise typer.Exit(max(EXIT_CODES[state] for state in states))
 

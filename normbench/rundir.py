@@ -125,17 +125,17 @@ def open_run(path: Path, *, restart: bool = False) -> Iterator[RunDir]:
 
     Raises RunFailure when another process holds it.
     """
+    lock = FileLock(path / ".lock", timeout=0)
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunFailure(f"another process is training in '{path}'; leaving it alone") from None
     try:
-        lock.acquire()
-    except Timeout:
-        raise RunFailure(f"another process is training in '{path}'; leaving it alone") from None
-    try:
-        if restart:
-            for name in FILES:
-                (path / name).unlink(missing_ok=True)
+        unfinished = path.glob(".*.tmp")  # what a kill left of a file that was being replaced
+        for stale in (*unfinished, *(path / name for name in FILES if restart)):
+            stale.unlink(missing_ok=True)
         yield RunDir(path)
     finally:
         lock.release()

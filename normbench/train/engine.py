@@ -43,10 +43,11 @@ class Metrics:
         self.num_correct.add_((logits.detach().argmax(1) == labels).sum())
         self.count += len(labels)
 
-    def read(self) -> tuple[float, float]:
-        """Mean loss and accuracy; waits for the device once."""
-        loss_sum, num_correct = torch.stack([self.loss_sum, self.num_correct.to(self.loss_sum.dtype)]).tolist()
-        return loss_sum / self.count, num_correct / self.count
+    def read(self, *more: Tensor) -> list[float]:
+        """Mean loss, accuracy, and the values of `more` scalars; waits for the device once."""
+        scalars = [scalar.to(self.loss_sum.dtype) for scalar in (self.loss_sum, self.num_correct, *more)]
+        loss_sum, num_correct, *values = torch.stack(scalars).tolist()
+        return [loss_sum / self.count, num_correct / self.count, *values]
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values to save."""
@@ -61,12 +62,17 @@ class Metrics:
 
 @dataclass(frozen=True)
 class StepLog:
-    """What is logged of a step: `step` counts from 0 over the run, `epoch` from 1; loss is that step's own."""
+    """What is logged of a step: `step` counts from 0 over the run, `epoch` from 1; loss is that step's own.
+
+    mean_loss and accuracy are those of the epoch so far.
+    """
 
     step: int
     epoch: int
     loss: float
     lr: float
+    mean_loss: float
+    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,8 @@ class Trainer:
         loss = self._take_step(group, lr)
         if not is_due:
             return None
-        return StepLog(step, self.epoch + 1, loss.item(), lr)
+        mean_loss, accuracy, own_loss = self.metrics.read(loss)
+        return StepLog(step, self.epoch + 1, own_loss, lr, mean_loss, accuracy)
 
     def _take_step(self, group: Tensor, lr: float) -> Tensor:
         """One optimizer step on the images at `group`, in batches of batch_size; returns their mean loss."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -34,6 +34,7 @@ class Progress:
         """
         title = f"epoch {trainer.epoch + 1}/{trainer.epochs}"
         total = trainer.steps_in_epoch
+        images_per_step = trainer.batch_size * trainer.accumulate
         read_often = trainer.runtime.device.type == "cpu"
         with tqdm(desc=title, total=total, initial=trainer.steps_into_epoch, disable=self.no_bar, leave=False) as bar:
             last_read = 0.0
@@ -41,10 +42,12 @@ class Progress:
             def on_step(log: StepLog | None) -> None:
                 nonlocal last_read
                 bar.update()
-                is_due = log is not None or (read_often and time.monotonic() - last_read > REFRESH_SECONDS)
-                if is_due and not bar.disable:
+                if log is not None:
+                    _show(bar, log.mean_loss, log.accuracy, images_per_step)
+                elif read_often and not bar.disable and time.monotonic() - last_read > REFRESH_SECONDS:
                     last_read = time.monotonic()
-                    bar.set_postfix(_running(trainer, bar.format_dict["rate"]), refresh=False)
+                    mean_loss, accuracy = trainer.metrics.read()
+                    _show(bar, mean_loss, accuracy, images_per_step)
 
             yield on_step
 
@@ -58,7 +61,6 @@ class Progress:
         )
 
 
-def _running(trainer: Trainer, steps_per_second: float | None) -> dict[str, str]:
-    loss, accuracy = trainer.metrics.read()
-    rate = (steps_per_second or 0.0) * trainer.batch_size * trainer.accumulate
-    return {"loss": f"{loss:.3f}", "accuracy": f"{accuracy:.3f}", "images/s": f"{rate:.0f}"}
+def _show(bar: tqdm[NoReturn], loss: float, accuracy: float, images_per_step: int) -> None:
+    rate = (bar.format_dict["rate"] or 0.0) * images_per_step
+    bar.set_postfix({"loss": f"{loss:.3f}", "accuracy": f"{accuracy:.3f}", "images/s": f"{rate:.0f}"}, refresh=False)

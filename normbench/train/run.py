@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from normbench.data.subset import hold_out, limit
 from normbench.errors import NormbenchError
 from normbench.models import Layers, models
 from normbench.norms import norms
-from normbench.rundir import RunDir, open_run
+from normbench.rundir import STEP_COLUMNS, RunDir, open_run
 from normbench.train.engine import Diverged, EpochResult, StepLog, Stopped, Trainer, compile_seconds, evaluate
 from normbench.train.optim import optimizers, parameter_groups, scaled_lr, schedule
 from normbench.train.progress import Progress
@@ -85,7 +85,10 @@ def _train(run: RunDir, config: RunConfig, source: Source, splits: Splits) -> No
             run.finish("interrupted", f"stopped after step {trainer.step} of {trainer.num_steps}")
         except Diverged as error:
             run.finish("diverged", str(error))
-        except BaseException as error:
+        except KeyboardInterrupt:
+            run.finish("interrupted", "stopped at once: it goes on from the last epoch")
+            raise
+        except Exception as error:
             with suppress(NormbenchError, OSError):
                 run.finish("failed", f"{type(error).__name__}: {error}".splitlines()[0])
             raise
@@ -150,7 +153,7 @@ def _train_epoch(run: RunDir, trainer: Trainer, progress: Progress, should_stop:
 
         def on_step(log: StepLog | None) -> None:
             if log is not None:
-                run.append_step(asdict(log))
+                run.append_step({column: getattr(log, column) for column in STEP_COLUMNS})
             advance(log)
 
         return trainer.train_epoch(on_step, should_stop)

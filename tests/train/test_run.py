@@ -210,7 +210,29 @@ def test_a_killed_run_leaves_readable_files_and_goes_on_to_the_same_bits(
         torch.load(path / "checkpoint.pt", weights_only=True)
     outcome = tiny(killed / place)
     assert outcome.state == "done"
+    assert not list(path.glob("*.tmp"))
     assert_equal_results(uninterrupted, outcome.path)
+
+
+def test_a_second_ctrl_c_stops_at_once_and_loses_at_most_one_epoch(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_step = Trainer._take_step
+
+    def interrupted_twice(self: Trainer, *arguments: torch.Tensor) -> torch.Tensor:
+        if self.step == 10:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return take_step(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_take_step", interrupted_twice)
+        with pytest.raises(KeyboardInterrupt):
+            tiny(tmp_path)
+    (path,) = tmp_path.glob("normresnet-*")
+    assert json.loads((path / "status.json").read_text())["state"] == "interrupted"
+    assert torch.load(path / "checkpoint.pt", weights_only=True)["epoch"] == 1
+    assert_equal_results(uninterrupted, tiny(tmp_path).path)
 
 
 def test_two_processes_on_one_run_the_second_leaves(tmp_path: Path, uninterrupted: Path) -> None:
