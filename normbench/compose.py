@@ -106,21 +106,35 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     node: Any = values
     for depth, section in enumerate([*sections, last]):
         if not isinstance(node, dict) or section not in node:
-            raise unknown("key", key, _keys(values, prefix=key.split(".")[:depth]) or _keys(values, []))
+            raise _unknown_key(values, key, depth)
         parent, node = node, node[section]
     if isinstance(node, dict):
-        raise NormbenchError(f"'{key}' is a section: set one of {', '.join(_keys(values, key.split('.')))}")
+        raise NormbenchError(
+            f"'{key}' is a section: set one of {', '.join(f'{key}.{name}' for name in node if name != 'name')}"
+        )
     if last == "name" and sections:
         raise NormbenchError(f"'{key}' cannot be set: choose with {sections[0]}=NAME")
     parent[last] = value
 
 
-def _keys(values: dict[str, Any], prefix: Sequence[str]) -> list[str]:
+def _unknown_key(values: dict[str, Any], key: str, depth: int) -> NormbenchError:
+    """The error for a key that is unknown from its part at `depth` on; lr alone is told that it is optim.lr."""
+    parts = key.split(".")
+    namesakes = [f"{section}.{parts[-1]}" for section in _keys(values, []) if parts[-1] in _keys(values, [section])]
+    if namesakes and not depth:
+        return NormbenchError(f"unknown key '{key}': did you mean {' or '.join(map(repr, namesakes))}?")
+    siblings = [".".join([*parts[:depth], name]) for name in _keys(values, parts[:depth])]
+    if not siblings:
+        return NormbenchError(f"unknown key '{key}': '{'.'.join(parts[:depth])}' is a value, not a section")
+    return unknown("key", key, siblings)
+
+
+def _keys(values: dict[str, Any], path: Sequence[str]) -> list[str]:
+    """The keys of the section at `path`; none where it is a value."""
     node: Any = values
-    for section in prefix:
-        node = node[section]
-    start = "".join(f"{section}." for section in prefix)
-    return [f"{start}{key}" for key in node if key != "name"] if isinstance(node, dict) else []
+    for part in path:
+        node = node[part]
+    return [key for key in node if key != "name"] if isinstance(node, dict) else []
 
 
 @lru_cache(maxsize=256)

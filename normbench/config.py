@@ -85,7 +85,7 @@ class RuntimeConfig(Section):
 
 
 class SystemConfig(Section):
-    """Paths, workers and progress: nothing here changes a number."""
+    """Paths, workers and progress: not in the run's id, since none changes a number by more than its rounding."""
 
     runs_dir: str
     cache_dir: str | None

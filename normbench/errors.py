@@ -24,10 +24,11 @@ class RunFailure(NormbenchError):
 
 
 def unknown(noun: str, given: str, allowed: Iterable[str]) -> NormbenchError:
-    """The error for a name that is not among `allowed`, with the nearest one that is."""
+    """The error for a name that is not among `allowed`, with the nearest that is, by the last part of dotted names."""
     names = sorted(allowed)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
+    whole = {name.rpartition(".")[2]: name for name in names}
+    near = difflib.get_close_matches(given.rpartition(".")[2], whole, n=1, cutoff=0.5)
+    hint = f"did you mean '{whole[near[0]]}'? " if near else ""
     return NormbenchError(f"unknown {noun} '{given}': {hint}allowed: {', '.join(names) or 'none'}")
 
 
@@ -36,5 +37,5 @@ def invalid(prefix: str, error: ValidationError) -> NormbenchError:
     first = error.errors(include_url=False)[0]
     key = ".".join([prefix, *(str(part) for part in first["loc"])] if prefix else [str(p) for p in first["loc"]])
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    given = "" if first["type"] in ("missing", "extra_forbidden") else f", not {first['input']!r}"
+    given = "" if first["type"] in ("missing", "extra_forbidden", "too_long") else f", not {first['input']!r}"
     return NormbenchError(f"{key}: {message}{given}")

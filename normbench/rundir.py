@@ -45,10 +45,10 @@ class RunDir:
 
     def begin(self, config: str, environment: Mapping[str, Any]) -> None:
         """Writes what the run is and where it runs, and marks it running. A resumed run keeps its first environment."""
-        if not (self.path / "env.json").exists():
+        if not self.has_checkpoint:
             write_text(self.path / "config.yaml", config)
             write_json(self.path / "env.json", {"schema_version": SCHEMA_VERSION, **environment, "resumed": []})
-        elif self.has_checkpoint:
+        else:
             first = json.loads((self.path / "env.json").read_text())
             first["resumed"].append({key: environment[key] for key in ("started", "versions", "hardware", "git")})
             write_json(self.path / "env.json", first)

@@ -198,17 +198,17 @@ def images(tmp_path: Path) -> Path:
 def test_imported_data_are_trained_on_without_a_root(normbench: Run, images: Path) -> None:
     code, out, _ = normbench("data", "import", str(images))
     assert code == 0
-    assert out == "pets: 16 + 8 images; train with data=image_folder\n"
+    assert out == "folder-pets: 16 + 8 images; train with data=image_folder\n"
     code, out, _ = normbench("train", "data=image_folder", "model.widths=[4,8]", "batch_size=4", "epochs=1")
     assert code == 0
     code, out, _ = normbench("data", "check")
     assert code == 0
-    assert "intact: pets, 16 + 8 images, 2 classes" in out
+    assert "intact: folder-pets, 16 + 8 images, 2 classes" in out
 
 
 def test_check_finds_a_damaged_cache(normbench: Run, images: Path, cache_dir: Path) -> None:
     normbench("data", "import", str(images))
-    (labels,) = cache_dir.glob("pets-*/train_labels.npy")
+    (labels,) = cache_dir.glob("folder-pets-*/train_labels.npy")
     labels.write_bytes(labels.read_bytes()[:-1] + b"\x07")
     code, out, _ = normbench("data", "check")
     assert code == 1

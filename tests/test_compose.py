@@ -193,7 +193,7 @@ def test_flags_and_overrides_give_equal_configs() -> None:
 def test_a_config_is_frozen_and_composing_again_finds_the_files_values() -> None:
     config = compose(["optim.lr=7"])
     with pytest.raises(ValueError, match="frozen"):
-        config.seed = 3  # type: ignore[misc]
+        config.seed = 3
     assert compose().optim.lr == 1e-3
 
 

@@ -21,7 +21,7 @@ from normbench.atomic import disk_errors, sync_folder, write_json
 from normbench.data.source import DataHome, Dataset, Source, Split, sources
 from normbench.errors import NormbenchError
 
-FORMAT = 1
+FORMAT = 2
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -67,8 +67,10 @@ def is_intact(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What the cache folder says of itself."""
+    """What the cache folder says of itself. Raises ValueError where its own checksum does not bear it out."""
     manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    if manifest.pop("checksum", None) != _checksum(manifest):
+        raise ValueError(f"{folder / 'manifest.json'} is damaged")
     return manifest
 
 
@@ -102,7 +104,10 @@ def recall(name: str, home: DataHome) -> Source:
 
 def _imported(home: DataHome) -> dict[str, dict[str, str]]:
     path = home.cache_dir / "imported.json"
-    entries: dict[str, dict[str, str]] = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        entries: dict[str, dict[str, str]] = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError:
+        raise NormbenchError(f"'{path}' is damaged: remove it and import again") from None
     return entries
 
 
@@ -131,10 +136,14 @@ def _store(source: Source, folder: Path) -> None:
         "num_test": len(test),
         "sha256": {name: _digest(partial / f"{name}.npy") for name in ARRAYS},
     }
-    write_json(partial / "manifest.json", manifest)
+    write_json(partial / "manifest.json", manifest | {"checksum": _checksum(manifest)})
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     sync_folder(folder.parent)
+
+
+def _checksum(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

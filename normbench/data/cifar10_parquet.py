@@ -58,9 +58,9 @@ def parquet_files(root: Path, split: str) -> list[Path]:
 
 
 def _decode_split(files: list[Path], split: str, workers: int) -> Split:
-    tables = [_read(path, ["img", "label"]) for path in files]
+    tables = [_read(path) for path in files]
     encoded = [image for table in tables for image in table["img"].combine_chunks().field("bytes").to_pylist()]
-    labels = np.concatenate([table["label"].to_numpy() for table in tables]).astype(np.int64)
+    labels = np.concatenate([table["label"].fill_null(-1).to_numpy() for table in tables]).astype(np.int64)
     places = [
         f"image {row} of '{path}'" for path, table in zip(files, tables, strict=True) for row in range(len(table))
     ]
@@ -74,21 +74,41 @@ def _decode_split(files: list[Path], split: str, workers: int) -> Split:
 
 
 def _first_image(path: Path) -> bytes:
-    first: bytes | None = _read(path, ["img"]).slice(0, 1)["img"][0].as_py()["bytes"]
-    return first or b""
+    """The bytes of the first image; nothing where there is none, which decoding will name."""
+    import pyarrow.parquet
+
+    _check_columns(path)
+    first = next(pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1, columns=["img"]), None)
+    images = first["img"].to_pylist() if first is not None else []
+    return images[0]["bytes"] or b"" if images and images[0] else b""
 
 
-def _read(path: Path, columns: list[str]) -> pyarrow.Table:
+def _read(path: Path) -> pyarrow.Table:
+    import pyarrow
+    import pyarrow.parquet
+
+    _check_columns(path)
+    try:
+        return pyarrow.parquet.read_table(path, columns=["img", "label"])
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _check_columns(path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
     try:
         schema = pyarrow.parquet.read_schema(path)
-        kinds: dict[str, Any] = {name: schema.field(name).type for name in schema.names}
-        image_fields = [field.name for field in kinds["img"]] if pyarrow.types.is_struct(kinds.get("img")) else []
-        if "bytes" not in image_fields or not pyarrow.types.is_integer(kinds.get("label")):
-            given = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
-            raise NormbenchError(f"'{path}' has columns {given}; expected img: struct<bytes, path>, label: int64")
-        return pyarrow.parquet.read_table(path, columns=columns)
     except (pyarrow.ArrowException, OSError) as error:
-        raise NormbenchError(f"'{path}' is not a readable parquet file: {str(error).splitlines()[0]}") from None
+        raise _unreadable(path, error) from None
+    kinds: dict[str, Any] = {name: schema.field(name).type for name in schema.names}
+    image, label = kinds.get("img", pyarrow.null()), kinds.get("label", pyarrow.null())
+    has_bytes = pyarrow.types.is_struct(image) and "bytes" in [field.name for field in image]
+    if not has_bytes or not pyarrow.types.is_integer(label):
+        given = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
+        raise NormbenchError(f"'{path}' has columns {given}; expected img: struct<bytes, path>, label: int64")
+
+
+def _unreadable(path: Path, error: Exception) -> NormbenchError:
+    return NormbenchError(f"'{path}' is not a readable parquet file: {str(error).splitlines()[0]}")

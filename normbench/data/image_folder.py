@@ -17,7 +17,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 
 @sources.register("image_folder", title="Image folder")
 def image_folder(home: DataHome, *, root: str | None = None) -> Source:
-    """Images in train/CLASS/ and test/CLASS/ (PNG or JPEG, all of one size); the data name is the folder's.
+    """Images in train/CLASS/ and test/CLASS/ (PNG or JPEG, all of one size); the data name is folder-NAME.
 
     Raises NormbenchError for a missing folder, classes that differ between the two sides, a damaged image, or images of
     several sizes. Grey and palette images become RGB.
@@ -32,7 +32,7 @@ def image_folder(home: DataHome, *, root: str | None = None) -> Source:
     files = {split: _files(folder / split, classes) for split in ("train", "test")}
     image_shape = _image_shape(files["train"][0])
     return Source(
-        name=folder.resolve().name,
+        name=f"folder-{folder.resolve().name}",
         content=content_hash((p.relative_to(folder).as_posix(), p.read_bytes()) for s in files for p in files[s]),
         classes=classes,
         image_shape=image_shape,
@@ -50,7 +50,7 @@ def _classes(folder: Path) -> tuple[str, ...]:
         raise NormbenchError(
             f"data.root: there is no folder '{folder}'; expected train/CLASS/*.png and test/CLASS/*.png"
         )
-    classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+    classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
     if len(classes) < 2:
         raise NormbenchError(f"'{folder}': {len(classes)} class folders; at least 2 are needed")
     return classes

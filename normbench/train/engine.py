@@ -90,7 +90,7 @@ class Trainer:
     """A model on its way through the epochs; its state can be saved between any two steps.
 
     batch_size is the number of images whose statistics are taken together, `accumulate` how many such batches make one
-    step; max_steps ends the run early. The learning rate of a step is lr * schedule(step / num_steps).
+    step; max_steps ends the run early. The learning rate of a step is lr * schedule((step + 1/2) / num_steps).
     """
 
     model: nn.Module
@@ -132,8 +132,8 @@ class Trainer:
         return min(self.steps_per_epoch, self.num_steps - self.epoch * self.steps_per_epoch)
 
     def lr_at(self, step: int) -> float:
-        """The learning rate of a step."""
-        return self.lr * self.schedule(step / self.num_steps)
+        """The learning rate of a step, which stands for the progress in its middle: none is wasted at a rate of 0."""
+        return self.lr * self.schedule((step + 0.5) / self.num_steps)
 
     def train_epoch(self, on_step: Callable[[StepLog | None], None], should_stop: Callable[[], bool]) -> EpochResult:
         """Trains what is left of the epoch under way and finishes it.

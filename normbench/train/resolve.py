@@ -41,8 +41,19 @@ def resolve(config: RunConfig) -> tuple[RunConfig, Source]:
         }
     )
     _check_optimizer(config)
-    _check_supported(config, source)
+    num_train = config.data.limit_train or source.num_train
+    check_supported(config, source, num_train - round(num_train * config.data.val_fraction))
     return config, source
+
+
+def check_supported(config: RunConfig, source: Source, num_train: int) -> None:
+    """Raises NormbenchError where the norm cannot work in a full batch or in the last, short one of `num_train`."""
+    spec = norms.build(config.norm.name, options=config.norm.options)
+    build = partial(_build_model, config.model, len(source.classes))
+    for batch_size in {min(config.batch_size, num_train), num_train % config.batch_size} - {0}:
+        if reason := unsupported(spec, build, (batch_size, *source.image_shape)):
+            what = f"norm {config.norm.name} cannot train {config.model.name} at batch {batch_size}"
+            raise NormbenchError(f"{what}: {reason}")
 
 
 def data_home(config: RunConfig) -> DataHome:
@@ -81,18 +92,6 @@ def _check_optimizer(config: RunConfig) -> None:
     schedule(config.optim.schedule, config.optim.warmup_fraction)
     blank: ParamGroups = [{"params": [torch.zeros(1)]}]
     optimizers.build(config.optim.name, blank, config.optim.lr, options=config.optim.options)
-
-
-def _check_supported(config: RunConfig, source: Source) -> None:
-    spec = norms.build(config.norm.name, options=config.norm.options)
-    build = partial(_build_model, config.model, len(source.classes))
-    num_train = config.data.limit_train or source.num_train
-    num_train -= round(num_train * config.data.val_fraction)
-    for batch_size in {min(config.batch_size, num_train), num_train % config.batch_size} - {0}:
-        if reason := unsupported(spec, build, (batch_size, *source.image_shape)):
-            raise NormbenchError(
-                f"norm {config.norm.name} cannot train {config.model.name} at batch {batch_size}: {reason}"
-            )
 
 
 def _build_model(model: Choice, num_classes: int, layers: Any) -> Any:

@@ -23,7 +23,7 @@ from normbench.rundir import STEP_COLUMNS, RunDir, open_run
 from normbench.train.engine import Diverged, EpochResult, StepLog, Stopped, Trainer, compile_seconds, evaluate
 from normbench.train.optim import optimizers, parameter_groups, scaled_lr, schedule
 from normbench.train.progress import Progress
-from normbench.train.resolve import data_home, resolve
+from normbench.train.resolve import check_supported, data_home, resolve
 from normbench.train.runtime import Runtime, open_runtime
 from normbench.train.signals import stop_signals
 
@@ -52,6 +52,7 @@ def execute(config: RunConfig, *, restart: bool = False) -> Outcome:
     if restart or not RunDir(path).is_over:
         dataset = limit(load(source, data_home(config)), config.data.limit_train, config.data.limit_test, config.seed)
         splits = _splits(dataset, config)
+        check_supported(config, source, len(splits["train"]))
         with open_run(path, restart=restart) as run:
             if not run.is_over:
                 _train(run, config, source, splits)

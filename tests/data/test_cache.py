@@ -253,4 +253,4 @@ def test_the_last_import_counts_and_other_names_keep_theirs(folder: Path, home: 
     source = imported(other, home)
     cache.remember("cifar10_parquet", folder, source, home)
     assert sources.build("image_folder", home).content == source.content
-    assert sources.build("image_folder", home).name == "others"
+    assert sources.build("image_folder", home).name == "folder-others"

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from normbench.data import cifar10_parquet
@@ -26,7 +27,7 @@ def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar10_parquet, "ROWS", ROWS)
 
 
-def pixels(split: str, row: int) -> np.ndarray:
+def pixels(split: str, row: int) -> NDArray[np.uint8]:
     """A smooth picture, so that JPEG keeps it nearly."""
     start = np.random.default_rng((split == "test", row)).integers(0, 150, 3)
     return (np.linspace(0, 100, 32)[:, None, None] + start).repeat(32, axis=1).astype(np.uint8)

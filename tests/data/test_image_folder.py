@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from normbench.data.source import DataHome, Source, sources
@@ -16,7 +17,7 @@ CLASSES = ("cat", "dog", "emu")
 WIDTH, HEIGHT = 5, 4
 
 
-def pixels(seed: int) -> np.ndarray:
+def pixels(seed: int) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 
 
@@ -45,7 +46,7 @@ def refusal(root: Path) -> str:
 
 def test_images_and_labels_come_in_the_order_of_classes_and_file_names(root: Path) -> None:
     source = source_of(root)
-    assert (source.name, source.classes, source.image_shape) == ("zoo", CLASSES, (3, HEIGHT, WIDTH))
+    assert (source.name, source.classes, source.image_shape) == ("folder-zoo", CLASSES, (3, HEIGHT, WIDTH))
     assert (source.num_train, source.num_test) == (6, 3)
     train, test = source.decode()
     assert train.labels.tolist() == [0, 0, 1, 1, 2, 2]

@@ -34,7 +34,7 @@ def test_a_layer_draws_torch_s_default_distribution() -> None:
     layers = Layers(norms.build("none"), seed=0)
     for layer, fan_in in ((layers.conv(32, 64, 3), 32 * 9), (layers.linear(300, 200), 300)):
         for values in (layer.weight, layer.bias):
-            scaled = values.detach().flatten().double().numpy() * math.sqrt(fan_in)  # type: ignore[union-attr]
+            scaled = values.detach().flatten().double().numpy() * math.sqrt(fan_in)
             assert np.abs(scaled).max() <= 1 + 1e-6
             # Kolmogorov-Smirnov against the uniform distribution on [-1, 1], at a level of about 1e-4.
             distances = np.abs(np.sort((scaled + 1) / 2) - (np.arange(scaled.size) + 0.5) / scaled.size)
@@ -46,15 +46,15 @@ def test_the_i_th_layer_draws_the_same_weights_whether_those_before_it_have_a_bi
     for _ in range(3):
         one, other = with_bias.conv(3, 3, 3), without.conv(3, 3, 3)
         assert (one.bias is None, other.bias is None) == (False, True)
-        assert torch.equal(one.weight, other.weight)  # type: ignore[arg-type]
+        assert torch.equal(one.weight, other.weight)
 
 
 def test_every_layer_and_every_seed_draws_other_weights() -> None:
     weights = []
     for seed in (0, 1):
         layers = Layers(norms.build("bn"), seed)
-        weights += [layers.linear(3, 9).weight.flatten(), layers.linear(3, 9).weight.flatten()]  # type: ignore[operator]
-        weights += [layers.conv(3, 1, 3).weight.flatten()]  # type: ignore[operator]
+        weights += [layers.linear(3, 9).weight.flatten(), layers.linear(3, 9).weight.flatten()]
+        weights += [layers.conv(3, 1, 3).weight.flatten()]
     assert len({tuple(weight.tolist()) for weight in weights}) == len(weights)
 
 
@@ -63,7 +63,7 @@ def test_initial_weights_do_not_depend_on_torch_s_own_random_numbers() -> None:
     for seed in (1, 2):
         torch.manual_seed(seed)
         drawn.append(Layers(norms.build("bn"), seed=0).conv(3, 4, 3).weight)
-    assert torch.equal(*drawn)  # type: ignore[call-overload]
+    assert torch.equal(*drawn)
 
 
 @pytest.mark.parametrize(("kernel_size", "stride", "size"), [(3, 1, 8), (1, 1, 8), (5, 1, 8), (3, 2, 4)])
@@ -95,7 +95,7 @@ def test_reparametrize_sees_the_drawn_weights_of_every_convolution_and_linear_la
     seen: list[Tensor] = []
 
     def reparametrize(module: nn.Module) -> nn.Module:
-        seen.append(module.weight.detach().clone())  # type: ignore[operator]
+        seen.append(module.weight.detach().clone())
         return nn.Sequential(module)
 
     spec = NormSpec(scope="weight", norm=lambda num_features: nn.Identity(), reparametrize=reparametrize)
@@ -103,4 +103,4 @@ def test_reparametrize_sees_the_drawn_weights_of_every_convolution_and_linear_la
     built = [layers.conv(3, 4, 3), layers.linear(4, 2)]
     assert all(type(module) is nn.Sequential for module in built)
     expected = [plain.conv(3, 4, 3).weight, plain.linear(4, 2).weight]
-    assert all(torch.equal(one, other) for one, other in zip(seen, expected, strict=True))  # type: ignore[arg-type]
+    assert all(torch.equal(one, other) for one, other in zip(seen, expected, strict=True))

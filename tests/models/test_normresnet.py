@@ -70,7 +70,7 @@ def test_every_stage_has_the_source_s_output_and_an_image_costs_58_4_million_mul
 
 def test_the_features_of_a_stage_are_activated_and_the_logits_are_not() -> None:
     model, x = normresnet(widths=(4, 8)), images(8, 3, 8, 8)
-    features = model.stage1(x)  # type: ignore[operator]
+    features = model.stage1(x)
     assert features.min() == 0
     assert model(x).min() < 0
 
@@ -79,7 +79,7 @@ def test_widths_decide_the_stages_and_an_empty_or_zero_width_is_refused() -> Non
     assert [type(m) for m in normresnet(widths=(4,)).modules()].count(nn.Conv2d) == 1
     for widths, message in (((), "model.widths: "), ((4, 0), "model.widths.1: "), ((4, 8.5), "model.widths.1: ")):
         with pytest.raises(NormbenchError, match=f"^{message}"):
-            normresnet(widths=widths)  # type: ignore[arg-type]
+            normresnet(widths=widths)
 
 
 # The contract of every registered model

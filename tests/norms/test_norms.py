@@ -117,7 +117,7 @@ def test_a_norm_that_reparametrizes_returns_a_layer_of_the_same_shape(name: str)
             assert spec_of(name).scope != "weight"
         else:
             again = reparametrize(module)
-            assert again.weight.shape == shape  # type: ignore[union-attr]
+            assert again.weight.shape == shape
             assert parametrize.is_parametrized(again)
 
 
@@ -186,7 +186,7 @@ def test_an_option_out_of_range_is_refused(name: str, options: dict[str, Any], m
 
 def by_formula(
     x: Array, gradient: Array, gamma: Array, beta: Array, num_groups: int, axes: tuple[int, ...], eps: float
-):  # type: ignore[no-untyped-def]
+) -> tuple[Array, Array, Array, Array]:
     """y, and the gradients of sum(y * gradient) for x, gamma and beta.
 
     The statistics run over `axes` of x as (samples, groups, channels of a group, height, width).
