@@ -30,8 +30,7 @@ def to_markdown(runs: pd.DataFrame) -> str:
             "norm": table["norm"],
             **_varying(table),
             "test accuracy": [_percent(row) for row in table.itertuples()],
-            "time per epoch": [_figure(value, "{:.1f} s") for value in table["seconds"]],
-            "relative to bn": [_figure(value, "{:.2f}x") for value in table["relative_time"]],
+            **_times(table),
             "runs": table["n"],
             "ended otherwise": table["status"],
         }
@@ -91,6 +90,16 @@ def _varying(table: pd.DataFrame) -> dict[str, pd.Series]:
     """The columns that tell rows of one norm apart, where there is more than one value."""
     names = {"batch_size": "batch size", "lr": "lr"}
     return {title: table[name] for name, title in names.items() if table[name].nunique() > 1}
+
+
+def _times(table: pd.DataFrame) -> dict[str, list[str]]:
+    """The columns of times, where any was measured."""
+    if table["seconds"].isna().all():
+        return {}
+    return {
+        "time per epoch": [_figure(value, "{:.1f} s") for value in table["seconds"]],
+        "relative to bn": [_figure(value, "{:.2f}x") for value in table["relative_time"]],
+    }
 
 
 def _percent(row: object) -> str:
