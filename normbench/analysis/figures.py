@@ -95,4 +95,4 @@ def _title(frames: Frames) -> str:
     )
     per_norm = " to ".join(str(count) for count in sorted(set(runs.groupby("norm").size())))
     seeds = "1 run" if per_norm == "1" else f"mean of {per_norm} runs"
-    return f"{data}, batch {batch}, {precision}, {seeds} per norm"
+    return f"{data}, batch {batch}, {precision}, {seeds} per norm; markers: mean of an epoch, faint: single steps"

@@ -52,7 +52,7 @@ def caption(runs: pd.DataFrame) -> str:
     return (
         f"Data {_all(runs, 'data')}, {_all(runs, 'epochs')} epochs, final epoch; {len(runs)} runs, {spread}. "
         f"The ± is the 95 % interval of a finite test set ({_all(runs, 'num_test')} images). {time} "
-        f"{_all(runs, 'device')}, {_all(runs, 'threads')} threads, {_all(runs, 'precision')}, "
+        f"{_all(runs, 'device')}, threads: {_all(runs, 'threads')}, {_all(runs, 'precision')}, "
         f"torch {_all(runs, 'torch')}, commit {_commit(runs)}."
     )
 

@@ -45,7 +45,9 @@ def test_each_norm_has_its_raw_losses_its_epoch_means_and_its_accuracies() -> No
 def test_several_seeds_are_averaged_and_counted_in_the_title() -> None:
     figure = loss_curves(frames("bn", seeds=3))
     assert list(figure.axes[0].get_lines()[1].get_ydata()) == [2.0, 1.0]
-    assert figure.get_suptitle() == "synthetic, batch 64, fp32, mean of 3 runs per norm"
+    assert figure.get_suptitle() == (
+        "synthetic, batch 64, fp32, mean of 3 runs per norm; markers: mean of an epoch, faint: single steps"
+    )
 
 
 def test_axes_are_labelled_with_units() -> None:

@@ -77,7 +77,7 @@ def test_the_markdown_table_says_what_its_figures_rest_on() -> None:
         "Data cifar10-jpeg, 5 epochs, final epoch; 2 runs, one seed each, so nothing is said of the spread over seeds. "
         "The ± is the 95 % interval of a finite test set (10000 images). "
         "Time per epoch is the median over the epochs' training seconds, without evaluation. "
-        "a processor, 2 threads, fp32, torch 2.15.0, commit 0123456789ab.\n"
+        "a processor, threads: 2, fp32, torch 2.15.0, commit 0123456789ab.\n"
     )
 
 
