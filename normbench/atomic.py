@@ -42,8 +42,17 @@ def write_json(path: Path, content: Any) -> None:
 def append_line(path: Path, line: str, *, durable: bool) -> None:
     """Appends `line` and its newline in one write: a kill leaves all of it or none. `durable` waits for the disk."""
     with disk_errors(path), path.open("ab", buffering=0) as file:
-        file.write(line.encode() + b"\n")
+        content = line.encode() + b"\n"
+        if file.write(content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if durable:
+            os.fsync(file.fileno())
+
+
+def sync_file(path: Path) -> None:
+    """Waits until the disk has what was appended to `path`, if there is such a file."""
+    if path.exists():
+        with disk_errors(path), path.open("ab") as file:
             os.fsync(file.fileno())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,34 +33,32 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 def main() -> None:
     """Runs the command line; a user's mistake becomes one line on standard error and its exit code."""
     try:
-        sys.exit(app(standalone_mode=False))
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
-    except Exception as error:
-        if "--debug" in sys.argv:
-            raise
-        if isinstance(error, NormbenchError):
-            _fail(str(error), error.exit_code)
-        if type(error).__name__ == "Abort":  # what Typer makes of Ctrl-C
+        code = app(standalone_mode=False)
+        if code == 130:  # Typer's answer to a Ctrl-C that no command has handled: they exit by themselves
             _fail("interrupted", 130)
-        if not hasattr(error, "format_message"):  # only Typer's own complaints about arguments have one
+        sys.exit(code)
+    except Exception as error:
+        complaint = getattr(error, "format_message", None)  # only Typer's own errors about arguments have one
+        if not isinstance(error, NormbenchError) and complaint is None:
             raise
-        _fail(error.format_message(), 2)
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        _fail(complaint() if complaint else str(error), getattr(error, "exit_code", 2))
 
 
 @app.command()
 def train(
     overrides: Overrides = None,
-    norm: Annotated[str | None, typer.Option(help="bn, ln, in, gn, none: see `normbench norms`.")] = None,
-    model: Annotated[str | None, typer.Option(help="normresnet")] = None,
-    data: Annotated[str | None, typer.Option(help="cifar10, cifar10_parquet, image_folder, synthetic")] = None,
+    norm: Annotated[str | None, typer.Option(help="See `normbench norms`.")] = None,
+    model: Annotated[str | None, typer.Option(help="See configs/model/.")] = None,
+    data: Annotated[str | None, typer.Option(help="See `normbench doctor`.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images whose statistics are taken together.")] = None,
-    epochs: Annotated[int | None, typer.Option()] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the weights, the order and the augmentation.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16, auto")] = None,
-    runs_dir: Annotated[Path | None, typer.Option(help="Where run directories go.")] = None,
+    runs_dir: Annotated[str | None, typer.Option(help="Where run directories go.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever is there.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config and run id, do no more.")
@@ -87,7 +86,7 @@ def train(
         "optim.lr": lr,
         "runtime.device": device,
         "runtime.precision": precision,
-        "system.runs_dir": None if runs_dir is None else str(runs_dir),
+        "system.runs_dir": runs_dir,
     }
     config = compose(overrides or (), {key: value for key, value in flags.items() if value is not None})
     if dry_run:
@@ -100,7 +99,7 @@ def train(
 
     outcome = execute(config, restart=restart)
     _report(outcome)
-    raise typer.Exit(EXIT_CODES[outcome.state])
+    sys.exit(EXIT_CODES[outcome.state])
 
 
 @app.command()
@@ -120,7 +119,7 @@ def demo(
         print("stopped; the same command goes on")
     else:
         print(f"\n{(output / 'table.md').read_text()}\n{output}/: table.md, loss_curves.svg, metrics.csv, runs/")
-    raise typer.Exit(max(EXIT_CODES[state] for state in states))
+    sys.exit(max(EXIT_CODES[state] for state in states))
 
 
 @app.command()
@@ -183,7 +182,7 @@ def check() -> None:
         print(f"{folder.name}  {state}")
     if not found:
         print(f"nothing decoded yet in {home.cache_dir}")
-    raise typer.Exit(1 if any(state.startswith("damaged") for _, state in found) else 0)
+    sys.exit(1 if any(state.startswith("damaged") for _, state in found) else 0)
 
 
 def _report(outcome: Any) -> None:

@@ -7,6 +7,7 @@ advise what is refused below (`+key`), and because it accepts a key given twice,
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -22,13 +23,23 @@ def compose(overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = Non
 
     Raises NormbenchError for anything unknown, mistyped, out of range, given twice, or not a single value.
     """
-    assignments = dict(flags or {})
+    return validate(_merge(parse_assignments(overrides, flags), config_dir()))
+
+
+def parse_assignments(overrides: Sequence[str], flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Keys and values of `overrides`, after those of `flags`. Raises NormbenchError for a key given twice."""
+    assignments = {key: _literal(value) for key, value in (flags or {}).items()}
     for text in overrides:
         key, value = parse_assignment(text)
         if key in assignments:
             raise NormbenchError(f"'{key}' is given twice: as {assignments[key]!r} and in '{text}'")
         assignments[key] = value
-    return validate(_merge(assignments, config_dir()))
+    return assignments
+
+
+def _literal(value: Any) -> Any:
+    """A flag's value, in which ${...} is text and no interpolation."""
+    return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
 def config_dir() -> Path:
@@ -51,6 +62,9 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException:
+        # Hydra's grammar has no umlauts and takes no second '=' in a path; what it cannot read is a plain string.
+        if plain := re.fullmatch(r"([A-Za-z_][\w.]*)=(.+)", text):
+            return plain[1], _literal(plain[2])
         raise NormbenchError(f"cannot read '{text}': write key=value, as in batch_size=8 or norm=gn") from None
     key = override.key_or_group
     if override.is_add() or override.is_force_add() or override.is_delete():

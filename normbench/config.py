@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from normbench.errors import invalid
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Channels = Annotated[tuple[float, float, float], Field(strict=False)]
 PositiveChannels = Annotated[
@@ -87,11 +87,11 @@ class RuntimeConfig(Section):
 class SystemConfig(Section):
     """Paths, workers and progress: not in the run's id, since none changes a number by more than its rounding."""
 
-    runs_dir: str
+    runs_dir: Annotated[str, Field(min_length=1)]
     cache_dir: str | None
     mirrors: Annotated[tuple[str, ...], Field(strict=False)]
-    workers: Count | None
-    threads: Count | None
+    workers: Annotated[int, Field(ge=1, le=1024)] | None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None
     concurrent_runs: Count
     progress: Literal["auto", "bar", "lines", "none"]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import normbench
 
+CODE = ("normbench", "configs", "pyproject.toml")  # what can change a number
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "hydra-core", "pydantic")
 
 
@@ -39,11 +40,11 @@ def hardware(device: str) -> dict[str, Any]:
 
 
 def git() -> dict[str, Any]:
-    """The commit of the checkout that normbench runs from, and whether files differ from it; nulls for a wheel."""
+    """The commit of the checkout that normbench runs from, and whether its code differs from it; nulls for a wheel."""
     root = Path(normbench.__file__).parents[1]
     if not (root / ".git").exists():
         return {"commit": None, "dirty": None}
-    commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain")
+    commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--", *CODE)
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 

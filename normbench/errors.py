@@ -1,6 +1,6 @@
 """What a user reads when something is wrong: one line that says what was given, what is allowed, and the nearest name.
 
-Every module raises these; only the command line catches them, prints the line and exits with `exit_code`.
+Every module raises these; the command line and the scripts print the line and exit with `exit_code`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,6 @@ def invalid(prefix: str, error: ValidationError) -> NormbenchError:
     """The first complaint of a pydantic validation as one line, with the key written as it is on the command line."""
     first = error.errors(include_url=False)[0]
     key = ".".join([prefix, *(str(part) for part in first["loc"])] if prefix else [str(p) for p in first["loc"]])
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    given = "" if first["type"] in ("missing", "extra_forbidden", "too_long") else f", not {first['input']!r}"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").partition(" after validation")[0]
+    given = "" if first["type"] in ("missing", "extra_forbidden") else f", not {first['input']!r}"
     return NormbenchError(f"{key}: {message}{given}")

@@ -1,4 +1,4 @@
-"""Named things a user can choose: norms, models, data sources.
+"""Named things a user can choose: norms, models, data sources, optimizers.
 
 An entry is a function. Its keyword-only parameters are its options (names, types, ranges, defaults: the signature is
 the schema), its positional ones are what the program hands in, and the first line of its docstring is its catalogue
@@ -52,7 +52,7 @@ class Registry(Generic[T]):
         return add
 
     def __iter__(self) -> Iterator[Entry[T]]:
-        return iter(self._entries.values())
+        return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
 
     def __getitem__(self, name: str) -> Entry[T]:
         """The entry called `name`. Raises NormbenchError naming the nearest one where there is none."""

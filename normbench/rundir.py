@@ -18,12 +18,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from normbench.atomic import append_line, disk_errors, write_bytes, write_json, write_text
+from normbench.atomic import append_line, disk_errors, sync_file, write_bytes, write_json, write_text
 from normbench.errors import RunFailure
 
 SCHEMA_VERSION = 1
 OVER = ("done", "diverged")
 STEP_COLUMNS = ("step", "epoch", "loss", "lr")
+RESUMED = ("started", "command", "concurrent_runs", "versions", "hardware", "git")
 FILES = ("checkpoint.pt", "status.json", "metrics.csv", "steps.csv", "env.json", "config.yaml")
 
 
@@ -49,8 +50,8 @@ class RunDir:
             write_text(self.path / "config.yaml", config)
             write_json(self.path / "env.json", {"schema_version": SCHEMA_VERSION, **environment, "resumed": []})
         else:
-            first = json.loads((self.path / "env.json").read_text())
-            first["resumed"].append({key: environment[key] for key in ("started", "versions", "hardware", "git")})
+            first = _read_json(self.path / "env.json")
+            first["resumed"].append({key: environment[key] for key in RESUMED})
             write_json(self.path / "env.json", first)
         started = self.status.get("started") or _now()
         self._write_status("running", None, started, None)
@@ -72,6 +73,7 @@ class RunDir:
         """Replaces the checkpoint; on a full disk the old one stays. The state holds `epoch` and `step`."""
         import torch
 
+        sync_file(self.path / "steps.csv")  # its rows are on the disk before what covers them
         buffer = io.BytesIO()  # so that a full disk is an OSError at our own write
         torch.save({"schema_version": SCHEMA_VERSION, **state}, buffer)
         write_bytes(self.path / "checkpoint.pt", buffer.getvalue())
@@ -83,11 +85,13 @@ class RunDir:
         path = self.path / "checkpoint.pt"
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises a different type for every kind of damage
-            reason = str(error).splitlines()[0]
-            raise RunFailure(f"'{path}' cannot be read ({reason}): start anew with --restart") from None
-        self._keep_rows("metrics.csv", lambda row: int(row["epoch"]) <= state["epoch"])
-        self._keep_rows("steps.csv", lambda row: int(row["step"]) < state["step"])
+            epoch, step, version = state["epoch"], state["step"], state["schema_version"]
+        except Exception:  # torch raises a different type for every kind of damage, with advice not to be followed
+            raise _damaged(path) from None
+        if version != SCHEMA_VERSION:
+            raise RunFailure(f"'{path}' is of schema {version}, this normbench writes {SCHEMA_VERSION}: use --restart")
+        self._keep_rows("metrics.csv", lambda row: int(row["epoch"]) <= epoch, expected=epoch)
+        self._keep_rows("steps.csv", lambda row: int(row["step"]) < step)
         return state
 
     def discard_rows(self) -> None:
@@ -100,17 +104,28 @@ class RunDir:
         self._write_status(state, reason, self.status.get("started"), _now())
 
     def last_metrics(self) -> dict[str, float]:
-        """The last epoch's row; {} where there is none."""
-        rows = _read_rows(self.path / "metrics.csv")
-        return {key: float(value) for key, value in rows[-1].items()} if rows else {}
+        """The last epoch's row; {} before the first. Raises RunFailure where a run that is done has none."""
+        path = self.path / "metrics.csv"
+        rows = _read_rows(path)
+        if (rows and "epoch" not in rows[-1]) or (not rows and self.status.get("state") == "done"):
+            raise _damaged(path)
+        try:
+            return {key: float(value) for key, value in rows[-1].items()} if rows else {}
+        except ValueError:
+            raise _damaged(path) from None
 
     def _write_status(self, state: str, reason: str | None, started: str | None, finished: str | None) -> None:
         status = {"state": state, "reason": reason, "started": started, "finished": finished}
         write_json(self.path / "status.json", {"schema_version": SCHEMA_VERSION, **status})
 
-    def _keep_rows(self, name: str, keep: Callable[[Mapping[str, str]], bool]) -> None:
+    def _keep_rows(self, name: str, keep: Callable[[Mapping[str, str]], bool], expected: int | None = None) -> None:
         path = self.path / name
-        rows = [row for row in _read_rows(path) if keep(row)]
+        try:
+            rows = [row for row in _read_rows(path) if keep(row)]
+        except (KeyError, ValueError):
+            raise _damaged(path) from None
+        if expected is not None and len(rows) != expected:
+            raise _damaged(path)
         if rows:
             write_text(
                 path, "".join(f"{line}\n" for line in (_line(list(rows[0])), *(_line(r.values()) for r in rows)))
@@ -144,8 +159,8 @@ def open_run(path: Path, *, restart: bool = False) -> Iterator[RunDir]:
 def read_status(path: Path) -> dict[str, Any]:
     """The status of the run at `path`; {} where there is none."""
     file = path / "status.json"
-    status: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    return status
+    with disk_errors(file):
+        return _read_json(file) if file.exists() else {}
 
 
 def _append_row(path: Path, row: Mapping[str, Any], *, durable: bool) -> None:
@@ -158,9 +173,26 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
     """The whole rows of a CSV file; one that a power cut left unfinished is not among them."""
     if not path.exists():
         return []
-    whole_lines, _, _ = path.read_text().rpartition("\n")
+    try:
+        whole_lines, _, _ = path.read_text().rpartition("\n")
+    except UnicodeDecodeError:
+        raise _damaged(path) from None
     rows = list(csv.DictReader(io.StringIO(whole_lines)))
     return [row for row in rows if None not in row and None not in row.values()]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:
+        raise _damaged(path) from None
+    if not isinstance(content, dict):
+        raise _damaged(path)
+    return content
+
+
+def _damaged(path: Path) -> RunFailure:
+    return RunFailure(f"'{path}' is damaged: begin the run anew with --restart")
 
 
 def _line(values: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from normbench.atomic import disk_errors, write_json, write_text
-from normbench.compose import compose, config_dir, parse_assignment
+from normbench.compose import compose, config_dir, parse_assignments
 from normbench.config import RunConfig
 from normbench.errors import NormbenchError, unknown
 
@@ -26,7 +26,7 @@ class Study:
 
     def configs(self, overrides: Sequence[str], runs_dir: Path) -> Iterator[RunConfig]:
         """The configuration of every run; `overrides` come last, and one of an axis' key takes the axis' place."""
-        given = dict(parse_assignment(text) for text in overrides)
+        given = parse_assignments(overrides)
         axes = {key: values for key, values in self.axes.items() if key not in given}
         for point in itertools.product(*axes.values()):
             settings = {"system.runs_dir": str(runs_dir), **self.fixed, **dict(zip(axes, point, strict=True)), **given}
@@ -51,9 +51,10 @@ def run_study(study: Study, overrides: Sequence[str], folder: Path, *, restart: 
 
     Runs that are done are not trained again. A study that is interrupted stops there and shows nothing.
     """
+    from normbench.train.resolve import resolve
     from normbench.train.run import execute
 
-    configs = list(study.configs(overrides, folder / "runs"))
+    configs = [resolve(config)[0] for config in study.configs(overrides, folder / "runs")]  # refused before any work
     outcomes = []
     for number, config in enumerate(configs, start=1):
         print(f"run {number}/{len(configs)}: {config.norm.name}, batch {config.batch_size}, seed {config.seed}")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from normbench import cli, rundir
+from normbench import cli, compose, rundir
 from normbench.data import cifar10
 from normbench.train.engine import Trainer
 
@@ -122,6 +122,12 @@ def test_a_failure_exits_with_1(normbench: Run, monkeypatch: pytest.MonkeyPatch)
         (["--lr", "-1"], "optim.lr: should be greater than 0, not -1.0"),
         (["--device", "tpu"], "runtime.device: should be 'auto', 'cpu', 'cuda' or 'mps', not 'tpu'"),
         (["--nrom", "bn"], "No such option: --nrom"),
+        (["--runs-dir", ""], "system.runs_dir: String should have at least 1 character"),
+        (["data=image_folder", "data.root=nowhere"], "data.root: there is no folder 'nowhere'"),
+        (["data=image_folder", "data.root="], "data.root: String should have at least 1 character"),
+        (["data=synthetic", "system.threads=99999999999"], "system.threads: should be less than or equal to 1024"),
+        (["data=synthetic", "model.widths=[]"], "model.widths: Tuple should have at least 1 item, not []"),
+        (["data=synthetic", "data.limit_train=20000"], "data.limit_train=20000: there are 10000 train images"),
         (["+x=1"], "keys are neither added nor deleted"),
         (["data=cifar10_parquet", "data.root=nowhere"], "data.root: there is no folder 'nowhere'"),
         (["norm=gn", "norm.num_groups=5", "data=synthetic"], "num_groups=5 does not divide 64 channels"),
@@ -143,10 +149,50 @@ def test_an_unknown_command_names_the_nearest(normbench: Run) -> None:
     assert "Did you mean 'train'?" in err
 
 
-def test_debug_shows_the_traceback(normbench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["normbench", "train", "--norm", "bm", "--debug"])
-    with pytest.raises(cli.NormbenchError, match="unknown norm"):
-        cli.main()
+def test_debug_shows_the_traceback_and_changes_no_exit_code(normbench: Run) -> None:
+    code, _, err = normbench("train", "--norm", "bm", "--debug")
+    assert code == 2
+    assert err.startswith("Traceback")
+    assert err.splitlines()[-1].startswith("normbench: unknown norm 'bm'")
+
+
+def test_a_ctrl_c_before_training_is_one_line_and_130(normbench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compose, "compose", interrupted)
+    assert normbench("train") == (130, "", "normbench: interrupted\n")
+
+
+def test_a_reader_that_leaves_early_does_not_stop_the_training(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "normbench", "train", *TINY, "system.threads=1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, b"")
+    (status,) = tmp_path.glob("results/runs/*/status.json")
+    assert '"done"' in status.read_text()
+
+
+@pytest.mark.parametrize("folder", ["rüns", "r=s", "r s", "a,b", "${x}"])
+def test_a_path_may_have_any_character(normbench: Run, tmp_path: Path, folder: str) -> None:
+    assert normbench("train", *TINY, "--runs-dir", folder)[0] == 0
+    assert len(list((tmp_path / folder).iterdir())) == 1
+
+
+@pytest.mark.parametrize("folder", ["rüns", "r=s", "r s"])
+def test_so_may_one_in_an_override(normbench: Run, tmp_path: Path, folder: str) -> None:
+    assert normbench("train", *TINY, f"system.runs_dir={folder}")[0] == 0
+    assert len(list((tmp_path / folder).iterdir())) == 1
+
+
+def test_a_study_is_refused_before_its_first_run(normbench: Run, tmp_path: Path) -> None:
+    code, out, err = normbench("demo", "model.widths=[6,12]")
+    assert (code, out) == (2, "")
+    assert "num_groups=4 does not divide 6 channels" in err
+    assert not (tmp_path / "results").exists()
+    assert "given twice" in normbench("demo", "epochs=1", "epochs=2")[2]
 
 
 def test_norms_lists_every_norm_with_its_options(normbench: Run) -> None:
@@ -154,10 +200,10 @@ def test_norms_lists_every_norm_with_its_options(normbench: Run) -> None:
     assert code == 0
     assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == [
         "bn",
-        "none",
         "gn",
-        "ln",
         "in",
+        "ln",
+        "none",
     ]
     assert "norm.num_groups=4" in out
     assert "norm.affine=false" in out

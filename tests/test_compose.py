@@ -94,7 +94,6 @@ def refusal(*overrides: str, flags: dict[str, Any] | None = None) -> str:
         # what is not key=value, or not for us
         (["batch_size"], "cannot read 'batch_size': write key=value, as in batch_size=8 or norm=gn"),
         ([""], "cannot read '': "),
-        (["norm.eps=${"], "cannot read 'norm.eps=${': "),
         (["+x=1"], "'+x=1': keys are neither added nor deleted, only set: write key=value"),
         (["++seed=1"], "'++seed=1': keys are neither added nor deleted"),
         (["~seed"], "'~seed': keys are neither added nor deleted"),
@@ -340,7 +339,7 @@ FLAGS = st.fixed_dictionaries(
         "data.mean": st.lists(st.floats(-1e9, 1e9), min_size=3, max_size=3),
         "data.limit_train": st.none() | COUNT,
         "model.widths": st.lists(COUNT, min_size=1, max_size=40),
-        "system.runs_dir": st.text(st.characters(codec="utf-8", exclude_characters="$")),
+        "system.runs_dir": st.text(st.characters(codec="utf-8", exclude_characters="$"), min_size=1),
         "system.cache_dir": st.none() | st.text(st.characters(codec="utf-8", exclude_characters="$")),
     },
 )

@@ -13,7 +13,14 @@ import torch
 from normbench.errors import RunFailure
 from normbench.rundir import RunDir, open_run, read_status
 
-ENVIRONMENT = {"started": "now", "versions": {}, "hardware": {}, "git": {}}
+ENVIRONMENT = {
+    "started": "now",
+    "command": "normbench",
+    "concurrent_runs": 1,
+    "versions": {},
+    "hardware": {},
+    "git": {},
+}
 
 
 def row(epoch: int) -> dict[str, float]:
@@ -81,9 +88,40 @@ def test_a_checkpoint_loads_without_pickle(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path: Path) -> None:
     with open_run(tmp_path) as run:
-        (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
-        with pytest.raises(RunFailure, match=r"checkpoint\.pt' cannot be read .* --restart"):
+        run.save_checkpoint({"epoch": 1, "step": 2})
+        for content in (b"", b"not a checkpoint", (tmp_path / "checkpoint.pt").read_bytes()[:-100]):
+            (tmp_path / "checkpoint.pt").write_bytes(content)
+            with pytest.raises(RunFailure, match=r"checkpoint\.pt' is damaged: begin the run anew with --restart"):
+                run.load_checkpoint()
+
+
+def test_a_checkpoint_of_another_schema_is_refused(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        torch.save({"schema_version": 0, "epoch": 1, "step": 1}, tmp_path / "checkpoint.pt")
+        with pytest.raises(RunFailure, match="is of schema 0, this normbench writes 1"):
             run.load_checkpoint()
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"[]", b"\xff\xfe\x00"])
+def test_a_damaged_status_is_named_with_the_way_out(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "status.json").write_bytes(content)
+    with pytest.raises(RunFailure, match=r"status\.json' is damaged: begin the run anew with --restart"):
+        read_status(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"junk\n1\n", b"\xff\xfe\x00\n"])
+def test_rows_that_a_checkpoint_covers_and_that_are_gone_are_missed(tmp_path: Path, content: bytes | None) -> None:
+    with open_run(tmp_path) as run:
+        run.append_metrics(row(1))
+        run.save_checkpoint({"epoch": 1, "step": 10})
+        (tmp_path / "metrics.csv").unlink()
+        if content is not None:
+            (tmp_path / "metrics.csv").write_bytes(content)
+        with pytest.raises(RunFailure, match=r"metrics\.csv' is damaged"):
+            run.load_checkpoint()
+        run.finish("done")
+        with pytest.raises(RunFailure, match=r"metrics\.csv' is damaged"):
+            run.last_metrics()
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_and_no_debris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,13 +129,14 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_debris(tmp_path: Path, mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with open_run(tmp_path) as run:
+        run.append_metrics(row(1))
         run.save_checkpoint({"epoch": 1, "step": 10})
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", full)
             with pytest.raises(RunFailure, match="the disk is full"):
                 run.save_checkpoint({"epoch": 2, "step": 20})
         assert run.load_checkpoint()["epoch"] == 1
-    assert {path.name for path in tmp_path.iterdir()} == {".lock", "checkpoint.pt"}
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "checkpoint.pt", "metrics.csv"}
 
 
 def test_restart_forgets_the_run_before(tmp_path: Path) -> None:
@@ -114,6 +153,7 @@ def test_a_resumed_run_keeps_its_first_environment_and_lists_the_later_ones(tmp_
     with open_run(tmp_path) as run:
         run.begin("a: 1\n", ENVIRONMENT)
         started = run.status["started"]
+        run.append_metrics(row(1))
         run.save_checkpoint({"epoch": 1, "step": 10})
         run.begin("a: 1\n", ENVIRONMENT | {"started": "later"})
         assert run.status["started"] == started

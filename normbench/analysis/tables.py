@@ -41,20 +41,26 @@ def to_markdown(runs: pd.DataFrame) -> str:
 
 def caption(runs: pd.DataFrame) -> str:
     """What the figures rest on: data, epochs, runs, device, precision, versions, commit, and how to read them."""
-    shared = (runs["concurrent_runs"] > 1).any()
     seeds = runs["seed"].nunique()
-    time = (
-        "No times are compared: the runs shared the machine."
-        if shared
-        else "Time per epoch is the median over the epochs' training seconds, without evaluation."
-    )
     spread = "one seed each, so nothing is said of the spread over seeds" if seeds == 1 else f"{seeds} seeds"
+    done = runs[runs["status"] == "done"]
+    finished = f"{len(runs)} runs" if len(done) == len(runs) else f"{len(done)} of {len(runs)} runs finished"
+    time = _time_note(runs)
     return (
-        f"Data {_all(runs, 'data')}, {_all(runs, 'epochs')} epochs, final epoch; {len(runs)} runs, {spread}. "
+        f"Data {_all(runs, 'data')}, {_all(done, 'epochs')} epochs, final epoch; {finished}, {spread}. "
         f"The ± is the 95 % interval of a finite test set ({_all(runs, 'num_test')} images). {time} "
         f"{_all(runs, 'device')}, threads: {_all(runs, 'threads')}, {_all(runs, 'precision')}, "
         f"torch {_all(runs, 'torch')}, commit {_commit(runs)}."
     )
+
+
+def _time_note(runs: pd.DataFrame) -> str:
+    """How the times are to be read; those of runs that shared the machine are not there to be read."""
+    shared = runs["concurrent_runs"] > 1
+    if shared.all():
+        return "No times are compared: the runs shared the machine."
+    note = "Time per epoch is the median over the epochs' training seconds, without evaluation"
+    return f"{note}; runs that shared the machine are left out of it." if shared.any() else f"{note}."
 
 
 def interval_of_test_set(accuracy: float, num_test: int) -> float:
@@ -73,7 +79,7 @@ def _row(group: pd.DataFrame) -> dict[str, object]:
         "lr": group["lr"].iloc[0],
         "n": len(done),
         "test_accuracy": accuracy,
-        "interval": interval_of_test_set(accuracy, int(done["num_test"].sum())) if len(done) else math.nan,
+        "interval": interval_of_test_set(accuracy, int(done["num_test"].iloc[0])) if len(done) else math.nan,
         "seconds": alone["median_train_seconds"].median(),
         "status": ", ".join(f"{count} {state}" for state, count in ended.items()),
     }

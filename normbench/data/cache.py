@@ -28,18 +28,19 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 def default_cache_dir() -> Path:
     """`$NORMBENCH_CACHE`, else `normbench` under `$XDG_CACHE_HOME` or `~/.cache`."""
     if named := os.environ.get("NORMBENCH_CACHE"):
-        return Path(named)
+        return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "normbench"
 
 
 def load(source: Source, home: DataHome) -> Dataset:
     """The decoded data set, from the cache where that holds it undamaged, else decoded now and kept."""
     folder = cache_folder(source, home)
-    with disk_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not is_intact(folder):
-            _store(source, folder)
+    if not is_intact(folder):
+        with disk_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):
+                if not is_intact(folder):  # another process may have decoded it meanwhile
+                    _store(source, folder)
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in ARRAYS}
     return Dataset(
         source.name,
@@ -106,9 +107,9 @@ def _imported(home: DataHome) -> dict[str, dict[str, str]]:
     path = home.cache_dir / "imported.json"
     try:
         entries: dict[str, dict[str, str]] = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError:
+        return {name: {"root": entry["root"], "folder": entry["folder"]} for name, entry in entries.items()}
+    except (ValueError, AttributeError, TypeError, KeyError):
         raise NormbenchError(f"'{path}' is damaged: remove it and import again") from None
-    return entries
 
 
 def _store(source: Source, folder: Path) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normbench.data.download import MirrorsFailed, fetch, md5_of
-from normbench.data.source import DataHome, Source, Split, sources
+from normbench.data.source import DataHome, Root, Source, Split, sources
 from normbench.errors import NormbenchError, RunFailure
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -52,7 +52,7 @@ TEST_SUMS = (1_290_492_328, 1_266_775_083, 1_176_108_223)
 
 
 @sources.register("cifar10", title="CIFAR-10 (official)")
-def cifar10(home: DataHome, *, root: str | None = None) -> Source:
+def cifar10(home: DataHome, *, root: Root = None) -> Source:
     """The 60,000 images of CIFAR-10 as published, from the folder or archive `root` or else fetched.
 
     `root` is a folder as torchvision leaves it, the folder of batches itself or an archive, in the Python or the
@@ -63,7 +63,7 @@ def cifar10(home: DataHome, *, root: str | None = None) -> Source:
     if root is not None and given is None:
         allowed = f"{FOLDER}, {ARCHIVE}, {BINARY_FOLDER} or {BINARY_ARCHIVE}"
         state = "no complete CIFAR-10 there" if Path(root).expanduser().exists() else "no such file or folder"
-        raise NormbenchError(f"data root '{root}': {state}; must be, or hold, {allowed}")
+        raise NormbenchError(f"data.root '{root}': {state}; must be, or hold, {allowed}")
 
     def decode() -> tuple[Split, Split]:
         return _read(given or _downloaded(home))

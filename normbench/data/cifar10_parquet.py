@@ -10,7 +10,7 @@ import numpy as np
 from normbench.data.cache import recall
 from normbench.data.cifar10 import CLASSES
 from normbench.data.images import content_hash, decode_images
-from normbench.data.source import DataHome, Source, Split, sources
+from normbench.data.source import DataHome, Root, Source, Split, sources
 from normbench.errors import NormbenchError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ JPEG = b"\xff\xd8\xff"
 
 
 @sources.register("cifar10_parquet", title="CIFAR-10 (parquet)")
-def cifar10_parquet(home: DataHome, *, root: str | None = None) -> Source:
+def cifar10_parquet(home: DataHome, *, root: Root = None) -> Source:
     """CIFAR-10 from a folder of parquet files; JPEG bytes are a lossy copy and are named cifar10-jpeg.
 
     Raises NormbenchError for a missing folder or file, other columns, another number of rows, labels outside 0 to 9,

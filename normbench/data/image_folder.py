@@ -9,14 +9,14 @@ from PIL import Image
 
 from normbench.data.cache import recall
 from normbench.data.images import content_hash, decode_images
-from normbench.data.source import DataHome, Source, Split, sources
+from normbench.data.source import DataHome, Root, Source, Split, sources
 from normbench.errors import NormbenchError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @sources.register("image_folder", title="Image folder")
-def image_folder(home: DataHome, *, root: str | None = None) -> Source:
+def image_folder(home: DataHome, *, root: Root = None) -> Source:
     """Images in train/CLASS/ and test/CLASS/ (PNG or JPEG, all of one size); the data name is folder-NAME.
 
     Raises NormbenchError for a missing folder, classes that differ between the two sides, a damaged image, or images of
@@ -25,6 +25,8 @@ def image_folder(home: DataHome, *, root: str | None = None) -> Source:
     if root is None:
         return recall("image_folder", home)
     folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise NormbenchError(f"data.root: there is no folder '{root}'")
     classes = _classes(folder / "train")
     if (test_classes := _classes(folder / "test")) != classes:
         odd = ", ".join(sorted(set(classes) ^ set(test_classes)))
@@ -59,18 +61,22 @@ def _classes(folder: Path) -> tuple[str, ...]:
 def _files(folder: Path, classes: tuple[str, ...]) -> list[Path]:
     files: list[Path] = []
     for name in classes:
-        found = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in SUFFIXES)
+        found = sorted(path for path in (folder / name).iterdir() if _is_image(path))
         if not found:
             raise NormbenchError(f"'{folder / name}' holds no image ({', '.join(SUFFIXES)})")
         files += found
     return files
 
 
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
 def _image_shape(path: Path) -> tuple[int, int, int]:
     try:
         with Image.open(path) as image:
             return (3, image.height, image.width)
-    except OSError:
+    except (OSError, Image.DecompressionBombError):
         raise NormbenchError(f"'{path}' is damaged: it cannot be decoded as an image") from None
 
 

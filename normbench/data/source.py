@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from normbench.registry import Registry
+
+Root = Annotated[str, Field(min_length=1)] | None  # the folder a source reads, as its option
 
 
 @dataclass(frozen=True)

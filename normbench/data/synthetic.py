@@ -42,8 +42,8 @@ Pattern = Callable[[Floats, Floats], Floats]
 def synthetic(
     home: DataHome,
     *,
-    num_train: Annotated[int, Field(ge=10)] = 10_000,
-    num_test: Annotated[int, Field(ge=10)] = 2_000,
+    num_train: Annotated[int, Field(ge=10, le=10_000_000)] = 10_000,
+    num_test: Annotated[int, Field(ge=10, le=10_000_000)] = 2_000,
     seed: Annotated[int, Field(ge=0)] = 0,
 ) -> Source:
     """Generated 32x32 images of ten classes, five shapes in two textures; nothing is downloaded.

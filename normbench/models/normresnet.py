@@ -11,7 +11,7 @@ from torch import nn
 from normbench.models.layers import Layers
 from normbench.models.registry import models
 
-Widths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)]
+Widths = Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(strict=False, min_length=1, max_length=64)]
 
 
 @models.register("normresnet", title="NormResNet")

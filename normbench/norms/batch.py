@@ -23,7 +23,8 @@ def bn(
     y = (x - mean) / sqrt(var + eps) * gamma + beta, x of shape (n, c, h, w), mean and var of shape (c,) over the axes
     (n, h, w), var biased; gamma and beta of shape (c,) are learned when `affine`. Evaluation uses running averages:
     running = (1 - momentum) * running + momentum * batch, the variance in its unbiased form, or a plain average over
-    all batches when momentum is None; without `track_running_stats` it uses the test batch's own statistics.
+    all batches when momentum is None; without `track_running_stats` it uses the test batch's own statistics, over 250
+    images at a time in the order of the data set.
     """
 
     def refuse(shape: Shape) -> str | None:

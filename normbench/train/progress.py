@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from tqdm import tqdm
 from normbench.train.engine import StepLog, Trainer
 
 REFRESH_SECONDS = 0.5
+BAR = "{desc} {bar:8} {n_fmt}/{total_fmt} {remaining} left{postfix}"  # fits in 80 columns
 
 
 class Progress:
@@ -22,9 +25,15 @@ class Progress:
         self.silent = mode == "none"
 
     def say(self, line: str) -> None:
-        """One plain line on standard output."""
-        if not self.silent:
+        """One plain line on standard output; training goes on when nobody reads it any more."""
+        if self.silent:
+            return
+        try:
             tqdm.write(line)
+            sys.stdout.flush()
+        except OSError:
+            self.silent = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has somewhere to go
 
     @contextmanager
     def epoch(self, trainer: Trainer) -> Iterator[Callable[[StepLog | None], None]]:
@@ -36,7 +45,8 @@ class Progress:
         total = trainer.steps_in_epoch
         images_per_step = trainer.batch_size * trainer.accumulate
         read_often = trainer.runtime.device.type == "cpu"
-        with tqdm(desc=title, total=total, initial=trainer.steps_into_epoch, disable=self.no_bar, leave=False) as bar:
+        options: dict[str, Any] = {"disable": self.no_bar, "leave": False, "dynamic_ncols": True, "bar_format": BAR}
+        with tqdm(desc=title, total=total, initial=trainer.steps_into_epoch, **options) as bar:
             last_read = 0.0
 
             def on_step(log: StepLog | None) -> None:
@@ -63,4 +73,4 @@ class Progress:
 
 def _show(bar: tqdm[NoReturn], loss: float, accuracy: float, images_per_step: int) -> None:
     rate = (bar.format_dict["rate"] or 0.0) * images_per_step
-    bar.set_postfix({"loss": f"{loss:.3f}", "accuracy": f"{accuracy:.3f}", "images/s": f"{rate:.0f}"}, refresh=False)
+    bar.set_postfix_str(f"loss {loss:.3f}, acc {accuracy:.3f}, {rate:.0f} images/s", refresh=False)

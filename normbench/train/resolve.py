@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from normbench.atomic import disk_errors
 from normbench.config import Choice, RunConfig
 from normbench.data import DataHome, Source, sources
 from normbench.data.cache import default_cache_dir
@@ -41,8 +42,8 @@ def resolve(config: RunConfig) -> tuple[RunConfig, Source]:
         }
     )
     _check_optimizer(config)
-    num_train = config.data.limit_train or source.num_train
-    check_supported(config, source, num_train - round(num_train * config.data.val_fraction))
+    check_supported(config, source, _count_train(config, source))
+    _check_runs_dir(Path(config.system.runs_dir).expanduser())
     return config, source
 
 
@@ -54,6 +55,31 @@ def check_supported(config: RunConfig, source: Source, num_train: int) -> None:
         if reason := unsupported(spec, build, (batch_size, *source.image_shape)):
             what = f"norm {config.norm.name} cannot train {config.model.name} at batch {batch_size}"
             raise NormbenchError(f"{what}: {reason}")
+
+
+def _count_train(config: RunConfig, source: Source) -> int:
+    """How many images will train, to within the rounding by class. Raises NormbenchError where there are too few."""
+    data = config.data
+    for side, limit, there in (
+        ("train", data.limit_train, source.num_train),
+        ("test", data.limit_test, source.num_test),
+    ):
+        if limit is not None and limit > there:
+            raise NormbenchError(f"data.limit_{side}={limit}: there are {there} {side} images")
+    num_train = data.limit_train or source.num_train
+    num_val = round(num_train * data.val_fraction)
+    if data.val_fraction > 0 and num_val == 0:
+        raise NormbenchError(
+            f"data.val_fraction={data.val_fraction} leaves {num_train} images to train and 0 to validate"
+        )
+    return num_train - num_val
+
+
+def _check_runs_dir(path: Path) -> None:
+    """Raises NormbenchError where no run directory can be, before the data are decoded for it."""
+    with disk_errors(path):
+        if path.exists() and not path.is_dir():
+            raise NormbenchError(f"system.runs_dir: '{path}' is not a folder")
 
 
 def data_home(config: RunConfig) -> DataHome:

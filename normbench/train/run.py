@@ -20,7 +20,16 @@ from normbench.errors import NormbenchError
 from normbench.models import Layers, models
 from normbench.norms import norms
 from normbench.rundir import STEP_COLUMNS, RunDir, open_run
-from normbench.train.engine import Diverged, EpochResult, StepLog, Stopped, Trainer, compile_seconds, evaluate
+from normbench.train.engine import (
+    Diverged,
+    EpochResult,
+    StepLog,
+    Stopped,
+    Trainer,
+    check_finite,
+    compile_seconds,
+    evaluate,
+)
 from normbench.train.optim import optimizers, parameter_groups, scaled_lr, schedule
 from normbench.train.progress import Progress
 from normbench.train.resolve import check_supported, data_home, resolve
@@ -48,15 +57,16 @@ def execute(config: RunConfig, *, restart: bool = False) -> Outcome:
     process is training the same run. Whatever else goes wrong is recorded as `failed` and raised.
     """
     config, source = resolve(config)
-    path = Path(config.system.runs_dir) / config.run_id
-    if restart or not RunDir(path).is_over:
-        dataset = limit(load(source, data_home(config)), config.data.limit_train, config.data.limit_test, config.seed)
-        splits = _splits(dataset, config)
-        check_supported(config, source, len(splits["train"]))
-        with open_run(path, restart=restart) as run:
-            if not run.is_over:
-                _train(run, config, source, splits)
-    return _outcome(RunDir(path))
+    path = Path(config.system.runs_dir).expanduser() / config.run_id
+    if not restart and RunDir(path).is_over:
+        return _outcome(RunDir(path))
+    dataset = limit(load(source, data_home(config)), config.data.limit_train, config.data.limit_test, config.seed)
+    splits = _splits(dataset, config)
+    check_supported(config, source, len(splits["train"]))
+    with open_run(path, restart=restart) as run:
+        if not run.is_over:  # another process may have finished it meanwhile
+            _train(run, config, source, splits)
+        return _outcome(run)
 
 
 def _splits(dataset: Dataset, config: RunConfig) -> Splits:
@@ -67,32 +77,35 @@ def _splits(dataset: Dataset, config: RunConfig) -> Splits:
 
 
 def _train(run: RunDir, config: RunConfig, source: Source, splits: Splits) -> None:
+    """Trains and records how it ended, whatever happens."""
     where = config.runtime
-    with (
-        open_runtime(
-            where.device, where.precision, where.channels_last, where.compile, config.system.threads
-        ) as runtime,
-        stop_signals() as should_stop,
-    ):
+    settings = (where.device, where.precision, where.channels_last, where.compile, config.system.threads)
+    with open_runtime(*settings) as runtime, stop_signals() as should_stop:
         run.begin(config.to_yaml(), _environment(config, source))
-        trainer: Trainer | None = None
         try:
             trainer = _build_trainer(config, splits["train"], len(source.classes), runtime)
-            _train_epochs(run, trainer, config, splits, should_stop)
-            run.finish("done")
-        except Stopped:
-            assert trainer is not None
-            run.save_checkpoint(trainer.state_dict())
-            run.finish("interrupted", f"stopped after step {trainer.step} of {trainer.num_steps}")
-        except Diverged as error:
-            run.finish("diverged", str(error))
+            run.finish(*_train_to_an_end(run, trainer, config, splits, should_stop))
         except KeyboardInterrupt:
-            run.finish("interrupted", "stopped at once: it goes on from the last epoch")
+            run.finish("interrupted", "stopped at once: it goes on from the last checkpoint")
             raise
         except Exception as error:
             with suppress(NormbenchError, OSError):
                 run.finish("failed", f"{type(error).__name__}: {error}".splitlines()[0])
             raise
+
+
+def _train_to_an_end(
+    run: RunDir, trainer: Trainer, config: RunConfig, splits: Splits, should_stop: StopAsked
+) -> tuple[str, str | None]:
+    """The state and reason in which training ends, the checkpoint saved."""
+    try:
+        _train_epochs(run, trainer, config, splits, should_stop)
+    except Stopped:
+        run.save_checkpoint(trainer.state_dict())
+        return "interrupted", f"stopped after step {trainer.step} of {trainer.num_steps}"
+    except Diverged as error:
+        return "diverged", str(error)
+    return "done", None
 
 
 def _build_trainer(config: RunConfig, split: Split, num_classes: int, runtime: Runtime) -> Trainer:
@@ -169,6 +182,7 @@ def _metrics_row(
     start = trainer.runtime.now()
     for name, loader in evaluated.items():
         row[f"{name}_loss"], row[f"{name}_accuracy"] = evaluate(trainer.model, loader, trainer.runtime)
+        check_finite(row[f"{name}_loss"], f"the {name} loss after epoch {trainer.epoch}")
     return row | {
         "train_seconds": result.seconds,
         "eval_seconds": trainer.runtime.now() - start,

@@ -5,6 +5,7 @@ What was asked for and is missing is an error here, before any work: nothing fal
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 import resource
 import shutil
@@ -51,7 +52,7 @@ class Runtime:
         return time.perf_counter()
 
     def peak_memory_mib(self) -> float:
-        """Peak memory in MiB: allocated on a GPU; on a CPU the resident memory of the whole process so far."""
+        """Peak memory in MiB: on cuda allocated in this run, elsewhere resident in the whole process so far."""
         if self.device.type == "cuda":
             return float(torch.cuda.max_memory_allocated()) / 2**20
         unit = 1 if sys.platform == "darwin" else 1024
@@ -63,14 +64,17 @@ def open_runtime(
     device: str, precision: str, channels_last: bool, compile_model: bool, threads: int | None
 ) -> Iterator[Runtime]:
     """A Runtime, with torch's global settings as it needs them; they are put back at the end."""
-    threads_before, tf32_before = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    threads_before = torch.get_num_threads()
+    tf32_before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.set_num_threads(threads or threads_before)
-    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in convolutions too
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 means fp32
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     try:
         yield Runtime(torch.device(device), precision, channels_last, compile_model)
     finally:
         torch.set_num_threads(threads_before)
-        torch.backends.cudnn.allow_tf32 = tf32_before
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32_before
 
 
 def resolve_device(name: str) -> str:
@@ -95,9 +99,11 @@ def resolve_precision(name: str, device: str) -> str:
 
 
 def check_compiler(compile_model: bool, device: str) -> None:
-    """Raises NormbenchError where torch.compile was asked for and cannot work for want of a C++ compiler."""
+    """Raises NormbenchError where torch.compile was asked for and what it compiles with is missing."""
     if compile_model and device == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
         raise NormbenchError("runtime.compile=true needs a C++ compiler (g++ or clang++) on a cpu, and none was found")
+    if compile_model and device == "cuda" and importlib.util.find_spec("triton") is None:
+        raise NormbenchError("runtime.compile=true needs the package triton on cuda, and it is not installed")
 
 
 def has_native_bf16(device: str) -> bool:

@@ -86,6 +86,11 @@ def test_batch_size_and_learning_rate_are_columns_only_where_they_vary() -> None
     assert "batch size" in to_markdown(table(run("bn", 0.8, 10.0), run("bn", 0.8, 10.0, batch_size=1)))
 
 
+def test_more_seeds_do_not_shrink_what_one_test_set_leaves_open() -> None:
+    one, three = (table(*(run("bn", 0.8, 10.0, seed=seed) for seed in range(count))) for count in (1, 3))
+    assert comparison(one)["interval"].tolist() == comparison(three)["interval"].tolist()
+
+
 def test_a_commit_with_changes_is_marked() -> None:
     assert "commit 0123456789ab+." in to_markdown(table(run("bn", 0.8, 10.0, dirty=True)))
     assert "commit of an installed package." in to_markdown(table(run("bn", 0.8, 10.0, commit=None, dirty=None)))

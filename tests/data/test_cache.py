@@ -229,7 +229,7 @@ def test_a_damaged_cache_whose_folder_is_gone_is_refused_by_the_folder_s_name(fo
     source = imported(folder, home)
     flip_a_byte(cache.cache_folder(source, home))
     shutil.rmtree(folder)
-    with pytest.raises(NormbenchError, match=f"there is no folder '{folder}/train'"):
+    with pytest.raises(NormbenchError, match=f"there is no folder '{folder}'"):
         sources.build("image_folder", home)
 
 

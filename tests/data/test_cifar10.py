@@ -190,7 +190,7 @@ def test_a_root_without_cifar10_is_refused_when_the_source_is_built(
     if content:
         root.mkdir()
         (root / content).write_text("nothing here")
-    with pytest.raises(NormbenchError, match=rf"data root '.*root': {state}; must be, or hold, cifar-10-batc") as error:
+    with pytest.raises(NormbenchError, match=rf"data.root '.*root': {state}; must be, or hold, cifar-10-batc") as error:
         from_root(home, root)
     assert error.value.exit_code == 2
 

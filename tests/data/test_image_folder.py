@@ -88,7 +88,7 @@ def test_the_content_follows_the_bytes_and_their_places_not_the_folder_s_place(r
 def test_a_missing_folder_is_named(root: Path) -> None:
     shutil.rmtree(root / "test")
     assert refusal(root).startswith(f"data.root: there is no folder '{root}/test'; expected train/CLASS/*.png")
-    assert f"'{root}/nowhere/train'" in refusal(root / "nowhere")
+    assert f"'{root}/nowhere'" in refusal(root / "nowhere")
 
 
 def test_classes_that_only_one_side_has_are_named(root: Path) -> None:

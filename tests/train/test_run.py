@@ -270,6 +270,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(tmp_path: Path) -> N
     assert tiny(tmp_path, "norm=none", "optim.lr=1e30", "train.log_every=1") == outcome
 
 
+@pytest.mark.parametrize("norm", ["none", "bn"])
+def test_so_does_a_last_step_after_which_the_test_loss_is_not_finite(tmp_path: Path, norm: str) -> None:
+    outcome = tiny(tmp_path, f"norm={norm}", "optim=sgd", "optim.lr=1e38", "train.max_steps=1")
+    assert outcome.state == "diverged"
+    assert outcome.reason == "the test loss after epoch 1 is nan"
+
+
 def test_an_error_while_training_is_recorded_and_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> torch.Tensor:
         raise RuntimeError("out of memory\nand more")
@@ -322,12 +329,12 @@ def test_max_steps_ends_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
         (["norm=in", "model.widths=[4,4,4,4,4,4]"], "a 1x1 map"),
         (["batch_size=1", "model.widths=[4,4,4,4,4,4]"], "a batch of 1 on a 1x1 map"),
         (["batch_size=33", "model.widths=[4,4,4,4,4,4]"], "at batch 1: one value per channel"),  # 100 = 3 * 33 + 1
-        (["data.limit_train=1000"], "data.limit_train=1000 takes 100 images of each class"),
-        (["data.val_fraction=0.01"], "leaves 100 images to train and 0 to validate"),
+        (["data.limit_train=1000"], "data.limit_train=1000: there are 100 train images"),
+        (["data.val_fraction=0.001"], "leaves 100 images to train and 0 to validate"),
         (["optim=sgd", "optim.momentum=0.0"], "optim.nesterov: needs optim.momentum > 0"),
         (["optim.schedule=one_cycle", "optim.warmup_fraction=0.1"], "one_cycle has a warm-up of its own"),
         (["data=cifar10_parquet"], "needs data.root=PATH"),
-        (["data=image_folder", "data.root=nowhere"], "no folder 'nowhere/train'"),
+        (["data=image_folder", "data.root=nowhere"], "there is no folder 'nowhere'"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(
