@@ -17,9 +17,10 @@ app = typer.Typer(
     help="Compare normalization layers by measuring.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # importing rich takes longer than all the rest of --help
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Fetch, import and check data.", no_args_is_help=True)
+data_app = typer.Typer(help="Fetch, import and check data.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
 EXIT_CODES = {"done": 0, "failed": 1, "diverged": 3, "interrupted": 130}

@@ -282,7 +282,7 @@ sys.argv = ["normbench", "--help"]
 try:
     main()
 except SystemExit:
-    print(sorted({"torch", "pandas", "matplotlib", "hydra", "numpy"} & set(sys.modules)))
+    print(sorted({"torch", "pandas", "matplotlib", "hydra", "numpy", "pydantic", "rich"} & set(sys.modules)))
 """
 
 
