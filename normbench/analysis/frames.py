@@ -69,7 +69,7 @@ def _run_row(
         "device": environment["hardware"]["device_name"],
         "threads": environment["hardware"]["threads"],
         "precision": config["runtime"]["precision"],
-        "concurrent_runs": max(one["concurrent_runs"] for one in (environment, *environment["resumed"])),
+        "concurrent_runs": max(one.get("concurrent_runs", 1) for one in (environment, *environment["resumed"])),
         "torch": environment["versions"]["torch"],
         "commit": environment["git"]["commit"],
         "dirty": environment["git"]["dirty"],
