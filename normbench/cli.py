@@ -23,7 +23,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Fetch, import and check data.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
-EXIT_CODES = {"done": 0, "failed": 1, "diverged": 3, "interrupted": 130}
+EXIT_CODES = {"done": 0, "diverged": 3, "interrupted": 130}  # of an outcome; what fails raises
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Any setting of configs/ as key=value: norm.num_groups=32 optim.lr=3e-4")

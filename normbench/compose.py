@@ -92,9 +92,10 @@ def _merge(assignments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    choices = {key: value for key, value in assignments.items() if key in groups(folder)}
+    allowed = groups(folder)
+    choices = {key: value for key, value in assignments.items() if key in allowed}
     for group, choice in choices.items():
-        _check_choice(group, choice, groups(folder)[group])
+        _check_choice(group, choice, allowed[group])
     values = copy.deepcopy(_composed(tuple(sorted(choices.items())), folder))
     for key in assignments.keys() - choices.keys():
         _assign(values, key, assignments[key])

@@ -17,7 +17,8 @@ def examine() -> list[tuple[str, str]]:
     """What there is, as (name, finding)."""
     device = resolve_device("auto")
     hardware = environment.hardware(device)
-    home = data_home(compose())
+    config = compose()
+    home = data_home(config)
     return [
         *environment.versions().items(),
         ("torchvision works", _torchvision()),
@@ -25,7 +26,7 @@ def examine() -> list[tuple[str, str]]:
         ("cores", f"{hardware['cores']}, torch uses {hardware['threads']} threads"),
         ("precision", "fp32, bf16" if has_native_bf16(device) else f"fp32 (this {device} has no native bf16)"),
         ("commit", _commit()),
-        ("runs", str(Path(compose().system.runs_dir))),
+        ("runs", config.system.runs_dir),
         ("cache", str(home.cache_dir)),
         *((f"data={entry.name}", _data(entry.name, home)) for entry in sources),
     ]

@@ -56,10 +56,14 @@ def command() -> str:
 
 def cpu_name() -> str:
     """The processor's own name for itself, as far as the system tells."""
+    return cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def cpu_info(field: str) -> str:
+    """What /proc/cpuinfo says of the first core under `field`; empty where it says nothing or there is no such file."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    lines = (line.partition(":") for line in (info.read_text().splitlines() if info.exists() else []))
+    return next((value.strip() for name, _, value in lines if name.strip() == field), "")
 
 
 def _version(package: str) -> str | None:

@@ -37,7 +37,7 @@ def unknown(noun: str, given: str, allowed: Iterable[str]) -> NormbenchError:
 def invalid(prefix: str, error: ValidationError) -> NormbenchError:
     """The first complaint of a pydantic validation as one line, with the key written as it is on the command line."""
     first = error.errors(include_url=False)[0]
-    key = ".".join([prefix, *(str(part) for part in first["loc"])] if prefix else [str(p) for p in first["loc"]])
+    key = ".".join(filter(None, [prefix, *map(str, first["loc"])]))
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").partition(" after validation")[0]
     given = "" if first["type"] in ("missing", "extra_forbidden") else f", not {first['input']!r}"
     return NormbenchError(f"{key}: {message}{given}")

@@ -127,9 +127,8 @@ class RunDir:
         if expected is not None and len(rows) != expected:
             raise _damaged(path)
         if rows:
-            write_text(
-                path, "".join(f"{line}\n" for line in (_line(list(rows[0])), *(_line(r.values()) for r in rows)))
-            )
+            lines = [_line(rows[0].keys()), *(_line(row.values()) for row in rows)]
+            write_text(path, "\n".join([*lines, ""]))
         else:
             path.unlink(missing_ok=True)
 

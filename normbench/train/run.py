@@ -42,7 +42,7 @@ Splits = dict[str, Split]  # train, then what is evaluated every epoch: val if t
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run stands: its directory, state (done, diverged, failed, interrupted), reason, and last epoch's row."""
+    """How a run stands: its directory, state (done, diverged, interrupted), reason, and last epoch's row."""
 
     path: Path
     state: str

@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
+from normbench.environment import cpu_info
 from normbench.errors import NormbenchError
 
 
@@ -114,12 +114,5 @@ def has_native_bf16(device: str) -> bool:
         return True
     if platform.machine() == "arm64":  # a Mac's processor; torch does not say
         return False
-    flags = _cpu_flags()
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
-
-
-def _cpu_flags() -> set[str]:
-    """What /proc/cpuinfo lists; empty where there is none."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.partition(":")[2].split()}
+    flags = f"{cpu_info('flags')} {cpu_info('Features')}".split()  # x86 calls them flags, Arm Features
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)

@@ -73,7 +73,7 @@ def test_auto_precision_is_bf16_where_that_is_native_and_asking_for_it_elsewhere
     [("fpu avx2 avx512f", False), ("fpu avx512_bf16", True), ("amx_bf16 amx_tile", True), ("fp asimd bf16", True)],
 )
 def test_a_processor_has_bf16_where_its_flags_say_so(flags: str, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "_cpu_flags", lambda: set(flags.split()))
+    monkeypatch.setattr(runtime, "cpu_info", lambda field: flags if field == "flags" else "")
     monkeypatch.setattr(runtime.platform, "machine", lambda: "x86_64")
     assert has_native_bf16("cpu") is native
 
