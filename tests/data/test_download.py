@@ -22,7 +22,7 @@ from urllib.request import Request
 
 import pytest
 
-from normbench.data import download
+from normbench.data import mirror
 from normbench.data.download import MirrorsFailed, fetch
 from normbench.errors import NormbenchError, RunFailure
 
@@ -137,7 +137,7 @@ def mirrors() -> Iterator[Mirrors]:
 
 @pytest.fixture(autouse=True)
 def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(mirror, "PAUSE_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def test_a_connection_broken_off_is_resumed_at_the_same_mirror(mirrors: Mirrors,
 def test_the_attempts_at_a_mirror_that_breaks_off_are_bounded(
     mirrors: Mirrors, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "NUM_ATTEMPTS", 2)
+    monkeypatch.setattr(mirror, "NUM_ATTEMPTS", 2)
     get(mirrors.add(broken=breaks_off, good=good), target)
     assert mirrors.requests == [("broken", None), ("broken", "bytes=100000-"), ("good", "bytes=200000-")]
     assert_complete(target)
@@ -348,15 +348,15 @@ def test_a_redirect_is_followed_with_its_range(mirrors: Mirrors, target: Path) -
 
 @pytest.mark.parametrize(("old", "new"), [("https", "https"), ("http", "https"), ("http", "http")])
 def test_redirects_that_keep_or_gain_encryption_are_followed(old: str, new: str) -> None:
-    follow = download._NoDowngrade().redirect_request
+    follow = mirror._NoDowngrade().redirect_request
     request = follow(Request(f"{old}://a/file"), io.BytesIO(), 302, "Found", Message(), f"{new}://b/file")
     assert request is not None
     assert request.full_url == f"{new}://b/file"
 
 
 def test_a_redirect_from_https_to_http_is_refused() -> None:
-    follow = download._NoDowngrade().redirect_request
-    with pytest.raises(download._Left, match="redirects from https to http://b/file"):
+    follow = mirror._NoDowngrade().redirect_request
+    with pytest.raises(mirror.Left, match="redirects from https to http://b/file"):
         follow(Request("https://a/file"), io.BytesIO(), 302, "Found", Message(), "http://b/file")
 
 
