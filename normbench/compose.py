@@ -1,13 +1,12 @@
-"""From YAML files and `key=value` to a RunConfig: the only file that knows Hydra.
+"""From YAML files and settings to a RunConfig.
 
-Hydra composes the chosen files of each group; single values are then set here, because its own errors are long and
-advise what is refused below (`+key`), and because it accepts a key given twice, ranges that are empty, and wrong types.
+Hydra composes the chosen files of each group, once per distinct choice; single values are then set here, because its
+own errors are long and give bad advice, and because it takes wrong types.
 """
 
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -16,6 +15,7 @@ from typing import Any
 
 from normbench.config import RunConfig, validate
 from normbench.errors import NormbenchError, unknown
+from normbench.grammar import parse_assignments
 
 
 def compose(overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> RunConfig:
@@ -23,23 +23,12 @@ def compose(overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = Non
 
     Raises NormbenchError for anything unknown, mistyped, out of range, given twice, or not a single value.
     """
-    return validate(_merge(parse_assignments(overrides, flags), config_dir()))
+    return from_settings(parse_assignments(overrides, flags))
 
 
-def parse_assignments(overrides: Sequence[str], flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Keys and values of `overrides`, after those of `flags`. Raises NormbenchError for a key given twice."""
-    assignments = {key: _literal(value) for key, value in (flags or {}).items()}
-    for text in overrides:
-        key, value = parse_assignment(text)
-        if key in assignments:
-            raise NormbenchError(f"'{key}' is given twice: as {assignments[key]!r} and in '{text}'")
-        assignments[key] = value
-    return assignments
-
-
-def _literal(value: Any) -> Any:
-    """A flag's value, in which ${...} is text and no interpolation."""
-    return value.replace("${", "\\${") if isinstance(value, str) else value
+def from_settings(settings: Mapping[str, Any]) -> RunConfig:
+    """The configuration with these keys set: `compose` for what has been parsed before."""
+    return validate(_merge(settings, config_dir()))
 
 
 def config_dir() -> Path:
@@ -50,42 +39,13 @@ def config_dir() -> Path:
 
 def groups(folder: Path | None = None) -> dict[str, list[str]]:
     """The choices of each config group: {"norm": ["bn", "gn", ...], ...}."""
-    parents = [path for path in sorted((folder or config_dir()).iterdir()) if path.is_dir() and path.name != "sweep"]
+    return dict(_groups(folder or config_dir()))
+
+
+@lru_cache(maxsize=8)
+def _groups(folder: Path) -> dict[str, list[str]]:
+    parents = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name != "sweep"]
     return {p.name: sorted(f.stem for f in p.glob("*.yaml") if not f.stem.startswith("_")) for p in parents}
-
-
-def parse_assignment(text: str) -> tuple[str, Any]:
-    """The key and the one value of `key=value` in Hydra's grammar; refuses what has no place in a single run."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        override = OverridesParser.create().parse_override(text)
-    except HydraException:
-        # Hydra's grammar has no umlauts and takes no second '=' in a path; what it cannot read is a plain string.
-        if plain := re.fullmatch(r"([A-Za-z_][\w.]*)=(.+)", text):
-            return plain[1], _literal(plain[2])
-        raise NormbenchError(f"cannot read '{text}': write key=value, as in batch_size=8 or norm=gn") from None
-    key = override.key_or_group
-    if override.is_add() or override.is_force_add() or override.is_delete():
-        raise NormbenchError(f"'{text}': keys are neither added nor deleted, only set: write key=value")
-    if key.split(".")[0].split("/")[0] == "hydra" or override.package:
-        raise NormbenchError(f"'{text}': Hydra's own settings and packages have no effect here")
-    if override.is_sweep_override():
-        raise NormbenchError(f"'{text}' is several values for one run: use sweep for that")
-    return key, _plain(override.value())
-
-
-def _plain(value: Any) -> Any:
-    from hydra.core.override_parser.types import QuotedString
-
-    if isinstance(value, QuotedString):
-        return value.text
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    return value
 
 
 def _merge(assignments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -99,6 +59,8 @@ def _merge(assignments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     values = copy.deepcopy(_composed(tuple(sorted(choices.items())), folder))
     for key in assignments.keys() - choices.keys():
         _assign(values, key, assignments[key])
+    if "${" not in str(values):
+        return values
     try:
         resolved: Any = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
     except OmegaConfBaseException as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -126,6 +127,15 @@ class RunConfig(Section):
     def run_id(self) -> str:
         """`<model>-<norm>-b<batch>-s<seed>-<fingerprint>`, the name of the run's directory."""
         return f"{self.model.name}-{self.norm.name}-b{self.batch_size}-s{self.seed}-{self.fingerprint}"
+
+    @property
+    def run_path(self) -> Path:
+        """The run's directory."""
+        return Path(self.system.runs_dir).expanduser() / self.run_id
+
+    def with_system(self, **values: Any) -> RunConfig:
+        """The same run with other values in `system`, checked."""
+        return self.model_copy(update={"system": SystemConfig(**{**self.system.model_dump(), **values})})
 
     def to_yaml(self) -> str:
         """The configuration as YAML, in the order of the fields."""

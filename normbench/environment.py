@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ def hardware(device: str) -> dict[str, Any]:
         "device": device,
         "device_name": name,
         "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": num_cores(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }
@@ -54,11 +56,25 @@ def command() -> str:
     return shlex.join(["normbench" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
+def num_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory_gib() -> float:
+    """The memory that new processes can have; infinite where the system does not say."""
+    info = Path("/proc/meminfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    kib = next((float(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), math.inf)
+    return kib / 2**20
+
+
 def cpu_name() -> str:
     """The processor's own name for itself, as far as the system tells."""
     return cpu_info("model name") or platform.processor() or platform.machine()
 
 
+@lru_cache
 def cpu_info(field: str) -> str:
     """What /proc/cpuinfo says of the first core under `field`; empty where it says nothing or there is no such file."""
     info = Path("/proc/cpuinfo")

@@ -19,6 +19,10 @@ class NormbenchError(Exception):
     exit_code = 2
 
 
+class Unsupported(NormbenchError):
+    """A combination that is spelled right and cannot work, such as a norm on too few values. A sweep leaves it out."""
+
+
 class RunFailure(NormbenchError):
     """The input was right, the world was not (disk full, network down, run locked). Exit code 1."""
 

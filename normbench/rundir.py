@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from normbench.atomic import append_line, disk_errors, sync_file, write_bytes, write_json, write_text
+from normbench.atomic import append_line, disk_errors, sync_file, sync_folder, write_bytes, write_json, write_text
 from normbench.errors import RunFailure
 
 SCHEMA_VERSION = 1
@@ -103,6 +104,12 @@ class RunDir:
         """Records how the run ended: done, diverged, failed or interrupted, and why."""
         self._write_status(state, reason, self.status.get("started"), _now())
 
+    def fail(self, config: str, reason: str) -> None:
+        """Records from outside that the process of this run has failed, perhaps before it had written anything."""
+        if not (self.path / "config.yaml").exists():
+            write_text(self.path / "config.yaml", config)
+        self.finish("failed", reason)
+
     def last_metrics(self) -> dict[str, float]:
         """The last epoch's row; {} before the first. Raises RunFailure where a run that is done has none."""
         path = self.path / "metrics.csv"
@@ -134,12 +141,13 @@ class RunDir:
 
 
 @contextmanager
-def open_run(path: Path, *, restart: bool = False) -> Iterator[RunDir]:
+def open_run(path: Path, *, restart: bool = False, patience: float = 0.5) -> Iterator[RunDir]:
     """The run directory at `path`, locked; `restart` empties it first.
 
-    Raises RunFailure when another process holds it.
+    Raises RunFailure when another process holds it for longer than `patience` seconds (one that only asks whether
+    somebody does is gone sooner).
     """
-    lock = FileLock(path / ".lock", timeout=0)
+    lock = FileLock(path / ".lock", timeout=patience)
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         try:
@@ -160,6 +168,64 @@ def read_status(path: Path) -> dict[str, Any]:
     file = path / "status.json"
     with disk_errors(file):
         return _read_json(file) if file.exists() else {}
+
+
+def run_state(path: Path) -> str:
+    """How the run at `path` stands: as its status says; `new` without one, `damaged` where that cannot be read.
+
+    `killed` is what says running and is not: the lock is asked, not a process id, and it is free as soon as whoever
+    held it is gone, on whichever machine.
+    """
+    try:
+        state: str = read_status(path).get("state", "new")
+    except RunFailure:
+        return "damaged"
+    if state not in OVER and is_held(path):
+        return "running"
+    return "killed" if state == "running" else state
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process is training in `path` at this moment."""
+    if not (path / ".lock").exists():
+        return False
+    with disk_errors(path):
+        try:
+            with FileLock(path / ".lock", timeout=0):
+                return False
+        except Timeout:
+            return True
+
+
+def read_position(path: Path) -> int:
+    """How many steps the run at `path` has done, as far as its rows tell."""
+    ends = [(row["steps"], 0) for row in _read_rows(path / "metrics.csv")[-1:]]
+    ends += [(row["step"], 1) for row in _read_rows(path / "steps.csv")[-1:]]
+    return max((int(step) + more for step, more in ends), default=0)
+
+
+def last_output(path: Path, num_lines: int = 10) -> list[str]:
+    """The last lines that a run in a process of its own has printed."""
+    log = path / "output.log"
+    return log.read_text(errors="replace").splitlines()[-num_lines:] if log.exists() else []
+
+
+def remove_run(path: Path) -> None:
+    """Removes a run as a whole: killed half-way, it leaves none, and the next removal clears what is left of it.
+
+    Raises RunFailure when a process holds the run, and for a directory that is none.
+    """
+    path = path.resolve()
+    removed = path.with_name(f".removed-{path.name}")
+    for leftover in path.parent.glob(".removed-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    if not any((path / name).exists() for name in FILES):
+        raise RunFailure(f"'{path}' is not a run; leaving it alone")
+    with open_run(path), disk_errors(path):
+        path.rename(removed)
+        sync_folder(path.parent)  # a power cut, too, leaves no half run
+        with suppress(FileNotFoundError):  # another removal clears it at the same time
+            shutil.rmtree(removed)
 
 
 def _append_row(path: Path, row: Mapping[str, Any], *, durable: bool) -> None:

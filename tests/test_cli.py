@@ -187,8 +187,8 @@ def test_so_may_one_in_an_override(normbench: Run, tmp_path: Path, folder: str) 
     assert len(list((tmp_path / folder).iterdir())) == 1
 
 
-def test_a_study_is_refused_before_its_first_run(normbench: Run, tmp_path: Path) -> None:
-    code, out, err = normbench("demo", "model.widths=[6,12]")
+def test_a_study_of_which_nothing_can_run_is_refused(normbench: Run, tmp_path: Path) -> None:
+    code, out, err = normbench("demo", "norm=gn", "model.widths=[6,12]")
     assert (code, out) == (2, "")
     assert "num_groups=4 does not divide 6 channels" in err
     assert not (tmp_path / "results").exists()

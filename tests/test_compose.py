@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import normbench.compose
-from normbench.compose import compose, config_dir, groups, parse_assignment
+from normbench.compose import compose, config_dir, groups
 from normbench.config import DataConfig, OptimConfig, RunConfig, validate
 from normbench.data import sources
 from normbench.errors import NormbenchError
+from normbench.grammar import parse_assignment
 from normbench.models import models
 from normbench.norms import norms
 from normbench.registry import Registry

@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from normbench import rundir
 from normbench.errors import RunFailure
-from normbench.rundir import RunDir, open_run, read_status
+from normbench.rundir import RunDir, is_held, open_run, read_status, remove_run, run_state
 
 ENVIRONMENT = {
     "started": "now",
@@ -172,3 +176,110 @@ def test_reading_a_status_takes_no_lock(tmp_path: Path) -> None:
     with open_run(tmp_path) as run:
         run.begin("a: 1\n", ENVIRONMENT)
         assert RunDir(tmp_path).status["state"] == "running"
+
+
+def test_a_run_is_held_while_it_is_open_and_never_by_having_been_asked(tmp_path: Path) -> None:
+    assert not is_held(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with open_run(tmp_path / "run"):
+        assert is_held(tmp_path / "run")
+        assert is_held(tmp_path / "run")
+    assert not is_held(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("state", "while_held", "after"),
+    [
+        (None, "running", "new"),
+        ("running", "running", "killed"),
+        ("failed", "running", "failed"),
+        ("interrupted", "running", "interrupted"),
+        ("done", "done", "done"),
+        ("diverged", "diverged", "diverged"),
+    ],
+)
+def test_a_run_is_running_where_a_process_holds_it_whatever_was_written(
+    tmp_path: Path, state: str | None, while_held: str, after: str
+) -> None:
+    with open_run(tmp_path) as run:
+        if state is not None:
+            run.finish(state)
+        assert run_state(tmp_path) == while_held
+    assert run_state(tmp_path) == after
+
+
+def test_a_run_whose_process_was_killed_is_known_as_killed(tmp_path: Path) -> None:
+    script = (
+        "import sys, pathlib, time\n"
+        "from normbench.rundir import open_run\n"
+        "with open_run(pathlib.Path(sys.argv[1])) as run:\n"
+        "    run.finish('running')\n"
+        "    print('holding', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"holding\n"
+        assert run_state(tmp_path) == "running"
+        with pytest.raises(RunFailure, match="another process"):
+            remove_run(tmp_path)
+        process.kill()
+    assert run_state(tmp_path) == "killed"
+
+
+def failed_run(path: Path) -> Path:
+    with open_run(path) as run:
+        run.begin("a: 1\n", ENVIRONMENT)
+        run.append_metrics(row(1))
+        run.finish("failed", "because")
+    return path
+
+
+def test_a_removed_run_is_gone_and_its_neighbours_are_not(tmp_path: Path) -> None:
+    failed, other = failed_run(tmp_path / "failed"), failed_run(tmp_path / "other")
+    (failed / "notes.txt").write_text("of the user's own")
+    remove_run(failed)
+    assert list(tmp_path.iterdir()) == [other]
+    with open_run(failed) as run:  # and its place is free
+        assert run.status == {}
+
+
+def test_a_run_that_a_process_holds_is_not_removed(tmp_path: Path) -> None:
+    path = failed_run(tmp_path / "run")
+    with open_run(path), pytest.raises(RunFailure, match="another process is training"):
+        remove_run(path)
+    assert read_status(path)["state"] == "failed"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("call", ["rename", "sync", "rmtree"])
+def test_a_removal_killed_anywhere_leaves_the_whole_run_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = failed_run(tmp_path / "run")
+    whole = {file.name: file.read_bytes() for file in path.iterdir()}
+
+    def kill(*_: object, **__: object) -> None:
+        if call == "rmtree":
+            (tmp_path / ".removed-run" / "status.json").unlink()
+        raise KeyboardInterrupt
+
+    places = {"rename": (Path, "rename"), "sync": (rundir, "sync_folder"), "rmtree": (shutil, "rmtree")}
+    with monkeypatch.context() as patched:
+        patched.setattr(*places[call], kill)
+        with pytest.raises(KeyboardInterrupt):
+            remove_run(path)
+    if call == "rename":
+        assert {file.name: file.read_bytes() for file in path.iterdir()} == whole
+    else:
+        assert [left.name for left in tmp_path.iterdir()] == [".removed-run"]
+    remove_run(failed_run(tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == [], "the next removal clears the leftover too"
+
+
+def test_what_is_no_run_is_not_removed(tmp_path: Path) -> None:
+    failed_run(tmp_path / "run")
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(RunFailure, match="is not a run; leaving it alone"):
+            remove_run(path)
+    assert [left.name for left in tmp_path.iterdir()] == ["run"]

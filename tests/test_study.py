@@ -1,87 +1,125 @@
-"""Studies: axes become runs, runs become tables and a figure."""
+"""Studies: axes, joint axes, exclusions and fixed settings, from YAML and from the command line."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
 import pytest
 
 from normbench import study as study_module
-from normbench.analysis.frames import read_frames
-from normbench.compose import config_dir
+from normbench.compose import config_dir, from_settings
 from normbench.errors import NormbenchError
-from normbench.study import Study, load_study, run_study
-from normbench.train.engine import Trainer
+from normbench.study import Axis, Exclusion, Study, load_study
 
-TINY = {"data": "synthetic", "data.num_train": 100, "data.num_test": 20, "model.widths": [4, 8], "batch_size": 16}
-
-
-def test_the_runs_of_a_study_are_the_product_of_its_axes(tmp_path: Path) -> None:
-    study = Study("s", {"norm": ["bn", "gn"], "seed": [0, 1]}, TINY)
-    assert [(c.norm.name, c.seed) for c in study.configs([], tmp_path)] == [("bn", 0), ("bn", 1), ("gn", 0), ("gn", 1)]
+STUDIES = [path.stem for path in (config_dir() / "sweep").glob("*.yaml")]
 
 
-def test_an_override_goes_over_fixed_settings_and_takes_the_place_of_an_axis(tmp_path: Path) -> None:
-    study = Study("s", {"norm": ["bn", "gn"], "seed": [0, 1]}, TINY)
-    configs = list(study.configs(["seed=5", "batch_size=8"], tmp_path))
-    assert [(c.norm.name, c.seed, c.batch_size) for c in configs] == [("bn", 5, 8), ("gn", 5, 8)]
+def axis(key: str, *values: Any) -> Axis:
+    return Axis((key,), tuple((value,) for value in values))
 
 
-@pytest.mark.parametrize("name", [path.stem for path in (config_dir() / "sweep").glob("*.yaml")])
-def test_every_study_in_configs_composes_and_says_what_to_expect(name: str, tmp_path: Path) -> None:
-    configs = list(load_study(name).configs([], tmp_path))
+def settings(study: Study) -> list[dict[str, Any]]:
+    return [point for point, excluded in study.points() if excluded is None]
+
+
+def written(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Study:
+    """The study that is read from `text` in a configs folder of its own."""
+    (folder / "sweep").mkdir()
+    (folder / "sweep" / "own.yaml").write_text(text)
+    monkeypatch.setattr(study_module, "config_dir", lambda: folder)
+    return load_study("own")
+
+
+def test_the_points_are_the_product_of_the_axes_in_their_order() -> None:
+    study = Study("s", (axis("norm", "bn", "gn"), axis("seed", 0, 1)), {"epochs": 2})
+    assert [(p["norm"], p["seed"], p["epochs"]) for p in settings(study)] == [
+        ("bn", 0, 2),
+        ("bn", 1, 2),
+        ("gn", 0, 2),
+        ("gn", 1, 2),
+    ]
+
+
+def test_an_override_takes_the_place_of_an_axis_or_of_a_fixed_setting_and_adds_axes_at_the_end() -> None:
+    study = Study("s", (axis("norm", "bn", "gn"), axis("seed", 0, 1)), {"epochs": 2})
+    changed = study.with_overrides(["seed=5,6", "epochs=1", "batch_size=8,16", "norm=ln"])
+    assert [tuple(p[key] for key in ("norm", "seed", "epochs", "batch_size")) for p in settings(changed)] == [
+        ("ln", 5, 1, 8),
+        ("ln", 5, 1, 16),
+        ("ln", 6, 1, 8),
+        ("ln", 6, 1, 16),
+    ]
+
+
+def test_the_keys_of_a_joint_axis_vary_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "axes:\n  norm, norm.num_groups: [[gn, 4], [gn, 32]]\n  seed: range(0,2)\n"
+    study = written(tmp_path, monkeypatch, text)
+    assert [(p["norm.num_groups"], p["seed"]) for p in settings(study)] == [(4, 0), (4, 1), (32, 0), (32, 1)]
+
+
+def test_a_joint_axis_is_overridden_whole_or_not_at_all() -> None:
+    study = Study("s", (Axis(("norm", "norm.num_groups"), (("gn", 4), ("gn", 32))),))
+    with pytest.raises(NormbenchError, match=r"'norm' belongs to the joint axis 'norm, norm\.num_groups'.*give all"):
+        study.with_overrides(["norm=bn"])
+    assert settings(study.with_overrides(["norm=gn", "norm.num_groups=2,8"])) == [
+        {"norm": "gn", "norm.num_groups": 2},
+        {"norm": "gn", "norm.num_groups": 8},
+    ]
+
+
+def test_what_an_exclusion_covers_is_left_out_with_its_reason() -> None:
+    exclusion = Exclusion({"norm": ["bn", "in"], "batch_size": [1]}, "known to collapse")
+    study = Study("s", (axis("norm", "bn", "gn"), axis("batch_size", 1, 8)), {}, (exclusion,))
+    assert [reason for _, reason in study.points()] == ["known to collapse", None, None, None]
+
+
+def test_an_exclusion_in_yaml_names_keys_of_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "axes: {norm: [bn, gn]}\nexclude:\n- {when: {norm: bn}, reason: tried before}\n"
+    assert settings(written(tmp_path, monkeypatch, text)) == [{"norm": "gn"}]
+    (tmp_path / "sweep" / "own.yaml").write_text(text.replace("norm: bn}", "nrom: bn}"))
+    with pytest.raises(NormbenchError, match="exclude: 'nrom' is no axis and not fixed"):
+        load_study("own")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("axes: [", "not a study"),
+        ("fixed: {}", "'axes'"),
+        ("axes: {norm: []}", "axis 'norm' needs points of 1 value each"),
+        ("axes:\n  a, b: [[1, 2], [3]]", "axis 'a, b' needs points of 2 values each"),
+        ("axes: {}\nfxed: {}", "'fxed' is none of axes, fixed, exclude"),
+        ("axes: {norm: [bn]}\nexclude: [{when: {norm: bn}}]", "'reason'"),
+    ],
+)
+def test_a_file_that_is_no_study_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, complaint: str
+) -> None:
+    with pytest.raises(NormbenchError, match=r"own\.yaml is not a study") as error:
+        written(tmp_path, monkeypatch, text)
+    assert complaint in str(error.value)
+
+
+def test_what_makes_no_run_another_run_cannot_be_an_axis() -> None:
+    with pytest.raises(NormbenchError, match=r"'system\.threads' cannot be an axis"):
+        Study("s", ()).with_overrides(["system.threads=1,2"])
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_in_configs_composes_and_says_what_to_expect(name: str) -> None:
+    configs = [from_settings(point) for point in settings(load_study(name))]
     assert len({config.fingerprint for config in configs}) == len(configs) > 0
     text = (config_dir() / "sweep" / f"{name}.yaml").read_text()
     assert all(word in text for word in ("# Command:", "# Expected:", "Cost:"))
 
 
+def test_the_studies_of_the_comparison_are_there() -> None:
+    assert {"table", "batch_size", "learning_rate", "groups", "demo"} <= set(STUDIES)
+    batch_sizes = {point["batch_size"] for point in settings(load_study("batch_size"))}
+    assert {1, 256} <= batch_sizes
+
+
 def test_an_unknown_study_names_the_nearest() -> None:
     with pytest.raises(NormbenchError, match="unknown study 'demmo': did you mean 'demo'"):
         load_study("demmo")
-
-
-def test_a_file_that_is_no_study_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "sweep").mkdir()
-    (tmp_path / "sweep" / "odd.yaml").write_text("axes: [")
-    monkeypatch.setattr(study_module, "config_dir", lambda: tmp_path)
-    with pytest.raises(NormbenchError, match=r"odd\.yaml is not a study"):
-        load_study("odd")
-
-
-def test_a_study_writes_tidy_tables_a_comparison_and_a_figure(tmp_path: Path) -> None:
-    states = run_study(Study("s", {"norm": ["bn", "gn"]}, TINY), ["epochs=2", "system.progress=none"], tmp_path)
-    assert states == ["done", "done"]
-    written = {path.name for path in tmp_path.iterdir() if path.is_file()}
-    assert written == {
-        "runs.csv",
-        "metrics.csv",
-        "steps.csv",
-        "env.json",
-        "table.md",
-        "loss_curves.svg",
-        "loss_curves.png",
-    }
-    runs, metrics = pd.read_csv(tmp_path / "runs.csv"), pd.read_csv(tmp_path / "metrics.csv")
-    assert runs["norm"].tolist() == ["bn", "gn"]
-    assert metrics[["norm", "epoch"]].values.tolist() == [["bn", 1], ["bn", 2], ["gn", 1], ["gn", 2]]
-    assert runs["test_accuracy"].tolist() == metrics.loc[metrics["epoch"] == 2, "test_accuracy"].tolist()
-    assert set(json.loads((tmp_path / "env.json").read_text())) == set(runs["run"])
-    assert (tmp_path / "table.md").read_text().startswith("| norm ")
-
-
-def test_runs_that_are_done_are_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = Study("s", {"norm": ["bn"]}, TINY | {"epochs": 1})
-    run_study(study, ["system.progress=none"], tmp_path)
-    monkeypatch.setattr(Trainer, "train_epoch", lambda *_: pytest.fail("trained again"))
-    assert run_study(study, ["system.progress=none"], tmp_path) == ["done"]
-
-
-def test_a_diverged_run_is_a_row_with_its_reason(tmp_path: Path) -> None:
-    study = Study("s", {"norm": ["none", "bn"]}, TINY | {"epochs": 1, "optim.lr": 1e30, "train.log_every": 1})
-    assert "diverged" in run_study(study, ["system.progress=none"], tmp_path)
-    frames = read_frames(sorted((tmp_path / "runs").iterdir()))
-    diverged = frames.runs[frames.runs["status"] == "diverged"]
-    assert len(diverged) > 0
-    assert diverged["reason"].str.contains("the loss of step").all()

@@ -89,7 +89,9 @@ def _label(axes: Axes, x: str, y: str) -> None:
 
 def _title(frames: Frames) -> str:
     """What the lines rest on: data, batch size, runs and precision."""
-    runs = frames.runs
+    runs = frames.runs[frames.runs["status"] == "done"]
+    if runs.empty:
+        return "no run finished"
     data, batch, precision = (
         " / ".join(str(value) for value in runs[name].unique()) for name in ("data", "batch_size", "precision")
     )

@@ -10,13 +10,13 @@ BASELINE = "bn"
 
 
 def comparison(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per norm, batch size and learning rate, in the order of the runs.
+    """One row per norm, batch size, learning rate and whatever else runs of a norm differ in, in the order of the runs.
 
     Columns: norm, batch size, lr, n (finished runs, one seed each), test accuracy (mean over them), test-set interval
     (half width of the 95 % interval that a finite test set leaves), seconds per epoch (median) and their ratio to bn;
     status counts what did not finish. Seconds of runs that shared the machine are left out.
     """
-    rows = [_row(group) for _, group in runs.groupby(["norm", "batch_size", "lr"], sort=False)]
+    rows = [_row(group) for _, group in runs.groupby(["norm", *_settings(runs)], sort=False, dropna=False)]
     table = pd.DataFrame(rows)
     table["relative_time"] = _relative_time(table)
     return table
@@ -44,6 +44,8 @@ def caption(runs: pd.DataFrame) -> str:
     seeds = runs["seed"].nunique()
     spread = "one seed each, so nothing is said of the spread over seeds" if seeds == 1 else f"{seeds} seeds"
     done = runs[runs["status"] == "done"]
+    if done.empty:
+        return f"None of {len(runs)} runs finished."
     finished = f"{len(runs)} runs" if len(done) == len(runs) else f"{len(done)} of {len(runs)} runs finished"
     time = _time_note(runs)
     return (
@@ -75,8 +77,7 @@ def _row(group: pd.DataFrame) -> dict[str, object]:
     ended = group.loc[group["status"] != "done", "status"].value_counts()
     return {
         "norm": group["norm"].iloc[0],
-        "batch_size": group["batch_size"].iloc[0],
-        "lr": group["lr"].iloc[0],
+        **{name: group[name].iloc[0] for name in _settings(group)},
         "n": len(done),
         "test_accuracy": accuracy,
         "interval": interval_of_test_set(accuracy, int(done["num_test"].iloc[0])) if len(done) else math.nan,
@@ -85,17 +86,22 @@ def _row(group: pd.DataFrame) -> dict[str, object]:
     }
 
 
+def _settings(table: pd.DataFrame) -> list[str]:
+    """The columns besides the norm that say which runs belong together; a dotted one is a setting of the study."""
+    return ["batch_size", "lr", *(name for name in table.columns if "." in name or name == "planned_epochs")]
+
+
 def _relative_time(table: pd.DataFrame) -> list[float]:
-    """Seconds over those of bn at the same batch size and learning rate."""
-    baseline = table[table["norm"] == BASELINE].set_index(["batch_size", "lr"])["seconds"].to_dict()
-    keys = zip(table["batch_size"], table["lr"], table["seconds"], strict=True)
-    return [seconds / baseline.get((batch_size, lr), math.nan) for batch_size, lr, seconds in keys]
+    """Seconds over those of bn at the same batch size, learning rate, and all else but options of the norm."""
+    names = [name for name in _settings(table) if not name.startswith("norm.")]
+    baseline = table[table["norm"] == BASELINE].groupby(names, dropna=False)["seconds"].median().to_dict()
+    keys = table[names].itertuples(index=False, name=None)
+    return [seconds / baseline.get(key, math.nan) for key, seconds in zip(keys, table["seconds"], strict=True)]
 
 
 def _varying(table: pd.DataFrame) -> dict[str, pd.Series]:
     """The columns that tell rows of one norm apart, where there is more than one value."""
-    names = {"batch_size": "batch size", "lr": "lr"}
-    return {title: table[name] for name, title in names.items() if table[name].nunique() > 1}
+    return {name.replace("_", " "): table[name] for name in _settings(table) if table[name].nunique() > 1}
 
 
 def _times(table: pd.DataFrame) -> dict[str, list[str]]:
@@ -118,13 +124,14 @@ def _figure(value: float, form: str) -> str:
 
 
 def _all(runs: pd.DataFrame, column: str) -> str:
-    return " / ".join(str(value) for value in runs[column].unique())
+    return " / ".join(str(value) for value in runs[column].dropna().unique())
 
 
 def _commit(runs: pd.DataFrame) -> str:
     """The commits of the code that ran, with + where files differed from it."""
+    began = runs[runs["torch"].notna()]
     known = [
         f"{commit[:12]}{'+' if dirty else ''}" if isinstance(commit, str) else "of an installed package"
-        for commit, dirty in zip(runs["commit"], runs["dirty"], strict=True)
+        for commit, dirty in zip(began["commit"], began["dirty"], strict=True)
     ]
     return " / ".join(dict.fromkeys(known))

@@ -10,8 +10,10 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from filelock import FileLock
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 
 from normbench.atomic import disk_errors, sync_folder, write_json
 from normbench.data.source import DataHome, Dataset, Source, Split, sources
-from normbench.errors import NormbenchError
+from normbench.errors import NormbenchError, RunFailure
 
 FORMAT = 2
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -53,7 +55,7 @@ def load(source: Source, home: DataHome) -> Dataset:
 
 def cache_folder(source: Source, home: DataHome) -> Path:
     """Where the decoded arrays of `source` are or would be."""
-    return home.cache_dir / f"{source.name}-{hashlib.sha256(source.content.encode()).hexdigest()[:12]}"
+    return home.cache_dir / f"{source.name}-{_short_hash(source.content)}"
 
 
 def is_intact(folder: Path) -> bool:
@@ -88,8 +90,25 @@ def recall(name: str, home: DataHome) -> Source:
     if entry is None:
         raise NormbenchError(f"data={name} needs data.root=PATH, or once `normbench data import PATH`")
     folder = home.cache_dir / entry["folder"]
-    if not is_intact(folder):
-        return sources.build(name, home, options={"root": entry["root"]})
+    build = partial(sources.build, name, home, options={"root": entry["root"]})
+    return _from_manifest(folder, lambda: build().decode()) if is_intact(folder) else build()
+
+
+def cached_source(content: str, home: DataHome) -> Source | None:
+    """The source of the decoded data known as `content`, if the cache holds them undamaged.
+
+    So a run that knows its data by content needs none of the files that they were decoded from.
+    """
+
+    def decode() -> NoReturn:
+        raise RunFailure("the decoded data were damaged a moment ago: the same command decodes them again")
+
+    folders = (folder for folder in home.cache_dir.glob(f"[!.]*-{_short_hash(content)}") if is_intact(folder))
+    found = (_from_manifest(folder, decode) for folder in folders)
+    return next((source for source in found if source.content == content), None)
+
+
+def _from_manifest(folder: Path, decode: Callable[[], tuple[Split, Split]]) -> Source:
     manifest = read_manifest(folder)
     channels, height, width = manifest["image_shape"]
     return Source(
@@ -99,7 +118,7 @@ def recall(name: str, home: DataHome) -> Source:
         (channels, height, width),
         manifest["num_train"],
         manifest["num_test"],
-        decode=lambda: sources.build(name, home, options={"root": entry["root"]}).decode(),
+        decode,
     )
 
 
@@ -141,6 +160,10 @@ def _store(source: Source, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     sync_folder(folder.parent)
+
+
+def _short_hash(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def _checksum(manifest: dict[str, Any]) -> str:

@@ -8,28 +8,26 @@ import torch
 from torch import nn
 
 from normbench.models.layers import Layers
-from normbench.norms.spec import NormSpec, Shape
+from normbench.norms.spec import NormSpec
 from normbench.registry import Registry
+
+Site = tuple[int, int, int]  # channels, height, width where a norm stands
 
 models: Registry[nn.Module] = Registry("model")
 
 
-def unsupported(spec: NormSpec, build: Callable[[Layers], nn.Module], shape: Shape) -> str | None:
-    """Why `spec` cannot train the model that `build` makes on inputs of `shape` (n, 3, h, w), or None."""
-    samples, *image_shape = shape
-    for site in norm_sites(build, image_shape):
-        if reason := spec.refuse((samples, *site)):
-            return reason
-    return None
+def unsupported(spec: NormSpec, sites: Sequence[Site], batch_size: int) -> str | None:
+    """Why `spec` cannot train a model with these norm sites on batches of `batch_size`, or None."""
+    return next((reason for site in sites if (reason := spec.refuse((batch_size, *site)))), None)
 
 
-def norm_sites(build: Callable[[Layers], nn.Module], image_shape: Sequence[int]) -> list[tuple[int, int, int]]:
-    """The shape (c, h, w) that reaches each norm of the model, in the order of the forward pass.
+def norm_sites(build: Callable[[Layers], nn.Module], image_shape: Sequence[int]) -> list[Site]:
+    """The shape (c, h, w) that reaches each norm of the model that `build` makes, in the order of the forward pass.
 
     One blank image runs through the model with recorders in place of the norms. (On the meta device it would cost
     nothing to compute, but the first operation there imports four seconds' worth of torch.)
     """
-    sites: list[tuple[int, int, int]] = []
+    sites: list[Site] = []
     recorder = NormSpec(scope="none", norm=lambda num_features: _Recorder(sites))
     with torch.no_grad():
         build(Layers(recorder, seed=0))(torch.zeros(1, *image_shape))
@@ -37,7 +35,7 @@ def norm_sites(build: Callable[[Layers], nn.Module], image_shape: Sequence[int])
 
 
 class _Recorder(nn.Module):
-    def __init__(self, sites: list[tuple[int, int, int]]) -> None:
+    def __init__(self, sites: list[Site]) -> None:
         super().__init__()
         self.sites = sites
 

@@ -85,6 +85,11 @@ class EpochResult:
     num_images: int
 
 
+def count_steps(num_images: int, images_per_step: int, epochs: int, max_steps: int | None) -> int:
+    """The steps of a whole run; the last one of an epoch may be short of images."""
+    return min(epochs * math.ceil(num_images / images_per_step), max_steps or sys.maxsize)
+
+
 @dataclass
 class Trainer:
     """A model on its way through the epochs; its state can be saved between any two steps.
@@ -114,7 +119,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.runtime.device)
         self.steps_per_epoch = math.ceil(len(self.loader) / (self.batch_size * self.accumulate))
-        self.num_steps = min(self.epochs * self.steps_per_epoch, self.max_steps or sys.maxsize)
+        self.num_steps = count_steps(len(self.loader), self.batch_size * self.accumulate, self.epochs, self.max_steps)
 
     @property
     def is_done(self) -> bool:

@@ -18,35 +18,35 @@ Schedule = Callable[[float], float]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 
-optimizers: Registry[torch.optim.Optimizer] = Registry("optim")
+MakeOptimizer = Callable[[ParamGroups, float], torch.optim.Optimizer]  # of parameter groups and a learning rate
+
+# Entries make a function that makes the optimizer: so that options are checked in a plan without torch.optim, whose
+# first use imports torch._dynamo, which takes seconds.
+optimizers: Registry[MakeOptimizer] = Registry("optim")
 
 
 @optimizers.register("adam", title="Adam")
 def adam(
-    groups: ParamGroups,
-    lr: float,
     *,
     betas: Annotated[tuple[Momentum, Momentum], Field(strict=False)] = (0.9, 0.999),
     eps: Annotated[float, Field(gt=0)] = 1e-8,
     weight_decay: NonNegative = 0.0,
-) -> torch.optim.Optimizer:
+) -> MakeOptimizer:
     """Adam (arXiv:1412.6980, algorithm 1); weight decay, where there is any, is added to the gradient (L2)."""
-    return torch.optim.Adam(groups, lr, betas, eps, weight_decay, fused=True)
+    return lambda groups, lr: torch.optim.Adam(groups, lr, betas, eps, weight_decay, fused=True)
 
 
 @optimizers.register("sgd", title="SGD")
 def sgd(
-    groups: ParamGroups,
-    lr: float,
     *,
     momentum: Momentum = 0.9,
     nesterov: bool = True,
     weight_decay: NonNegative = 5e-4,
-) -> torch.optim.Optimizer:
+) -> MakeOptimizer:
     """Stochastic gradient descent with (Nesterov) momentum and L2 weight decay."""
     if nesterov and momentum == 0:
         raise NormbenchError("optim.nesterov: needs optim.momentum > 0")
-    return torch.optim.SGD(groups, lr, momentum, 0, weight_decay, nesterov, fused=True)
+    return lambda groups, lr: torch.optim.SGD(groups, lr, momentum, 0, weight_decay, nesterov, fused=True)
 
 
 def parameter_groups(model: nn.Module) -> ParamGroups:

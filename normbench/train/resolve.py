@@ -7,21 +7,20 @@ norm can work at every site of the model. Only then does the configuration have 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from normbench.atomic import disk_errors
 from normbench.config import Choice, RunConfig
 from normbench.data import DataHome, Source, sources
-from normbench.data.cache import default_cache_dir
-from normbench.errors import NormbenchError
-from normbench.models import models, unsupported
+from normbench.data.cache import cached_source, default_cache_dir
+from normbench.errors import NormbenchError, Unsupported
+from normbench.models import Site, models, norm_sites, unsupported
 from normbench.norms import norms
 from normbench.registry import Registry
-from normbench.train.optim import ParamGroups, optimizers, schedule
+from normbench.train.optim import optimizers, schedule
 from normbench.train.runtime import check_compiler, resolve_device, resolve_precision
 
 
@@ -30,34 +29,66 @@ def resolve(config: RunConfig) -> tuple[RunConfig, Source]:
 
     Raises NormbenchError for whatever cannot work; nothing has been written by then.
     """
-    home = data_home(config)
-    source = sources.build(config.data.name, home, options=config.data.options)
-    config = config.model_copy(
-        update={
-            "norm": _checked(norms, config.norm),
-            "model": _checked(models, config.model),
-            "optim": _checked(optimizers, config.optim),
-            "data": _with_content(_checked(sources, config.data), source),
-            "runtime": _resolved_runtime(config),
-        }
-    )
-    _check_optimizer(config)
-    check_supported(config, source, _count_train(config, source))
-    _check_runs_dir(Path(config.system.runs_dir).expanduser())
-    return config, source
+    return Resolver().resolve(config)
 
 
-def check_supported(config: RunConfig, source: Source, num_train: int) -> None:
-    """Raises NormbenchError where the norm cannot work in a full batch or in the last, short one of `num_train`."""
-    spec = norms.build(config.norm.name, options=config.norm.options)
-    build = partial(_build_model, config.model, len(source.classes))
-    for batch_size in {min(config.batch_size, num_train), num_train % config.batch_size} - {0}:
-        if reason := unsupported(spec, build, (batch_size, *source.image_shape)):
-            what = f"norm {config.norm.name} cannot train {config.model.name} at batch {batch_size}"
-            raise NormbenchError(f"{what}: {reason}")
+@dataclass
+class Resolver:
+    """Resolves configurations; what it has found out about data and models for one of them serves the next.
+
+    device: where the runs will be, `cpu` or `cuda`, if that is another machine than this one: what only that machine
+    can tell (native bf16, a compiler) is then left to it.
+    """
+
+    device: str | None = None
+    _sources: dict[str, Source] = field(default_factory=dict)
+    _sites: dict[str, list[Site]] = field(default_factory=dict)
+
+    def resolve(self, config: RunConfig) -> tuple[RunConfig, Source]:
+        """As the function `resolve`. Raises Unsupported where the norm cannot work on this model, batch and data."""
+        source = self.source(config)
+        config = config.model_copy(
+            update={
+                "norm": _checked(norms, config.norm),
+                "model": _checked(models, config.model),
+                "optim": _checked(optimizers, config.optim),
+                "data": _with_content(_checked(sources, config.data), source),
+                "runtime": _resolved_runtime(config) if self.device is None else _runtime_on(self.device, config),
+            }
+        )
+        _check_optimizer(config)
+        self.check_supported(config, source, count_train(config, source))
+        _check_runs_dir(Path(config.system.runs_dir).expanduser())
+        return config, source
+
+    def check_supported(self, config: RunConfig, source: Source, num_train: int) -> None:
+        """Raises Unsupported where the norm cannot work in a full batch or in the last, short one of `num_train`."""
+        spec = norms.build(config.norm.name, options=config.norm.options)
+        sites = self._norm_sites(config.model, source)
+        for batch_size in {min(config.batch_size, num_train), num_train % config.batch_size} - {0}:
+            if reason := unsupported(spec, sites, batch_size):
+                what = f"norm {config.norm.name} cannot train {config.model.name} at batch {batch_size}"
+                raise Unsupported(f"{what}: {reason}")
+
+    def source(self, config: RunConfig) -> Source:
+        """By its content from the cache, if that is known, else from the files it is made of."""
+        home = data_home(config)
+        key = repr((config.data.name, config.data.content, config.data.options, home))
+        if key not in self._sources:
+            build = partial(sources.build, config.data.name, home, options=config.data.options)
+            known = cached_source(config.data.content, home) if config.data.content else None
+            self._sources[key] = known or build()
+        return self._sources[key]
+
+    def _norm_sites(self, model: Choice, source: Source) -> list[Site]:
+        key = repr((model, source.classes, source.image_shape))
+        if key not in self._sites:
+            build = partial(_build_model, model, len(source.classes))
+            self._sites[key] = norm_sites(build, source.image_shape)
+        return self._sites[key]
 
 
-def _count_train(config: RunConfig, source: Source) -> int:
+def count_train(config: RunConfig, source: Source) -> int:
     """How many images will train, to within the rounding by class. Raises NormbenchError where there are too few."""
     data = config.data
     for side, limit, there in (
@@ -113,11 +144,20 @@ def _resolved_runtime(config: RunConfig) -> Any:
     return config.runtime.model_copy(update={"device": device, "precision": precision})
 
 
+def _runtime_on(device: str, config: RunConfig) -> Any:
+    """What can be said here of a runtime on another machine, which will ask itself once more."""
+    runtime = config.runtime
+    if runtime.device not in ("auto", device):
+        raise NormbenchError(f"runtime.device={runtime.device}: the runs are given {device}; see --gpus-per-run")
+    if runtime.precision == "auto":
+        raise NormbenchError("runtime.precision=auto: another machine's processor is not known here; say fp32 or bf16")
+    return runtime.model_copy(update={"device": device})
+
+
 def _check_optimizer(config: RunConfig) -> None:
-    """Builds optimizer and schedule once for nothing: combinations of options are refused by what they belong to."""
+    """Combinations of options are refused by what they belong to."""
     schedule(config.optim.schedule, config.optim.warmup_fraction)
-    blank: ParamGroups = [{"params": [torch.zeros(1)]}]
-    optimizers.build(config.optim.name, blank, config.optim.lr, options=config.optim.options)
+    optimizers.build(config.optim.name, options=config.optim.options)
 
 
 def _build_model(model: Choice, num_classes: int, layers: Any) -> Any:

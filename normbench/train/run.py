@@ -32,7 +32,7 @@ from normbench.train.engine import (
 )
 from normbench.train.optim import optimizers, parameter_groups, scaled_lr, schedule
 from normbench.train.progress import Progress
-from normbench.train.resolve import check_supported, data_home, resolve
+from normbench.train.resolve import Resolver, data_home
 from normbench.train.runtime import Runtime, open_runtime
 from normbench.train.signals import stop_signals
 
@@ -50,20 +50,23 @@ class Outcome:
     metrics: dict[str, float]
 
 
-def execute(config: RunConfig, *, restart: bool = False) -> Outcome:
+def execute(config: RunConfig, *, restart: bool = False, patience: float = 0.5) -> Outcome:
     """Trains what `config` describes, or goes on with it, or reports it if it is over.
+
+    patience: seconds to wait for another process that is training the same run, or is about to let go of it.
 
     Raises NormbenchError for wrong input, before anything is written; RunFailure where the disk is full or another
     process is training the same run. Whatever else goes wrong is recorded as `failed` and raised.
     """
-    config, source = resolve(config)
-    path = Path(config.system.runs_dir).expanduser() / config.run_id
+    resolver = Resolver()
+    config, source = resolver.resolve(config)
+    path = config.run_path
     if not restart and RunDir(path).is_over:
         return _outcome(RunDir(path))
     dataset = limit(load(source, data_home(config)), config.data.limit_train, config.data.limit_test, config.seed)
     splits = _splits(dataset, config)
-    check_supported(config, source, len(splits["train"]))
-    with open_run(path, restart=restart) as run:
+    resolver.check_supported(config, source, len(splits["train"]))
+    with open_run(path, restart=restart, patience=patience) as run:
         if not run.is_over:  # another process may have finished it meanwhile
             _train(run, config, source, splits)
         return _outcome(run)
@@ -118,7 +121,7 @@ def _build_trainer(config: RunConfig, split: Split, num_classes: int, runtime: R
     lr = scaled_lr(optim.lr, optim.lr_scaling, images_per_step, optim.reference_batch_size)
     return Trainer(
         model=model,
-        optimizer=optimizers.build(optim.name, parameter_groups(model), lr, options=optim.options),
+        optimizer=optimizers.build(optim.name, options=optim.options)(parameter_groups(model), lr),
         loader=_loader(split, config, runtime, augment),
         runtime=runtime,
         lr=lr,

@@ -16,7 +16,7 @@ from normbench.analysis.frames import Frames
 def frames(*norms: str, seeds: int = 1) -> Frames:
     """Two epochs of ten steps, logged every five; the loss of norm i in seed s falls from i + s + 1."""
     keys = [(norm, seed, rank + seed + 1.0) for rank, norm in enumerate(norms) for seed in range(seeds)]
-    common = {"data": "synthetic", "batch_size": 64, "precision": "fp32"}
+    common = {"data": "synthetic", "batch_size": 64, "precision": "fp32", "status": "done"}
     runs = pd.DataFrame([{"norm": norm, "seed": seed, **common} for norm, seed, _ in keys])
     metrics = [
         {"norm": norm, "epoch": epoch, "steps": 10 * epoch, "train_loss": start / epoch, "test_accuracy": 0.1 * epoch}

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from normbench.errors import NormbenchError
-from normbench.models import Layers, models, unsupported
-from normbench.models.registry import norm_sites
+from normbench.models import Layers, models, norm_sites, unsupported
 from normbench.norms import NormSpec, norms
 
 NAMES = [entry.name for entry in norms]
@@ -189,8 +188,8 @@ def test_the_sites_of_the_norms_are_the_shapes_that_reach_them() -> None:
 def test_unsupported_names_the_reason_or_accepts(
     norm: str, options: dict[str, Any], batch: int, size: int, reason: str | None
 ) -> None:
-    model = partial(build, "normresnet", widths=(4, 4, 4, 4))
-    assert unsupported(norms.build(norm, options=options), model, (batch, 3, size, size)) == reason
+    sites = norm_sites(partial(build, "normresnet", widths=(4, 4, 4, 4)), (3, size, size))
+    assert unsupported(norms.build(norm, options=options), sites, batch) == reason
 
 
 def learns_from_its_images(model: nn.Module, shape: tuple[int, ...]) -> bool:
@@ -219,7 +218,7 @@ def test_what_unsupported_accepts_trains_and_what_it_refuses_does_not(
 ) -> None:
     name, options = norm
     spec, model = norms.build(name, options=options), partial(build, "normresnet", widths=widths)
-    reason = unsupported(spec, model, (batch, 3, size, size))
+    reason = unsupported(spec, norm_sites(model, (3, size, size)), batch)
     try:
         works = learns_from_its_images(model(Layers(spec, seed=0)).train(), (batch, 3, size, size))
     except ValueError:  # groups that do not divide the channels fail when the layer is built

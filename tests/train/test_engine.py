@@ -70,7 +70,7 @@ def trainer_of(
     settings: dict[str, Any] = {"batch_size": 8, "epochs": 3, "log_every": 1, "schedule": schedule("constant", 0.0)}
     return Trainer(
         model=model,
-        optimizer=optimizers.build(optim, parameter_groups(model), lr),
+        optimizer=optimizers.build(optim)(parameter_groups(model), lr),
         loader=loader_of(split or split_of(), augment=augment),
         runtime=RUNTIME,
         lr=lr,

@@ -109,7 +109,7 @@ def test_what_a_reparametrization_makes_of_a_weight_decays_in_its_place() -> Non
 @pytest.mark.parametrize("name", NAMES)
 def test_an_optimizer_decays_only_the_first_group_and_takes_a_step_downhill(name: str) -> None:
     model = nn.Linear(3, 2)
-    optimizer = optimizers.build(name, parameter_groups(model), 1e-3, options={"weight_decay": 0.25})
+    optimizer = optimizers.build(name, options={"weight_decay": 0.25})(parameter_groups(model), 1e-3)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.25, 0.0]
     assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 1e-3]
     x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
@@ -120,10 +120,9 @@ def test_an_optimizer_decays_only_the_first_group_and_takes_a_step_downhill(name
 
 
 def test_nesterov_without_momentum_is_refused() -> None:
-    groups = parameter_groups(nn.Linear(2, 2))
     with pytest.raises(NormbenchError, match=r"^optim\.nesterov: needs optim\.momentum > 0$"):
-        optimizers.build("sgd", groups, 0.1, options={"momentum": 0.0})
-    optimizers.build("sgd", groups, 0.1, options={"momentum": 0.0, "nesterov": False})
+        optimizers.build("sgd", options={"momentum": 0.0})
+    optimizers.build("sgd", options={"momentum": 0.0, "nesterov": False})
 
 
 @pytest.mark.parametrize(
@@ -132,4 +131,4 @@ def test_nesterov_without_momentum_is_refused() -> None:
 )
 def test_an_option_out_of_range_is_refused(name: str, option: str, value: object) -> None:
     with pytest.raises(NormbenchError, match=rf"^optim\.{option}"):
-        optimizers.build(name, parameter_groups(nn.Linear(2, 2)), 0.1, options={option: value})
+        optimizers.build(name, options={option: value})

@@ -138,7 +138,7 @@ def trainer_of(
     layers = Layers(norms.build(norm), seed=0)
     model = where.prepare(models.build("normresnet", layers, 10, options={"widths": widths}))
     loader = DeviceLoader(split, mean=HALF, std=HALF, device=CPU, channels_last=where.channels_last)
-    optimizer = optimizers.build("sgd", parameter_groups(model), lr)
+    optimizer = optimizers.build("sgd")(parameter_groups(model), lr)
     given: dict[str, Any] = {"lr": lr, "schedule": constant, "batch_size": 4, "epochs": 2, "seed": 0, "log_every": 1}
     return Trainer(model, optimizer, loader, where, **given)
 

@@ -1,0 +1,44 @@
+"""The command line: parse, call one function, print. Heavy imports stay inside the commands, so that help is quick."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import typer
+
+from normbench.cli import about, data, runs, sweep, train
+from normbench.errors import NormbenchError
+
+app = typer.Typer(
+    help="Compare normalization layers by measuring.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # importing rich takes longer than all the rest of --help
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (train.train, sweep.sweep, sweep.demo, about.norms, about.doctor):
+    app.command()(command)
+app.add_typer(runs.app, name="runs")
+app.add_typer(data.app, name="data")
+
+
+def main() -> None:
+    """Runs the command line; a user's mistake becomes one line on standard error and its exit code."""
+    try:
+        code = app(standalone_mode=False)
+        if code == 130:  # Typer's answer to a Ctrl-C that no command has handled: they exit by themselves
+            _fail("interrupted", 130)
+        sys.exit(code)
+    except Exception as error:
+        complaint = getattr(error, "format_message", None)  # only Typer's own errors about arguments have one
+        if not isinstance(error, NormbenchError) and complaint is None:
+            raise
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        _fail(complaint() if complaint else str(error), getattr(error, "exit_code", 2))
+
+
+def _fail(message: str, exit_code: int) -> None:
+    print(f"normbench: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(exit_code)

@@ -1,0 +1,56 @@
+"""normbench data: fetch, import and check."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from normbench.cli.options import Debug
+
+app = typer.Typer(help="Fetch, import and check data.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("fetch")
+def fetch(
+    mirror: Annotated[list[str] | None, typer.Option(help="URL of cifar-10-python.tar.gz, tried first.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Download CIFAR-10 and decode it; goes on where it was broken off."""
+    from normbench.compose import compose
+    from normbench.data.cache import load
+    from normbench.data.source import sources
+    from normbench.train.resolve import data_home
+
+    home = data_home(compose(flags={"system.mirrors": mirror or []}))
+    dataset = load(sources.build("cifar10", home), home)
+    print(f"{dataset.name}: {len(dataset.train)} + {len(dataset.test)} images; train with data=cifar10")
+
+
+@app.command("import")
+def import_(path: Path, debug: Debug = False) -> None:
+    """Decode data you have: a CIFAR-10 archive or folder, a folder of parquet files, or an image folder."""
+    from normbench.compose import compose
+    from normbench.data.importing import import_data
+    from normbench.train.resolve import data_home
+
+    name, dataset = import_data(path, data_home(compose()))
+    print(f"{dataset.name}: {len(dataset.train)} + {len(dataset.test)} images; train with data={name}")
+
+
+@app.command("check")
+def check() -> None:
+    """Verify every decoded data set in the cache; exit code 1 if one is damaged."""
+    from normbench.compose import compose
+    from normbench.doctor import cached
+    from normbench.train.resolve import data_home
+
+    home = data_home(compose())
+    found = cached(home)
+    for folder, state in found:
+        print(f"{folder.name}  {state}")
+    if not found:
+        print(f"nothing decoded yet in {home.cache_dir}")
+    sys.exit(1 if any(state.startswith("damaged") for _, state in found) else 0)

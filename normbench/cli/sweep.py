@@ -1,0 +1,129 @@
+"""normbench sweep: many runs; and normbench demo, which is a small sweep in this process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from normbench.cli.options import Debug, Overrides, RunsDir, again
+from normbench.errors import NormbenchError
+
+Restart = Annotated[bool, typer.Option("--restart", help="Train again what is done.")]
+
+
+def sweep(
+    study: Annotated[
+        list[str] | None,
+        typer.Argument(help="A study of configs/sweep/, and key=value or key=a,b for settings and axes."),
+    ] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Runs at a time.")] = None,
+    launcher: Annotated[str, typer.Option(help="inline, processes, ray, slurm")] = "processes",
+    timeout: Annotated[float | None, typer.Option(help="Seconds for one run.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Go on with failed runs too.")] = False,
+    restart: Restart = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, run nothing.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write runs.csv, metrics.csv, table and figure here.")
+    ] = None,
+    runs_dir: RunsDir = None,
+    runs_per_gpu: Annotated[int | None, typer.Option(help="processes: runs that share a GPU.")] = None,
+    cpus_per_run: Annotated[int | None, typer.Option(help="ray, slurm: cores of a run.")] = None,
+    gpus_per_run: Annotated[float | None, typer.Option(help="ray: GPUs of a run, as 0.25; slurm: whole.")] = None,
+    address: Annotated[str | None, typer.Option(help="ray: the cluster; auto: the one that runs here.")] = None,
+    partition: Annotated[str | None, typer.Option(help="slurm: the partition.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Train every combination of some settings, each in a process of its own.
+
+    What is done is never done again; the same command goes on where it was broken off, and failed runs stay as rows
+    with a reason until --retry-failed.
+
+    \b
+    normbench sweep norm=bn,ln,in,gn batch_size=1,8,64 'seed=range(0,3)' --dry-run
+    normbench sweep batch_size epochs=1 --jobs 2
+    normbench sweep table --launcher ray --address auto --gpus-per-run 0.25
+    normbench sweep table --launcher slurm --partition cpu
+    """
+    from normbench.launchers import launchers
+
+    given: dict[str, Any] = {
+        "jobs": jobs,
+        "timeout": timeout,
+        "runs_per_gpu": runs_per_gpu,
+        "cpus_per_run": cpus_per_run,
+        "gpus_per_run": gpus_per_run,
+        "address": address,
+        "partition": partition,
+    }
+    options = {key: value for key, value in given.items() if value is not None}
+    chosen = launchers.build(launcher, restart, options=options)
+    settings = {} if runs_dir is None else {"system.runs_dir": runs_dir}
+    plan, open_runs = _plan(_study(study or []), settings, chosen, retry_failed=retry_failed, restart=restart)
+    if not dry_run:
+        _carry_out(plan, open_runs, chosen, output, live=launcher != "inline")
+
+
+def demo(
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where runs, table and figure go.")] = Path(
+        "results/demo"
+    ),
+    restart: Restart = False,
+    debug: Debug = False,
+) -> None:
+    """Compare four norms on built-in synthetic images: a table and a figure in a minute, no download."""
+    from normbench.launchers import launchers
+
+    inline = launchers.build("inline", restart)
+    settings = {"system.runs_dir": str(output / "runs")}
+    plan, open_runs = _plan(_study(["demo", *(overrides or ())]), settings, inline, restart=restart)
+    _carry_out(plan, open_runs, inline, output, live=False)
+
+
+def _plan(
+    study: Any, settings: dict[str, Any], launcher: Any, *, retry_failed: bool = False, restart: bool = False
+) -> tuple[Any, Any]:
+    """The plan, printed, and the runs in it that are to be launched."""
+    from normbench.estimate import Estimator
+    from normbench.plan import make_plan
+    from normbench.train.resolve import Resolver
+
+    plan = make_plan(study, settings, Resolver(launcher.device))
+    open_runs = plan.open(retry_failed=retry_failed, restart=restart)
+    for line in plan.describe(open_runs, Estimator(), launcher.at_once(open_runs)):
+        print(line, flush=True)
+    return plan, open_runs
+
+
+def _carry_out(plan: Any, open_runs: Any, launcher: Any, output: Path | None, *, live: bool) -> None:
+    """Runs the plan, then shows how it stands; exits."""
+    from normbench.analysis.tables import to_markdown
+    from normbench.comparison import read_runs, write_comparison
+    from normbench.sweep import exit_code, run_plan, summary
+
+    plan = run_plan(plan, open_runs, launcher, live=live)
+    frames = read_runs(plan.runs)
+    if not frames.runs.empty:
+        print(f"\n{to_markdown(frames.runs)}")
+        if output is not None:
+            write_comparison(frames, output)
+            print(f"{output}/: {', '.join(sorted(path.name for path in output.iterdir() if path.is_file()))}\n")
+    for line in summary(plan, again()):
+        print(line)
+    sys.exit(exit_code(plan))
+
+
+def _study(arguments: list[str]) -> Any:
+    """The study that the arguments name, with their settings on top, or the one that their settings are."""
+    from normbench.study import Study, load_study
+
+    names = [argument for argument in arguments if "=" not in argument]
+    overrides = [argument for argument in arguments if "=" in argument]
+    if len(names) > 1:
+        raise NormbenchError(f"one study at a time, not {' and '.join(names)}")
+    if not arguments:
+        raise NormbenchError("say what to sweep: a study of configs/sweep/, or settings such as norm=bn,gn seed=0,1")
+    return (load_study(names[0]) if names else Study("sweep", ())).with_overrides(overrides)

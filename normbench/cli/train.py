@@ -1,0 +1,76 @@
+"""normbench train: one run."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from normbench.cli.options import EXIT_CODES, Debug, Overrides, RunsDir, again
+
+
+def train(
+    overrides: Overrides = None,
+    norm: Annotated[str | None, typer.Option(help="See `normbench norms`.")] = None,
+    model: Annotated[str | None, typer.Option(help="See configs/model/.")] = None,
+    data: Annotated[str | None, typer.Option(help="See `normbench doctor`.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images whose statistics are taken together.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the weights, the order and the augmentation.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16, auto")] = None,
+    runs_dir: RunsDir = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever is there.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved config and run id, do no more.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Train one network and write its losses, accuracies and times to a run directory.
+
+    The same command again reports a finished run and goes on with an interrupted one.
+
+    \b
+    normbench train --norm gn
+    normbench train --norm bn --batch-size 1 --epochs 1 --device cpu
+    normbench train norm=gn norm.num_groups=32 optim.lr=3e-4 data=synthetic
+    """
+    from normbench.compose import compose
+
+    flags: dict[str, Any] = {
+        "norm": norm,
+        "model": model,
+        "data": data,
+        "batch_size": batch_size,
+        "epochs": epochs,
+        "seed": seed,
+        "optim.lr": lr,
+        "runtime.device": device,
+        "runtime.precision": precision,
+        "system.runs_dir": runs_dir,
+    }
+    config = compose(overrides or (), {key: value for key, value in flags.items() if value is not None})
+    if dry_run:
+        from normbench.train.resolve import resolve
+
+        config, _ = resolve(config)
+        print(config.to_yaml() + f"# run id: {config.run_id}")
+        return
+    from normbench.train.run import execute
+
+    outcome = execute(config, restart=restart)
+    _report(outcome)
+    sys.exit(EXIT_CODES[outcome.state])
+
+
+def _report(outcome: Any) -> None:
+    """The last lines of a run: what came of it and where it is."""
+    if outcome.state == "interrupted":
+        print(f"{outcome.reason}; go on with: {again()}")
+    elif outcome.state == "diverged":
+        print(f"diverged: {outcome.reason}  {outcome.path}")
+    else:
+        epochs = f"{outcome.metrics['epoch']:.0f} epochs"
+        print(f"test accuracy {outcome.metrics['test_accuracy']:.4f} after {epochs}  {outcome.path}")

@@ -1,0 +1,128 @@
+"""Hydra's grammar for `key=value` and for sweeps, `a,b`, `choice()`, `range()`, `glob()`, read with Hydra's own parser.
+
+Refused here is what Hydra takes in silence: keys added or deleted, its own settings, a key given twice, an expansion
+to nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from normbench.errors import NormbenchError
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+
+def parse_assignments(overrides: Sequence[str], flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Keys and values of `overrides`, after those of `flags`. Raises NormbenchError for a key given twice."""
+    return _once_each(overrides, map(parse_assignment, overrides), flags)
+
+
+def parse_axes(overrides: Sequence[str], groups: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
+    """Keys and the values each is to take, one or more. `groups` are the names that `glob()` chooses from.
+
+    Raises NormbenchError for a key given twice, no value at all, `shuffle()`, and `interval()`.
+    """
+    return _once_each(overrides, (parse_axis(text, groups) for text in overrides))
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """The key and the one value of `key=value`."""
+    override = _parse(text)
+    if override is None:
+        return _plain_text(text)
+    if override.is_sweep_override():
+        raise NormbenchError(f"'{text}' is several values for one run: use sweep for that")
+    return override.key_or_group, _plain(override.value())
+
+
+def parse_axis(text: str, groups: Mapping[str, Sequence[str]]) -> tuple[str, list[Any]]:
+    """The key of `key=a,b` and its distinct values, in the order given."""
+    override = _parse(text)
+    if override is None:
+        key, value = _plain_text(text)
+        return key, [value]
+    key = override.key_or_group
+    values = _expand(text, override, groups) if override.is_sweep_override() else [_plain(override.value())]
+    if not values:
+        raise NormbenchError(f"'{text}' expands to no value at all")
+    return key, values
+
+
+def literal(value: Any) -> Any:
+    """A value in which ${...} is text and no interpolation."""
+    return value.replace("${", "\\${") if isinstance(value, str) else value
+
+
+def distinct(values: Iterable[Any]) -> list[Any]:
+    """The values without repetition, in their order; lists and dicts too, and 1 is not true."""
+    return list({repr(value): value for value in reversed(list(values))}.values())[::-1]
+
+
+def _once_each(
+    overrides: Sequence[str], pairs: Iterable[tuple[str, Any]], flags: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    assignments = {key: literal(value) for key, value in (flags or {}).items()}
+    for text, (key, value) in zip(overrides, pairs, strict=True):
+        if key in assignments:
+            raise NormbenchError(f"'{key}' is given twice: as {assignments[key]!r} and in '{text}'")
+        assignments[key] = value
+    return assignments
+
+
+def _parse(text: str) -> Override | None:
+    """What Hydra reads; None for what only looks like no override: its grammar has no umlauts, no '=' in a path."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException:
+        return None
+    if override.is_add() or override.is_force_add() or override.is_delete():
+        raise NormbenchError(f"'{text}': keys are neither added nor deleted, only set: write key=value")
+    if override.key_or_group.split(".")[0].split("/")[0] == "hydra" or override.package:
+        raise NormbenchError(f"'{text}': Hydra's own settings and packages have no effect here")
+    return override
+
+
+def _plain_text(text: str) -> tuple[str, Any]:
+    plain = re.fullmatch(r"([A-Za-z_][\w.]*)=(.+)", text)
+    if plain is None or re.match(r"(choice|range|glob|interval|shuffle|sort|tag)\(", plain[2]):
+        raise NormbenchError(f"cannot read '{text}': write key=value, as in batch_size=8 or norm=gn")
+    return plain[1], literal(plain[2])
+
+
+def _expand(text: str, override: Override, groups: Mapping[str, Sequence[str]]) -> list[Any]:
+    from hydra.core.override_parser.types import Glob, IntervalSweep
+
+    sweep: Any = override.value()
+    if isinstance(sweep, IntervalSweep):
+        raise NormbenchError(f"'{text}': an interval has no end of values; list them, or use range()")
+    if getattr(sweep, "shuffle", False):
+        raise NormbenchError(f"'{text}': the order of runs changes nothing, so there is no shuffle()")
+    if isinstance(sweep, Glob):
+        if override.key_or_group not in groups:
+            raise NormbenchError(f"'{text}': glob() chooses among {', '.join(groups)}")
+        return list(sweep.filter(list(groups[override.key_or_group])))
+    return distinct(_rounded(_plain(value)) for value in override.sweep_iterator())
+
+
+def _rounded(value: Any) -> Any:
+    """0.3 where a range has added up 0.30000000000000004."""
+    return float(f"{value:.12g}") if isinstance(value, float) else value
+
+
+def _plain(value: Any) -> Any:
+    from hydra.core.override_parser.types import QuotedString
+
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    return value

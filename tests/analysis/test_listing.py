@@ -1,0 +1,225 @@
+"""The list of runs: every directory is a row, whatever state it is in."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from normbench.analysis.frames import RUNS, read_frames, run_dirs
+from normbench.analysis.listing import list_runs, to_json, to_text
+from normbench.errors import NormbenchError, RunFailure
+from normbench.rundir import open_run
+
+WriteRun = Callable[..., Path]
+FILES = ("config.yaml", "env.json", "status.json", "metrics.csv")
+BN, GN, LN = (f"normresnet-{norm}-b64-s0-{digit * 12}" for norm, digit in (("bn", "0"), ("gn", "1"), ("ln", "2")))
+
+
+@pytest.fixture
+def runs_dir(tmp_path: Path, write_run: WriteRun) -> Path:
+    """One run done, one failed after its first epoch, one diverged before it, and what is no run."""
+    write_run(LN, (), state="diverged", reason="the loss of step 3 is nan")
+    write_run(
+        GN,
+        (0.6,),
+        state="failed",
+        reason="OutOfMemoryError: no room\nfor more",
+        config={"norm": {"name": "gn", "g": 8}},
+    )
+    write_run(BN)
+    (tmp_path / "runs" / "notes").mkdir()
+    (tmp_path / "runs" / ".removed-x").mkdir()
+    (tmp_path / "runs" / ".removed-x" / "config.yaml").write_text("")
+    return tmp_path / "runs"
+
+
+def test_the_list_agrees_with_the_table_that_studies_are_made_of(runs_dir: Path) -> None:
+    frames = read_frames(run_dirs(runs_dir)).runs
+    table = list_runs(runs_dir)
+    assert [name for name in RUNS if name in table] == list(frames.columns)
+    for name in frames.columns:
+        pairs = zip(table[name], frames[name], strict=True)
+        assert all(a == b or (pd.isna(a) and pd.isna(b)) for a, b in pairs), name
+
+
+def test_a_run_that_is_over_has_its_last_epochs_figures_and_the_median_of_seconds(runs_dir: Path) -> None:
+    row = list_runs(runs_dir, "status=done").iloc[0]
+    assert row["run"] == BN
+    assert (row["epochs"], row["planned_epochs"], row["test_accuracy"], row["test_loss"]) == (2, 2, 0.75, 0.5)
+    assert row["median_train_seconds"] == 11.5
+    assert row["started"] == "2026-01-01T00:00:00+00:00"
+
+
+def test_a_run_without_rows_has_empty_figures(runs_dir: Path) -> None:
+    row = list_runs(runs_dir, "norm=ln").iloc[0]
+    assert row["epochs"] == 0
+    assert row[["train_loss", "test_accuracy", "median_train_seconds"]].isna().all()
+
+
+def test_every_key_of_the_configuration_can_be_asked_for(runs_dir: Path) -> None:
+    assert list_runs(runs_dir, "norm.g=8 and optim.lr<0.01 and data.name=cifar10_parquet")["run"].tolist() == [GN]
+    with pytest.raises(NormbenchError, match=r"unknown key 'norm\.gg': did you mean 'norm\.g'\?"):
+        list_runs(runs_dir, "norm.gg=8")
+
+
+@pytest.mark.parametrize(
+    ("sort", "expected"),
+    [
+        (None, [BN, GN, LN]),
+        ("test_accuracy", [GN, BN, LN]),
+        ("-test_accuracy", [BN, GN, LN]),
+        ("-run", [LN, GN, BN]),
+        ("norm.g", [GN, BN, LN]),
+        ("-norm.g", [GN, BN, LN]),
+        ("-seed", [BN, GN, LN]),
+    ],
+)
+def test_runs_are_sorted_by_a_key_with_those_that_lack_it_last(
+    runs_dir: Path, sort: str | None, expected: list[str]
+) -> None:
+    assert list_runs(runs_dir, sort=sort)["run"].tolist() == expected
+
+
+def test_an_unknown_sort_key_names_the_nearest_even_where_nothing_matches(runs_dir: Path) -> None:
+    with pytest.raises(NormbenchError, match="unknown key 'test_acuracy': did you mean 'test_accuracy'"):
+        list_runs(runs_dir, "norm=none", "test_acuracy")
+
+
+def test_the_text_shows_how_each_run_stands_and_counts_them(runs_dir: Path) -> None:
+    assert to_text(list_runs(runs_dir)) == (
+        "run                                status    epochs  accuracy  s/epoch  reason\n"
+        f"{BN}  done         2/2     75.0%     11.5\n"
+        f"{GN}  failed       1/2     60.0%     11.0  OutOfMemoryError: no room...\n"
+        f"{LN}  diverged     0/2                     the loss of step 3 is nan\n"
+        "\n"
+        "3 runs: 1 done, 1 diverged, 1 failed"
+    )
+
+
+def test_the_text_fits_100_columns_and_marks_seconds_of_a_shared_machine(tmp_path: Path, write_run: WriteRun) -> None:
+    write_run(f"convnext-filter_response-b1024-s123-{'a' * 12}", state="failed", reason="why " * 50, concurrent_runs=2)
+    text = to_text(list_runs(tmp_path / "runs"))
+    assert max(map(len, text.splitlines())) == 100
+    assert "  11.5*  why why" in text
+    assert text.endswith("* shared the machine with other runs: not to be compared\n1 run: 1 failed")
+
+
+def test_nothing_to_show_says_where_or_for_which_condition(runs_dir: Path, tmp_path: Path) -> None:
+    assert to_text(list_runs(tmp_path / "none")) == f"no runs in {tmp_path / 'none'}"
+    assert to_text(list_runs(tmp_path / "none", "norm=bn", "optim.lr")) == f"no runs in {tmp_path / 'none'}"
+    assert to_text(list_runs(runs_dir, "norm=in")) == "no runs match norm=in"
+    assert to_json(list_runs(runs_dir, "norm=in")) == "[]"
+
+
+def test_the_json_has_every_column_and_null_for_what_is_missing(runs_dir: Path, write_run: WriteRun) -> None:
+    write_run(f"normresnet-in-b64-s0-{'3' * 12}", (math.nan,), config={"optim": {"lr": math.inf}})
+    records = json.loads(to_json(list_runs(runs_dir)), parse_constant=lambda name: pytest.fail(name))
+    by_norm = {record["norm"]: record for record in records}
+    assert by_norm["gn"]["norm.g"] == 8
+    assert by_norm["bn"]["norm.g"] is None
+    assert by_norm["bn"]["model.widths"] == [4, 8]
+    assert by_norm["in"]["test_accuracy"] is by_norm["in"]["lr"] is None
+    assert len({frozenset(record) for record in records}) == 1
+
+
+def test_a_run_that_a_process_holds_is_running_and_one_that_it_left_was_killed(
+    tmp_path: Path, write_run: WriteRun
+) -> None:
+    path = write_run(BN, (0.5,), state="running")
+    with open_run(path):
+        assert list_runs(tmp_path / "runs")["status"].tolist() == ["running"]
+    table = list_runs(tmp_path / "runs", "status=killed")
+    assert table["reason"].tolist() == ["its process is gone"]
+    assert "killed     1/2" in to_text(table)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00\xff\xfe", b"a: [", b"[1, 2]\n", b"{", b"epoch,x\n1,2,3\n", b"a\n\n1\n"]
+)
+def test_a_damaged_file_makes_a_damaged_row_that_names_it(runs_dir: Path, name: str, content: bytes) -> None:
+    (runs_dir / BN / name).write_bytes(content)
+    table = list_runs(runs_dir).set_index("run")
+    assert table.loc[BN, "status"] == "damaged"
+    assert table.loc[BN, "reason"] == f"{name} cannot be read"
+    assert (table.loc[BN, "test_accuracy"] == 0.75) is (name != "metrics.csv"), "what is known is shown"
+    assert "damaged" in to_text(list_runs(runs_dir))
+    with pytest.raises(RunFailure, match=rf"{name}' is damaged: begin the run anew with --restart"):
+        read_frames([runs_dir / BN])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@given(name=st.sampled_from(FILES), fraction=st.floats(0, 1), junk=st.binary(max_size=5))
+def test_no_file_cut_anywhere_keeps_the_list_from_being_shown(
+    write_run: WriteRun, tmp_path: Path, name: str, fraction: float, junk: bytes
+) -> None:
+    file = write_run(BN) / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(fraction * len(whole))] + junk)
+    table = list_runs(tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs")
+    assert table["status"].item() in ("done", "damaged")
+    assert BN in to_text(table)
+    json.loads(to_json(table))
+
+
+def test_a_last_row_that_a_power_cut_left_unfinished_is_not_read(runs_dir: Path) -> None:
+    with (runs_dir / GN / "metrics.csv").open("a") as file:
+        file.write("2,20,0.001,0.5,0.9")
+    assert list_runs(runs_dir, "norm=gn")[["status", "epochs", "test_accuracy"]].values.tolist() == [["failed", 1, 0.6]]
+    assert read_frames([runs_dir / GN]).metrics["test_accuracy"].tolist() == [0.6]
+
+
+def test_a_run_that_is_done_and_has_no_rows_is_damaged(runs_dir: Path) -> None:
+    (runs_dir / BN / "metrics.csv").unlink()
+    assert list_runs(runs_dir, "norm=bn")["reason"].tolist() == ["metrics.csv cannot be read"]
+
+
+def test_a_run_that_failed_before_it_knew_its_environment_is_a_row_of_both_tables(runs_dir: Path) -> None:
+    for name in ("env.json", "metrics.csv"):
+        (runs_dir / GN / name).unlink()
+    assert list_runs(runs_dir, "norm=gn")["status"].tolist() == ["failed"]
+    frames = read_frames([runs_dir / BN, runs_dir / GN])
+    row = frames.runs.iloc[1]
+    assert (row["status"], row["reason"], row["epochs"]) == ("failed", "OutOfMemoryError: no room\nfor more", 0)
+    assert row[["test_accuracy", "threads", "data", "commit"]].isna().all()
+    assert frames.runs["threads"].tolist()[0] == 2
+    assert "2.0" not in frames.runs[["threads", "num_test"]].to_csv(), "a count stays one beside a gap"
+    assert frames.environments[GN] == {}
+    assert frames.metrics["run"].unique().tolist() == [BN]
+
+
+def test_validation_accuracy_is_a_column_where_any_run_has_one(runs_dir: Path) -> None:
+    assert "val_accuracy" not in read_frames(run_dirs(runs_dir)).runs
+    assert "val_accuracy" not in list_runs(runs_dir)
+    file = runs_dir / BN / "metrics.csv"
+    file.write_text(file.read_text().replace("train_accuracy", "val_accuracy"))
+    for table in (read_frames(run_dirs(runs_dir)).runs, list_runs(runs_dir)):
+        assert table["val_accuracy"].tolist()[0] == 0.75
+        assert table["val_accuracy"].isna().tolist() == [False, True, True]
+    assert list_runs(runs_dir, "val_accuracy>0.7")["run"].tolist() == [BN]
+
+
+def test_figures_are_read_to_the_last_digit(runs_dir: Path, write_run: WriteRun) -> None:
+    accuracy = 0.1 + 0.2
+    path = write_run(f"normresnet-in-b64-s0-{'3' * 12}", (accuracy,))
+    frames = read_frames([path])
+    assert frames.runs["test_accuracy"].tolist() == frames.metrics["test_accuracy"].tolist() == [accuracy]
+
+
+def test_a_folder_in_which_no_lock_can_be_taken_is_listed_by_its_status(
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("normbench.analysis.listing.run_state", refuse)
+    assert list_runs(runs_dir)["status"].tolist() == ["done", "failed", "diverged"]
