@@ -34,6 +34,7 @@ def sweep(
     gpus_per_run: Annotated[float | None, typer.Option(help="ray: GPUs of a run, as 0.25; slurm: whole.")] = None,
     address: Annotated[str | None, typer.Option(help="ray: the cluster; auto: the one that runs here.")] = None,
     partition: Annotated[str | None, typer.Option(help="slurm: the partition.")] = None,
+    sbatch: Annotated[list[str] | None, typer.Option(help="slurm: any other of its options, as account=x.")] = None,
     debug: Debug = False,
 ) -> None:
     """Train every combination of some settings, each in a process of its own.
@@ -57,6 +58,7 @@ def sweep(
         "gpus_per_run": gpus_per_run,
         "address": address,
         "partition": partition,
+        "sbatch": tuple(sbatch) if sbatch else None,
     }
     options = {key: value for key, value in given.items() if value is not None}
     chosen = launchers.build(launcher, restart, options=options)

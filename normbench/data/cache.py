@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +19,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from normbench.atomic import disk_errors, sync_folder, write_json
+from normbench.atomic import disk_errors, sync_folder, write_bytes, write_json
 from normbench.data.source import DataHome, Dataset, Source, Split, sources
 from normbench.errors import NormbenchError, RunFailure
 
@@ -75,6 +75,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if manifest.pop("checksum", None) != _checksum(manifest):
         raise ValueError(f"{folder / 'manifest.json'} is damaged")
     return manifest
+
+
+def pack(source: Source, home: DataHome) -> tuple[str, dict[str, bytes]]:
+    """The cache folder of `source` as its name and its files, for a machine that cannot see it."""
+    folder = cache_folder(source, home)
+    return folder.name, {
+        name: (folder / name).read_bytes() for name in ("manifest.json", *(f"{a}.npy" for a in ARRAYS))
+    }
+
+
+def unpack(name: str, files: Mapping[str, bytes], home: DataHome) -> None:
+    """Makes what `pack` gave a folder of this cache."""
+    folder = home.cache_dir / name
+    with disk_errors(folder):
+        home.cache_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not is_intact(folder):
+                partial = _empty_partial(folder)
+                for file, content in files.items():
+                    write_bytes(partial / file, content)
+                _give_final_name(partial, folder)
 
 
 def remember(name: str, root: Path, source: Source, home: DataHome) -> None:
@@ -137,10 +158,8 @@ def _store(source: Source, folder: Path) -> None:
     arrays: dict[str, NDArray[Any]] = dict(
         zip(ARRAYS, (train.images, train.labels, test.images, test.labels), strict=True)
     )
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     with disk_errors(folder):
-        partial.mkdir(parents=True)
+        partial = _empty_partial(folder)
         for name, array in arrays.items():
             with (partial / f"{name}.npy").open("wb") as file:
                 np.save(file, array, allow_pickle=False)
@@ -157,6 +176,18 @@ def _store(source: Source, folder: Path) -> None:
         "sha256": {name: _digest(partial / f"{name}.npy") for name in ARRAYS},
     }
     write_json(partial / "manifest.json", manifest | {"checksum": _checksum(manifest)})
+    _give_final_name(partial, folder)
+
+
+def _empty_partial(folder: Path) -> Path:
+    """A folder beside, to be filled first."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def _give_final_name(partial: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     sync_folder(folder.parent)

@@ -4,7 +4,7 @@ A launcher starts runs and says when one has started or ended, and never how: th
 only channel back.
 """
 
-from normbench.launchers import inline, processes
+from normbench.launchers import inline, processes, ray, slurm
 from normbench.launchers.launcher import Event, Launcher, launchers
 
-__all__ = ["Event", "Launcher", "inline", "launchers", "processes"]
+__all__ = ["Event", "Launcher", "inline", "launchers", "processes", "ray", "slurm"]

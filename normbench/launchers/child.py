@@ -21,7 +21,7 @@ from typing import Any
 
 from normbench.config import RunConfig
 from normbench.errors import NormbenchError
-from normbench.launchers.launcher import Work, train
+from normbench.launchers.launcher import StopAsked, Work, train
 from normbench.rundir import OVER, last_output, open_run, read_status, run_state
 
 GRACE_SECONDS = 20.0  # from asking a run to stop to killing it: it saves its checkpoint after the step it is in
@@ -85,10 +85,12 @@ class Child:
         reason = f"over the time limit of {self.timeout:g} s" if self._late else self._exit()
         settle(self.config, self._before, reason, failed_anyway=self._late)
 
-    def wait(self) -> None:
-        """Waits until the process has ended, within its time limit, and settles it."""
+    def wait(self, should_stop: StopAsked, every: float) -> None:
+        """Waits until the process has ended, asking `every` so many seconds whether to stop it, and settles it."""
         while self._process.is_alive():
-            self._process.join(0.2)
+            self._process.join(every)
+            if should_stop():
+                self.stop()
             self.watch()
         self.settle()
 
@@ -115,6 +117,16 @@ def settle(config: RunConfig, before: Mapping[str, Any], reason: str, *, failed_
         run.fail(config.to_yaml(), reason)
 
 
+def print_to_file(config: RunConfig, restart: bool) -> None:
+    """Sends all that this process prints to the run's output.log."""
+    config.run_path.mkdir(parents=True, exist_ok=True)
+    with (config.run_path / "output.log").open("wb" if restart else "ab") as log:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(log.fileno(), stream.fileno())
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
 @lru_cache
 def _context() -> BaseContext:
     if sys.platform == "darwin":
@@ -130,7 +142,7 @@ def _main(config: RunConfig, restart: bool, environment: Mapping[str, str], work
     os.environ.update(environment)
     with suppress(PermissionError):  # a process that leads a group already stays where it is
         os.setsid()
-    _print_to_file(config, restart)
+    print_to_file(config, restart)
     faulthandler.enable()
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
@@ -138,15 +150,6 @@ def _main(config: RunConfig, restart: bool, environment: Mapping[str, str], work
     except NormbenchError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
-
-
-def _print_to_file(config: RunConfig, restart: bool) -> None:
-    config.run_path.mkdir(parents=True, exist_ok=True)
-    with (config.run_path / "output.log").open("wb" if restart else "ab") as log:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-            os.dup2(log.fileno(), stream.fileno())
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
 def _stop_with_parent() -> None:
