@@ -51,6 +51,7 @@ class LiveDisplay(Display):
         self, steps: Mapping[str, int], estimator: Estimator, jobs: int, open_runs: Sequence[RunConfig]
     ) -> None:
         super().__init__(steps, estimator, jobs)
+        self._open_runs = open_runs
         self._left = {config.run_id: config for config in open_runs}
         self._bars: dict[str, TaskID] = {}
         columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[note]}"))
@@ -91,13 +92,13 @@ class LiveDisplay(Display):
 
     def _seconds_left(self) -> float | None:
         """What the runs that are left will take at this many a time; kinds not known yet count as the others' mean."""
-        estimates = {run_id: self.estimator.seconds(config) for run_id, config in list(self._left.items())}
+        estimates = {config.run_id: self.estimator.seconds(config) for config in self._open_runs}
         known = [seconds for seconds in estimates.values() if seconds is not None]
         if not known:
             return None
         mean = sum(known) / len(known)
-        parts = {run_id: 1 - self._position(run_id) / max(1, self.steps[run_id]) for run_id in self._bars}
-        return sum((estimates[name] or mean) * parts.get(name, 1.0) for name in estimates) / self.jobs
+        parts = {run_id: 1 - self._position(run_id) / max(1, self.steps[run_id]) for run_id in list(self._bars)}
+        return sum((estimates[name] or mean) * parts.get(name, 1.0) for name in list(self._left)) / self.jobs
 
 
 class _Followed(Progress):

@@ -14,11 +14,15 @@ def comparison(runs: pd.DataFrame) -> pd.DataFrame:
 
     Columns: norm, batch size, lr, n (finished runs, one seed each), test accuracy (mean over them), test-set interval
     (half width of the 95 % interval that a finite test set leaves), seconds per epoch (median) and their ratio to bn;
-    status counts what did not finish. Seconds of runs that shared the machine are left out.
+    status counts what did not finish. Seconds of runs that shared the machine are left out. Where images were held out:
+    their accuracy, and chosen, the learning rate with the best of it among those of the same norm and settings.
     """
     rows = [_row(group) for _, group in runs.groupby(["norm", *_settings(runs)], sort=False, dropna=False)]
     table = pd.DataFrame(rows)
     table["relative_time"] = _relative_time(table)
+    if "val_accuracy" in table:
+        others = table.groupby(["norm", *(name for name in _settings(table) if name != "lr")], dropna=False)
+        table["chosen"] = others["val_accuracy"].transform("max") == table["val_accuracy"]
     return table
 
 
@@ -29,6 +33,7 @@ def to_markdown(runs: pd.DataFrame) -> str:
         {
             "norm": table["norm"],
             **_varying(table),
+            **_held_out(table),
             "test accuracy": [_percent(row) for row in table.itertuples()],
             **_times(table),
             "runs": table["n"],
@@ -79,6 +84,7 @@ def _row(group: pd.DataFrame) -> dict[str, object]:
         "norm": group["norm"].iloc[0],
         **{name: group[name].iloc[0] for name in _settings(group)},
         "n": len(done),
+        **({"val_accuracy": done["val_accuracy"].mean()} if "val_accuracy" in group else {}),
         "test_accuracy": accuracy,
         "interval": interval_of_test_set(accuracy, int(done["num_test"].iloc[0])) if len(done) else math.nan,
         "seconds": alone["median_train_seconds"].median(),
@@ -102,6 +108,14 @@ def _relative_time(table: pd.DataFrame) -> list[float]:
 def _varying(table: pd.DataFrame) -> dict[str, pd.Series]:
     """The columns that tell rows of one norm apart, where there is more than one value."""
     return {name.replace("_", " "): table[name] for name in _settings(table) if table[name].nunique() > 1}
+
+
+def _held_out(table: pd.DataFrame) -> dict[str, list[str]]:
+    """The accuracy on held-out training images, where there are any, by which a learning rate is chosen."""
+    if "val_accuracy" not in table:
+        return {}
+    pairs = zip(table["val_accuracy"], table["chosen"], strict=True)
+    return {"validation accuracy": [_figure(100 * value, "{:.1f} %") + " (best)" * best for value, best in pairs]}
 
 
 def _times(table: pd.DataFrame) -> dict[str, list[str]]:

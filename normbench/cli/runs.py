@@ -11,7 +11,7 @@ import typer
 from normbench.cli.options import Debug
 from normbench.errors import NormbenchError, RunFailure
 
-app = typer.Typer(help="List, compare and remove runs.", rich_markup_mode=None, invoke_without_command=True)
+app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
 RunsDir = Annotated[Path, typer.Option(help="Where run directories are.")]
 DEFAULT_RUNS_DIR = Path("results/runs")
@@ -26,11 +26,11 @@ def runs(
     runs_dir: RunsDir = DEFAULT_RUNS_DIR,
     debug: Debug = False,
 ) -> None:
-    """List runs.
+    """List runs, compare two, remove some.
 
     \b
     normbench runs --where 'norm=bn,gn and batch_size<=4' --sort -test_accuracy
-    normbench runs --where status=failed
+    normbench runs --where 'status=failed or test_accuracy<20%'
     """
     if context.invoked_subcommand is not None:
         if where is not None or sort is not None or as_json:
@@ -46,7 +46,10 @@ def runs(
 
 @app.command("diff")
 def diff(first: str, second: str, runs_dir: RunsDir = DEFAULT_RUNS_DIR, debug: Debug = False) -> None:
-    """Show two runs side by side: settings that differ, final figures, environments; by id, its beginning, or path."""
+    """Show two runs side by side: what they differ in, and final figures.
+
+    FIRST and SECOND are ids, beginnings of ids, or paths.
+    """
     from normbench.analysis.compare_runs import diff as compare
     from normbench.analysis.compare_runs import find_run
 
@@ -60,7 +63,10 @@ def remove(
     runs_dir: RunsDir = DEFAULT_RUNS_DIR,
     debug: Debug = False,
 ) -> None:
-    """Remove runs: those named, or all that failed; one that is running is left alone."""
+    """Remove runs that failed, or those named.
+
+    One that is running is left alone.
+    """
     from normbench.analysis.compare_runs import find_run
     from normbench.analysis.listing import list_runs
     from normbench.rundir import remove_run

@@ -19,9 +19,11 @@ def sweep(
         list[str] | None,
         typer.Argument(help="A study of configs/sweep/, and key=value or key=a,b for settings and axes."),
     ] = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Runs at a time.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", help="Runs at a time; else one per core, or per GPU.")
+    ] = None,
     launcher: Annotated[str, typer.Option(help="inline, processes, ray, slurm")] = "processes",
-    timeout: Annotated[float | None, typer.Option(help="Seconds for one run.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that one run may take.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Go on with failed runs too.")] = False,
     restart: Restart = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, run nothing.")] = False,
@@ -37,7 +39,7 @@ def sweep(
     sbatch: Annotated[list[str] | None, typer.Option(help="slurm: any other of its options, as account=x.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Train every combination of some settings, each in a process of its own.
+    """Train every combination of some settings.
 
     What is done is never done again; the same command goes on where it was broken off, and failed runs stay as rows
     with a reason until --retry-failed.

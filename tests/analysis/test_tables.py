@@ -94,3 +94,20 @@ def test_more_seeds_do_not_shrink_what_one_test_set_leaves_open() -> None:
 def test_a_commit_with_changes_is_marked() -> None:
     assert "commit 0123456789ab+." in to_markdown(table(run("bn", 0.8, 10.0, dirty=True)))
     assert "commit of an installed package." in to_markdown(table(run("bn", 0.8, 10.0, commit=None, dirty=None)))
+
+
+def test_a_learning_rate_is_chosen_by_the_images_held_out_and_never_by_the_test_set() -> None:
+    rates = [(0.001, 0.60, 0.75), (0.003, 0.65, 0.70), (0.01, 0.50, 0.80)]
+    runs = table(*(run("bn", test, 10.0, lr=lr, val_accuracy=held_out) for lr, held_out, test in rates))
+    assert comparison(runs).set_index("lr")["chosen"].to_dict() == {0.001: False, 0.003: True, 0.01: False}
+    assert "65.0 % (best)" in to_markdown(runs)
+    by_batch = pd.concat([runs, runs.assign(batch_size=8, val_accuracy=[0.9, 0.1, 0.1])])
+    assert comparison(by_batch).query("chosen")[["batch_size", "lr"]].values.tolist() == [[64, 0.003], [8, 0.001]]
+
+
+def test_runs_that_differ_in_an_option_of_the_norm_have_a_row_each() -> None:
+    runs = table(*(run("gn", 0.7 + 0.01 * i, 10.0, **{"norm.num_groups": str(i)}) for i in (1, 2)), run("bn", 0.7, 5.0))
+    shown = comparison(runs)
+    assert shown["norm.num_groups"].fillna("").tolist() == ["1", "2", ""]
+    assert shown["n"].tolist() == [1, 1, 1]
+    assert shown["relative_time"].tolist() == [2.0, 2.0, 1.0]
