@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -55,7 +55,13 @@ class LiveDisplay(Display):
         self._left = {config.run_id: config for config in open_runs}
         self._bars: dict[str, TaskID] = {}
         columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[note]}"))
-        self.progress = _Followed(self._follow, *columns, console=Console(stderr=True), refresh_per_second=2)
+        self.progress = _Followed(
+            self._follow,
+            *columns,
+            console=Console(stderr=True),
+            refresh_per_second=2,
+            redirect_stdout=sys.stdout.isatty(),  # else what goes into a pipe would be drawn on the terminal
+        )
         self._total = self.progress.add_task("all runs", total=len(steps), note="")
 
     def run_started(self, config: RunConfig) -> None:
@@ -79,7 +85,8 @@ class LiveDisplay(Display):
     def _follow(self) -> None:
         for run_id, bar in list(self._bars.items()):
             done, steps = self._position(run_id), self.steps[run_id]
-            self.progress.update(bar, completed=done, note=f"step {done}/{steps}")
+            with suppress(KeyError):  # it has ended meanwhile
+                self.progress.update(bar, completed=done, note=f"step {done}/{steps}")
         left = self._seconds_left()
         note = f"{self.ended}/{len(self.steps)}" + (f", about {duration(left)} left" if left is not None else "")
         self.progress.update(self._total, completed=self.ended, note=note)
@@ -87,7 +94,7 @@ class LiveDisplay(Display):
     def _position(self, run_id: str) -> int:
         try:
             return read_position(self._left[run_id].run_path)
-        except (NormbenchError, KeyError, ValueError):
+        except (NormbenchError, OSError, KeyError, ValueError):
             return 0  # not a row yet
 
     def _seconds_left(self) -> float | None:
@@ -135,5 +142,7 @@ def _outcome(config: RunConfig) -> str:
     except NormbenchError as error:
         return f"damaged   {config.run_id}  {error}"
     state = status.get("state", "unknown")
+    if state == "done" and "test_accuracy" not in metrics:
+        return f"damaged   {config.run_id}  metrics.csv has no test accuracy"
     result = f"test accuracy {metrics['test_accuracy']:.4f}" if state == "done" else f"{status.get('reason')}"
     return f"{state:9} {config.run_id}  {result}"

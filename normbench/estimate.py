@@ -67,7 +67,7 @@ def _kind_of_run(path: Path) -> str | None:
         config.pop("system", None)
         config["data"].pop("root", None)
         return _kind(config)
-    except (NormbenchError, OSError, yaml.YAMLError, AttributeError, KeyError, TypeError):
+    except (NormbenchError, OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError):
         return None  # a directory that is no run, or a damaged one, is no measure of anything
 
 
@@ -76,4 +76,4 @@ def _seconds_per_epoch(path: Path) -> float | None:
         row = RunDir(path).last_metrics()
     except NormbenchError:
         return None
-    return row["train_seconds"] + row["eval_seconds"] if "eval_seconds" in row else None
+    return row["train_seconds"] + row["eval_seconds"] if {"train_seconds", "eval_seconds"} <= row.keys() else None

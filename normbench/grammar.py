@@ -6,8 +6,10 @@ to nothing.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from normbench.errors import NormbenchError
@@ -44,6 +46,8 @@ def parse_axis(text: str, groups: Mapping[str, Sequence[str]]) -> tuple[str, lis
     override = _parse(text)
     if override is None:
         key, value = _plain_text(text)
+        if key in groups:
+            raise _unreadable(text)
         return key, [value]
     key = override.key_or_group
     values = _expand(text, override, groups) if override.is_sweep_override() else [_plain(override.value())]
@@ -59,7 +63,7 @@ def literal(value: Any) -> Any:
 
 def distinct(values: Iterable[Any]) -> list[Any]:
     """The values without repetition, in their order; lists and dicts too, and 1 is not true."""
-    return list({repr(value): value for value in reversed(list(values))}.values())[::-1]
+    return list({repr(value): value for value in values}.values())
 
 
 def _once_each(
@@ -78,6 +82,8 @@ def _parse(text: str) -> Override | None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    if re.search(r"\bshuffle\(", text):
+        raise NormbenchError(f"'{text}': the order of runs changes nothing, so there is no shuffle()")
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException:
@@ -92,28 +98,42 @@ def _parse(text: str) -> Override | None:
 def _plain_text(text: str) -> tuple[str, Any]:
     plain = re.fullmatch(r"([A-Za-z_][\w.]*)=(.+)", text)
     if plain is None or re.match(r"(choice|range|glob|interval|shuffle|sort|tag)\(", plain[2]):
-        raise NormbenchError(f"cannot read '{text}': write key=value, as in batch_size=8 or norm=gn")
+        raise _unreadable(text)
     return plain[1], literal(plain[2])
 
 
+def _unreadable(text: str) -> NormbenchError:
+    return NormbenchError(f"cannot read '{text}': write key=value, as in batch_size=8 or norm=gn")
+
+
 def _expand(text: str, override: Override, groups: Mapping[str, Sequence[str]]) -> list[Any]:
-    from hydra.core.override_parser.types import Glob, IntervalSweep
+    from hydra.core.override_parser.types import Glob, IntervalSweep, RangeSweep
+    from hydra.errors import HydraException
 
     sweep: Any = override.value()
     if isinstance(sweep, IntervalSweep):
         raise NormbenchError(f"'{text}': an interval has no end of values; list them, or use range()")
-    if getattr(sweep, "shuffle", False):
-        raise NormbenchError(f"'{text}': the order of runs changes nothing, so there is no shuffle()")
     if isinstance(sweep, Glob):
         if override.key_or_group not in groups:
             raise NormbenchError(f"'{text}': glob() chooses among {', '.join(groups)}")
         return list(sweep.filter(list(groups[override.key_or_group])))
-    return distinct(_rounded(_plain(value)) for value in override.sweep_iterator())
+    if isinstance(sweep, RangeSweep):
+        ends: Any = [_exact(number) for number in (sweep.start, sweep.stop, sweep.step)]
+        if not all(map(math.isfinite, ends)):
+            raise NormbenchError(f"'{text}' has no end")
+        sweep.start, sweep.stop, sweep.step = ends
+    try:
+        values = [_plain(value) for value in override.sweep_iterator()]
+    except (HydraException, ValueError) as error:
+        raise NormbenchError(f"cannot expand '{text}': {error}") from None
+    if any(isinstance(value, Glob) for value in values):
+        raise NormbenchError(f"'{text}': glob() is a list by itself")
+    return distinct(values)
 
 
-def _rounded(value: Any) -> Any:
-    """0.3 where a range has added up 0.30000000000000004."""
-    return float(f"{value:.12g}") if isinstance(value, float) else value
+def _exact(number: Any) -> Any:
+    """0.1 as it is written and not as it is stored, so that a range adds up to 0.3 and ends where it should."""
+    return Decimal(str(number)) if isinstance(number, float) else number
 
 
 def _plain(value: Any) -> Any:

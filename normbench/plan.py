@@ -40,8 +40,8 @@ class Plan:
 
     def open(self, *, retry_failed: bool = False, restart: bool = False) -> list[RunConfig]:
         """What there is to run: all but what is over, running elsewhere, refused, and, unless retried, failed."""
-        states = {"new", *RESUMABLE, *(["failed"] if retry_failed else []), *(["failed", "done"] if restart else [])}
-        states |= {"diverged"} if restart else set()
+        states = {"new", *RESUMABLE} | ({"failed"} if retry_failed else set())
+        states |= {"done", "diverged", "failed", "damaged"} if restart else set()
         return [run.config for run in self.runs if run.state in states]
 
     def describe(self, open_runs: Sequence[RunConfig], estimator: Estimator, jobs: int) -> Iterator[str]:
@@ -92,12 +92,14 @@ def make_plan(study: Study, settings: Mapping[str, Any] | None = None, resolver:
 
 
 def _planned(config: RunConfig, resolver: Resolver) -> PlannedRun:
+    config, source = resolver.complete(config)
+    num_train = count_train(config, source)
     try:
-        config, source = resolver.resolve(config)
+        resolver.check_supported(config, source, num_train)
     except Unsupported as error:
         return PlannedRun(config, "refused", str(error))
     images_per_step = config.batch_size * config.train.accumulate
-    num_steps = count_steps(count_train(config, source), images_per_step, config.epochs, config.train.max_steps)
+    num_steps = count_steps(num_train, images_per_step, config.epochs, config.train.max_steps)
     return PlannedRun(config, run_state(config.run_path), num_steps=num_steps)
 
 

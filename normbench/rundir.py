@@ -240,9 +240,9 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         return []
     try:
         whole_lines, _, _ = path.read_text().rpartition("\n")
-    except UnicodeDecodeError:
+        rows = list(csv.DictReader(io.StringIO(whole_lines)))
+    except (UnicodeDecodeError, csv.Error):
         raise _damaged(path) from None
-    rows = list(csv.DictReader(io.StringIO(whole_lines)))
     return [row for row in rows if None not in row and None not in row.values()]
 
 

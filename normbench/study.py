@@ -6,6 +6,7 @@ It comes from configs/sweep/NAME.yaml, from the command line (`norm=bn,gn seed=r
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -87,8 +88,10 @@ def _read_study(name: str, content: dict[str, Any]) -> Study:
         raise ValueError(f"'{min(extra)}' is none of axes, fixed, exclude")
     axes = tuple(_read_axis(keys, values) for keys, values in content["axes"].items())
     fixed = dict(content.get("fixed") or {})
-    known = {*fixed, *(key for axis in axes for key in axis.keys)}
-    exclusions = tuple(_read_exclusion(entry, known) for entry in content.get("exclude") or ())
+    keys = Counter([*fixed, *(key for axis in axes for key in axis.keys)])
+    if repeated := [key for key, number in keys.items() if number > 1]:
+        raise ValueError(f"'{repeated[0]}' is there twice")
+    exclusions = tuple(_read_exclusion(entry, set(keys)) for entry in content.get("exclude") or ())
     return Study(name, axes, fixed, exclusions)
 
 

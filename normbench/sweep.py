@@ -78,7 +78,7 @@ def exit_code(plan: Plan) -> int:
 
 
 def _is_unfinished(plan: Plan) -> bool:
-    return any(run.state in ("new", "interrupted", "killed") for run in plan.runs)
+    return any(run.state in ("new", "running", "interrupted", "killed") for run in plan.runs)
 
 
 def _state_now(config: RunConfig, state: str) -> str:

@@ -1,14 +1,23 @@
-"""What every test may rely on: one thread, a cache of its own, hypothesis without a stopwatch."""
+"""What every test may rely on: one thread, a cache of its own, hypothesis without a stopwatch, the command line, and
+run directories without the training."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+from normbench import cli
+from normbench.config import RunConfig
+from normbench.rundir import open_run
+
+Run = Callable[..., tuple[int, str, str]]
+LeaveRun = Callable[..., Path]
 
 settings.register_profile("normbench", deadline=None, derandomize=True, max_examples=30, database=None)
 settings.load_profile("normbench")
@@ -36,3 +45,55 @@ def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """$NORMBENCH_CACHE in this test's own folder: the user's cache is never touched."""
     monkeypatch.setenv("NORMBENCH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def normbench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs the command line in this process, in an empty folder: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["normbench", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        code = stop.value.code
+        captured = capsys.readouterr()
+        return 0 if code is None else int(code), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def leave_run() -> LeaveRun:
+    """Leaves the directory of a run that ended in `state`, with as many epochs as it has or was to take."""
+
+    def leave(
+        config: RunConfig,
+        state: str = "done",
+        reason: str | None = None,
+        *,
+        epochs: int | None = None,
+        accuracy: float = 0.5,
+        train_seconds: float = 3.0,
+    ) -> Path:
+        environment = {
+            "data": {"name": "synthetic", "num_test": 20},
+            "concurrent_runs": config.system.concurrent_runs,
+            "hardware": {"device_name": "a processor", "threads": 1},
+            "versions": {"torch": "2.15.0"},
+            "git": {"commit": "0123456789abcdef", "dirty": False},
+        }
+        row = {"lr": 0.1, "train_loss": 1.0, "train_accuracy": 0.5, "test_loss": 1.0, "test_accuracy": accuracy}
+        row |= {"val_loss": 1.0, "val_accuracy": accuracy} if config.data.val_fraction else {}
+        with open_run(config.run_path) as run:
+            run.begin(config.to_yaml(), environment)
+            for epoch in range(1, (config.epochs if epochs is None else epochs) + 1):
+                run.append_step({"step": 7 * epoch - 1, "epoch": epoch, "loss": 1.0, "lr": 0.1})
+                run.append_metrics(
+                    {"epoch": epoch, "steps": 7 * epoch, **row, "train_seconds": train_seconds, "eval_seconds": 1.0}
+                )
+            if state != "running":
+                run.finish(state, reason)
+        return config.run_path
+
+    return leave

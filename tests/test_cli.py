@@ -11,28 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from normbench import cli, compose, rundir
+from normbench import compose, rundir
 from normbench.data import cifar10
 from normbench.train.engine import Trainer
 
 TINY = ["data=synthetic", "data.num_train=100", "data.num_test=20", "model.widths=[4,8]", "batch_size=16", "epochs=2"]
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def normbench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs the command line in this process, in an empty folder: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["normbench", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        code = stop.value.code
-        captured = capsys.readouterr()
-        return 0 if code is None else int(code), captured.out, captured.err
-
-    return run
 
 
 def test_train_prints_one_line_an_epoch_then_the_accuracy_and_the_directory(normbench: Run) -> None:

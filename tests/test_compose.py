@@ -19,7 +19,6 @@ from normbench.compose import compose, config_dir, groups
 from normbench.config import DataConfig, OptimConfig, RunConfig, validate
 from normbench.data import sources
 from normbench.errors import NormbenchError
-from normbench.grammar import parse_assignment
 from normbench.models import models
 from normbench.norms import norms
 from normbench.registry import Registry
@@ -195,27 +194,6 @@ def test_a_config_is_frozen_and_composing_again_finds_the_files_values() -> None
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 3
     assert compose().optim.lr == 1e-3
-
-
-@pytest.mark.parametrize(
-    ("text", "assignment"),
-    [
-        ("a.b=1", ("a.b", 1)),
-        ("a=1.0", ("a", 1.0)),
-        ("a=1e-3", ("a", 1e-3)),
-        ("a=null", ("a", None)),
-        ("a=none", ("a", "none")),
-        ("a='x, y'", ("a", "x, y")),
-        ("a=[1,'b',[c]]", ("a", [1, "b", ["c"]])),
-        ("a={b: 'c'}", ("a", {"b": "c"})),
-        ("a=/data/with-dash_and.dots", ("a", "/data/with-dash_and.dots")),
-        ("a=${seed}", ("a", "${seed}")),
-    ],
-)
-def test_an_assignment_is_a_key_and_a_plain_value(text: str, assignment: tuple[str, Any]) -> None:
-    key, value = parse_assignment(text)
-    assert (key, value) == assignment
-    assert type(value) is type(assignment[1])
 
 
 def test_an_interpolation_takes_the_value_it_names() -> None:

@@ -89,6 +89,7 @@ def test_an_exclusion_in_yaml_names_keys_of_the_study(tmp_path: Path, monkeypatc
         ("fixed: {}", "'axes'"),
         ("axes: {norm: []}", "axis 'norm' needs points of 1 value each"),
         ("axes:\n  a, b: [[1, 2], [3]]", "axis 'a, b' needs points of 2 values each"),
+        ("axes: {norm: [bn]}\nfixed: {norm: gn}", "'norm' is there twice"),
         ("axes: {}\nfxed: {}", "'fxed' is none of axes, fixed, exclude"),
         ("axes: {norm: [bn]}\nexclude: [{when: {norm: bn}}]", "'reason'"),
     ],

@@ -52,7 +52,7 @@ def caption(runs: pd.DataFrame) -> str:
     if done.empty:
         return f"None of {len(runs)} runs finished."
     finished = f"{len(runs)} runs" if len(done) == len(runs) else f"{len(done)} of {len(runs)} runs finished"
-    time = _time_note(runs)
+    time = _time_note(done)
     return (
         f"Data {_all(runs, 'data')}, {_all(done, 'epochs')} epochs, final epoch; {finished}, {spread}. "
         f"The ± is the 95 % interval of a finite test set ({_all(runs, 'num_test')} images). {time} "

@@ -12,6 +12,7 @@ from normbench.cli.options import Debug, Overrides, RunsDir, again
 from normbench.errors import NormbenchError
 
 Restart = Annotated[bool, typer.Option("--restart", help="Train again what is done.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Go on with failed runs too.")]
 
 
 def sweep(
@@ -24,7 +25,7 @@ def sweep(
     ] = None,
     launcher: Annotated[str, typer.Option(help="inline, processes, ray, slurm")] = "processes",
     timeout: Annotated[float | None, typer.Option(help="Seconds that one run may take.")] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Go on with failed runs too.")] = False,
+    retry_failed: RetryFailed = False,
     restart: Restart = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, run nothing.")] = False,
     output: Annotated[
@@ -50,6 +51,7 @@ def sweep(
     normbench sweep table --launcher ray --address auto --gpus-per-run 0.25
     normbench sweep table --launcher slurm --partition cpu
     """
+    from normbench.grammar import literal
     from normbench.launchers import launchers
 
     given: dict[str, Any] = {
@@ -64,7 +66,7 @@ def sweep(
     }
     options = {key: value for key, value in given.items() if value is not None}
     chosen = launchers.build(launcher, restart, options=options)
-    settings = {} if runs_dir is None else {"system.runs_dir": runs_dir}
+    settings = {} if runs_dir is None else {"system.runs_dir": literal(runs_dir)}
     plan, open_runs = _plan(_study(study or []), settings, chosen, retry_failed=retry_failed, restart=restart)
     if not dry_run:
         _carry_out(plan, open_runs, chosen, output, live=launcher != "inline")
@@ -75,15 +77,19 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where runs, table and figure go.")] = Path(
         "results/demo"
     ),
+    retry_failed: RetryFailed = False,
     restart: Restart = False,
     debug: Debug = False,
 ) -> None:
     """Compare four norms on built-in synthetic images: a table and a figure in a minute, no download."""
+    from normbench.grammar import literal
     from normbench.launchers import launchers
 
     inline = launchers.build("inline", restart)
-    settings = {"system.runs_dir": str(output / "runs")}
-    plan, open_runs = _plan(_study(["demo", *(overrides or ())]), settings, inline, restart=restart)
+    settings = {"system.runs_dir": literal(str(output / "runs"))}
+    plan, open_runs = _plan(
+        _study(["demo", *(overrides or ())]), settings, inline, retry_failed=retry_failed, restart=restart
+    )
     _carry_out(plan, open_runs, inline, output, live=False)
 
 

@@ -109,7 +109,10 @@ def settle(config: RunConfig, before: Mapping[str, Any], reason: str, *, failed_
 
     A run that another process is training is left alone; where the disk is full it stays as killed, which is true.
     """
-    status, state = read_status(config.run_path), run_state(config.run_path)
+    state = run_state(config.run_path)
+    if state == "damaged":
+        return  # the summary names it; what is in it is for a person to look at
+    status = read_status(config.run_path)
     told = status != before and state != "killed" and not (failed_anyway and state == "interrupted")
     if state in OVER or told:
         return

@@ -9,7 +9,7 @@ from normbench.config import RunConfig
 from normbench.errors import NormbenchError
 from normbench.launchers.child import settle
 from normbench.launchers.launcher import Event, Launcher, StopAsked, Work, launchers, train
-from normbench.rundir import read_status
+from normbench.rundir import read_status, run_state
 
 
 @launchers.register("inline", title="In this process")
@@ -24,7 +24,7 @@ def inline(restart: bool = False, work: Work = train) -> Launcher:
             before = read_status(config.run_path)
             settle(config, before, _worked(work, config, restart))
             yield Event("ended", config)
-            if read_status(config.run_path).get("state") == "interrupted":
+            if run_state(config.run_path) == "interrupted":
                 return
 
     return Launcher(launch, at_once=lambda configs: 1)

@@ -46,6 +46,12 @@ class Resolver:
 
     def resolve(self, config: RunConfig) -> tuple[RunConfig, Source]:
         """As the function `resolve`. Raises Unsupported where the norm cannot work on this model, batch and data."""
+        config, source = self.complete(config)
+        self.check_supported(config, source, count_train(config, source))
+        return config, source
+
+    def complete(self, config: RunConfig) -> tuple[RunConfig, Source]:
+        """As `resolve`, before it is asked whether the norm can work there."""
         source = self.source(config)
         config = config.model_copy(
             update={
@@ -57,7 +63,6 @@ class Resolver:
             }
         )
         _check_optimizer(config)
-        self.check_supported(config, source, count_train(config, source))
         _check_runs_dir(Path(config.system.runs_dir).expanduser())
         return config, source
 

@@ -1,0 +1,224 @@
+"""normbench sweep and demo as a user meets them: what they print, write and exit with."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from normbench.plan import make_plan
+from normbench.study import load_study
+from normbench.train import run as run_module
+from normbench.train.engine import Trainer
+
+TINY = ["data=synthetic", "data.num_train=100", "data.num_test=20", "model.widths=[4,8]", "batch_size=16", "epochs=1"]
+ON_A_PIXEL = "model.widths=[8,8,8,8,8,8]"  # a 1x1 map before the last norm
+INLINE = ["--launcher", "inline"]
+Run = Callable[..., tuple[int, str, str]]
+
+
+def tiny(*overrides: str) -> list[str]:
+    keys = {text.partition("=")[0] for text in overrides}
+    return [*(text for text in TINY if text.partition("=")[0] not in keys), *overrides]
+
+
+@pytest.fixture
+def unlucky(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Training with norm gn runs out of memory; undo it to be lucky."""
+    build = run_module._build_trainer
+
+    def failing(config: object, *others: object) -> Trainer:
+        if config.norm.name == "gn":  # type: ignore[attr-defined]
+            raise MemoryError("no room")
+        return build(config, *others)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "_build_trainer", failing)
+        yield patched
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(normbench: Run, tmp_path: Path) -> None:
+    code, out, err = normbench("sweep", *tiny(ON_A_PIXEL, "norm=ln,in,ln", "seed=range(0,3)"), "--dry-run", "-o", "out")
+    assert (code, err) == (0, "")
+    counts, refusal, time = out.splitlines()
+    assert counts == "sweep: 6 runs: 0 done, 3 to do, 3 refused"
+    assert refusal.startswith("  refused: norm in cannot train normresnet at batch 16: ")
+    assert refusal.endswith(" (3 runs)")
+    assert time == "  time: not known yet, no run of these kinds has finished"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_trains_every_run_once_and_the_same_command_none(normbench: Run, tmp_path: Path) -> None:
+    command = ["sweep", *tiny("norm=bn,gn", "seed=0,1"), *INLINE]
+    code, out, err = normbench(*command)
+    assert code == 0
+    assert err == ""
+    assert [line.split()[0] for line in out.splitlines() if line.startswith("[")] == [f"[{n}/4]" for n in range(1, 5)]
+    assert out.splitlines()[-1] == "sweep: 4 done"
+    assert "\x1b" not in out
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("results/runs/*/*")}
+    assert len(list(tmp_path.glob("results/runs/*"))) == 4
+    code, again, _ = normbench(*command)
+    assert code == 0
+    assert again.splitlines()[0] == "sweep: 4 runs: 4 done, 0 to do"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("results/runs/*/*")} == files
+
+
+def test_a_run_of_train_is_done_in_a_sweep_and_the_other_way_round(normbench: Run) -> None:
+    normbench("train", "--norm", "gn", *TINY)
+    assert normbench("sweep", *tiny("norm=gn,bn"), *INLINE)[1].splitlines()[0] == "sweep: 2 runs: 1 done, 1 to do"
+    _, out, _ = normbench("train", "--norm", "bn", *TINY)
+    assert [line.split()[0] for line in out.splitlines()] == ["test"]
+
+
+def test_restart_trains_again_what_is_done(normbench: Run) -> None:
+    normbench("sweep", *tiny("norm=gn"), *INLINE)
+    _, out, _ = normbench("sweep", *tiny("norm=gn"), *INLINE, "--restart")
+    assert "[1/1] done" in out
+
+
+def test_output_gets_the_comparison(normbench: Run, tmp_path: Path) -> None:
+    code, out, _ = normbench("sweep", *tiny("norm=gn,bn", "data.val_fraction=0.1"), *INLINE, "-o", "out")
+    assert code == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("runs.csv", "metrics.csv", "steps.csv", "env.json", "table.md", "loss_curves.png", "loss_curves.svg"),
+    }
+    runs = pd.read_csv(tmp_path / "out" / "runs.csv")
+    assert runs["norm"].tolist() == ["gn", "bn"]
+    assert runs["val_accuracy"].between(0, 1).all()
+    assert (tmp_path / "out" / "table.md").read_text() in out
+    assert "out/: env.json, loss_curves.png, " in out
+
+
+def test_a_run_that_fails_is_exit_code_1_and_retried_when_asked(
+    normbench: Run, unlucky: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    command = ["sweep", *tiny("norm=gn,bn"), *INLINE]
+    code, out, _ = normbench(*command, "-o", "out")
+    assert code == 1
+    (failed,) = [path.name for path in tmp_path.glob("results/runs/normresnet-gn-*")]
+    assert out.splitlines()[-3:-1] == ["sweep: 1 failed, 1 done", f"  failed: {failed}: MemoryError: no room"]
+    retry = out.splitlines()[-1].partition("retry with: normbench ")[2]
+    assert retry.endswith("--retry-failed")
+    assert pd.read_csv(tmp_path / "out" / "runs.csv")["status"].tolist() == ["failed", "done"]
+    assert normbench(*command, "--retry-failed")[1].splitlines()[-1].count("--retry-failed") == 1
+    unlucky.undo()
+    code, out, _ = normbench(*command)
+    assert code == 1
+    assert "failed runs are left as they are; --retry-failed goes on with them" in out
+    code, out, _ = normbench(*command, "--retry-failed")
+    assert (code, out.splitlines()[-1]) == (0, "sweep: 2 done")
+
+
+def test_a_diverged_run_is_exit_code_3(normbench: Run) -> None:
+    code, out, _ = normbench("sweep", *tiny("norm=none", "optim.lr=1e-3,1e30", "train.log_every=1"), *INLINE)
+    assert code == 3
+    assert out.splitlines()[-1] == "sweep: 1 done, 1 diverged"
+
+
+def test_an_interrupted_sweep_is_exit_code_130_and_names_the_command_that_goes_on(
+    normbench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_step = Trainer._take_step
+
+    def interrupted(self: Trainer, *arguments: object) -> object:
+        signal.raise_signal(signal.SIGINT)
+        return take_step(self, *arguments)  # type: ignore[arg-type]
+
+    command = ["sweep", *tiny("norm=gn,bn"), *INLINE]
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_take_step", interrupted)
+        code, out, _ = normbench(*command, "--restart")
+    assert code == 130
+    assert out.splitlines()[-2] == "sweep: 1 interrupted, 1 new"
+    assert "the same command goes on: normbench sweep data=synthetic" in out.splitlines()[-1]
+    assert "--restart" not in out
+    code, out, _ = normbench(*command)
+    assert (code, out.splitlines()[0]) == (0, "sweep: 2 runs: 0 done, 1 resumable, 1 to do")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "say what to sweep: a study of configs/sweep/, or settings such as norm=bn,gn seed=0,1"),
+        (["tabel"], "unknown study 'tabel': did you mean 'table'? allowed: batch_size, demo, "),
+        (["table", "groups"], "one study at a time, not table and groups"),
+        (["norm=bn,gm", "data=synthetic"], "unknown norm 'gm': did you mean 'gn'?"),
+        (["norm=bn", "norm=gn"], "'norm' is given twice: as ['bn'] and in 'norm=gn'"),
+        (["seed=range(5,0)"], "'seed=range(5,0)' expands to no value at all"),
+        (["seed=shuffle(1,2)"], "there is no shuffle()"),
+        (["groups", "norm=bn"], "'norm' belongs to the joint axis 'norm, norm.num_groups' of this study"),
+        (["system.threads=1,2"], "'system.threads' cannot be an axis"),
+        (["seed=0", "--launcher", "inlien"], "unknown launcher 'inlien': did you mean 'inline'? allowed: inline, pro"),
+        (["seed=0", "--launcher", "inline", "--jobs", "2"], "unknown option of launcher inline 'jobs': "),
+        (["seed=0", "--launcher", "processes", "--address", "auto"], "unknown option of launcher processes 'address'"),
+        (["seed=0", "--jobs", "0"], "jobs: should be greater than or equal to 1, not 0"),
+        (["seed=0", "--timeout", "0"], "timeout: should be greater than 0, not 0.0"),
+        (["seed=0", "--timeout", "soon"], "Invalid value for '--timeout'"),
+        (["seed=0", "--job", "2"], "No such option: --job"),
+        (["data=synthetic", "norm=gn", "norm.num_groups=3"], "nothing to run: norm gn cannot train normresnet"),
+    ],
+)
+def test_bad_input_is_one_line_on_standard_error_and_exit_code_2(
+    normbench: Run, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    code, out, err = normbench("sweep", *arguments)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", ["rüns", "r s", "a,b", "${x}"])
+def test_a_path_may_have_any_character(normbench: Run, tmp_path: Path, folder: str) -> None:
+    assert normbench("sweep", *tiny("norm=gn"), *INLINE, "--runs-dir", folder)[0] == 0
+    assert len(list((tmp_path / folder).iterdir())) == 1
+
+
+# The demo is a small sweep
+
+DEMO = ["demo", "data.num_train=100", "data.num_test=20", "model.widths=[4,8]", "epochs=1"]
+
+
+def test_the_demo_compares_four_norms_in_a_table_and_a_figure(normbench: Run, tmp_path: Path) -> None:
+    code, out, err = normbench(*DEMO)
+    assert (code, err) == (0, "")
+    assert (
+        "results/demo/: env.json, loss_curves.png, loss_curves.svg, metrics.csv, runs.csv, steps.csv, table.md" in out
+    )
+    table = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("|")]
+    assert table[2:] == ["bn", "ln", "in", "gn"]
+    assert len(list((tmp_path / "results" / "demo" / "runs").iterdir())) == 4
+    assert json.loads((tmp_path / "results" / "demo" / "env.json").read_text()).keys() == {
+        path.name for path in (tmp_path / "results" / "demo" / "runs").iterdir()
+    }
+    assert normbench(*DEMO)[1].splitlines()[0] == "demo: 4 runs: 4 done, 0 to do"
+
+
+def test_the_runs_of_the_demo_are_those_that_they_always_were() -> None:
+    plan = make_plan(load_study("demo").with_overrides(["runtime.device=cpu"]))
+    assert [run.config.run_id for run in plan.runs] == [
+        "normresnet-bn-b64-s0-09bfc2c64c08",
+        "normresnet-ln-b64-s0-fa398a190e3f",
+        "normresnet-in-b64-s0-589a9d61ea3c",
+        "normresnet-gn-b64-s0-ff2ccf63d102",
+    ]
+
+
+def test_what_the_demo_says_of_a_failed_run_can_be_done(normbench: Run, unlucky: pytest.MonkeyPatch) -> None:
+    code, out, _ = normbench(*DEMO)
+    assert code == 1
+    assert out.splitlines()[-2].endswith("MemoryError: no room")
+    unlucky.undo()
+    retry = out.splitlines()[-1].partition("retry with: normbench ")[2]
+    assert normbench(*shlex.split(retry))[0] == 0
+
+
+def test_a_path_of_the_demo_may_have_any_character(normbench: Run, tmp_path: Path) -> None:
+    assert normbench(*DEMO, "norm=gn", "-o", "${x}")[0] == 0
+    assert (tmp_path / "${x}" / "runs.csv").exists()
