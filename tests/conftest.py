@@ -40,6 +40,14 @@ def ctrl_c_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fixtures that several tests share come before the folder of any one of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NORMBENCH_CACHE", str(tmp_path_factory.mktemp("shared-cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """$NORMBENCH_CACHE in this test's own folder: the user's cache is never touched."""

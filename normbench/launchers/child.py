@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -45,11 +46,11 @@ class Child:
         self._before = read_status(config.run_path)
         self._kill_at: float | None = None
         self._late = False
-        self._start = time.monotonic()
         surroundings = {**os.environ, **(environment or {})}
         process: Any = _context().Process  # type: ignore[attr-defined]
         self._process = process(target=_main, args=(config, restart, surroundings, work), daemon=True)
         self._process.start()
+        self._start = time.monotonic()  # the first one waits for the server to have imported torch
 
     @property
     def sentinel(self) -> int:
@@ -60,7 +61,7 @@ class Child:
     def watch(self) -> None:
         """Stops a run that is over its time and kills one that does not stop; to be called now and then."""
         now = time.monotonic()
-        if self.timeout is not None and now > self._start + self.timeout and not self._late:
+        if self.timeout is not None and now > self._start + self.timeout and self._kill_at is None:
             self._late = True
             self.stop()
         if self._kill_at is not None and now > self._kill_at:
@@ -82,6 +83,8 @@ class Child:
     def settle(self) -> None:
         """Once the process has ended: makes sure that the run's directory says how."""
         self._process.join()
+        if self._kill_at is not None and not self._late and self._process.exitcode < 0:
+            return  # asked to stop before it could listen, or too slow to: the same command goes on with it
         reason = f"over the time limit of {self.timeout:g} s" if self._late else self._exit()
         settle(self.config, self._before, reason, failed_anyway=self._late)
 
@@ -136,6 +139,12 @@ def _context() -> BaseContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(LOADED)
+    resource_tracker.ensure_running()  # else the server starts it, and unblocks the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is for the scheduler alone
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 
@@ -145,6 +154,8 @@ def _main(config: RunConfig, restart: bool, environment: Mapping[str, str], work
     os.environ.update(environment)
     with suppress(PermissionError):  # a process that leads a group already stays where it is
         os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # forgets the Ctrl-C of a terminal that it has just left
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     print_to_file(config, restart)
     faulthandler.enable()
     threading.Thread(target=_stop_with_parent, daemon=True).start()

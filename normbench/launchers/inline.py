@@ -36,7 +36,7 @@ def _worked(work: Work, config: RunConfig, restart: bool) -> str:
         work(config, restart)
     except NormbenchError as error:
         return str(error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         traceback.print_exc()
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {error}".splitlines()[0]
     return "it ended without saying how"

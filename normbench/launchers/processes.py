@@ -30,12 +30,16 @@ def processes(
 ) -> Launcher:
     """Runs side by side on this machine, each in a process of its own, cores and GPUs divided among them."""
 
+    def places(configs: Sequence[RunConfig]) -> int:
+        return max(1, jobs or default_jobs(configs, runs_per_gpu))
+
     def at_once(configs: Sequence[RunConfig]) -> int:
-        return max(1, min(jobs or default_jobs(configs, runs_per_gpu), len(configs)))
+        return max(1, min(places(configs), len(configs)))
 
     def launch(configs: Sequence[RunConfig], should_stop: StopAsked) -> Generator[Event]:
         num_jobs = at_once(configs)
-        waiting = deque(share_of_machine(config, num_jobs) for config in configs)
+        threads = max(1, num_cores() // places(configs)) if places(configs) > 1 else None
+        waiting = deque(share_of_machine(config, num_jobs, threads) for config in configs)
         free = deque(_slots(configs, num_jobs, runs_per_gpu))
         active: dict[Any, tuple[Child, Slot]] = {}
         try:
@@ -68,12 +72,15 @@ def default_jobs(configs: Sequence[RunConfig], runs_per_gpu: int) -> int:
     return int(min(num_cores(), available_memory_gib() // GIB_PER_RUN))
 
 
-def share_of_machine(config: RunConfig, jobs: int) -> RunConfig:
-    """The configuration of a run that shares this machine with others: its threads, and a note that it did."""
-    threads = config.system.threads or (max(1, num_cores() // jobs) if jobs > 1 else None)
-    return config.with_system(
-        threads=threads, concurrent_runs=max(jobs, config.system.concurrent_runs), progress="lines"
-    )
+def share_of_machine(config: RunConfig, num_runs: int, threads: int | None) -> RunConfig:
+    """The configuration of a run that shares this machine with others: its threads, and a note that it did.
+
+    The threads are those of its place, however few runs are left, so that one that goes on alone goes on to the same
+    numbers.
+    """
+    concurrent_runs = max(num_runs, config.system.concurrent_runs)
+    own = config.system.threads or threads
+    return config.with_system(threads=own, concurrent_runs=concurrent_runs, progress="lines")
 
 
 def gpu_slots(count: int, runs_per_gpu: int) -> list[Slot]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import tempfile
 import uuid
 from collections import deque
@@ -53,7 +55,7 @@ def ray(
 
     def launch(configs: Sequence[RunConfig], should_stop: StopAsked) -> Generator[Event]:
         api = _connect(address)
-        stop = api.remote(num_cpus=0)(_StopFlag).remote()
+        stop = api.remote(num_cpus=0, scheduling_strategy=_here(api))(_StopFlag).remote()
         resources = {"num_cpus": cpus_per_run, "num_gpus": gpus_per_run, "max_retries": MAX_LOST_NODES}
         task = api.remote(**resources)(_run_on_node)
         places = at_once(configs)
@@ -133,7 +135,8 @@ def _bring_back(api: Any, reference: Any, config: RunConfig, before: Mapping[str
         if files is not None:
             _write(config.run_path, files)
     except (api.exceptions.RayError, NormbenchError) as error:
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # Ray colours its tracebacks
+        reason = f"{type(error).__name__}: {plain.splitlines()[-1]}"
     settle(config, before, reason)
 
 
@@ -173,6 +176,13 @@ def _for_cluster(config: RunConfig, cpus: int, places: int) -> RunConfig:
     return config.with_system(runs_dir=str(path), threads=threads, concurrent_runs=places, progress="lines")
 
 
+def _here(api: Any) -> Any:
+    """This node, which Ray would choose by chance: an actor elsewhere is lost with its node."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(api.get_runtime_context().get_node_id(), soft=False)
+
+
 def _connect(address: str | None) -> Any:
     """The package ray, connected. Raises NormbenchError where it is not installed or there is no such cluster."""
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else workers under `uv run` build environments
@@ -183,11 +193,19 @@ def _connect(address: str | None) -> Any:
     if not api.is_initialized():
         local: dict[str, Any] = {"include_dashboard": False} if address is None else {}
         try:
+            _knock(address)
             api.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise NormbenchError(f"launcher ray: no cluster at '{address}': {reason}") from None
     return api
+
+
+def _knock(address: str | None) -> None:
+    """Raises OSError where nobody listens at host:port: Ray itself goes on trying for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _places(address: str | None, needs: Mapping[str, float]) -> int:

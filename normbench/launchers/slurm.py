@@ -75,6 +75,7 @@ class Task:
         before = read_status(config.run_path)
         print_to_file(config, begin_anew)
         heard: list[str] = []
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it; training hears it, before there is no need
         signal.signal(signal.SIGUSR2, lambda *_: _stop(heard, "out of time"))  # in place of submitit's own
         if self.timeout is not None:
             timer = threading.Timer(self.timeout, _stop, (heard, "late"))
@@ -117,7 +118,8 @@ def _array(
                     yield Event("started", config)
                 if state not in ALIVE:
                     del waiting[job]
-                    settle(config, status, f"its Slurm job {job} ended as {state}")
+                    if not should_stop():  # else we have cancelled it, and the same command goes on with it
+                        settle(config, status, f"its Slurm job {job} ended as {state}")
                     yield Event("ended", config)
             time.sleep(POLL_SECONDS if waiting else 0)
     finally:

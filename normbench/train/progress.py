@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ class Progress:
     """Shows a run as `mode` says: auto (bar where standard error is a terminal, lines), bar, lines, none."""
 
     def __init__(self, mode: str) -> None:
+        tqdm.set_lock(threading.RLock())  # its own, between processes, outlives a killed one as a warning
         self.no_bar = {"auto": None, "bar": False, "lines": True, "none": True}[mode]
         self.silent = mode == "none"
 

@@ -254,3 +254,101 @@ def test_the_last_import_counts_and_other_names_keep_theirs(folder: Path, home: 
     cache.remember("cifar10_parquet", folder, source, home)
     assert sources.build("image_folder", home).content == source.content
     assert sources.build("image_folder", home).name == "folder-others"
+
+
+# Carried to another machine
+
+
+def carried(home: DataHome, tmp_path: Path) -> tuple[str, dict[str, bytes], DataHome]:
+    """The decoded data of `home` as its name and files, and the empty home of another machine."""
+    source = Counted().source
+    cache.load(source, home)
+    return *cache.pack(source, home), DataHome(tmp_path / "elsewhere")
+
+
+def source_that_is_never_decoded() -> Source:
+    return Source("tiny", "content-1", ("a", "b"), (3, 4, 5), 6, 4, lambda: pytest.fail("decoded"))
+
+
+def test_what_was_packed_is_unpacked_and_found_by_its_content_without_decoding(home: DataHome, tmp_path: Path) -> None:
+    name, files, other = carried(home, tmp_path)
+    cache.unpack(name, files, other)
+    source = cache.cached_source("content-1", other)
+    assert source is not None
+    assert (source.name, source.num_train, source.num_test) == ("tiny", 6, 4)
+    assert_is_what_was_decoded(cache.load(source_that_is_never_decoded(), other))
+    assert [path.name for path in other.cache_dir.iterdir() if path.is_dir()] == [name]
+
+
+def test_unpacking_twice_leaves_the_first_files_alone(home: DataHome, tmp_path: Path) -> None:
+    name, files, other = carried(home, tmp_path)
+    cache.unpack(name, files, other)
+    before = {path: path.stat().st_ino for path in (other.cache_dir / name).iterdir()}
+    cache.unpack(name, files, other)
+    assert {path: path.stat().st_ino for path in (other.cache_dir / name).iterdir()} == before
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_unpacking_replaces_a_damaged_folder(home: DataHome, tmp_path: Path, damage: str) -> None:
+    name, files, other = carried(home, tmp_path)
+    cache.unpack(name, files, other)
+    DAMAGES[damage](other.cache_dir / name)
+    cache.unpack(name, files, other)
+    assert_is_what_was_decoded(cache.load(source_that_is_never_decoded(), other))
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "train_images.npy", "test_labels.npy"])
+def test_content_damaged_on_the_way_is_never_taken_for_the_data(home: DataHome, tmp_path: Path, file: str) -> None:
+    name, files, other = carried(home, tmp_path)
+    cache.unpack(name, {**files, file: files[file][:-4] + b"\x07\x07\x07\x07"}, other)
+    assert cache.cached_source("content-1", other) is None
+    assert not cache.is_intact(other.cache_dir / name)
+    cache.unpack(name, files, other)
+    assert_is_what_was_decoded(cache.load(source_that_is_never_decoded(), other))
+
+
+def test_a_kill_while_unpacking_leaves_no_half_cache(
+    home: DataHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, files, other = carried(home, tmp_path)
+    write, calls = cache.write_bytes, iter(range(10))
+
+    def killed(path: Path, content: bytes) -> None:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        write(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cache, "write_bytes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cache.unpack(name, files, other)
+    assert not (other.cache_dir / name).exists()
+    assert cache.cached_source("content-1", other) is None
+    cache.unpack(name, files, other)
+    assert_is_what_was_decoded(cache.load(source_that_is_never_decoded(), other))
+    assert [path for path in other.cache_dir.iterdir() if "partial" in path.name] == []
+
+
+def test_two_that_unpack_at_once_write_once(home: DataHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, files, other = carried(home, tmp_path)
+    write, barrier = cache.write_bytes, threading.Barrier(2)
+    written: list[str] = []
+
+    def slowly(path: Path, content: bytes) -> None:
+        time.sleep(0.05)
+        written.append(path.name)
+        write(path, content)
+
+    monkeypatch.setattr(cache, "write_bytes", slowly)
+
+    def unpack() -> None:
+        barrier.wait()
+        cache.unpack(name, files, other)
+
+    threads = [threading.Thread(target=unpack) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(written) == sorted(files)
+    assert_is_what_was_decoded(cache.load(source_that_is_never_decoded(), other))

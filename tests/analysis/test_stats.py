@@ -1,0 +1,105 @@
+"""Statistics against closed forms, against scipy, and by simulation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from normbench.analysis.stats import half_width_of_test_set, holm, mean_interval, paired_difference
+
+VALUES = st.lists(st.floats(0, 1), min_size=2, max_size=12).filter(lambda values: len(set(values)) > 1)
+P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=10)
+
+
+def test_three_values_have_the_interval_of_the_books() -> None:
+    found = mean_interval([0.70, 0.72, 0.74])  # t(0.975, 2) = 4.302653, s = 0.02
+    assert found.mean == pytest.approx(0.72)
+    assert found.half_width == pytest.approx(4.302653 * 0.02 / math.sqrt(3), rel=1e-6)
+    assert (found.low, found.high) == (found.mean - found.half_width, found.mean + found.half_width)
+
+
+def test_a_single_value_has_no_interval_and_none_has_no_mean() -> None:
+    found = mean_interval([0.7])
+    assert (found.mean, found.n) == (0.7, 1)
+    assert math.isnan(found.half_width)
+    with pytest.raises(ValueError, match="no values"):
+        mean_interval([])
+
+
+@given(VALUES)
+def test_an_interval_is_that_of_scipy(values: list[float]) -> None:
+    found = mean_interval(values)
+    low, high = scipy.stats.t.interval(0.95, len(values) - 1, np.mean(values), scipy.stats.sem(values))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-9)
+
+
+def test_95_percent_intervals_hold_the_truth_in_93_to_97_percent_of_2000_draws() -> None:
+    draws = np.random.default_rng(0).normal(0.7, 0.01, size=(2000, 3))
+    held = [found.low <= 0.7 <= found.high for found in map(mean_interval, draws.tolist())]
+    assert 0.93 <= np.mean(held) <= 0.97
+
+
+def test_paired_differences_hold_the_truth_in_93_to_97_percent_of_2000_draws_whatever_the_seeds_share() -> None:
+    generator = np.random.default_rng(1)
+    held = []
+    for _ in range(2000):
+        shared = generator.normal(0, 0.1, size=5)  # ten times the noise of a run
+        first, second = (dict(enumerate(level + shared + generator.normal(0, 0.01, 5))) for level in (0.72, 0.70))
+        difference = paired_difference(first, second)
+        assert difference is not None
+        held.append(difference.estimate.low <= 0.02 <= difference.estimate.high)
+    assert 0.93 <= np.mean(held) <= 0.97
+
+
+@given(VALUES)
+def test_a_paired_difference_is_the_t_test_of_scipy_and_changes_sign_with_the_order(values: list[float]) -> None:
+    first = dict(enumerate(values))
+    second = {key: value / 2 + 0.001 * key**2 for key, value in first.items()}
+    there, back = paired_difference(first, second), paired_difference(second, first)
+    assert there is not None
+    assert back is not None
+    assert there.estimate.mean == pytest.approx(-back.estimate.mean)
+    oracle = scipy.stats.ttest_rel(list(first.values()), list(second.values()))
+    assert there.p_value == pytest.approx(float(oracle.pvalue), abs=1e-6)
+    assert there.p_value == pytest.approx(back.p_value)
+
+
+def test_only_seeds_that_both_have_are_paired() -> None:
+    difference = paired_difference({0: 0.7, 1: 0.8, 2: 0.1}, {1: 0.7, 0: 0.6, 5: 0.9})
+    assert difference is not None
+    assert difference.estimate.n == 2
+    assert difference.estimate.mean == pytest.approx(0.1)
+    assert paired_difference({0: 0.7}, {1: 0.7}) is None
+    single = paired_difference({0: 0.7}, {0: 0.6})
+    assert single is not None
+    assert math.isnan(single.p_value)
+    assert math.isnan(single.estimate.half_width)
+
+
+def test_holm_gives_the_worked_example() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@given(P_VALUES)
+def test_holm_never_lowers_a_p_value_keeps_the_order_and_is_at_most_bonferroni(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    assert all(p <= a <= min(1.0, p * len(p_values)) + 1e-12 for p, a in zip(p_values, adjusted, strict=True))
+    ranked = [a for _, a in sorted(zip(p_values, adjusted, strict=True))]
+    assert ranked == sorted(ranked)
+
+
+def test_what_was_not_tested_is_not_counted() -> None:
+    adjusted = holm([0.02, math.nan, 0.04])
+    assert adjusted[0] == pytest.approx(0.04)
+    assert math.isnan(adjusted[1])
+    assert adjusted[2] == pytest.approx(0.04)
+
+
+def test_the_interval_of_a_test_set_is_the_binomial_one() -> None:
+    # 92 % on 10,000 images: a standard error of 0.27 points
+    assert half_width_of_test_set(0.92, 10_000) == pytest.approx(1.96 * 0.0027129, rel=1e-4)
