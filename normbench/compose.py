@@ -7,6 +7,7 @@ own errors are long and give bad advice, and because it takes wrong types.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -56,7 +57,7 @@ def _merge(assignments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     choices = {key: value for key, value in assignments.items() if key in allowed}
     for group, choice in choices.items():
         _check_choice(group, choice, allowed[group])
-    values = copy.deepcopy(_composed(tuple(sorted(choices.items())), folder))
+    values: dict[str, Any] = json.loads(_composed(tuple(sorted(choices.items())), folder))
     for key in assignments.keys() - choices.keys():
         _assign(values, key, assignments[key])
     if "${" not in str(values):
@@ -115,8 +116,8 @@ def _keys(values: dict[str, Any], path: Sequence[str]) -> list[str]:
 
 
 @lru_cache(maxsize=256)
-def _composed(choices: tuple[tuple[str, str], ...], folder: Path) -> dict[str, Any]:
-    """What Hydra makes of the chosen files; 50 to 65 ms, so once per distinct choice."""
+def _composed(choices: tuple[tuple[str, str], ...], folder: Path) -> str:
+    """What Hydra makes of the chosen files, as JSON; 50 to 200 ms, so once per distinct choice."""
     import hydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -133,7 +134,7 @@ def _composed(choices: tuple[tuple[str, str], ...], folder: Path) -> dict[str, A
         raise NormbenchError(f"a config file is not YAML: {where or error}") from None
     except (HydraException, OmegaConfBaseException) as error:
         raise NormbenchError(f"the config files do not compose: {' '.join(str(error).split())}") from None
-    return dict(container)
+    return json.dumps(container)
 
 
 @contextmanager
