@@ -43,6 +43,7 @@ LEVELS = (
         "normbench.analysis.where",
         "normbench.analysis.listing",
         "normbench.analysis.compare_runs",
+        "normbench.analysis.stats",
         "normbench.analysis.tables",
         "normbench.analysis.figures",
     },
