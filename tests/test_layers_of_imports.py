@@ -44,6 +44,8 @@ LEVELS = (
         "normbench.analysis.listing",
         "normbench.analysis.compare_runs",
         "normbench.analysis.stats",
+        "normbench.analysis.loading",
+        "normbench.analysis.pairs",
         "normbench.analysis.tables",
         "normbench.analysis.figures",
     },

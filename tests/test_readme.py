@@ -40,6 +40,8 @@ def tiny_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar10, "MIRRORS", ())
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "first-sweep").symlink_to(ROOT / "results" / "first-sweep")
     for path in (tmp_path / "pets" / split / kind for split in ("train", "test") for kind in ("cats", "dogs")):
         path.mkdir(parents=True)
         Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path / "1.png")

@@ -7,7 +7,7 @@ import traceback
 
 import typer
 
-from normbench.cli import about, data, runs, sweep, train
+from normbench.cli import about, data, runs, sweep, tables, train
 from normbench.errors import NormbenchError
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich takes longer than all the rest of --help
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train.train, sweep.sweep, sweep.demo, about.norms, about.doctor):
+for command in (train.train, sweep.sweep, sweep.demo, tables.table, tables.compare, about.norms, about.doctor):
     app.command()(command)
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")

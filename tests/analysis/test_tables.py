@@ -7,7 +7,7 @@ import math
 import pandas as pd
 import pytest
 
-from normbench.analysis.tables import comparison, interval_of_test_set, to_markdown
+from normbench.analysis.tables import comparison, to_markdown
 
 
 def run(norm: str, accuracy: float, seconds: float, **values: object) -> dict[str, object]:
@@ -21,11 +21,6 @@ def run(norm: str, accuracy: float, seconds: float, **values: object) -> dict[st
 
 def table(*rows: dict[str, object]) -> pd.DataFrame:
     return pd.DataFrame(list(rows))
-
-
-def test_the_interval_of_a_test_set_is_the_binomial_one() -> None:
-    # 92 % on 10,000 images: a standard error of 0.27 points
-    assert interval_of_test_set(0.92, 10_000) == pytest.approx(1.96 * 0.0027129, rel=1e-4)
 
 
 def test_accuracies_are_averaged_and_times_related_to_bn() -> None:
@@ -69,13 +64,13 @@ def test_without_bn_no_ratio_is_made_up() -> None:
 
 def test_the_markdown_table_says_what_its_figures_rest_on() -> None:
     assert to_markdown(table(run("bn", 0.8, 10.0), run("gn", 0.7, 12.5))) == (
-        "| norm   | test accuracy   | time per epoch   | relative to bn   | runs   |\n"
-        "|:-------|:----------------|:-----------------|:-----------------|:-------|\n"
-        "| bn     | 80.0 ± 0.8 %    | 10.0 s           | 1.00x            | 1      |\n"
-        "| gn     | 70.0 ± 0.9 %    | 12.5 s           | 1.25x            | 1      |\n"
+        "| norm   | test accuracy   | test set   | time per epoch   | relative to bn   | runs   |\n"
+        "|:-------|:----------------|:-----------|:-----------------|:-----------------|:-------|\n"
+        "| bn     | 80.0 %          | ± 0.8 %    | 10.0 s           | 1.00x            | 1      |\n"
+        "| gn     | 70.0 %          | ± 0.9 %    | 12.5 s           | 1.25x            | 1      |\n"
         "\n"
         "Data cifar10-jpeg, 5 epochs, final epoch; 2 runs, one seed each, so nothing is said of the spread over seeds. "
-        "The ± is the 95 % interval of a finite test set (10000 images). "
+        "Test set: the 95 % interval that 10000 test images leave of each. "
         "Time per epoch is the median over the epochs' training seconds, without evaluation. "
         "a processor, threads: 2, fp32, torch 2.15.0, commit 0123456789ab.\n"
     )
@@ -88,7 +83,16 @@ def test_batch_size_and_learning_rate_are_columns_only_where_they_vary() -> None
 
 def test_more_seeds_do_not_shrink_what_one_test_set_leaves_open() -> None:
     one, three = (table(*(run("bn", 0.8, 10.0, seed=seed) for seed in range(count))) for count in (1, 3))
-    assert comparison(one)["interval"].tolist() == comparison(three)["interval"].tolist()
+    assert comparison(one)["test_set_half_width"].tolist() == comparison(three)["test_set_half_width"].tolist()
+
+
+def test_an_interval_over_seeds_is_students_and_a_single_seed_has_none() -> None:
+    one = table(run("bn", 0.72, 10.0))
+    three = table(*(run("bn", accuracy, 10.0, seed=seed) for seed, accuracy in enumerate((0.70, 0.72, 0.74))))
+    assert comparison(one)["half_width"].isna().all()
+    assert "| 72.0 %          | ± 0.9 %" in to_markdown(one)
+    assert "| 72.0 ± 5.0 %    | ± 0.9 %" in to_markdown(three)  # t(0.975, 2) = 4.30 times 2 points / sqrt(3)
+    assert "3 seeds; ± is the 95 % Student-t interval over them." in to_markdown(three)
 
 
 def test_a_commit_with_changes_is_marked() -> None:
