@@ -141,7 +141,9 @@ def _outcome(config: RunConfig) -> str:
         metrics = RunDir(config.run_path).last_metrics()
     except NormbenchError as error:
         return f"damaged   {config.run_id}  {error}"
-    state = status.get("state", "unknown")
+    state = status.get("state", "stopped")
+    if not status:
+        return f"{state:9} {config.run_id}  before it had begun"
     if state == "done" and "test_accuracy" not in metrics:
         return f"damaged   {config.run_id}  metrics.csv has no test accuracy"
     result = f"test accuracy {metrics['test_accuracy']:.4f}" if state == "done" else f"{status.get('reason')}"

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
+MAX_NAMES = 40  # in one message
+
+
 class NormbenchError(Exception):
     """Wrong input: nothing has been done or written. Exit code 2."""
 
@@ -35,7 +38,8 @@ def unknown(noun: str, given: str, allowed: Iterable[str]) -> NormbenchError:
     whole = {name.rpartition(".")[2]: name for name in names}
     near = difflib.get_close_matches(given.rpartition(".")[2], whole, n=1, cutoff=0.5)
     hint = f"did you mean '{whole[near[0]]}'? " if near else ""
-    return NormbenchError(f"unknown {noun} '{given}': {hint}allowed: {', '.join(names) or 'none'}")
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return NormbenchError(f"unknown {noun} '{given}': {hint}allowed: {', '.join(names[:MAX_NAMES]) or 'none'}{more}")
 
 
 def invalid(prefix: str, error: ValidationError) -> NormbenchError:

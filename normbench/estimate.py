@@ -41,7 +41,7 @@ class Estimator:
         folder = config.run_path.parent
         if folder not in self._folders:
             self._folders[folder] = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-        alike = config.run_id.partition("-s")[0] + "-s"
+        alike = config.run_id.rpartition("-s")[0] + "-s"
         for name in [name for name in self._folders[folder] if name.startswith(alike)][:MAX_LOOKED_AT]:
             if _kind_of_run(folder / name) == kind and (seconds := _seconds_per_epoch(folder / name)) is not None:
                 return seconds

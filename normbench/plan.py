@@ -49,7 +49,8 @@ class Plan:
 
         open_runs: what `open` gave, that is, what would run; jobs: how many of them at a time.
         """
-        yield f"{self.name}: {_counted(len(self.runs), 'run')}: {self._standing()}"
+        told = f"; {len(open_runs)} will run" if len(open_runs) != len(self.open()) else ""
+        yield f"{self.name}: {_counted(len(self.runs), 'run')}: {self._standing()}{told}"
         for reason, number in Counter(run.reason for run in self.runs if run.state == "refused").items():
             yield f"  refused: {reason}" + (f" ({number} runs)" if number > 1 else "")
         for reason, number in self.excluded.items():

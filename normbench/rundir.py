@@ -213,14 +213,15 @@ def last_output(path: Path, num_lines: int = 10) -> list[str]:
 def remove_run(path: Path) -> None:
     """Removes a run as a whole: killed half-way, it leaves none, and the next removal clears what is left of it.
 
-    Raises RunFailure when a process holds the run, and for a directory that is none.
+    Raises RunFailure when a process holds the run, and for a directory that is none or holds what no run writes.
     """
     path = path.resolve()
     removed = path.with_name(f".removed-{path.name}")
     for leftover in path.parent.glob(".removed-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    if not any((path / name).exists() for name in FILES):
-        raise RunFailure(f"'{path}' is not a run; leaving it alone")
+    inside = {entry.name for entry in path.glob("[!.]*")} if path.is_dir() else set()
+    if not inside & {*FILES} or not inside <= {*FILES, "output.log"}:
+        raise RunFailure(f"'{path}' is not a run, or holds files of another kind; leaving it alone")
     with open_run(path), disk_errors(path):
         path.rename(removed)
         sync_folder(path.parent)  # a power cut, too, leaves no half run

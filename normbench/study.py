@@ -89,6 +89,8 @@ def _read_study(name: str, content: dict[str, Any]) -> Study:
     axes = tuple(_read_axis(keys, values) for keys, values in content["axes"].items())
     fixed = dict(content.get("fixed") or {})
     keys = Counter([*fixed, *(key for axis in axes for key in axis.keys)])
+    if system := [key for axis in axes for key in axis.keys if key.startswith("system.")]:
+        raise ValueError(f"'{system[0]}' cannot be an axis")
     if repeated := [key for key, number in keys.items() if number > 1]:
         raise ValueError(f"'{repeated[0]}' is there twice")
     exclusions = tuple(_read_exclusion(entry, set(keys)) for entry in content.get("exclude") or ())

@@ -238,6 +238,9 @@ def failed_run(path: Path) -> Path:
 def test_a_removed_run_is_gone_and_its_neighbours_are_not(tmp_path: Path) -> None:
     failed, other = failed_run(tmp_path / "failed"), failed_run(tmp_path / "other")
     (failed / "notes.txt").write_text("of the user's own")
+    with pytest.raises(RunFailure, match="holds files of another kind; leaving it alone"):
+        remove_run(failed)
+    (failed / "notes.txt").unlink()
     remove_run(failed)
     assert list(tmp_path.iterdir()) == [other]
     with open_run(failed) as run:  # and its place is free

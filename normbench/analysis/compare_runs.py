@@ -29,24 +29,26 @@ class Row(NamedTuple):
     difference: str = ""
 
 
-def find_run(runs_dir: Path, name: str) -> Path:
-    """The run directory that `name` means: a path, an id in `runs_dir`, the beginning of one id, or its 12-digit hash.
+def find_run(runs_dir: Path, name: str, *, whole: bool = False) -> Path:
+    """The run directory that `name` means: a path, an id in `runs_dir`, its 12-digit hash, the first parts of one id.
 
-    Raises NormbenchError with the nearest names where none is meant, or more than one.
+    whole: an id must be whole, or given by its hash. Raises NormbenchError with the nearest names where none is meant,
+    or more than one.
     """
     if name and (Path(name) / "config.yaml").is_file():
         return Path(name)
     paths = {path.name: path for path in run_dirs(runs_dir)}
     if name in paths:
         return paths[name]
-    meant = [run for run in paths if name and (run.startswith(name) or run.endswith(f"-{name}"))]
+    begins = [] if whole else [run for run in paths if name and run.startswith(f"{name}-")]
+    meant = begins + [run for run in paths if name and run.endswith(f"-{name}")]
     if len(meant) == 1:
         return paths[meant[0]]
     if meant:
         raise NormbenchError(f"'{name}' is ambiguous, it means {len(meant)} runs: {_some(meant)}")
     near = difflib.get_close_matches(name, paths, n=NEAREST, cutoff=0.5)
     hint = f"did you mean {_some(near)}? " if near else ""
-    runs = f"one of the {len(paths)} in {runs_dir} by its id, the beginning or the hash of it"
+    runs = f"one of the {len(paths)} in {runs_dir} by its id{'' if whole else ', the beginning'} or the hash of it"
     raise NormbenchError(f"unknown run '{name}': {hint}name {runs}, or any run by its path")
 
 

@@ -48,7 +48,7 @@ def runs(
 def diff(first: str, second: str, runs_dir: RunsDir = DEFAULT_RUNS_DIR, debug: Debug = False) -> None:
     """Show two runs side by side: what they differ in, and final figures.
 
-    FIRST and SECOND are ids, beginnings of ids, or paths.
+    FIRST and SECOND are ids, the first parts of ids, hashes, or paths.
     """
     from normbench.analysis.compare_runs import diff as compare
     from normbench.analysis.compare_runs import find_run
@@ -58,7 +58,7 @@ def diff(first: str, second: str, runs_dir: RunsDir = DEFAULT_RUNS_DIR, debug: D
 
 @app.command("rm")
 def remove(
-    runs: Annotated[list[str] | None, typer.Argument(help="Ids, their beginnings, or paths.")] = None,
+    runs: Annotated[list[str] | None, typer.Argument(help="Ids, their hashes, or paths.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="All that failed or are damaged.")] = False,
     runs_dir: RunsDir = DEFAULT_RUNS_DIR,
     debug: Debug = False,
@@ -76,7 +76,7 @@ def remove(
     folder = runs_dir.expanduser()
     bad: list[str] = list_runs(folder, "status=failed,damaged")["run"].tolist() if failed else []
     busy = 0
-    for path in [find_run(folder, name) for name in runs or ()] + [folder / name for name in bad]:
+    for path in [find_run(folder, name, whole=True) for name in runs or ()] + [folder / name for name in bad]:
         try:
             remove_run(path)
             print(f"removed {path}")

@@ -29,7 +29,7 @@ def sweep(
     restart: Restart = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, run nothing.")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write runs.csv, metrics.csv, table and figure here.")
+        Path | None, typer.Option("--output", "-o", help="Write runs.csv, metrics.csv, table.md ... here.")
     ] = None,
     runs_dir: RunsDir = None,
     runs_per_gpu: Annotated[int | None, typer.Option(help="processes: runs that share a GPU.")] = None,
@@ -114,6 +114,8 @@ def _carry_out(plan: Any, open_runs: Any, launcher: Any, output: Path | None, *,
     from normbench.comparison import read_runs, write_comparison
     from normbench.sweep import exit_code, run_plan, summary
 
+    if output is not None and output.exists() and not output.is_dir():
+        raise NormbenchError(f"--output: '{output}' is not a folder")
     plan = run_plan(plan, open_runs, launcher, live=live)
     frames = read_runs(plan.runs)
     if not frames.runs.empty:

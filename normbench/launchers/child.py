@@ -102,7 +102,7 @@ class Child:
         code: int = self._process.exitcode
         last = next((line for line in reversed(last_output(self.config.run_path)) if line.strip()), "no output")
         if code < 0:
-            hint = ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
+            hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
             return f"killed by {signal.Signals(-code).name}{hint}"
         return f"ended with code {code}: {last.strip()}"
 

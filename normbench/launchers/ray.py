@@ -51,7 +51,7 @@ def ray(
     needs = {"CPU": float(cpus_per_run), "GPU": gpus_per_run}
 
     def at_once(configs: Sequence[RunConfig]) -> int:
-        return max(1, min(jobs or _places(address, needs), len(configs)))
+        return max(1, min(jobs or len(configs), _places(address, needs), len(configs)))
 
     def launch(configs: Sequence[RunConfig], should_stop: StopAsked) -> Generator[Event]:
         api = _connect(address)
@@ -192,9 +192,10 @@ def _connect(address: str | None) -> Any:
         raise NormbenchError("launcher ray needs ray: pip install 'normbench[ray]'") from None
     if not api.is_initialized():
         local: dict[str, Any] = {"include_dashboard": False} if address is None else {}
+        where = address or "local"  # without one Ray would join any cluster that it finds
         try:
             _knock(address)
-            api.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+            api.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **local)
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise NormbenchError(f"launcher ray: no cluster at '{address}': {reason}") from None

@@ -23,6 +23,7 @@ from pydantic import Field
 
 from normbench.config import RunConfig
 from normbench.errors import NormbenchError, RunFailure
+from normbench.grammar import parse_assignments
 from normbench.launchers.child import print_to_file, settle
 from normbench.launchers.launcher import Event, Jobs, Launcher, Number, Seconds, StopAsked, Work, launchers, train
 from normbench.rundir import read_status
@@ -47,7 +48,8 @@ def slurm(
     sbatch: tuple[str, ...] = (),
 ) -> Launcher:
     """An array of Slurm jobs, `jobs` of them at a time; a preempted one is requeued and goes on."""
-    parameters = _parameters(timeout, partition, cpus_per_run, int(gpus_per_run)) | dict(map(_parameter, sbatch))
+    parameters = _parameters(timeout, partition, cpus_per_run, int(gpus_per_run))
+    parameters["additional_parameters"] |= parse_assignments(sbatch)
 
     def at_once(configs: Sequence[RunConfig]) -> int:
         return max(1, min(jobs or MAX_AT_ONCE, len(configs)))
@@ -192,7 +194,8 @@ def _ask(*command: str, patience: float = 120.0) -> str:
         if done.returncode == 0:
             return done.stdout
         if time.monotonic() > deadline:
-            raise RunFailure(f"launcher slurm: {command[0]} fails: {_last_line(done.stderr)}")
+            kind = RunFailure if patience else NormbenchError  # nothing has been submitted yet
+            raise kind(f"launcher slurm: {command[0]} fails: {_last_line(done.stderr)}")
         time.sleep(POLL_SECONDS)
 
 
@@ -201,13 +204,6 @@ def _share_of_cluster(config: RunConfig, cpus: int, at_once: int) -> RunConfig:
     path = config.run_path.parent.absolute()
     threads = config.system.threads or cpus
     return config.with_system(runs_dir=str(path), threads=threads, concurrent_runs=at_once, progress="lines")
-
-
-def _parameter(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise NormbenchError(f"--sbatch {text}: write key=value, as in mem=4G")
-    return key, value
 
 
 def _last_line(text: str) -> str:

@@ -105,7 +105,7 @@ def test_diff_shows_what_two_runs_differ_in(normbench: Run, paths: dict[str, Pat
 
 
 def test_rm_removes_what_is_named_and_nothing_else(normbench: Run, paths: dict[str, Path]) -> None:
-    code, out, _ = normbench("runs", "rm", paths["bn"].name, "normresnet-in")
+    code, out, _ = normbench("runs", "rm", paths["bn"].name, paths["in"].name[-12:])
     assert code == 0
     assert out.splitlines() == [f"removed {Path('results/runs') / paths[norm].name}" for norm in ("bn", "in")]
     assert [norm for norm, path in paths.items() if path.exists()] == ["gn", "ln"]
@@ -132,8 +132,8 @@ def test_rm_leaves_a_run_alone_that_is_being_trained(normbench: Run, paths: dict
     [
         (["rm"], "say which runs to remove: by name, or all that failed with --failed"),
         (["rm", "--failed", "normresnet-bn"], "say which runs to remove: by name, or all that failed with --failed"),
-        (["rm", "normresnet-b", "nomresnet-gn"], "unknown run 'nomresnet-gn': "),
-        (["rm", "normresnet"], "'normresnet' is ambiguous, it means 4 runs: "),
+        (["rm", "normresnet-bn"], "unknown run 'normresnet-bn': "),  # the beginning of an id is no name to delete by
+        (["diff", "normresnet", "normresnet"], "'normresnet' is ambiguous, it means 4 runs: "),
         (["rm", ""], "unknown run ''"),
         (["diff", "normresnet-bn"], "Missing argument 'second'"),
         (["diff", "normresnet-bn", "xn"], "unknown run 'xn': "),

@@ -157,13 +157,14 @@ def test_threads_are_divided_among_the_jobs_which_say_that_they_share(
 
 def test_more_jobs_than_cores_have_a_thread_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "num_cores", lambda: 2)
-    (config,) = planned(tmp_path, threads=None, seed="0")
-    assert processes.share_of_machine(config, 5).system.threads == 1
+    configs = planned(tmp_path, threads=None, seed="0", epochs="1")
+    launched(built(jobs=5), configs)
+    assert environment(configs[0])["hardware"]["threads"] == 1
 
 
 def test_one_job_has_the_machine_to_itself_and_says_so(tmp_path: Path) -> None:
     configs = planned(tmp_path / "runs", threads=None, seed="0", epochs="1")
-    assert processes.share_of_machine(configs[0], 1).system.threads is None
+    assert processes.share_of_machine(configs[0], 1, None).system.threads is None
     launched(built(jobs=1), configs)
     assert environment(configs[0])["concurrent_runs"] == 1
 
@@ -189,7 +190,7 @@ def test_a_run_that_goes_on_alone_has_the_threads_that_it_had_among_others(
 
 def test_a_run_said_to_share_the_machine_with_others_says_it_still(tmp_path: Path) -> None:
     (config,) = planned(tmp_path, seed="0")
-    assert processes.share_of_machine(config.with_system(concurrent_runs=9), 2).system.concurrent_runs == 9
+    assert processes.share_of_machine(config.with_system(concurrent_runs=9), 2, 1).system.concurrent_runs == 9
 
 
 @pytest.mark.parametrize(
