@@ -283,6 +283,6 @@ def test_a_removal_killed_anywhere_leaves_the_whole_run_or_none(
 def test_what_is_no_run_is_not_removed(tmp_path: Path) -> None:
     failed_run(tmp_path / "run")
     for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(RunFailure, match="is not a run; leaving it alone"):
+        with pytest.raises(RunFailure, match="is not a run, or holds files of another kind"):
             remove_run(path)
     assert [left.name for left in tmp_path.iterdir()] == ["run"]
