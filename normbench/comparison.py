@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from normbench.analysis.figures import loss_curves, save
-from normbench.analysis.frames import Frames, read_frames, read_run, refused_run
+from normbench.analysis.frames import Frames, read_frames, refused_run
 from normbench.analysis.tables import comparison, to_markdown
 from normbench.atomic import disk_errors, write_json, write_text
 from normbench.plan import PlannedRun
@@ -17,12 +17,9 @@ def read_runs(planned: Sequence[PlannedRun]) -> Frames:
     begun = [run for run in planned if run.state not in ("refused", "damaged", "new")]
     refused = [run for run in planned if run.state == "refused"]
     return read_frames(
-        (
-            path
-            for path in (run.config.run_path for run in begun)
-            if (path / "config.yaml").exists() and not read_run(path).damaged
-        ),
+        (run.config.run_path for run in begun if (run.config.run_path / "config.yaml").exists()),
         (refused_run(run.config.run_id, run.config.model_dump(mode="json"), run.reason or "") for run in refused),
+        damaged=[],
     )
 
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from normbench.config import RunConfig
+from normbench.config import RunConfig, from_yaml
 from normbench.errors import NormbenchError
 from normbench.rundir import RunDir, run_state
 
@@ -26,7 +22,7 @@ class Estimator:
 
     def seconds(self, config: RunConfig) -> float | None:
         """What a run of this configuration takes in all; None where no run of its kind has finished."""
-        kind = _kind(config.identity())
+        kind = _kind(config)
         if kind not in self._seconds_per_epoch:
             self._seconds_per_epoch[kind] = self._from_finished_runs(config, kind)
         per_epoch = self._seconds_per_epoch[kind]
@@ -35,7 +31,7 @@ class Estimator:
     def learn(self, config: RunConfig) -> None:
         """Takes the run of this configuration, which has just ended, as the measure of its kind if it is done."""
         if run_state(config.run_path) == "done" and (seconds := _seconds_per_epoch(config.run_path)) is not None:
-            self._seconds_per_epoch[_kind(config.identity())] = seconds
+            self._seconds_per_epoch[_kind(config)] = seconds
 
     def _from_finished_runs(self, config: RunConfig, kind: str) -> float | None:
         folder = config.run_path.parent
@@ -55,19 +51,15 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def _kind(identity: Mapping[str, Any]) -> str:
+def _kind(config: RunConfig) -> str:
+    identity = config.identity()
     return json.dumps({key: value for key, value in identity.items() if key not in FREE}, sort_keys=True)
 
 
 def _kind_of_run(path: Path) -> str | None:
     try:
-        if run_state(path) != "done":
-            return None
-        config = yaml.load((path / "config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        config.pop("system", None)
-        config["data"].pop("root", None)
-        return _kind(config)
-    except (NormbenchError, OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError):
+        return _kind(from_yaml((path / "config.yaml").read_text())) if run_state(path) == "done" else None
+    except (NormbenchError, OSError, ValueError):
         return None  # a directory that is no run, or a damaged one, is no measure of anything
 
 

@@ -11,6 +11,7 @@ from normbench.compose import from_settings
 from normbench.config import RunConfig
 from normbench.errors import NormbenchError, Unsupported
 from normbench.estimate import Estimator, duration
+from normbench.grammar import literal
 from normbench.rundir import RunDir, run_state
 from normbench.study import Study
 from normbench.train.engine import count_steps
@@ -64,17 +65,18 @@ class Plan:
             yield _time_needed(open_runs, estimator, jobs)
 
     def _standing(self) -> str:
-        counts = Counter(_standing(run) for run in self.runs)
+        counts = Counter(_word(run) for run in self.runs)
         names = ("done", "diverged", "failed", "damaged", "running elsewhere", "resumable", "to do", "refused")
         return ", ".join(f"{counts[name]} {name}" for name in names if counts[name] or name in ("done", "to do"))
 
 
-def make_plan(study: Study, settings: Mapping[str, Any] | None = None, resolver: Resolver | None = None) -> Plan:
-    """The plan of a study; `settings` go on top of it (those of `system`, mostly).
+def make_plan(study: Study, flags: Mapping[str, Any] | None = None, resolver: Resolver | None = None) -> Plan:
+    """The plan of a study; `flags` ({"system.runs_dir": "runs"}) go on top of it.
 
     Raises NormbenchError for whatever is spelled wrong, and where not one run can work.
     """
     resolver = resolver or Resolver()
+    on_top = {key: literal(value) for key, value in (flags or {}).items()}
     runs: dict[str, PlannedRun] = {}
     excluded: Counter[str] = Counter()
     number = 0
@@ -82,7 +84,7 @@ def make_plan(study: Study, settings: Mapping[str, Any] | None = None, resolver:
         if left_out:
             excluded[left_out] += 1
             continue
-        run = _planned(from_settings({**point, **(settings or {})}), resolver)
+        run = _planned(from_settings({**point, **on_top}), resolver)
         runs.setdefault(run.config.run_id, run)
         number += 1
     plan = Plan(study.name, tuple(runs.values()), number - len(runs), excluded)
@@ -104,7 +106,7 @@ def _planned(config: RunConfig, resolver: Resolver) -> PlannedRun:
     return PlannedRun(config, run_state(config.run_path), num_steps=num_steps)
 
 
-def _standing(run: PlannedRun) -> str:
+def _word(run: PlannedRun) -> str:
     """A run's state as the plan counts it."""
     if run.state in RESUMABLE and RunDir(run.config.run_path).has_checkpoint:
         return "resumable"

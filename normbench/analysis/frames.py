@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from normbench.config import LOADER
 from normbench.errors import RunFailure
 
 KEYS = ("run", "model", "norm", "batch_size", "seed")
@@ -31,7 +32,6 @@ METRICS = ("epoch", "steps", "train_loss", "test_loss", "test_accuracy", "train_
 STEPS = ("step", "epoch", "loss", "lr")
 NO_SETTING = ("system.", "seed", "batch_size", "optim.lr", "model.name", "data.root", "data.name", "data.content")
 COUNTS = ("num_test", "threads")  # unknown where a run failed before it knew its environment
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with libyaml
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,18 @@ class RunFiles:
     damaged: tuple[str, ...]
 
 
-def read_frames(paths: Iterable[Path], refused: Iterable[RunFiles] = ()) -> Frames:
+def read_frames(paths: Iterable[Path], refused: Iterable[RunFiles] = (), damaged: list[Path] | None = None) -> Frames:
     """Reads run directories, in the order given; one that failed early has its status, its reason and empty figures.
 
-    `refused` runs, which have no directory, follow as rows of the runs table. Raises RunFailure for a damaged file.
+    `refused` runs, which have no directory, follow as rows of the runs table. Damaged files are put into the list
+    `damaged` and their runs left out; without one they raise RunFailure.
     """
     runs, metrics, steps, environments, configs = [], [], [], {}, []
     for path in paths:
         files = read_run(path)
+        if files.damaged and damaged is not None:
+            damaged.append(path / files.damaged[0])
+            continue
         if files.damaged:
             raise _damaged(path / files.damaged[0])
         row = run_row(files)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from normbench.analysis.frames import METRICS, STEPS, Frames, read_frames, read_run, run_dirs
+from normbench.analysis.frames import METRICS, STEPS, Frames, read_frames, run_dirs
 from normbench.analysis.where import select
 from normbench.errors import NormbenchError, RunFailure
 
@@ -22,20 +22,18 @@ def load_frames(paths: Sequence[Path], where: str | None = None) -> tuple[Frames
     A path is a run directory, a folder of them, a study's folder with its runs.csv, or that file. Raises NormbenchError
     where there is no run at all.
     """
-    parts, directories, notes = [], [], []
+    parts, directories = [], []
     for path in paths:
         if (file := path if path.name == "runs.csv" else path / "runs.csv").is_file():
             parts.append(_from_csv(file))
         else:
             directories += [path] if (path / "config.yaml").exists() else run_dirs(path)
-    for path in (whole := list(dict.fromkeys(directories))).copy():
-        if damaged := read_run(path).damaged:
-            whole.remove(path)
-            notes.append(f"left out: {path}: {damaged[0]} is damaged")
-    if whole:
-        parts.append(read_frames(whole))
+    damaged: list[Path] = []
+    if not (found := read_frames(dict.fromkeys(directories), damaged=damaged)).runs.empty:
+        parts.append(found)
     if not parts:
         raise NormbenchError(f"no runs in {', '.join(map(str, paths))}")
+    notes = [f"left out: {file.parent}: {file.name} is damaged" for file in damaged]
     return _where(_joined(parts), where), notes
 
 

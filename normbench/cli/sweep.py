@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from normbench.cli.options import Debug, Overrides, RunsDir, again
 from normbench.errors import NormbenchError
+
+if TYPE_CHECKING:
+    from normbench.config import RunConfig
+    from normbench.launchers import Launcher
+    from normbench.plan import Plan
+    from normbench.study import Study
 
 Restart = Annotated[bool, typer.Option("--restart", help="Train again what is done.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Go on with failed runs too.")]
@@ -51,7 +57,6 @@ def sweep(
     normbench sweep table --launcher ray --address auto --gpus-per-run 0.25
     normbench sweep table --launcher slurm --partition cpu
     """
-    from normbench.grammar import literal
     from normbench.launchers import launchers
 
     given: dict[str, Any] = {
@@ -66,8 +71,8 @@ def sweep(
     }
     options = {key: value for key, value in given.items() if value is not None}
     chosen = launchers.build(launcher, restart, options=options)
-    settings = {} if runs_dir is None else {"system.runs_dir": literal(runs_dir)}
-    plan, open_runs = _plan(_study(study or []), settings, chosen, retry_failed=retry_failed, restart=restart)
+    flags = {} if runs_dir is None else {"system.runs_dir": runs_dir}
+    plan, open_runs = _plan(_study(study or []), flags, chosen, retry_failed=retry_failed, restart=restart)
     if not dry_run:
         _carry_out(plan, open_runs, chosen, output, live=launcher != "inline")
 
@@ -82,33 +87,32 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Compare four norms on built-in synthetic images: a table and a figure in a minute, no download."""
-    from normbench.grammar import literal
     from normbench.launchers import launchers
 
     inline = launchers.build("inline", restart)
-    settings = {"system.runs_dir": literal(str(output / "runs"))}
+    flags = {"system.runs_dir": str(output / "runs")}
     plan, open_runs = _plan(
-        _study(["demo", *(overrides or ())]), settings, inline, retry_failed=retry_failed, restart=restart
+        _study(["demo", *(overrides or ())]), flags, inline, retry_failed=retry_failed, restart=restart
     )
     _carry_out(plan, open_runs, inline, output, live=False)
 
 
 def _plan(
-    study: Any, settings: dict[str, Any], launcher: Any, *, retry_failed: bool = False, restart: bool = False
-) -> tuple[Any, Any]:
+    study: Study, flags: dict[str, Any], launcher: Launcher, *, retry_failed: bool = False, restart: bool = False
+) -> tuple[Plan, list[RunConfig]]:
     """The plan, printed, and the runs in it that are to be launched."""
     from normbench.estimate import Estimator
     from normbench.plan import make_plan
     from normbench.train.resolve import Resolver
 
-    plan = make_plan(study, settings, Resolver(launcher.device))
+    plan = make_plan(study, flags, Resolver(launcher.device))
     open_runs = plan.open(retry_failed=retry_failed, restart=restart)
     for line in plan.describe(open_runs, Estimator(), launcher.at_once(open_runs)):
         print(line, flush=True)
     return plan, open_runs
 
 
-def _carry_out(plan: Any, open_runs: Any, launcher: Any, output: Path | None, *, live: bool) -> None:
+def _carry_out(plan: Plan, open_runs: list[RunConfig], launcher: Launcher, output: Path | None, *, live: bool) -> None:
     """Runs the plan, then shows how it stands; exits."""
     from normbench.analysis.tables import to_markdown
     from normbench.comparison import read_runs, write_comparison
@@ -128,7 +132,7 @@ def _carry_out(plan: Any, open_runs: Any, launcher: Any, output: Path | None, *,
     sys.exit(exit_code(plan))
 
 
-def _study(arguments: list[str]) -> Any:
+def _study(arguments: list[str]) -> Study:
     """The study that the arguments name, with their settings on top, or the one that their settings are."""
     from normbench.study import Study, load_study
 

@@ -41,6 +41,23 @@ class Launcher:
     device: str | None = None
 
 
+def share(config: RunConfig, num_runs: int, threads: int | None) -> RunConfig:
+    """The configuration of a run that may have company: its threads, unless set, and a note of how many runs there are.
+
+    The threads are those of its place, however few runs are left, so that one that goes on alone goes on to the same
+    numbers.
+    """
+    concurrent_runs = max(num_runs, config.system.concurrent_runs)
+    own = config.system.threads or threads
+    return config.with_system(threads=own, concurrent_runs=concurrent_runs, progress="lines")
+
+
+def share_elsewhere(config: RunConfig, num_runs: int, threads: int) -> RunConfig:
+    """As `share`, for a machine where this folder is not the current one."""
+    folder = str(config.run_path.parent.absolute())
+    return share(config, num_runs, threads).with_system(runs_dir=folder)
+
+
 def train(config: RunConfig, restart: bool) -> object:
     """The work of every launcher: `execute`, patient with a predecessor that is still on its way out."""
     from normbench.train.run import execute

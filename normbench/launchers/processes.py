@@ -11,7 +11,18 @@ from typing import Any
 from normbench.config import RunConfig
 from normbench.environment import available_memory_gib, num_cores
 from normbench.launchers.child import Child
-from normbench.launchers.launcher import Event, Jobs, Launcher, Number, Seconds, StopAsked, Work, launchers, train
+from normbench.launchers.launcher import (
+    Event,
+    Jobs,
+    Launcher,
+    Number,
+    Seconds,
+    StopAsked,
+    Work,
+    launchers,
+    share,
+    train,
+)
 
 POLL_SECONDS = 0.2
 GIB_PER_RUN = 2  # resident at batch 64: 1.5 to 1.6 GiB
@@ -39,7 +50,7 @@ def processes(
     def launch(configs: Sequence[RunConfig], should_stop: StopAsked) -> Generator[Event]:
         num_jobs = at_once(configs)
         threads = max(1, num_cores() // places(configs)) if places(configs) > 1 else None
-        waiting = deque(share_of_machine(config, num_jobs, threads) for config in configs)
+        waiting = deque(share(config, num_jobs, threads) for config in configs)
         free = deque(_slots(configs, num_jobs, runs_per_gpu))
         active: dict[Any, tuple[Child, Slot]] = {}
         try:
@@ -70,17 +81,6 @@ def default_jobs(configs: Sequence[RunConfig], runs_per_gpu: int) -> int:
     if _on_gpu(configs):
         return num_gpus() * runs_per_gpu
     return int(min(num_cores(), available_memory_gib() // GIB_PER_RUN))
-
-
-def share_of_machine(config: RunConfig, num_runs: int, threads: int | None) -> RunConfig:
-    """The configuration of a run that shares this machine with others: its threads, and a note that it did.
-
-    The threads are those of its place, however few runs are left, so that one that goes on alone goes on to the same
-    numbers.
-    """
-    concurrent_runs = max(num_runs, config.system.concurrent_runs)
-    own = config.system.threads or threads
-    return config.with_system(threads=own, concurrent_runs=concurrent_runs, progress="lines")
 
 
 def gpu_slots(count: int, runs_per_gpu: int) -> list[Slot]:

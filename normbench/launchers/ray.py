@@ -26,7 +26,18 @@ from normbench.config import RunConfig
 from normbench.data.cache import cached_source, pack, unpack
 from normbench.errors import NormbenchError
 from normbench.launchers.child import Child, settle
-from normbench.launchers.launcher import Event, Jobs, Launcher, Number, Seconds, StopAsked, Work, launchers, train
+from normbench.launchers.launcher import (
+    Event,
+    Jobs,
+    Launcher,
+    Number,
+    Seconds,
+    StopAsked,
+    Work,
+    launchers,
+    share_elsewhere,
+    train,
+)
 from normbench.rundir import open_run, read_status
 from normbench.train.resolve import Resolver, data_home
 
@@ -59,7 +70,7 @@ def ray(
         resources = {"num_cpus": cpus_per_run, "num_gpus": gpus_per_run, "max_retries": MAX_LOST_NODES}
         task = api.remote(**resources)(_run_on_node)
         places = at_once(configs)
-        waiting = deque(_for_cluster(config, cpus_per_run, places) for config in configs)
+        waiting = deque(share_elsewhere(config, places, cpus_per_run) for config in configs)
         data = {content: api.put(_packed(one)) for content, one in {c.data.content: c for c in configs}.items()}
         active: dict[Any, tuple[RunConfig, Mapping[str, Any]]] = {}
         with _marker(waiting) as marker:
@@ -168,12 +179,6 @@ def _marker(configs: Sequence[RunConfig]) -> Iterator[str]:
     finally:
         with suppress(OSError):
             path.unlink()
-
-
-def _for_cluster(config: RunConfig, cpus: int, places: int) -> RunConfig:
-    path = config.run_path.parent.absolute()
-    threads = config.system.threads or cpus
-    return config.with_system(runs_dir=str(path), threads=threads, concurrent_runs=places, progress="lines")
 
 
 def _here(api: Any) -> Any:

@@ -25,7 +25,18 @@ from normbench.config import RunConfig
 from normbench.errors import NormbenchError, RunFailure
 from normbench.grammar import parse_assignments
 from normbench.launchers.child import print_to_file, settle
-from normbench.launchers.launcher import Event, Jobs, Launcher, Number, Seconds, StopAsked, Work, launchers, train
+from normbench.launchers.launcher import (
+    Event,
+    Jobs,
+    Launcher,
+    Number,
+    Seconds,
+    StopAsked,
+    Work,
+    launchers,
+    share_elsewhere,
+    train,
+)
 from normbench.rundir import read_status
 
 POLL_SECONDS = 5.0
@@ -56,7 +67,7 @@ def slurm(
 
     def launch(configs: Sequence[RunConfig], should_stop: StopAsked) -> Generator[Event]:
         limits = {"array_parallelism": at_once(configs)}
-        waiting = iter([_share_of_cluster(config, cpus_per_run, at_once(configs)) for config in configs])
+        waiting = iter([share_elsewhere(config, at_once(configs), cpus_per_run) for config in configs])
         while (chunk := list(islice(waiting, MAX_ARRAY))) and not should_stop():
             yield from _array(chunk, parameters | limits, Task(work, restart, timeout), should_stop)
 
@@ -197,13 +208,6 @@ def _ask(*command: str, patience: float = 120.0) -> str:
             kind = RunFailure if patience else NormbenchError  # nothing has been submitted yet
             raise kind(f"launcher slurm: {command[0]} fails: {_last_line(done.stderr)}")
         time.sleep(POLL_SECONDS)
-
-
-def _share_of_cluster(config: RunConfig, cpus: int, at_once: int) -> RunConfig:
-    """Other runs may be on the same node, so their seconds are not compared."""
-    path = config.run_path.parent.absolute()
-    threads = config.system.threads or cpus
-    return config.with_system(runs_dir=str(path), threads=threads, concurrent_runs=at_once, progress="lines")
 
 
 def _last_line(text: str) -> str:

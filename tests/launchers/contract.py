@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,11 +106,12 @@ def until(condition: Callable[[], object], patience: float = 120.0) -> None:
         time.sleep(0.02)
 
 
-class LauncherContract:
+class LauncherContract(ABC):
     """Subclasses build their launcher, two runs at a time if it can."""
 
+    @abstractmethod
     def build(self, work: Work = train, *, restart: bool = False) -> Launcher:
-        raise NotImplementedError
+        """The launcher under test."""
 
     def test_every_run_starts_once_then_ends_once_and_its_directory_says_how(self, tmp_path: Path) -> None:
         configs = planned(tmp_path / "runs", norm="bn,gn")

@@ -24,7 +24,7 @@ from misbehaviour import Crashing, Held, Starting, Telling, noted
 from normbench.compose import compose
 from normbench.config import RunConfig
 from normbench.launchers import Launcher, child, launchers, processes
-from normbench.launchers.launcher import Work, train
+from normbench.launchers.launcher import Work, share, train
 from normbench.rundir import is_held
 
 pytestmark = pytest.mark.timeout(600)
@@ -164,7 +164,7 @@ def test_more_jobs_than_cores_have_a_thread_each(tmp_path: Path, monkeypatch: py
 
 def test_one_job_has_the_machine_to_itself_and_says_so(tmp_path: Path) -> None:
     configs = planned(tmp_path / "runs", threads=None, seed="0", epochs="1")
-    assert processes.share_of_machine(configs[0], 1, None).system.threads is None
+    assert share(configs[0], 1, None).system.threads is None
     launched(built(jobs=1), configs)
     assert environment(configs[0])["concurrent_runs"] == 1
 
@@ -190,7 +190,7 @@ def test_a_run_that_goes_on_alone_has_the_threads_that_it_had_among_others(
 
 def test_a_run_said_to_share_the_machine_with_others_says_it_still(tmp_path: Path) -> None:
     (config,) = planned(tmp_path, seed="0")
-    assert processes.share_of_machine(config.with_system(concurrent_runs=9), 2, 1).system.concurrent_runs == 9
+    assert share(config.with_system(concurrent_runs=9), 2, 1).system.concurrent_runs == 9
 
 
 @pytest.mark.parametrize(
