@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from normbench.analysis.frames import RunFiles, flatten, read_run, run_dirs
 from normbench.analysis.listing import WIDTH, cut, run_record
+from normbench.analysis.runfiles import RunFiles, flatten, read_run, run_dirs
 from normbench.analysis.where import text_of
 from normbench.errors import NormbenchError
 
@@ -98,7 +98,7 @@ def _standing(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[R
 
 def _metrics(first: RunFiles, second: RunFiles) -> Iterator[Row]:
     """The last epoch's losses and accuracies."""
-    last = [one.metrics[-1] if one.metrics else {} for one in (first, second)]
+    last = [{name: column[-1].item() for name, column in one.metrics.items()} for one in (first, second)]
     for key in dict.fromkeys([*last[0], *last[1]]):
         if key.endswith(("_loss", "_accuracy")):
             yield _figures(key, *(one.get(key) for one in last))

@@ -1,25 +1,19 @@
-"""Run directories as three tidy tables: runs, metrics (a row per run and epoch), steps (a row per run and logged step).
+"""Runs as three tidy tables: runs, metrics (a row per run and epoch), steps (a row per run and logged step).
 
-Every table has the columns that say which run a row belongs to, so that it can be read on its own. `read_run` and
-`run_row` are also what `normbench runs` is made of, which must show every run, whatever state its files are in.
+Every table has the columns that say which run a row belongs to, so that it can be read on its own.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+import numpy as np
 import pandas as pd
-import yaml
 
-from normbench.config import LOADER
-from normbench.errors import RunFailure
+from normbench.analysis.runfiles import Columns, RunFiles, at, flatten, read_columns, read_run, standing
 
 KEYS = ("run", "model", "norm", "batch_size", "seed")
 RUNS = (
@@ -30,100 +24,60 @@ RUNS = (
 )
 METRICS = ("epoch", "steps", "train_loss", "test_loss", "test_accuracy", "train_seconds")
 STEPS = ("step", "epoch", "loss", "lr")
-NO_SETTING = ("system.", "seed", "batch_size", "optim.lr", "model.name", "data.root", "data.name", "data.content")
+NO_SETTING = ("seed", "batch_size", "optim.lr", "model.name", "data.name", "data.content")
 COUNTS = ("num_test", "threads")  # unknown where a run failed before it knew its environment
 
 
 @dataclass(frozen=True)
 class Frames:
-    """The tables of a set of runs, and each run's environment by its id."""
+    """The tables of a set of runs, each run's environment and flat configuration by its id, and what was left out.
+
+    configs is empty where the runs come from files that do not hold them.
+    """
 
     runs: pd.DataFrame
     metrics: pd.DataFrame
     steps: pd.DataFrame
     environments: dict[str, dict[str, Any]]
+    configs: dict[str, dict[str, Any]]
+    notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class RunFiles:
-    """What a run directory holds. A file that is not there says nothing; `damaged` names those that cannot be read."""
-
-    run: str
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    status: dict[str, Any]
-    metrics: list[dict[str, float]]
-    damaged: tuple[str, ...]
-
-
-def read_frames(paths: Iterable[Path], refused: Iterable[RunFiles] = (), damaged: list[Path] | None = None) -> Frames:
+def read_frames(paths: Iterable[Path], refused: Iterable[RunFiles] = ()) -> Frames:
     """Reads run directories, in the order given; one that failed early has its status, its reason and empty figures.
 
-    `refused` runs, which have no directory, follow as rows of the runs table. Damaged files are put into the list
-    `damaged` and their runs left out; without one they raise RunFailure.
+    `refused` runs, which have no directory, follow as rows of the runs table. A run with a damaged file is left out,
+    with a note.
     """
-    runs, metrics, steps, environments, configs = [], [], [], {}, []
+    files, steps, rows, notes = [], [], [], []
     for path in paths:
-        files = read_run(path)
-        if files.damaged and damaged is not None:
-            damaged.append(path / files.damaged[0])
-            continue
-        if files.damaged:
-            raise _damaged(path / files.damaged[0])
-        row = run_row(files)
-        keys = {key: row[key] for key in KEYS}
-        runs.append(row)
-        metrics.append(_table(keys, files.metrics))
-        steps.append(_table(keys, _read_steps(path / "steps.csv")))
-        environments[path.name] = files.environment
-        configs.append(files.config)
-    for files in refused:
-        runs.append(run_row(files))
-        configs.append(files.config)
+        run, columns = read_run(path), _read_steps(path / "steps.csv")
+        if run.damaged or columns is None:
+            name, what = next(iter(run.damaged.items()), ("steps.csv", "is damaged"))
+            notes.append(f"left out: {path}: {name} {what}")
+        else:
+            files.append(run)
+            steps.append(columns)
+            rows.append(run_row(run) | standing(path, run))
+    for run in refused:
+        files.append(run)
+        rows.append(run_row(run))
+    configs = {run.run: _without_places(flatten(run.config)) for run in files}
     return Frames(
-        _runs_table(runs, _settings_that_vary(configs)), _concat(metrics, METRICS), _concat(steps, STEPS), environments
-    )
-
-
-def refused_run(run: str, config: dict[str, Any], reason: str) -> RunFiles:
-    """A run that was planned and cannot be trained, as what its files would say."""
-    return RunFiles(run, config, {}, {"state": "refused", "reason": reason}, [], ())
-
-
-def run_dirs(folder: Path) -> list[Path]:
-    """The run directories in `folder`, by name: those with a config.yaml."""
-    return sorted(path.parent for path in folder.glob("*/config.yaml") if not path.parent.name.startswith("."))
-
-
-def read_run(path: Path) -> RunFiles:
-    """The files of a run, each as far as it can be read; never raises for what is in them."""
-    found: dict[str, Any] = {}
-    damaged: list[str] = []
-    for name, parse in PARSERS.items():
-        try:
-            found[name] = parse((path / name).read_text())
-        except FileNotFoundError:
-            pass
-        except (ValueError, OSError, RecursionError, csv.Error, yaml.YAMLError):
-            damaged.append(name)
-    status = found.get("status.json", {})
-    needed = ("config.yaml", "metrics.csv") if status.get("state") == "done" else ("config.yaml",)
-    damaged += [name for name in needed if not found.get(name) and name not in damaged]
-    return RunFiles(
-        run=path.name,
-        config=found.get("config.yaml", {}),
-        environment=found.get("env.json", {}),
-        status=status,
-        metrics=found.get("metrics.csv", []),
-        damaged=tuple(damaged),
+        with_settings(pd.DataFrame(rows, columns=list(RUNS)), configs),
+        _long(rows, [run.metrics for run in files], METRICS),
+        _long(rows, steps, STEPS),
+        {run.run: run.environment for run in files if run.environment},
+        configs,
+        tuple(notes),
     )
 
 
 def run_row(files: RunFiles) -> dict[str, Any]:
     """One row of the table of runs: how it ended, the last epoch's figures, and where it was made. None is unknown."""
     config, environment = files.config, files.environment
-    last = files.metrics[-1] if files.metrics else {}
-    seconds = [row["train_seconds"] for row in files.metrics if "train_seconds" in row]
+    last = {name: column[-1].item() for name, column in files.metrics.items()}
+    seconds = files.metrics.get("train_seconds")
     return {
         "run": files.run,
         "model": at(config, "model.name"),
@@ -138,7 +92,7 @@ def run_row(files: RunFiles) -> dict[str, Any]:
         "test_loss": last.get("test_loss"),
         "test_accuracy": last.get("test_accuracy"),
         "val_accuracy": last.get("val_accuracy"),
-        "median_train_seconds": median(seconds) if seconds else None,
+        "median_train_seconds": None if seconds is None else float(np.median(seconds)),
         "num_test": at(config, "data.limit_test") or at(environment, "data.num_test"),
         "data": at(environment, "data.name"),
         "device": at(environment, "hardware.device_name"),
@@ -151,20 +105,34 @@ def run_row(files: RunFiles) -> dict[str, Any]:
     }
 
 
-def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        name = f"{prefix}{key}"
-        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat
+def with_settings(runs: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """The table of runs with a column, as text, for every other setting in which runs of one norm differ.
+
+    `val_accuracy` stays in it where any run held images out.
+    """
+    table = runs.drop(columns=settings_of_study(runs)).assign(**_settings_that_vary(runs["run"], configs))
+    if "val_accuracy" in table and table["val_accuracy"].isna().all():
+        table = table.drop(columns="val_accuracy")
+    return table.astype({name: "Int64" for name in COUNTS if table[name].isna().any()})
 
 
-def at(content: Any, key: str) -> Any:
-    """The value under a dotted key; None where there is none."""
-    for part in key.split("."):
-        content = content.get(part) if isinstance(content, Mapping) else None
-    return content
+def settings_of_study(runs: pd.DataFrame) -> list[str]:
+    """The columns of settings that have no fixed column: dotted keys, and the epochs that a run was to take."""
+    return [name for name in runs.columns if "." in name or name == "planned_epochs"]
+
+
+def _settings_that_vary(runs: Iterable[str], configs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    flat = [configs.get(run, {}) for run in runs]
+    keys = dict.fromkeys(key for config in flat for key in config if not key.startswith(NO_SETTING))
+    values = {key: [str(config.get(key, "")) for config in flat] for key in keys}
+    norms = [config.get("norm.name") for config in flat]
+    varying = {key: column for key, column in values.items() if len({*zip(norms, column, strict=True)}) > len({*norms})}
+    return {{"epochs": "planned_epochs"}.get(key, key): column for key, column in varying.items()}
+
+
+def _without_places(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without what is about this machine: folders, workers, display."""
+    return {key: value for key, value in config.items() if not key.startswith(("system.", "data.root"))}
 
 
 def _concurrent_runs(config: dict[str, Any], environment: dict[str, Any]) -> int:
@@ -175,83 +143,28 @@ def _concurrent_runs(config: dict[str, Any], environment: dict[str, Any]) -> int
     return max((count for count in counts if isinstance(count, int)), default=1)
 
 
-def _parse_config(text: str) -> dict[str, Any]:
-    """Half a config.yaml can be valid YAML: what names the run must be in it."""
-    config: dict[str, Any] = yaml.load(text, LOADER)
-    if any(at(config, key) is None for key in ("model.name", "norm.name", "batch_size", "seed")):
-        raise ValueError("half a configuration")
-    return config
-
-
-def _parse_environment(text: str) -> dict[str, Any]:
-    environment = json.loads(text)
-    if not isinstance(environment, dict):
-        raise ValueError("no mapping")
-    return environment
-
-
-def _parse_status(text: str) -> dict[str, Any]:
-    status: dict[str, Any] = json.loads(text)
-    if not isinstance(at(status, "state"), str):
-        raise ValueError("no state")
-    return status
-
-
-def _parse_rows(text: str) -> list[dict[str, float]]:
-    """The rows of a CSV file, without a last one that a power cut has left unfinished."""
-    whole_lines, _, _ = text.rpartition("\n")
-    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(whole_lines)))
-    if any(None in row or None in row.values() or not row.get("epoch", "").isdigit() for row in rows):
-        raise ValueError("a row without its epoch, or of another length than the header")
-    return [{key: _number(value) for key, value in row.items()} for row in rows]
-
-
-def _number(text: str) -> float:
-    return int(text) if text.isdigit() else float(text or "nan")
-
-
-PARSERS: dict[str, Callable[[str], Any]] = {
-    "config.yaml": _parse_config,
-    "env.json": _parse_environment,
-    "status.json": _parse_status,
-    "metrics.csv": _parse_rows,
-}
-
-
-def _read_steps(path: Path) -> list[dict[str, float]]:
+def _read_steps(path: Path) -> Columns | None:
+    """The logged steps of a run; None where they cannot be read."""
     try:
-        return _parse_rows(path.read_text()) if path.exists() else []
-    except (ValueError, csv.Error):
-        raise _damaged(path) from None
+        return read_columns(path.read_text()) if path.exists() else {}
+    except (ValueError, OSError):
+        return None
 
 
-def _table(keys: dict[str, Any], rows: list[dict[str, float]]) -> pd.DataFrame:
-    return pd.DataFrame([keys | row for row in rows])
+def _long(rows: list[dict[str, Any]], parts: list[Columns], names: tuple[str, ...]) -> pd.DataFrame:
+    """One table of the columns of all runs, with the keys of each; with at least `names` where no run has a row."""
+    filled = [(row, part) for row, part in zip(rows, parts, strict=False) if part]
+    if not filled:
+        return pd.DataFrame(columns=[*KEYS, *names])
+    lengths = [len(part["epoch"]) for _, part in filled]
+    keys = {key: np.repeat(np.array([row[key] for row, _ in filled], dtype=object), lengths) for key in KEYS}
+    found = dict.fromkeys(name for _, part in filled for name in part)
+    columns = {name: _joined(name, filled, lengths) for name in found}
+    return pd.DataFrame(keys | columns).infer_objects()
 
 
-def _settings_that_vary(configs: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Settings besides those with a column of their own in which runs of one norm differ: a column each, as text."""
-    flat = [flatten(config) for config in configs]
-    keys = dict.fromkeys(key for config in flat for key in config if not key.startswith(NO_SETTING))
-    values = {key: [str(config.get(key, "")) for config in flat] for key in keys}
-    norms = [config["norm.name"] for config in flat]
-    varying = {key: column for key, column in values.items() if len({*zip(norms, column, strict=True)}) > len({*norms})}
-    return {{"epochs": "planned_epochs"}.get(key, key): column for key, column in varying.items()}
-
-
-def _runs_table(rows: list[dict[str, Any]], settings: dict[str, list[Any]]) -> pd.DataFrame:
-    """The table of runs; `val_accuracy` is in it where any run held images out."""
-    table = pd.DataFrame(rows, columns=list(RUNS)).assign(**settings)
-    if table["val_accuracy"].isna().all():
-        table = table.drop(columns="val_accuracy")
-    return table.astype({name: "Int64" for name in COUNTS if table[name].isna().any()})
-
-
-def _concat(tables: list[pd.DataFrame], columns: tuple[str, ...]) -> pd.DataFrame:
-    """One table; with at least its `columns` where no run has a row."""
-    filled = [table for table in tables if not table.empty]
-    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=[*KEYS, *columns])
-
-
-def _damaged(path: Path) -> RunFailure:
-    return RunFailure(f"'{path}' is damaged: begin the run anew with --restart")
+def _joined(name: str, filled: list[tuple[dict[str, Any], Columns]], lengths: list[int]) -> Any:
+    """One column of all runs, nan for those that have none."""
+    return np.concatenate(
+        [part[name] if name in part else np.full(n, np.nan) for (_, part), n in zip(filled, lengths, strict=True)]
+    )

@@ -14,10 +14,10 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.frames import RUNS, RunFiles, flatten, read_run, run_dirs, run_row
+from normbench.analysis.frames import RUNS, run_row
+from normbench.analysis.runfiles import flatten, read_run, run_dirs, standing
 from normbench.analysis.where import is_missing, select, text_of
-from normbench.errors import RunFailure, unknown
-from normbench.rundir import run_state
+from normbench.errors import unknown
 
 WIDTH = 100
 LEAST = 12  # columns that a reason gets even where the run ids leave less
@@ -50,7 +50,7 @@ def run_record(path: Path) -> dict[str, Any]:
     files = read_run(path)
     config = flatten(files.config)
     known = {"planned_epochs": config.get("epochs"), "started": files.status.get("started")}
-    row = run_row(files) | _standing(path, files) | known
+    row = run_row(files) | standing(path, files) | known
     return row | {key: value for key, value in config.items() if key not in row}
 
 
@@ -88,17 +88,6 @@ def aligned(columns: Mapping[str, Sequence[str]]) -> Iterator[str]:
 def cut(text: str, width: int) -> str:
     """The text, or as much of it as fits."""
     return text if len(text) <= width else f"{text[: width - 3]}..."
-
-
-def _standing(path: Path, files: RunFiles) -> dict[str, Any]:
-    """Status and reason: as the lock has it, and `damaged` where a file cannot be read."""
-    if files.damaged:
-        return {"status": "damaged", "reason": f"{', '.join(files.damaged)} cannot be read"}
-    try:
-        state = run_state(path)
-    except (OSError, RunFailure):  # a folder in which this user cannot take the lock
-        return {}
-    return {"status": state, "reason": "its process is gone" if state == "killed" else files.status.get("reason")}
 
 
 def _sorted(records: Sequence[Mapping[str, Any]], sort: str, columns: Sequence[str]) -> list[Mapping[str, Any]]:

@@ -1,66 +1,99 @@
-"""Runs from wherever they are: run directories, folders of them, or the runs.csv and metrics.csv of a study."""
+"""Runs from wherever they are: run directories, folders of them, or the files of a study; and those files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.frames import METRICS, STEPS, Frames, read_frames, run_dirs
+from normbench.analysis.frames import METRICS, STEPS, Frames, read_frames, with_settings
+from normbench.analysis.runfiles import run_dirs
 from normbench.analysis.where import select
+from normbench.atomic import disk_errors, write_json, write_text
 from normbench.errors import NormbenchError, RunFailure
+from normbench.rundir import SCHEMA_VERSION
 
 COMPARABLE = {"data": "data", "epochs": "epochs", "precision": "precision"}  # columns and what they are called
+NEEDED = {"run", "norm", "batch_size", "seed", "lr", "status", "test_accuracy"}
+TABLES = {"metrics.csv": METRICS, "steps.csv": STEPS}
 
 
-def load_frames(paths: Sequence[Path], where: str | None = None) -> tuple[Frames, list[str]]:
-    """The runs at `paths` for which `where` holds, each once, and a note on every run that was left out as damaged.
+def load_frames(paths: Sequence[Path], where: str | None = None) -> Frames:
+    """The runs at `paths` for which `where` holds, each once; notes say which were left out, and why.
 
     A path is a run directory, a folder of them, a study's folder with its runs.csv, or that file. Raises NormbenchError
     where there is no run at all.
     """
-    parts, directories = [], []
+    studies, directories = [], []
     for path in paths:
         if (file := path if path.name == "runs.csv" else path / "runs.csv").is_file():
-            parts.append(_from_csv(file))
+            studies.append(_read_study(file))
         else:
             directories += [path] if (path / "config.yaml").exists() else run_dirs(path)
-    damaged: list[Path] = []
-    if not (found := read_frames(dict.fromkeys(directories), damaged=damaged)).runs.empty:
-        parts.append(found)
+    found = read_frames(dict.fromkeys(directories))
+    parts = [part for part in (*studies, found) if not part.runs.empty]
+    notes = [note for part in (*studies, found) for note in part.notes]
     if not parts:
-        raise NormbenchError(f"no runs in {', '.join(map(str, paths))}")
-    notes = [f"left out: {file.parent}: {file.name} is damaged" for file in damaged]
-    return _where(_joined(parts), where), notes
+        raise NormbenchError("; ".join([f"no runs in {', '.join(map(str, paths))}", *notes]))
+    return _where(replace(_joined(parts), notes=tuple(notes)), where)
 
 
-def check_comparable(runs: pd.DataFrame) -> None:
-    """Raises NormbenchError where finished runs differ in data, epochs or precision, which no table may mix."""
+def check_comparable(runs: pd.DataFrame, apart: Sequence[str] = ()) -> None:
+    """Raises NormbenchError where finished runs differ in data, epochs or precision and are not shown `apart`."""
     done = runs[runs["status"] == "done"]
     for column, name in COMPARABLE.items():
-        if len(found := sorted(map(str, done[column].dropna().unique()))) > 1:
+        if column not in apart and len(found := sorted(map(str, done[column].dropna().unique()))) > 1:
             raise NormbenchError(
                 f"runs of different {name}: {', '.join(found)}; choose with --where {column}={found[0]}"
             )
 
 
-def _from_csv(file: Path) -> Frames:
+def write_study(frames: Frames, folder: Path) -> None:
+    """Writes runs.csv, metrics.csv, steps.csv, env.json and configs.json, from which `load_frames` gives the same."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, table in (("runs", frames.runs), ("metrics", frames.metrics), ("steps", frames.steps)):
+        write_text(folder / f"{name}.csv", table.to_csv(index=False))
+    write_json(folder / "env.json", frames.environments)
+    write_json(folder / "configs.json", _packed(frames.configs))
+
+
+def shared_settings(configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The settings that all runs have in common."""
+    first, *others = configs.values() or [{}]
+    return {key: value for key, value in first.items() if all(key in one and one[key] == value for one in others)}
+
+
+def _packed(configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What all runs share once, and of each run the rest."""
+    shared = shared_settings(configs)
+    own = {run: {key: config[key] for key in config if key not in shared} for run, config in configs.items()}
+    return {"schema_version": SCHEMA_VERSION, "shared": shared, "runs": own}
+
+
+def _read_study(file: Path) -> Frames:
     try:
         runs = pd.read_csv(file)
-        metrics, steps = (_table(file.with_name(name), list(columns)) for name, columns in _LONG.items())
-        environment = file.with_name("env.json")
-        environments = json.loads(environment.read_text()) if environment.exists() else {}
-        if missing := {"run", "norm", "seed", "status", "test_accuracy"} - {*runs.columns}:
+        metrics, steps = (_table(file.with_name(name), list(columns)) for name, columns in TABLES.items())
+        environments = _read_json(file.with_name("env.json"))
+        configs = _read_json(file.with_name("configs.json"))
+        if missing := NEEDED - {*runs.columns}:
             raise ValueError(f"no column {min(missing)}")
-    except (ValueError, OSError) as error:
+        if (version := configs.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
+            raise ValueError(f"schema {version}, this normbench reads {SCHEMA_VERSION}")
+        flat = {run: configs["shared"] | own for run, own in configs.get("runs", {}).items()}
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         raise RunFailure(f"'{file}' cannot be read: {str(error).splitlines()[0]}") from None
-    return Frames(runs, metrics, steps, environments)
+    return Frames(runs, metrics, steps, environments, flat)
 
 
-_LONG = {"metrics.csv": METRICS, "steps.csv": STEPS}
+def _read_json(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return content
 
 
 def _table(file: Path, columns: list[str]) -> pd.DataFrame:
@@ -68,13 +101,26 @@ def _table(file: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def _joined(parts: Sequence[Frames]) -> Frames:
-    """One set of tables; a run that is in several of them counts once."""
+    """One set of tables; a run that is in several of them counts once. Settings that vary are found anew."""
     if len(parts) == 1:
         return parts[0]
-    runs = pd.concat([part.runs for part in parts], ignore_index=True).drop_duplicates("run")
-    metrics = pd.concat([part.metrics for part in parts], ignore_index=True).drop_duplicates(["run", "epoch"])
-    steps = pd.concat([part.steps for part in parts], ignore_index=True).drop_duplicates(["run", "step"])
-    return Frames(runs, metrics, steps, {run: env for part in parts for run, env in part.environments.items()})
+    if any(not part.configs for part in parts):
+        raise NormbenchError("a runs.csv without its configs.json cannot be told apart from other runs: show it alone")
+    configs = {run: config for part in parts for run, config in part.configs.items()}
+    runs = pd.concat([part.runs for part in parts], ignore_index=True).drop_duplicates("run", ignore_index=True)
+    return Frames(
+        with_settings(runs, configs),
+        _stacked((part.metrics for part in parts), ["run", "epoch"]),
+        _stacked((part.steps for part in parts), ["run", "step"]),
+        {run: environment for part in parts for run, environment in part.environments.items()},
+        configs,
+    )
+
+
+def _stacked(tables: Iterable[pd.DataFrame], keys: list[str]) -> pd.DataFrame:
+    found = list(tables)
+    filled = [table for table in found if not table.empty] or found[:1]
+    return pd.concat(filled, ignore_index=True).drop_duplicates(keys, ignore_index=True)
 
 
 def _where(frames: Frames, where: str | None) -> Frames:
@@ -84,5 +130,10 @@ def _where(frames: Frames, where: str | None) -> Frames:
     kept = {record["run"] for record in select(records, where)}
     if not kept:
         raise NormbenchError(f"no runs match {where}")
-    tables = {name: getattr(frames, name) for name in ("runs", "metrics", "steps")}
-    return replace(frames, **{name: table[table["run"].isin(kept)] for name, table in tables.items()})
+    runs, metrics, steps = (
+        table[table["run"].isin(kept)].reset_index(drop=True) for table in (frames.runs, frames.metrics, frames.steps)
+    )
+    environments, configs = (
+        {run: known[run] for run in known if run in kept} for known in (frames.environments, frames.configs)
+    )
+    return Frames(runs, metrics, steps, environments, configs, frames.notes)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.stats import Difference, holm, paired_difference
-from normbench.analysis.tables import settings_columns
+from normbench.analysis.frames import Frames
+from normbench.analysis.provenance import caption, settings_columns
+from normbench.analysis.stats import Difference, Estimate, holm, paired_difference
+from normbench.analysis.tables import Table
 from normbench.errors import NormbenchError, unknown
 
 METRIC = "test_accuracy"
@@ -37,12 +41,17 @@ class Paired:
         """The difference, what it rests on, and what follows."""
         where = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.settings.items())
         estimate = self.difference.estimate
-        points = f"{where}: {self.first} - {self.second} = {100 * estimate.mean:+.1f}"
+        what = f"{where}: {self.first} - {self.second} = {points(estimate)}"
         if estimate.n == 1:
-            return f"{points} points at one seed: no interval, undecided."
-        interval = f"± {100 * estimate.half_width:.1f} points (95 % t interval, {estimate.n} seeds, paired)"
+            return f"{what} at one seed: no interval, undecided."
         outcome = "undecided" if self.verdict == "undecided" else f"{self.verdict} is better"
-        return f"{points} {interval}, p = {self.adjusted:.2g}: {outcome}."
+        return f"{what} (95 % t interval, {estimate.n} seeds, paired), p = {self.adjusted:.2g}: {outcome}."
+
+
+def points(estimate: Estimate) -> str:
+    """A difference of accuracies in points, with its interval where there is one."""
+    spread = "" if math.isnan(estimate.half_width) else f" ± {100 * estimate.half_width:.1f}"
+    return f"{100 * estimate.mean:+.1f}{spread} points"
 
 
 def compare(runs: pd.DataFrame, first: str, second: str) -> list[Paired]:
@@ -55,17 +64,38 @@ def compare(runs: pd.DataFrame, first: str, second: str) -> list[Paired]:
     for norm in (first, second):
         if norm not in names:
             raise unknown("norm", norm, names)
-    done = runs[runs["status"] == "done"]
-    settings = [name for name in settings_columns(runs) if not name.startswith("norm.")]
-    found: list[tuple[dict[str, Any], Difference]] = []
-    for key, group in done.groupby(settings, sort=False, dropna=False):
-        difference = paired_difference(_by_seed(group, first), _by_seed(group, second))
-        if difference is not None:
-            found.append((dict(zip(settings, key, strict=True)), difference))
+    found = _compare_all(runs, [(first, second)])
     if not found:
         raise NormbenchError(f"{first} and {second} have no finished runs of the same seed and settings")
-    adjusted = holm([difference.p_value for _, difference in found])
-    return [Paired(first, second, *pair, p_value) for pair, p_value in zip(found, adjusted, strict=True)]
+    return found
+
+
+def every_pair(runs: pd.DataFrame) -> list[Paired]:
+    """Every norm against every other wherever they have a seed in common; p-values are Holm's over all of these."""
+    norms = runs.loc[runs["status"] == "done", "norm"].unique()
+    return _compare_all(runs, list(itertools.combinations(norms, 2)))
+
+
+def pairs_table(frames: Frames) -> Table:
+    """Every pair of norms: the paired difference in points of test accuracy, its interval, and what follows."""
+    if not (found := every_pair(frames.runs)):
+        raise NormbenchError("no two norms have a finished run of the same seed and settings")
+    data = pd.DataFrame([_row(paired) for paired in found])
+    note = " Differences are paired over equal seeds; p is that of the paired t test, by Holm's rule for all of them."
+    return Table("Norm against norm", data, _shown(found), caption(frames.runs) + note)
+
+
+def _compare_all(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[Paired]:
+    done = runs[runs["status"] == "done"]
+    settings = [name for name in settings_columns(runs) if not name.startswith("norm.")]
+    found: list[tuple[str, str, dict[str, Any], Difference]] = []
+    for key, group in done.groupby(settings, sort=False, dropna=False):
+        for first, second in pairs:
+            difference = paired_difference(_by_seed(group, first), _by_seed(group, second))
+            if difference is not None:
+                found.append((first, second, dict(zip(settings, key, strict=True)), difference))
+    adjusted = holm([difference.p_value for *_, difference in found])
+    return [Paired(*one, p_value) for one, p_value in zip(found, adjusted, strict=True)]
 
 
 def _by_seed(group: pd.DataFrame, norm: str) -> dict[int, float]:
@@ -73,3 +103,34 @@ def _by_seed(group: pd.DataFrame, norm: str) -> dict[int, float]:
     if runs["seed"].duplicated().any():
         raise NormbenchError(f"several runs of {norm} have the same seed and settings: choose among them with --where")
     return {int(seed): float(value) for seed, value in zip(runs["seed"], runs[METRIC], strict=True)}
+
+
+def _row(paired: Paired) -> dict[str, Any]:
+    estimate = paired.difference.estimate
+    return {
+        "first": paired.first,
+        "second": paired.second,
+        **paired.settings,
+        "n": estimate.n,
+        "difference": estimate.mean,
+        "half_width": estimate.half_width,
+        "p_value": paired.difference.p_value,
+        "p_adjusted": paired.adjusted,
+        "verdict": paired.verdict,
+    }
+
+
+def _shown(found: Sequence[Paired]) -> pd.DataFrame:
+    """As people read it; settings that are the same in all rows are left out."""
+    settings = pd.DataFrame([paired.settings for paired in found])
+    estimates = [paired.difference.estimate for paired in found]
+    return pd.DataFrame(
+        {
+            "pair": [f"{paired.first} - {paired.second}" for paired in found],
+            **{str(name).replace("_", " "): settings[name] for name in settings if settings[name].nunique() > 1},
+            "difference": [points(estimate) for estimate in estimates],
+            "seeds": [estimate.n for estimate in estimates],
+            "p": ["" if math.isnan(paired.adjusted) else f"{paired.adjusted:.2g}" for paired in found],
+            "better": [paired.verdict for paired in found],
+        }
+    ).astype(str)

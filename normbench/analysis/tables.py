@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pandas as pd
 
-from normbench.analysis.stats import half_width_of_test_set, mean_interval
+from normbench.analysis.frames import Frames
+from normbench.analysis.provenance import caption, settings_columns, unfinished
+from normbench.analysis.stats import Estimate, half_width_of_test_set, mean_interval
 
 BASELINE = "bn"
+NONE_FINISHED = "none finished"
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as data, unrounded, and as people read it.
+
+    notes: what has no figure, and why; one line each.
+    """
+
+    title: str
+    data: pd.DataFrame
+    shown: pd.DataFrame
+    caption: str
+    notes: tuple[str, ...] = ()
+
+
+def comparison_table(frames: Frames) -> Table:
+    """The comparison of all runs, with a row for each norm and choice of settings."""
+    data = comparison(frames.runs)
+    basis = caption(frames.runs, test_set=True)
+    return Table("What each norm reached", data, _shown(data), basis, unfinished(frames.runs))
 
 
 def comparison(runs: pd.DataFrame) -> pd.DataFrame:
@@ -29,86 +55,48 @@ def comparison(runs: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def to_markdown(runs: pd.DataFrame) -> str:
-    """The comparison as a Markdown table with its caption."""
-    shown = _shown(comparison(runs))
-    return f"{shown.to_markdown(index=False, disable_numparse=True)}\n\n{caption(runs)}\n"
+def ended_otherwise(runs: pd.DataFrame) -> str:
+    """How many runs without a result ended how: 1 diverged, 2 failed."""
+    ended = runs.loc[runs["status"] != "done", "status"].value_counts()
+    return ", ".join(f"{count} {state}" for state, count in ended.items())
 
 
-def to_latex(runs: pd.DataFrame) -> str:
-    """The comparison as a LaTeX table for the package booktabs, with its caption."""
-    shown = _shown(comparison(runs)).map(_latex).rename(columns=_latex)
-    rows = [" & ".join(row) + r" \\" for row in shown.itertuples(index=False, name=None)]
-    head = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{{'l' * shown.shape[1]}}}", r"\toprule"]
-    body = [" & ".join(shown.columns) + r" \\", r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([*head, *body, rf"\caption{{{_latex(caption(runs))}}}", r"\end{table}", ""])
+def percent(estimate: Estimate) -> str:
+    """An accuracy in percent, with its interval where there is one."""
+    if math.isnan(estimate.mean):
+        return NONE_FINISHED
+    if math.isnan(estimate.half_width):
+        return f"{100 * estimate.mean:.1f} %"
+    return f"{100 * estimate.mean:.1f} ± {100 * estimate.half_width:.1f} %"
 
 
-def to_csv(runs: pd.DataFrame) -> str:
-    """The comparison as CSV, every figure unrounded."""
-    return str(comparison(runs).to_csv(index=False))
+def figure(value: float, form: str) -> str:
+    """A figure in this format; not measured where there is none."""
+    return NOT_MEASURED if math.isnan(value) else form.format(value)
 
 
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
     """The comparison as people read it."""
+    accuracies = zip(table["test_accuracy"], table["half_width"], table["n"], strict=True)
     shown = pd.DataFrame(
         {
             "norm": table["norm"],
             **_varying(table),
             **_held_out(table),
-            "test accuracy": [
-                _percent(*pair) for pair in zip(table["test_accuracy"], table["half_width"], strict=True)
-            ],
-            "test set": [_figure(100 * value, "± {:.1f} %") for value in table["test_set_half_width"]],
+            "test accuracy": [percent(Estimate(*values)) for values in accuracies],
+            "test set": [figure(100 * value, "± {:.1f} %") for value in table["test_set_half_width"]],
             **_times(table),
             "runs": table["n"],
             "ended otherwise": table["status"],
         }
     )
-    return shown.loc[:, [name for name in shown if name != "ended otherwise" or shown[name].any()]]
-
-
-def _latex(value: object) -> str:
-    escaped = "".join(f"\\{sign}" if sign in "%_&#$" else sign for sign in str(value))
-    return escaped.replace("± ", r"$\pm$ ").replace("<", r"\textless{}")
-
-
-def caption(runs: pd.DataFrame) -> str:
-    """What the figures rest on: data, epochs, runs, device, precision, versions, commit, and how to read them."""
-    done = runs[runs["status"] == "done"]
-    if done.empty:
-        return f"None of {len(runs)} runs finished."
-    finished = f"{len(runs)} runs" if len(done) == len(runs) else f"{len(done)} of {len(runs)} runs finished"
-    time = _time_note(done)
-    return (
-        f"Data {_all(runs, 'data')}, {_all(done, 'epochs')} epochs, final epoch; {finished}, {_spread(done)} "
-        f"Test set: the 95 % interval that {_all(runs, 'num_test')} test images leave of each. {time} "
-        f"{_all(runs, 'device')}, threads: {_all(runs, 'threads')}, {_all(runs, 'precision')}, "
-        f"torch {_all(runs, 'torch')}, commit {_commit(runs)}."
-    )
-
-
-def _spread(done: pd.DataFrame) -> str:
-    """What the ± is, for as many seeds as there are."""
-    if done["seed"].nunique() == 1:
-        return "one seed each, so nothing is said of the spread over seeds."
-    return f"{done['seed'].nunique()} seeds; ± is the 95 % Student-t interval over them."
-
-
-def _time_note(runs: pd.DataFrame) -> str:
-    """How the times are to be read; those of runs that shared the machine are not there to be read."""
-    shared = runs["concurrent_runs"] > 1
-    if shared.all():
-        return "No times are compared: the runs shared the machine."
-    note = "Time per epoch is the median over the epochs' training seconds, without evaluation"
-    return f"{note}; runs that shared the machine are left out of it." if shared.any() else f"{note}."
+    return shown.loc[:, [name for name in shown if name != "ended otherwise" or shown[name].any()]].astype(str)
 
 
 def _row(group: pd.DataFrame) -> dict[str, object]:
     done = group[group["status"] == "done"]
     alone = done[done["concurrent_runs"] == 1]
     accuracy = done["test_accuracy"].mean()
-    ended = group.loc[group["status"] != "done", "status"].value_counts()
     return {
         "norm": group["norm"].iloc[0],
         **{name: group[name].iloc[0] for name in settings_columns(group)},
@@ -120,13 +108,8 @@ def _row(group: pd.DataFrame) -> dict[str, object]:
         if len(done)
         else math.nan,
         "seconds": alone["median_train_seconds"].median(),
-        "status": ", ".join(f"{count} {state}" for state, count in ended.items()),
+        "status": ended_otherwise(group),
     }
-
-
-def settings_columns(table: pd.DataFrame) -> list[str]:
-    """The columns besides the norm that say which runs belong together; a dotted one is a setting of the study."""
-    return ["batch_size", "lr", *(name for name in table.columns if "." in name or name == "planned_epochs")]
 
 
 def _relative_time(table: pd.DataFrame) -> list[float]:
@@ -147,7 +130,7 @@ def _held_out(table: pd.DataFrame) -> dict[str, list[str]]:
     if "val_accuracy" not in table:
         return {}
     pairs = zip(table["val_accuracy"], table["chosen"], strict=True)
-    return {"validation accuracy": [_figure(100 * value, "{:.1f} %") + " (best)" * best for value, best in pairs]}
+    return {"validation accuracy": [figure(100 * value, "{:.1f} %") + " (best)" * best for value, best in pairs]}
 
 
 def _times(table: pd.DataFrame) -> dict[str, list[str]]:
@@ -155,30 +138,6 @@ def _times(table: pd.DataFrame) -> dict[str, list[str]]:
     if table["seconds"].isna().all():
         return {}
     return {
-        "time per epoch": [_figure(value, "{:.1f} s") for value in table["seconds"]],
-        "relative to bn": [_figure(value, "{:.2f}x") for value in table["relative_time"]],
+        "time per epoch": [figure(value, "{:.1f} s") for value in table["seconds"]],
+        "relative to bn": [figure(value, "{:.2f}x") for value in table["relative_time"]],
     }
-
-
-def _percent(accuracy: float, half_width: float) -> str:
-    if math.isnan(accuracy):
-        return "none finished"
-    return f"{100 * accuracy:.1f} %" if math.isnan(half_width) else f"{100 * accuracy:.1f} ± {100 * half_width:.1f} %"
-
-
-def _figure(value: float, form: str) -> str:
-    return "not measured" if math.isnan(value) else form.format(value)
-
-
-def _all(runs: pd.DataFrame, column: str) -> str:
-    return " / ".join(str(value) for value in runs[column].dropna().unique())
-
-
-def _commit(runs: pd.DataFrame) -> str:
-    """The commits of the code that ran, with + where files differed from it."""
-    began = runs[runs["torch"].notna()]
-    known = [
-        f"{commit[:12]}{'+' if dirty else ''}" if isinstance(commit, str) else "of an installed package"
-        for commit, dirty in zip(began["commit"], began["dirty"], strict=True)
-    ]
-    return " / ".join(dict.fromkeys(known))

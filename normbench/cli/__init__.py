@@ -17,7 +17,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich takes longer than all the rest of --help
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train.train, sweep.sweep, sweep.demo, tables.table, tables.compare, about.norms, about.doctor):
+ABOUT_RUNS = (tables.table, tables.compare, tables.plot, tables.report)
+for command in (train.train, sweep.sweep, sweep.demo, *ABOUT_RUNS, about.norms, about.doctor):
     app.command()(command)
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")

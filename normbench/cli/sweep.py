@@ -35,7 +35,7 @@ def sweep(
     restart: Restart = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, run nothing.")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write runs.csv, metrics.csv, table.md ... here.")
+        Path | None, typer.Option("--output", "-o", help="Write the report here, with runs, tables and figures.")
     ] = None,
     runs_dir: RunsDir = None,
     runs_per_gpu: Annotated[int | None, typer.Option(help="processes: runs that share a GPU.")] = None,
@@ -79,14 +79,14 @@ def sweep(
 
 def demo(
     overrides: Overrides = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where runs, table and figure go.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where runs, tables, figures and report go.")] = Path(
         "results/demo"
     ),
     retry_failed: RetryFailed = False,
     restart: Restart = False,
     debug: Debug = False,
 ) -> None:
-    """Compare four norms on built-in synthetic images: a table and a figure in a minute, no download."""
+    """Compare four norms on built-in synthetic images: tables, figures and a report in a minute, no download."""
     from normbench.launchers import launchers
 
     inline = launchers.build("inline", restart)
@@ -114,8 +114,10 @@ def _plan(
 
 def _carry_out(plan: Plan, open_runs: list[RunConfig], launcher: Launcher, output: Path | None, *, live: bool) -> None:
     """Runs the plan, then shows how it stands; exits."""
-    from normbench.analysis.tables import to_markdown
-    from normbench.comparison import read_runs, write_comparison
+    from normbench.analysis.rendering import to_markdown
+    from normbench.analysis.report import write_report
+    from normbench.analysis.tables import comparison_table
+    from normbench.comparison import read_runs
     from normbench.sweep import exit_code, run_plan, summary
 
     if output is not None and output.exists() and not output.is_dir():
@@ -123,10 +125,9 @@ def _carry_out(plan: Plan, open_runs: list[RunConfig], launcher: Launcher, outpu
     plan = run_plan(plan, open_runs, launcher, live=live)
     frames = read_runs(plan.runs)
     if not frames.runs.empty:
-        print(f"\n{to_markdown(frames.runs)}")
+        print(f"\n{to_markdown(comparison_table(frames))}")
         if output is not None:
-            write_comparison(frames, output)
-            print(f"{output}/: {', '.join(sorted(path.name for path in output.iterdir() if path.is_file()))}\n")
+            print(f"report: {write_report(frames, output)}\n", flush=True)
     for line in summary(plan, again()):
         print(line)
     sys.exit(exit_code(plan))

@@ -1,15 +1,19 @@
-"""normbench table and normbench compare: what the runs say, with intervals."""
+"""normbench table, compare, plot, report: what the runs say, with intervals."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from normbench.cli.options import Debug
-from normbench.errors import NormbenchError
+from normbench.errors import NormbenchError, unknown
+
+if TYPE_CHECKING:
+    from normbench.analysis.frames import Frames
+    from normbench.analysis.tables import Table
 
 Runs = Annotated[
     list[Path] | None,
@@ -22,6 +26,10 @@ DEFAULT_RUNS = (Path("results/runs"),)
 def table(
     runs: Runs = None,
     where: Where = None,
+    by: Annotated[str | None, typer.Option(help="Settings, as norm,batch_size: rows, then columns.")] = None,
+    metric: Annotated[str, typer.Option(help="With --by: a column of metrics.csv, as test_loss.")] = "test_accuracy",
+    source: Annotated[bool, typer.Option("--source", help="The source's table, claimed beside measured.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown; so it is in a pipe.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="LaTeX with booktabs.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="CSV with every figure unrounded.")] = False,
     debug: Debug = False,
@@ -30,14 +38,21 @@ def table(
 
     \b
     normbench table results/first-sweep
+    normbench table results/first-sweep --by norm,batch_size
     normbench table --where 'batch_size=64' --latex
     """
-    from normbench.analysis.tables import to_csv, to_latex, to_markdown
+    from normbench.analysis.rendering import FORMS, to_terminal
 
-    if latex and csv:
-        raise NormbenchError("choose one of --latex and --csv")
-    form = to_latex if latex else to_csv if csv else to_markdown
-    print(form(_load(runs, where)), end="")
+    asked = [form for form, wanted in {"markdown": markdown, "latex": latex, "csv": csv}.items() if wanted]
+    if len(asked) > 1:
+        raise NormbenchError(f"choose one of --{' and --'.join(asked)}")
+    if by is None and metric != "test_accuracy":
+        raise NormbenchError("--metric needs --by: say by which settings, as --by norm,batch_size")
+    shown = _table(_load(runs, where, by or ""), by, metric, source=source)
+    if not asked and sys.stdout.isatty():
+        to_terminal(shown)
+    else:
+        print(FORMS[asked[0] if asked else "markdown"](shown), end="")
 
 
 def compare(
@@ -54,16 +69,75 @@ def compare(
     """
     from normbench.analysis.pairs import compare as compare_norms
 
-    for paired in compare_norms(_load(runs, where), first, second):
+    for paired in compare_norms(_load(runs, where).runs, first, second):
         print(paired.sentence())
 
 
-def _load(paths: list[Path] | None, where: str | None) -> Any:
-    """The comparable runs; notes on those left out go to standard error."""
+def plot(
+    figure: Annotated[str, typer.Argument(help="loss, accuracy, batch-size, time or learning-rate")],
+    runs: Runs = None,
+    where: Where = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="FILE.svg, .png or .pdf.  [default: FIGURE.svg]")
+    ] = None,
+    size: Annotated[str, typer.Option(help="column, page or slide")] = "page",
+    smooth: Annotated[int, typer.Option(help="loss: logged steps in a running mean; 1 for none.")] = 1,
+    debug: Debug = False,
+) -> None:
+    """Draw one figure of the runs.
+
+    \b
+    normbench plot loss results/first-light --smooth 5
+    normbench plot batch-size results/first-sweep --size slide -o batch-size.png
+    """
+    from normbench.analysis.figures import FIGURES
+    from normbench.analysis.figures.style import save, size_called
+
+    if figure not in FIGURES:
+        raise unknown("figure", figure, FIGURES)
+    if smooth != 1 and figure != "loss":
+        raise NormbenchError(f"--smooth is for the figure loss, not for {figure}")
+    chosen, path = size_called(size), output or Path(f"{figure}.svg")
+    options = {"smooth": smooth} if figure == "loss" else {}
+    save(FIGURES[figure](_load(runs, where), chosen, **options), path, chosen)
+    print(path)
+
+
+def report(
+    runs: Runs = None,
+    where: Where = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for it.")] = Path("results/report"),
+    debug: Debug = False,
+) -> None:
+    """Write everything the runs say to a folder: one HTML page, tables, figures, and the runs as CSV.
+
+    \b
+    normbench report -o results/table
+    normbench report results/first-sweep --where 'norm=bn,gn' -o /tmp/two-norms
+    """
+    from normbench.analysis.report import write_report
+
+    print(write_report(_load(runs, where), output))
+
+
+def _table(frames: Frames, by: str | None, metric: str, *, source: bool) -> Table:
+    from normbench.analysis.crosstab import cross_table
+    from normbench.analysis.source_table import source_table
+    from normbench.analysis.tables import comparison_table
+
+    if source and by is not None:
+        raise NormbenchError("choose one of --by and --source")
+    if source:
+        return source_table(frames)
+    return comparison_table(frames) if by is None else cross_table(frames, by.split(","), metric)
+
+
+def _load(paths: list[Path] | None, where: str | None, by: str = "") -> Frames:
+    """The runs, comparable but for what `by` shows apart; notes on those left out go to standard error."""
     from normbench.analysis.loading import check_comparable, load_frames
 
-    frames, notes = load_frames([path.expanduser() for path in paths or DEFAULT_RUNS], where)
-    for note in notes:
+    frames = load_frames([path.expanduser() for path in paths or DEFAULT_RUNS], where)
+    for note in frames.notes:
         print(note, file=sys.stderr)
-    check_comparable(frames.runs)
-    return frames.runs
+    check_comparable(frames.runs, apart=by.split(","))
+    return frames

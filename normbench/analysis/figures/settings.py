@@ -1,0 +1,166 @@
+"""What was reached in the end, against a setting: batch size, learning rate; and what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from normbench.analysis.crosstab import final
+from normbench.analysis.figures.layout import basis, by_line, by_panel, finished, links, rows_of
+from normbench.analysis.figures.style import PAGE, Size, add_caption, add_labels, drawing, is_first, panels, styles
+from normbench.analysis.frames import Frames
+from normbench.analysis.stats import Estimate, mean_interval
+from normbench.analysis.tables import BASELINE
+from normbench.errors import NormbenchError
+
+DODGE = 0.05  # how far norms stand apart at one setting, of the distance between settings
+INTERVAL = "Bars: 95 % Student-t interval over seeds."
+NO_RESULT = "x at the foot: no run finished there."
+
+
+def batch_size(frames: Frames, size: Size = PAGE) -> Figure:
+    """Final test accuracy against batch size on a log2 axis, as in figure 1 of Group Normalization (arXiv:1803.08494).
+
+    Raises NormbenchError where all runs have one batch size.
+    """
+    chosen = replace(frames, runs=pd.concat([finished(frames).runs, _without_result(frames, "batch_size")]))
+    return _against(chosen, "batch_size", "test_accuracy", "batch size (images, log2)", size)
+
+
+def learning_rate(frames: Frames, size: Size = PAGE) -> Figure:
+    """Final accuracy against the learning rate: on held-out training images where there are any, else on the test set.
+
+    Raises NormbenchError where all runs have one learning rate.
+    """
+    finished(frames)
+    metric = "val_accuracy" if "val_accuracy" in frames.runs else "test_accuracy"
+    return _against(frames, "lr", metric, "learning rate (log)", size)
+
+
+def time(frames: Frames, size: Size = PAGE) -> Figure:
+    """Training seconds per epoch of each norm, by runs that had the machine to themselves.
+
+    Raises NormbenchError where there are no such runs.
+    """
+    frames = finished(frames)
+    seconds = final(frames, "train_seconds")
+    frames = replace(frames, runs=frames.runs[frames.runs["run"].isin(seconds)])
+    if frames.runs.empty:
+        raise NormbenchError("no times to compare: all runs shared the machine with others")
+    with drawing(size):
+        facets = by_panel(frames.runs)
+        figure, axes = panels(size, len(facets), sharey=False)
+        for ax, (title, runs) in zip(axes, facets, strict=True):
+            _times(ax, {label: [seconds[run] for run in ids] for label, ids in by_line(runs).items()})
+            ax.set_title(title, loc="left")
+        add_caption(figure, basis(frames, "Median over epochs, without evaluation.", INTERVAL), size)
+    return figure
+
+
+def _without_result(frames: Frames, x: str) -> pd.DataFrame:
+    """The runs that ended otherwise at a setting where none of their norm finished."""
+    done = frames.runs["status"] == "done"
+    has_result = done.groupby([frames.runs["norm"], frames.runs[x]]).transform("any")
+    return frames.runs[~has_result]
+
+
+def _against(frames: Frames, x: str, metric: str, label: str, size: Size) -> Figure:
+    runs = frames.runs
+    if runs[x].nunique() < 2:
+        raise NormbenchError(f"no figure against {x}: all runs have {runs[x].iloc[0]}")
+    values = final(frames, metric)
+    with drawing(size):
+        facets = by_panel(runs, x)
+        figure, axes = panels(size, len(facets))
+        colours = styles(list(by_line(runs)))
+        for ax, (title, group) in zip(axes, facets, strict=True):
+            lines = by_line(group)
+            for i, (name, ids) in enumerate(lines.items()):
+                of_line = rows_of(group, ids)
+                _line(ax, of_line, x, values, name, colours[name], i - (len(lines) - 1) / 2, size)
+            _log_axis(ax, sorted(group[x].unique()), 2 if x == "batch_size" else 10)
+            ax.set_title(title, loc="left")
+            ax.set_xlabel(label)
+            if is_first(ax):
+                ax.set_ylabel(f"{metric.replace('_', ' ').replace('val ', 'validation ')} (%)")
+        add_labels(figure, axes, size)
+        interval = INTERVAL if runs["seed"].nunique() > 1 else ""
+        ended = NO_RESULT if (runs["status"] != "done").any() else ""
+        add_caption(figure, basis(replace(frames, runs=runs[runs["status"] == "done"]), interval, ended), size)
+    return figure
+
+
+def _line(
+    ax: Axes,
+    runs: pd.DataFrame,
+    x: str,
+    values: dict[str, float],
+    label: str,
+    style: tuple[str, str],
+    place: float,
+    size: Size,
+) -> None:
+    """One norm: its means joined, their intervals, each seed as a faint dot, and what has no result at the foot."""
+    colour, marker = style
+    runs = runs.assign(value=[100 * values.get(run, math.nan) for run in runs["run"]]).sort_values(x)
+    of: dict[Any, list[float]] = {at: group["value"].dropna().tolist() for at, group in runs.groupby(x)}
+    means = {at: mean_interval(found) for at, found in of.items() if found}
+    apart = 2 ** (DODGE * place)
+    places = [float(at) * apart for at in means]
+    ax.plot(places, [one.mean for one in means.values()], color=colour, label=label, zorder=2)
+    dots = ax.scatter(
+        places, [one.mean for one in means.values()], color=colour, marker=marker, s=size.font * 3.5, zorder=3
+    )
+    if size.is_web and x == "batch_size":
+        dots.set_urls(list(links([label] * len(means), list(means))))
+    _bars(ax, places, list(means.values()), colour)
+    seeds = [(float(at) * apart, value) for at, found in of.items() for value in found if len(found) > 1]
+    ax.scatter([at for at, _ in seeds], [value for _, value in seeds], color=colour, alpha=0.35, s=size.font, zorder=2)
+    lost = [float(at) * apart for at, found in of.items() if not found]
+    ax.scatter(lost, [0.02] * len(lost), color=colour, marker="x", transform=ax.get_xaxis_transform(), clip_on=False)
+
+
+def _bars(ax: Axes, places: Sequence[float], estimates: Sequence[Estimate], colour: str) -> None:
+    known = [(at, one) for at, one in zip(places, estimates, strict=True) if not math.isnan(one.half_width)]
+    if known:
+        ax.errorbar(
+            [at for at, _ in known],
+            [one.mean for _, one in known],
+            yerr=[one.half_width for _, one in known],
+            fmt="none",
+            color=colour,
+            capsize=2,
+            zorder=2,
+        )
+
+
+def _log_axis(ax: Axes, ticks: Sequence[float], base: int) -> None:
+    ax.set_xscale("log", base=base)
+    ax.xaxis.set_major_locator(FixedLocator([float(tick) for tick in ticks]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+def _times(ax: Axes, seconds: dict[str, list[float]]) -> None:
+    """A row per norm, the first on top: mean, interval, and how it stands to bn."""
+    colours = styles(list(seconds))
+    estimates = {label: mean_interval(found) for label, found in seconds.items()}
+    for row, (label, one) in enumerate(estimates.items()):
+        colour, marker = colours[label]
+        spread = 0.0 if math.isnan(one.half_width) else one.half_width
+        ax.errorbar([one.mean], [row], xerr=[spread] if spread else None, color=colour, marker=marker, capsize=2)
+        if BASELINE in estimates and label != BASELINE:
+            ratio = f"{one.mean / estimates[BASELINE].mean:.2f}x"
+            ax.annotate(ratio, (one.mean + spread, row), xytext=(6, 0), textcoords="offset points", va="center")
+    ax.set_yticks(range(len(estimates)), list(estimates))
+    ax.set_ylim(len(estimates) - 0.5, -0.5)
+    ax.set_xlim(left=0)
+    ax.margins(x=0.15)
+    ax.set_xlabel("training time per epoch (s)")

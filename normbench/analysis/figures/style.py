@@ -1,0 +1,208 @@
+"""How figures look: one colour and marker per norm everywhere, sizes for paper, slide and web, captions, files.
+
+Nothing here touches matplotlib's global state: what differs from its defaults holds within `drawing` only.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from normbench.atomic import disk_errors, write_bytes
+from normbench.errors import unknown
+
+INK = "#1b1b1f"  # text and axes; a page may give it the colour of its own text
+# Okabe and Ito's colours, which colour-blind readers tell apart, and markers for print in grey: one pair per norm, the
+# same in every figure.
+BLUE, ORANGE, GREEN, RED, PINK, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+STYLES = {"bn": (BLUE, "o"), "ln": (ORANGE, "s"), "in": (GREEN, "^"), "gn": (RED, "D"), "none": ("#777777", "X")}
+MARKERS = ("v", "P", "*", "<", ">", "h", "p", "d", "o", "s", "^", "D", "X")
+FREE = [(colour, marker) for marker in MARKERS for colour in (PINK, SKY, INK, BLUE, ORANGE, GREEN, RED)]
+FREE = [pair for pair in FREE if pair not in STYLES.values()]
+
+
+@dataclass(frozen=True)
+class Size:
+    """Inches and points: the width of a figure, the height of a row of panels, panels in a row, the size of text.
+
+    height: of the whole figure, where that is given. is_web: without caption, on no background, with links to runs.
+    """
+
+    width: float
+    row: float
+    columns: int
+    font: float
+    height: float | None = None
+    is_web: bool = False
+
+
+SIZES = {
+    "column": Size(3.5, 2.5, 1, 8),
+    "page": Size(7.2, 2.5, 3, 9),
+    "slide": Size(13.33, 4.0, 3, 18, height=7.5),
+}
+PAGE = SIZES["page"]
+WEB_WIDE, WEB_NARROW = Size(8.6, 2.8, 3, 10, is_web=True), Size(3.5, 2.6, 1, 9.5, is_web=True)
+
+
+def size_called(name: str) -> Size:
+    """The size of that name; raises NormbenchError for another."""
+    if name not in SIZES:
+        raise unknown("size", name, SIZES)
+    return SIZES[name]
+
+
+@contextmanager
+def drawing(size: Size) -> Iterator[None]:
+    """Our style for what is drawn and saved within."""
+    colours = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    rc: Any = dict.fromkeys(colours, INK) | {
+        "font.size": size.font,
+        "font.family": "sans-serif",
+        "axes.titlesize": "medium",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.facecolor": "none" if size.is_web else "white",
+        "figure.facecolor": "none" if size.is_web else "white",
+        "savefig.facecolor": "auto",
+        "grid.alpha": 0.25,
+        "lines.linewidth": size.font / 6,
+        "lines.markersize": size.font / 2,
+        "svg.hashsalt": "normbench",
+        "svg.fonttype": "none",
+    }
+    with mpl.rc_context(rc):
+        yield
+
+
+def panels(size: Size, count: int, columns: int | None = None, *, sharey: bool = True) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels in rows of `columns`, by default as many as the size has in a row."""
+    columns = columns or min(size.columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(size.width, size.height or rows * size.row), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, sharey=sharey, squeeze=False)
+    for spare in list(grid.flat)[count:]:
+        spare.remove()
+    return figure, list(grid.flat)[:count]
+
+
+def is_first(axes: Axes) -> bool:
+    """Whether the panel is the first of its row."""
+    spec = axes.get_subplotspec()
+    return spec is None or spec.is_first_col()
+
+
+def styles(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker by label: fixed for the norms that have one, the next free pair for others."""
+    free = iter(FREE * len(labels))
+    return {label: STYLES.get(label) or next(free) for label in labels}
+
+
+def add_caption(figure: Figure, text: str, size: Size) -> None:
+    """What the figure rests on, as its label, and in small print below it; a page says it outside the figure."""
+    figure.set_label(text)
+    if not size.is_web:
+        columns = int(size.width * 72 / (0.40 * size.font))
+        figure.supxlabel(textwrap.fill(text, columns), x=0.01, ha="left", fontsize=0.75 * size.font, color="#555555")
+
+
+def add_labels(figure: Figure, axes: Sequence[Axes], size: Size) -> None:
+    """Says which line is which: at their ends where there is one panel, else in a legend above all."""
+    handles, labels = axes[0].get_legend_handles_labels()
+    if len(axes) == 1 and 0 < len(labels) <= 8:
+        _label_ends(axes[0], size)
+    elif labels:
+        columns = max(1, int(size.width * 72 / (size.font * (max(map(len, labels)) * 0.6 + 4))))
+        figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False)
+
+
+def alt_text(figure: Figure) -> str:
+    """The figure in words: what each panel shows, and where its lines begin and end."""
+    said, measured = [], ""
+    for axes in figure.axes:
+        measured = axes.get_ylabel() or measured  # a row of panels may share it
+        lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+        ends = [(str(line.get_label()), np.asarray(line.get_ydata(), float)) for line in lines]
+        told = "; ".join(f"{label} from {y[0]:.3g} to {y[-1]:.3g}" for label, y in ends if len(y))
+        title = axes.get_title(loc="left")
+        name = f"{title}: " if title else ""
+        said.append(f"{name}{measured} against {axes.get_xlabel()}. {told}".strip())
+    return " ".join(f"{one.rstrip('.')}." for one in said)
+
+
+def save(figure: Figure, path: Path, size: Size = PAGE) -> None:
+    """Writes the figure in the format that the path ends in; the same figure gives the same bytes.
+
+    Raises NormbenchError for another ending than .svg, .png or .pdf, and where the file cannot be written.
+    """
+    options: dict[str, dict[str, Any]] = {
+        ".svg": {"metadata": {"Date": None}},
+        ".png": {"dpi": 160},
+        ".pdf": {"metadata": {"CreationDate": None}},
+    }
+    if path.suffix not in options:
+        raise unknown("format", path.suffix or str(path), options)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, to_bytes(figure, path.suffix[1:], size, **options[path.suffix]))
+
+
+def to_bytes(figure: Figure, form: str, size: Size, **options: Any) -> bytes:
+    """The figure as a file of this format."""
+    buffer = io.BytesIO()
+    with drawing(size):
+        figure.savefig(buffer, format=form, **options)
+    return buffer.getvalue()
+
+
+def _label_ends(axes: Axes, size: Size) -> None:
+    """Writes each line's name at its last point, moved apart where they would touch."""
+    lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+    axes.margins(x=0.02)
+    low, high = axes.get_ylim()
+    ends = sorted((float(np.asarray(line.get_ydata(), float)[-1]), index) for index, line in enumerate(lines))
+    least = 1.25 * size.font / (72 * 0.7 * (size.height or size.row))
+    places = spread_out([(end - low) / (high - low) for end, _ in ends], least)
+    for (_, index), place in zip(ends, places, strict=True):
+        axes.annotate(
+            str(lines[index].get_label()),
+            (1.0, place),
+            xytext=(4, 0),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            color=str(lines[index].get_color()),
+            va="center",
+            annotation_clip=False,
+        )
+
+
+def spread_out(places: Sequence[float], least: float) -> list[float]:
+    """Ascending places moved as little as needed to be `least` apart, around the middle of those that touch."""
+    groups: list[list[float]] = []  # of touching labels: sum of places, number
+    for place in places:
+        groups.append([place, 1])
+        while len(groups) > 1 and _low(groups[-1], least) < _high(groups[-2], least):
+            last = groups.pop()
+            groups[-1] = [groups[-1][0] + last[0], groups[-1][1] + last[1]]
+    return [_low(group, least) + (i + 0.5) * least for group in groups for i in range(int(group[1]))]
+
+
+def _low(group: list[float], least: float) -> float:
+    return group[0] / group[1] - group[1] * least / 2
+
+
+def _high(group: list[float], least: float) -> float:
+    return group[0] / group[1] + group[1] * least / 2

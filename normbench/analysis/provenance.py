@@ -1,0 +1,83 @@
+"""What figures rest on, in words: data, epochs, runs, seeds, device, versions, commit, and what did not finish."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from normbench.analysis.frames import settings_of_study
+
+
+def caption(runs: pd.DataFrame, *, test_set: bool = False) -> str:
+    """What a table of these runs rests on and how to read it; test_set: it has a column of that name."""
+    done = runs[runs["status"] == "done"]
+    if done.empty:
+        return f"None of {len(runs)} runs finished."
+    finished = f"{len(runs)} runs" if len(done) == len(runs) else f"{len(done)} of {len(runs)} runs finished"
+    floor = f"Test set: the 95 % interval that {distinct(runs, 'num_test')} test images leave of each. " * test_set
+    return (
+        f"Data {distinct(runs, 'data')}, {distinct(done, 'epochs')} epochs, final epoch; {finished}, {_spread(done)} "
+        f"{floor}{_time_note(done)} "
+        f"{distinct(runs, 'device')}, threads: {distinct(runs, 'threads')}, {distinct(runs, 'precision')}, "
+        f"torch {distinct(runs, 'torch')}, commit {commits(runs)}."
+    )
+
+
+def unfinished(runs: pd.DataFrame) -> tuple[str, ...]:
+    """A line for each kind of run that has no result: which, how many, how it ended, and why."""
+    ended = runs[runs["status"] != "done"]
+    keys = ["norm", *settings_columns(runs), "status", "reason"]
+    return tuple(
+        _line(dict(zip(keys, key, strict=True)), len(group), runs)
+        for key, group in ended.groupby(keys, sort=False, dropna=False)
+    )
+
+
+def settings_columns(table: pd.DataFrame) -> list[str]:
+    """The columns besides the norm that say which runs belong together; a dotted one is a setting of the study."""
+    return ["batch_size", "lr", *settings_of_study(table)]
+
+
+def describe(settings: dict[str, object]) -> str:
+    """Settings in words: batch size 8, lr 0.001."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value:g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
+        for name, value in settings.items()
+    )
+
+
+def distinct(runs: pd.DataFrame, column: str) -> str:
+    """The values of a column, each once."""
+    return " / ".join(str(value) for value in runs[column].dropna().unique())
+
+
+def commits(runs: pd.DataFrame) -> str:
+    """The commits of the code that ran, with + where files differed from it."""
+    began = runs[runs["torch"].notna()]
+    known = [
+        f"{commit[:12]}{'+' if dirty else ''}" if isinstance(commit, str) else "of an installed package"
+        for commit, dirty in zip(began["commit"], began["dirty"], strict=True)
+    ]
+    return " / ".join(dict.fromkeys(known))
+
+
+def _line(kind: dict[str, object], count: int, runs: pd.DataFrame) -> str:
+    varying = {name: kind[name] for name in settings_columns(runs) if runs[name].nunique() > 1}
+    what = ", ".join(filter(None, [str(kind["norm"]), describe(varying)]))
+    reason = f": {' '.join(kind['reason'].split())}" if isinstance(kind["reason"], str) else ""
+    return f"{what}: {count} {kind['status']}{reason}"
+
+
+def _spread(done: pd.DataFrame) -> str:
+    """What the ± is, for as many seeds as there are."""
+    if done["seed"].nunique() == 1:
+        return "one seed each, so nothing is said of the spread over seeds."
+    return f"{done['seed'].nunique()} seeds; ± is the 95 % Student-t interval over them."
+
+
+def _time_note(runs: pd.DataFrame) -> str:
+    """How the times are to be read; those of runs that shared the machine are not there to be read."""
+    shared = runs["concurrent_runs"] > 1
+    if shared.all():
+        return "No times are compared: the runs shared the machine."
+    note = "Time per epoch is the median over the epochs' training seconds, without evaluation"
+    return f"{note}; runs that shared the machine are left out of it." if shared.any() else f"{note}."

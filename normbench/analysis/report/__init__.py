@@ -1,0 +1,106 @@
+"""Everything a set of runs says, as a folder: one HTML page, tables, figures, and the runs as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from matplotlib.figure import Figure
+
+from normbench.analysis.choice import rate_varies
+from normbench.analysis.crosstab import cross_table
+from normbench.analysis.figures import FIGURES
+from normbench.analysis.figures.style import PAGE, WEB_NARROW, WEB_WIDE, Size, save
+from normbench.analysis.frames import Frames
+from normbench.analysis.loading import write_study
+from normbench.analysis.pairs import pairs_table
+from normbench.analysis.rendering import FORMS, SUFFIXES, to_markdown
+from normbench.analysis.source_table import BATCH, CLAIMS, source_table
+from normbench.analysis.tables import Table, comparison_table
+from normbench.atomic import disk_errors, write_text
+from normbench.errors import NormbenchError
+
+Made = TypeVar("Made")
+Draw = Callable[[Size], Figure]
+FILE = "report.html"
+SMOOTH = 9  # logged steps
+TITLES = {
+    "loss": "Training loss by step",
+    "accuracy": "Loss and accuracy by epoch",
+    "batch-size": "Test accuracy against batch size",
+    "learning-rate": "Accuracy against learning rate",
+    "time": "Training time per epoch",
+}
+
+
+def write_report(frames: Frames, folder: Path) -> Path:
+    """Writes report.html, table.md, tables/, the figures as SVG and PNG, and the runs as CSV; the path of the page.
+
+    What these runs have nothing for is left out; what cannot be made of them is named on the page, with the reason.
+    """
+    from normbench.analysis.report.page import page
+
+    write_study(frames, folder)
+    with disk_errors(folder / "tables"):
+        (folder / "tables").mkdir(exist_ok=True)
+    missing: list[str] = []
+    tables = _made(tables_for(frames), missing)
+    drawn = _made({name: partial(_draw, draw) for name, draw in figures_for(frames).items()}, missing)
+    for name, (on_paper, _, _) in drawn.items():
+        for suffix in (".svg", ".png"):
+            save(on_paper, folder / f"{name}{suffix}")
+    for name, table in tables.items():
+        for form, write in FORMS.items():
+            write_text(folder / "tables" / f"{name}{SUFFIXES[form]}", write(table))
+    write_text(folder / "table.md", to_markdown(tables["comparison"]))
+    views = {name: (TITLES[name], wide, narrow) for name, (_, wide, narrow) in drawn.items()}
+    write_text(folder / FILE, page(frames, tables, views, missing))
+    return folder / FILE
+
+
+def tables_for(frames: Frames) -> dict[str, Callable[[], Table]]:
+    """The tables that these runs have something for."""
+    runs = frames.runs
+    batches = ["batch_size"] if runs["batch_size"].nunique() > 1 else []
+    metric = "val_accuracy" if "val_accuracy" in runs else "test_accuracy"
+    has_source = (runs["norm"].isin(CLAIMS) & (runs["batch_size"] == BATCH)).any()
+    tables: dict[str, tuple[bool, Callable[[], Table]]] = {
+        "source": (bool(has_source), partial(source_table, frames)),
+        "comparison": (True, partial(comparison_table, frames)),
+        "batch-size": (bool(batches), partial(cross_table, frames, ["norm", "batch_size"])),
+        "learning-rate": (rate_varies(runs), partial(cross_table, frames, ["norm", *batches, "lr"], metric)),
+        "pairs": (runs["norm"].nunique() > 1, partial(pairs_table, frames)),
+    }
+    return {name: make for name, (wanted, make) in tables.items() if wanted}
+
+
+def figures_for(frames: Frames) -> dict[str, Draw]:
+    """The figures that these runs have something for."""
+    runs = frames.runs
+    wanted = {
+        "loss": not frames.steps.empty,
+        "accuracy": True,
+        "batch-size": runs["batch_size"].nunique() > 1,
+        "learning-rate": rate_varies(runs),
+        "time": True,
+    }
+    options = {"loss": {"smooth": SMOOTH}}
+    return {name: partial(FIGURES[name], frames, **options.get(name, {})) for name in TITLES if wanted[name]}
+
+
+def _draw(draw: Draw) -> tuple[Figure, Figure, Figure]:
+    """For paper, for a wide page, for a narrow one."""
+    return draw(PAGE), draw(WEB_WIDE), draw(WEB_NARROW)
+
+
+def _made(makers: Mapping[str, Callable[[], Made]], missing: list[str]) -> dict[str, Made]:
+    """What can be made; the reasons for the rest go to `missing`."""
+    made = {}
+    for name, make in makers.items():
+        try:
+            made[name] = make()
+        except NormbenchError as error:
+            missing.append(f"{TITLES.get(name, f'Table {name}')}: {error}.")
+    return made

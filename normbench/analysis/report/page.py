@@ -1,0 +1,119 @@
+"""The report as one self-contained HTML page: no script, style, font or picture from anywhere else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+import normbench
+from normbench.analysis.figures.style import WEB_NARROW, WEB_WIDE
+from normbench.analysis.frames import Frames, settings_of_study
+from normbench.analysis.loading import shared_settings
+from normbench.analysis.provenance import distinct
+from normbench.analysis.report.run_curves import HEIGHT, WIDTH, run_curves
+from normbench.analysis.report.summary import summary
+from normbench.analysis.report.svg import inline_svg
+from normbench.analysis.runfiles import at
+from normbench.analysis.tables import Table
+
+Views = Mapping[str, tuple[str, Figure, Figure]]  # title, wide figure, narrow figure for phones
+FILTERS = {"norm": "norm", "batch_size": "batch size", "status": "status"}
+ENVIRONMENT = {
+    "device": "hardware.device_name",
+    "cores": "hardware.cores",
+    "threads": "hardware.threads",
+    "platform": "hardware.platform",
+    "Python": "versions.python",
+    "torch": "versions.torch",
+    "normbench": "versions.normbench",
+    "commit": "git.commit",
+    "files differ from it": "git.dirty",
+    "data": "data.name",
+    "content of the data": "data.content",
+    "runs at a time": "concurrent_runs",
+}
+
+
+def page(frames: Frames, tables: Mapping[str, Table], figures: Views, missing: Sequence[str]) -> str:
+    """The page: summary, tables, figures, every run, environment, settings, how to reproduce.
+
+    missing: why a table or figure is not there.
+    """
+    environment = Environment(
+        loader=PackageLoader("normbench.analysis.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    runs = frames.runs
+    return environment.get_template("page.html").render(
+        version=normbench.__version__,
+        title=f"{', '.join(map(str, runs['norm'].unique()))} on {distinct(runs, 'data') or 'no data'}",
+        summary=summary(frames),
+        notes=[*frames.notes, *missing],
+        tables=tables,
+        figures=_views(runs, figures),
+        filter_columns=FILTERS,
+        filters={name: (label, _choices(runs[name])) for name, label in FILTERS.items()},
+        runs=_runs(frames),
+        columns=[name for name in ["lr", *settings_of_study(runs)] if runs[name].nunique() > 1],
+        curves=run_curves(frames),
+        width=WIDTH,
+        height=HEIGHT,
+        environments=_environments(frames),
+        settings=shared_settings(frames.configs),
+        commands=Counter(_command(environment) for environment in frames.environments.values()),
+    )
+
+
+def _views(runs: pd.DataFrame, figures: Views) -> dict[str, tuple[str, Markup, Markup, str]]:
+    """Title, wide and narrow SVG, and caption of each; a point leads to the first run of its norm and batch size."""
+    first = runs.drop_duplicates(["norm", "batch_size"])
+    keys = zip(first["norm"].astype(str), first["batch_size"].astype(str), strict=True)
+    first_runs = dict(zip(keys, first["run"], strict=True))
+    return {
+        name: (
+            title,
+            Markup(inline_svg(wide, name, WEB_WIDE, first_runs)),
+            Markup(inline_svg(narrow, f"{name}-narrow", WEB_NARROW, first_runs)),
+            str(wide.get_label()),
+        )
+        for name, (title, wide, narrow) in figures.items()
+    }
+
+
+def _choices(column: pd.Series) -> list[str]:
+    """The values one can filter by; numbers in ascending order, names as they come."""
+    values = column.dropna().unique().tolist()
+    return [str(value) for value in (sorted(values) if pd.api.types.is_numeric_dtype(column) else values)]
+
+
+def _runs(frames: Frames) -> list[dict[str, Any]]:
+    """A row for each run, missing values as None."""
+    records = frames.runs.astype(object).where(frames.runs.notna(), None).to_dict("records")
+    return [
+        {str(key): value for key, value in record.items()}
+        | {"command": _command(frames.environments.get(record["run"], {}))}
+        for record in records
+    ]
+
+
+def _environments(frames: Frames) -> list[tuple[int, dict[str, Any]]]:
+    """The distinct environments, each with the number of runs that it had."""
+    found = Counter(
+        tuple((label, at(environment, key)) for label, key in ENVIRONMENT.items())
+        for environment in frames.environments.values()
+    )
+    return [(count, {label: value for label, value in one if value is not None}) for one, count in found.items()]
+
+
+def _command(environment: Mapping[str, Any]) -> str | None:
+    command = at(environment, "command")
+    return None if command is None else str(command)

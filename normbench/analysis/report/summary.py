@@ -1,0 +1,130 @@
+"""The report's first paragraph: what the runs say, in sentences computed from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pandas as pd
+
+from normbench.analysis.choice import at_chosen_rate
+from normbench.analysis.crosstab import as_text
+from normbench.analysis.frames import Frames
+from normbench.analysis.pairs import compare, points
+from normbench.analysis.provenance import describe, distinct, settings_columns, unfinished
+from normbench.analysis.source_table import BATCH, CLAIMS, relative_time
+from normbench.analysis.stats import Estimate, mean_interval, paired_difference
+from normbench.analysis.tables import BASELINE
+from normbench.errors import NormbenchError
+
+MOST = 12  # sentences of a kind
+
+
+def summary(frames: Frames) -> list[str]:
+    """Sentences on what was run, who leads where, what batch size does, the source's order, times, what is missing."""
+    runs = at_chosen_rate(frames.runs)
+    done = runs[runs["status"] == "done"]
+    sentences = [_what(frames.runs)]
+    if not done.empty:
+        for kind in (_leaders(done), _batch_sizes(done), _order(done), _times(frames)):
+            sentences += list(kind)[:MOST]
+    ended = unfinished(frames.runs)
+    sentences += [f"Not finished: {line}." for line in ended[:MOST]]
+    sentences += [f"And {len(ended) - MOST} more kinds of runs that did not finish."] if len(ended) > MOST else []
+    return sentences
+
+
+def _what(runs: pd.DataFrame) -> str:
+    """36 runs of normresnet on cifar10-jpeg: bn, ln, in, gn at batch size 1, 8, 64 with 3 seeds; 36 finished."""
+    batches = ", ".join(map(str, sorted(runs["batch_size"].unique())))
+    seeds = runs["seed"].nunique()
+    counts = runs["status"].value_counts()
+    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    return (
+        f"{len(runs)} run{'s' * (len(runs) != 1)} of {distinct(runs, 'model')} on {distinct(runs, 'data')}: "
+        f"{', '.join(map(str, runs['norm'].unique()))} at batch size {batches} with "
+        f"{'one seed' if seeds == 1 else f'{seeds} seeds'}; {states}."
+    )
+
+
+def _leaders(done: pd.DataFrame) -> Iterator[str]:
+    """At each choice of settings: who reached the highest accuracy, and whether the lead over the next is decided.
+
+    A norm counts with its best options.
+    """
+    settings = [name for name in settings_columns(done) if not name.startswith("norm.") and done[name].nunique() > 1]
+    for key, group in done.groupby(settings or (lambda _: ""), dropna=False):
+        of_line = group.groupby("norm")["test_accuracy"].mean().sort_values(ascending=False)
+        where = f"At {describe(dict(zip(settings, key, strict=True)))}" if settings else "At the settings of these runs"
+        first = str(of_line.index[0])
+        reached = mean_interval(group.loc[group["norm"] == first, "test_accuracy"].tolist())
+        text = f"{where}, {first} reached the highest test accuracy, {as_text(reached, 'test_accuracy')}"
+        text += f" ({_seeds(reached.n)})"
+        yield f"{text}{_lead(group, first, str(of_line.index[1]))}." if len(of_line) > 1 else f"{text}."
+
+
+def _lead(group: pd.DataFrame, first: str, second: str) -> str:
+    if group.duplicated(["norm", "seed"]).any():
+        return f", before {second}"
+    try:
+        (paired,) = compare(group, first, second)
+    except NormbenchError:  # no seed in common
+        return f", before {second}"
+    estimate = paired.difference.estimate
+    if estimate.n == 1:
+        return f", {points(estimate)} before {second}; one seed decides nothing"
+    how = "more than chance explains" if paired.verdict == first else "undecided"
+    return f", {points(estimate)} before {second}, paired over {estimate.n} seeds, p = {paired.adjusted:.2g}: {how}"
+
+
+def _batch_sizes(done: pd.DataFrame) -> Iterator[str]:
+    """What going from the largest to the smallest batch size changes, seed by seed."""
+    small, large = done["batch_size"].min(), done["batch_size"].max()
+    if small == large or done.duplicated(["norm", "batch_size", "seed"]).any():
+        return
+    changes = []
+    for norm, group in done.groupby("norm", sort=False):
+        ends = [group[group["batch_size"] == size].set_index("seed")["test_accuracy"] for size in (small, large)]
+        difference = paired_difference(*(one.to_dict() for one in ends))
+        if difference is not None:
+            changes.append(f"{norm} by {points(difference.estimate)} ({_seeds(difference.estimate.n)})")
+    if changes:
+        yield f"From batch size {large} to {small}, test accuracy changes for {', '.join(changes)}."
+
+
+def _order(done: pd.DataFrame) -> Iterator[str]:
+    """The order that the source claims beside the measured one, where all its norms ran at its batch size."""
+    means = done[done["batch_size"] == BATCH].groupby("norm")["test_accuracy"].mean()
+    claimed = sorted(CLAIMS, key=lambda norm: -CLAIMS[norm].accuracy)
+    if not set(claimed) <= set(means.index):
+        return
+    measured = sorted(claimed, key=lambda norm: -means[norm])
+    agrees = "the same" if measured == claimed else "another"
+    gap = min(means[first] - means[second] for first, second in pairwise(measured))
+    yield (
+        f"The source's order at batch {BATCH} is {' > '.join(claimed)}; measured here is {agrees}, "
+        f"{' > '.join(measured)}, its smallest gap being {points(Estimate(float(gap), math.nan, 1))}."
+    )
+
+
+def _times(frames: Frames) -> Iterator[str]:
+    """Epoch times relative to bn, or why there are none."""
+    done = frames.runs[frames.runs["status"] == "done"]
+    if (done["concurrent_runs"] > 1).all():
+        yield "Times are not compared, as the runs shared the machine with others."
+        return
+    for batch_size in sorted(done["batch_size"].unique()):
+        found = {norm: relative_time(frames, norm, batch_size) for norm in done["norm"].unique() if norm != BASELINE}
+        told = [f"{norm} {_ratio(one)}" for norm, one in found.items() if one is not None]
+        if told:
+            yield f"An epoch at batch size {batch_size} took, relative to {BASELINE}: {', '.join(told)}."
+
+
+def _ratio(estimate: Estimate) -> str:
+    spread = "" if math.isnan(estimate.half_width) else f" ± {estimate.half_width:.2f}"
+    return f"{estimate.mean:.2f}{spread}x ({_seeds(estimate.n)})"
+
+
+def _seeds(n: int) -> str:
+    return "one seed" if n == 1 else f"{n} seeds"
