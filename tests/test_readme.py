@@ -84,7 +84,7 @@ def test_make_demo_runs_the_demo_and_make_test_checks_style_types_and_tests() ->
 def test_the_table_of_the_readme_is_the_committed_one() -> None:
     table, _, _ = (ROOT / "results" / "first-light" / "table.md").read_text().partition("\n\n")
     assert table in README
-    assert "](results/first-light/loss_curves.png)" in README
+    assert all(f"](results/{figure}.png)" in README for figure in ("first-light/loss", "first-sweep/batch-size"))
 
 
 def test_every_file_that_the_documents_point_to_exists() -> None:

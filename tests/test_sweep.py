@@ -10,7 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from normbench.comparison import read_runs, write_comparison
+from normbench.analysis.loading import write_study
+from normbench.analysis.tables.comparison import comparison_table
+from normbench.analysis.tables.rendering import to_markdown
+from normbench.comparison import read_runs
 from normbench.config import RunConfig
 from normbench.errors import RunFailure
 from normbench.launchers.inline import inline
@@ -108,7 +111,9 @@ def test_a_run_whose_other_files_are_damaged_does_not_hide_the_others(leave_run:
     ended = carry_out(tiny("seed=0,1"), finish)
     (ended.runs[0].config.run_path / "metrics.csv").unlink()
     again = carry_out(tiny("seed=0,1"), finish)
-    assert read_runs(again.runs).runs["seed"].tolist() == [1]
+    frames = read_runs(again.runs)
+    assert frames.runs["seed"].tolist() == [1]
+    assert frames.notes == (f"left out: {again.runs[0].config.run_path}: metrics.csv is damaged",)
 
 
 def test_nothing_that_is_over_is_done_again(finish: Work, trained: list[tuple[str, int]], leave_run: LeaveRun) -> None:
@@ -233,27 +238,28 @@ def test_of_many_failed_runs_the_summary_shows_some_and_how_to_list_the_others()
 
 
 def compared(plan: Plan, folder: Path) -> tuple[set[str], pd.DataFrame, str]:
-    """The names of the files of the comparison, the table of runs, and the table for people."""
-    write_comparison(read_runs(plan.runs), folder)
-    return {path.name for path in folder.iterdir()}, pd.read_csv(folder / "runs.csv"), (folder / "table.md").read_text()
+    """The names of the files of the study, its table of runs, and the table for people."""
+    frames = read_runs(plan.runs)
+    write_study(frames, folder)
+    files = {path.name for path in folder.iterdir()}
+    return files, pd.read_csv(folder / "runs.csv"), to_markdown(comparison_table(frames))
 
 
-FIGURES = {"loss_curves.png", "loss_curves.svg"}
-TABLES = {"runs.csv", "metrics.csv", "steps.csv", "env.json", "table.md"}
+FILES = {"runs.csv", "metrics.csv", "steps.csv", "env.json", "configs.json"}
 
 
-def test_runs_that_differ_only_in_their_seed_are_a_table_and_a_figure(finish: Work, tmp_path: Path) -> None:
+def test_runs_that_differ_only_in_their_seed_are_a_row(finish: Work, tmp_path: Path) -> None:
     files, runs, table = compared(carry_out(tiny("norm=bn,gn", "seed=0,1"), finish), tmp_path / "out")
-    assert files == TABLES | FIGURES
+    assert files == FILES
     assert runs[["norm", "seed", "status"]].values.tolist() == [[n, s, "done"] for n in ("bn", "gn") for s in (0, 1)]
     assert len(pd.read_csv(tmp_path / "out" / "metrics.csv")) == 8
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:4]] == ["bn", "gn"]
 
 
 @pytest.mark.parametrize("axis", ["norm.num_groups=2,4", "batch_size=8,16", "optim.lr=0.1,0.2", "epochs=1,2"])
-def test_what_runs_of_a_norm_differ_in_is_a_row_each_and_no_figure(finish: Work, tmp_path: Path, axis: str) -> None:
+def test_what_runs_of_a_norm_differ_in_is_a_row_each(finish: Work, tmp_path: Path, axis: str) -> None:
     files, _, table = compared(carry_out(tiny("norm=gn", axis, "seed=0,1"), finish), tmp_path / "out")
-    assert files == TABLES
+    assert files == FILES
     rows = table.split("\n\n")[0].splitlines()[2:]
     assert [row.split("|")[-2].strip() for row in rows] == ["2", "2"]  # runs
     values = axis.partition("=")[2].split(",")
@@ -265,6 +271,7 @@ def test_a_refused_run_is_a_row_with_its_reason(finish: Work, tmp_path: Path) ->
     assert runs["status"].tolist() == ["done", "refused"]
     assert "a 1x1 map" in runs["reason"].tolist()[1]
     assert "1 refused" in table
+    assert f"- in: 1 refused: {runs['reason'].tolist()[1]}\n" in table
 
 
 def test_a_norm_refused_at_one_batch_size_differs_from_itself_in_nothing_else(finish: Work, tmp_path: Path) -> None:

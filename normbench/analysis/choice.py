@@ -12,16 +12,17 @@ CHOSEN = "chosen"
 def at_chosen_rate(runs: pd.DataFrame) -> pd.DataFrame:
     """Of runs of a norm that differ in their learning rate, those with the best mean accuracy on held-out images.
 
-    Their `lr` then reads `chosen`. Runs are as they were where no images were held out, or one rate was tried; a norm
-    of which no run finished keeps all of its runs.
+    Their `lr` then reads `chosen`; of equally good rates it is the smallest. Runs are as they were where no images were
+    held out, or one rate was tried; a norm of which no run finished keeps all of its runs.
     """
     if "val_accuracy" not in runs or not rate_varies(runs):
         return runs
     groups = _groups(runs)
-    score = runs["val_accuracy"].where(runs["status"] == "done")
-    of_rate = score.groupby([runs[name] for name in [*groups, "lr"]], dropna=False).transform("mean")
-    best = of_rate.groupby([runs[name] for name in groups], dropna=False).transform("max")
-    return runs[(of_rate == best) | best.isna()].assign(lr=CHOSEN)
+    done = runs[runs["status"] == "done"]
+    scores = done.groupby([*groups, "lr"], dropna=False)["val_accuracy"].mean().reset_index()
+    best = scores.sort_values("val_accuracy", ascending=False, kind="stable").drop_duplicates(groups)
+    rates = runs[groups].merge(best, on=groups, how="left")["lr"].to_numpy()
+    return runs[(runs["lr"] == rates) | pd.isna(rates)].assign(lr=CHOSEN)
 
 
 def rate_varies(runs: pd.DataFrame) -> bool:

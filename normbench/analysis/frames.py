@@ -5,7 +5,7 @@ Every table has the columns that say which run a row belongs to, so that it can 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ RUNS = (
     *("median_train_seconds", "num_test", "data", "device", "threads", "precision", "concurrent_runs"),
     *("torch", "commit", "dirty"),
 )
-METRICS = ("epoch", "steps", "train_loss", "test_loss", "test_accuracy", "train_seconds")
+METRICS = ("epoch", "steps", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "train_seconds")
 STEPS = ("step", "epoch", "loss", "lr")
 NO_SETTING = ("seed", "batch_size", "optim.lr", "model.name", "data.name", "data.content")
 COUNTS = ("num_test", "threads")  # unknown where a run failed before it knew its environment
@@ -41,6 +41,16 @@ class Frames:
     environments: dict[str, dict[str, Any]]
     configs: dict[str, dict[str, Any]]
     notes: tuple[str, ...] = ()
+
+    def only(self, kept: Collection[str]) -> Frames:
+        """The same of these runs alone."""
+        runs, metrics, steps = (
+            table[table["run"].isin(kept)].reset_index(drop=True) for table in (self.runs, self.metrics, self.steps)
+        )
+        environments, configs = (
+            {run: known[run] for run in known if run in kept} for known in (self.environments, self.configs)
+        )
+        return Frames(runs, metrics, steps, environments, configs, self.notes)
 
 
 def read_frames(paths: Iterable[Path], refused: Iterable[RunFiles] = ()) -> Frames:
@@ -108,9 +118,10 @@ def run_row(files: RunFiles) -> dict[str, Any]:
 def with_settings(runs: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """The table of runs with a column, as text, for every other setting in which runs of one norm differ.
 
-    `val_accuracy` stays in it where any run held images out.
+    `val_accuracy` stays in it where any run held images out. Without configurations, the settings are those it has.
     """
-    table = runs.drop(columns=settings_of_study(runs)).assign(**_settings_that_vary(runs["run"], configs))
+    known = [] if not configs else settings_of_study(runs)
+    table = runs.drop(columns=known).assign(**_settings_that_vary(runs["run"], configs))
     if "val_accuracy" in table and table["val_accuracy"].isna().all():
         table = table.drop(columns="val_accuracy")
     return table.astype({name: "Int64" for name in COUNTS if table[name].isna().any()})
@@ -118,12 +129,17 @@ def with_settings(runs: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]) 
 
 def settings_of_study(runs: pd.DataFrame) -> list[str]:
     """The columns of settings that have no fixed column: dotted keys, and the epochs that a run was to take."""
-    return [name for name in runs.columns if "." in name or name == "planned_epochs"]
+    return [name for name in runs.columns if is_setting(name)]
+
+
+def is_setting(column: str) -> bool:
+    """Whether a column is a setting in which the runs of a study differ, whose values are text."""
+    return "." in column or column == "planned_epochs"
 
 
 def _settings_that_vary(runs: Iterable[str], configs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     flat = [configs.get(run, {}) for run in runs]
-    keys = dict.fromkeys(key for config in flat for key in config if not key.startswith(NO_SETTING))
+    keys = dict.fromkeys(key for config in flat for key in config if key not in NO_SETTING)
     values = {key: [str(config.get(key, "")) for config in flat] for key in keys}
     norms = [config.get("norm.name") for config in flat]
     varying = {key: column for key, column in values.items() if len({*zip(norms, column, strict=True)}) > len({*norms})}

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.frames import METRICS, STEPS, Frames, read_frames, with_settings
-from normbench.analysis.runfiles import run_dirs
+from normbench.analysis.frames import METRICS, RUNS, STEPS, Frames, is_setting, read_frames, with_settings
+from normbench.analysis.runfiles import half_written, run_dirs
 from normbench.analysis.where import select
 from normbench.atomic import disk_errors, write_json, write_text
 from normbench.errors import NormbenchError, RunFailure
 from normbench.rundir import SCHEMA_VERSION
 
 COMPARABLE = {"data": "data", "epochs": "epochs", "precision": "precision"}  # columns and what they are called
-NEEDED = {"run", "norm", "batch_size", "seed", "lr", "status", "test_accuracy"}
+NEEDED = {*RUNS} - {"val_accuracy"}
 TABLES = {"metrics.csv": METRICS, "steps.csv": STEPS}
 
 
@@ -28,15 +28,18 @@ def load_frames(paths: Sequence[Path], where: str | None = None) -> Frames:
     A path is a run directory, a folder of them, a study's folder with its runs.csv, or that file. Raises NormbenchError
     where there is no run at all.
     """
-    studies, directories = [], []
+    studies: dict[Path, Path] = {}
+    directories: dict[str, Path] = {}
     for path in paths:
         if (file := path if path.name == "runs.csv" else path / "runs.csv").is_file():
-            studies.append(_read_study(file))
+            studies[file.resolve()] = file
         else:
-            directories += [path] if (path / "config.yaml").exists() else run_dirs(path)
-    found = read_frames(dict.fromkeys(directories))
-    parts = [part for part in (*studies, found) if not part.runs.empty]
-    notes = [note for part in (*studies, found) for note in part.notes]
+            found = [path] if (path / "config.yaml").exists() else [*run_dirs(path), *half_written(path)]
+            for run in found:
+                directories.setdefault(run.resolve().name, run)
+    every = [*map(_read_study, studies.values()), read_frames(directories.values())]
+    parts = [part for part in every if not part.runs.empty]
+    notes = [note for part in every for note in part.notes]
     if not parts:
         raise NormbenchError("; ".join([f"no runs in {', '.join(map(str, paths))}", *notes]))
     return _where(replace(_joined(parts), notes=tuple(notes)), where)
@@ -77,18 +80,27 @@ def _packed(configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def _read_study(file: Path) -> Frames:
     try:
-        runs = pd.read_csv(file)
+        names = pd.read_csv(file, nrows=0).columns
+        if missing := NEEDED - {*names}:
+            raise ValueError(f"no column {min(missing)}")
+        runs = _read_runs(file, [name for name in names if is_setting(name) or name == "reason"])
         metrics, steps = (_table(file.with_name(name), list(columns)) for name, columns in TABLES.items())
         environments = _read_json(file.with_name("env.json"))
         configs = _read_json(file.with_name("configs.json"))
-        if missing := NEEDED - {*runs.columns}:
-            raise ValueError(f"no column {min(missing)}")
         if (version := configs.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
             raise ValueError(f"schema {version}, this normbench reads {SCHEMA_VERSION}")
         flat = {run: configs["shared"] | own for run, own in configs.get("runs", {}).items()}
     except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         raise RunFailure(f"'{file}' cannot be read: {str(error).splitlines()[0]}") from None
-    return Frames(runs, metrics, steps, environments, flat)
+    return Frames(with_settings(runs, flat), metrics, steps, environments, flat)
+
+
+def _read_runs(file: Path, texts: list[str]) -> pd.DataFrame:
+    """The table of runs, where `nan` and `None` are words in the columns `texts` and nothing elsewhere."""
+    names = pd.read_csv(file, nrows=0).columns
+    missing = {name: ["", "nan"] for name in names if name not in texts}
+    runs = pd.read_csv(file, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=missing)
+    return runs.assign(reason=runs["reason"].astype(object).where(runs["reason"] != "", None))
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -101,26 +113,24 @@ def _table(file: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def _joined(parts: Sequence[Frames]) -> Frames:
-    """One set of tables; a run that is in several of them counts once. Settings that vary are found anew."""
+    """One set of tables; a run that is in several of them is that of the first. Settings that vary are found anew."""
     if len(parts) == 1:
         return parts[0]
     if any(not part.configs for part in parts):
         raise NormbenchError("a runs.csv without its configs.json cannot be told apart from other runs: show it alone")
-    configs = {run: config for part in parts for run, config in part.configs.items()}
-    runs = pd.concat([part.runs for part in parts], ignore_index=True).drop_duplicates("run", ignore_index=True)
-    return Frames(
-        with_settings(runs, configs),
-        _stacked((part.metrics for part in parts), ["run", "epoch"]),
-        _stacked((part.steps for part in parts), ["run", "step"]),
-        {run: environment for part in parts for run, environment in part.environments.items()},
-        configs,
-    )
+    seen: set[str] = set()
+    unique = []
+    for part in parts:
+        unique.append(part.only(set(part.runs["run"]) - seen))
+        seen |= set(part.runs["run"])
+    configs = {run: config for part in unique for run, config in part.configs.items()}
+    environments = {run: environment for part in unique for run, environment in part.environments.items()}
+    runs, metrics, steps = (_stacked([getattr(part, name) for part in unique]) for name in ("runs", "metrics", "steps"))
+    return Frames(with_settings(runs, configs), metrics, steps, environments, configs)
 
 
-def _stacked(tables: Iterable[pd.DataFrame], keys: list[str]) -> pd.DataFrame:
-    found = list(tables)
-    filled = [table for table in found if not table.empty] or found[:1]
-    return pd.concat(filled, ignore_index=True).drop_duplicates(keys, ignore_index=True)
+def _stacked(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat([table for table in tables if not table.empty] or tables[:1], ignore_index=True)
 
 
 def _where(frames: Frames, where: str | None) -> Frames:
@@ -130,10 +140,4 @@ def _where(frames: Frames, where: str | None) -> Frames:
     kept = {record["run"] for record in select(records, where)}
     if not kept:
         raise NormbenchError(f"no runs match {where}")
-    runs, metrics, steps = (
-        table[table["run"].isin(kept)].reset_index(drop=True) for table in (frames.runs, frames.metrics, frames.steps)
-    )
-    environments, configs = (
-        {run: known[run] for run in known if run in kept} for known in (frames.environments, frames.configs)
-    )
-    return Frames(runs, metrics, steps, environments, configs, frames.notes)
+    return frames.only(kept)

@@ -34,15 +34,12 @@ def unfinished(runs: pd.DataFrame) -> tuple[str, ...]:
 
 def settings_columns(table: pd.DataFrame) -> list[str]:
     """The columns besides the norm that say which runs belong together; a dotted one is a setting of the study."""
-    return ["batch_size", "lr", *settings_of_study(table)]
+    return ["model", "batch_size", "lr", *settings_of_study(table)]
 
 
 def describe(settings: dict[str, object]) -> str:
-    """Settings in words: batch size 8, lr 0.001."""
-    return ", ".join(
-        f"{name.replace('_', ' ')} {value:g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
-        for name, value in settings.items()
-    )
+    """Settings in words: batch size 8, lr 0.001, no num groups."""
+    return ", ".join(_in_words(name.replace("_", " "), value) for name, value in settings.items())
 
 
 def distinct(runs: pd.DataFrame, column: str) -> str:
@@ -58,6 +55,12 @@ def commits(runs: pd.DataFrame) -> str:
         for commit, dirty in zip(began["commit"], began["dirty"], strict=True)
     ]
     return " / ".join(dict.fromkeys(known))
+
+
+def _in_words(name: str, value: object) -> str:
+    if value == "":
+        return f"no {name}"
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
 
 
 def _line(kind: dict[str, object], count: int, runs: pd.DataFrame) -> str:

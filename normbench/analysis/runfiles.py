@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from normbench.errors import RunFailure
 from normbench.rundir import SCHEMA_VERSION, run_state
 
 Columns = dict[str, npt.NDArray[Any]]
+SECTION = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # where a top-level key begins
 COUNTED = ("epoch", "steps", "step")  # the other columns are measured
 
 
@@ -40,6 +43,12 @@ def run_dirs(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("*/config.yaml") if not path.parent.name.startswith("."))
 
 
+def half_written(folder: Path) -> list[Path]:
+    """Directories in `folder` with a run's status but no configuration."""
+    found = sorted(path.parent for path in folder.glob("*/status.json") if not path.parent.name.startswith("."))
+    return [path for path in found if not (path / "config.yaml").exists()]
+
+
 def read_run(path: Path) -> RunFiles:
     """The files of a run, each as far as it can be read; never raises for what is in them."""
     found: dict[str, Any] = {}
@@ -58,7 +67,7 @@ def read_run(path: Path) -> RunFiles:
         damaged.setdefault("config.yaml", "is damaged")
     if status.get("state") == "done" and (lack := _lack(metrics, config)):
         damaged.setdefault("metrics.csv", lack)
-    return RunFiles(path.name, config, found.get("env.json", {}), status, metrics, damaged)
+    return RunFiles(path.resolve().name, config, found.get("env.json", {}), status, metrics, damaged)
 
 
 def standing(path: Path, files: RunFiles) -> dict[str, Any]:
@@ -87,7 +96,9 @@ def read_columns(text: str) -> Columns:
     names = header.strip().split(",")
     if not whole_lines:
         return {}
-    if whole_lines.count(",") != whole_lines.count("\n") * (len(names) - 1) or "epoch" not in names:
+    signs = np.frombuffer(whole_lines.encode(), np.uint8)
+    commas_before = np.cumsum(signs == ord(","))[signs == ord("\n")]
+    if (np.diff(commas_before, prepend=0) != len(names) - 1).any() or "epoch" not in names:
         raise ValueError("a row of another length than the header, or no epochs")
     table = np.array(whole_lines.replace("\n", ",").split(",")[:-1], dtype=float).reshape(-1, len(names))
     columns = {name: column.copy() for name, column in zip(names, table.T, strict=True)}
@@ -127,18 +138,28 @@ def _lack(metrics: Columns, config: Mapping[str, Any]) -> str | None:
 
 
 def _counts(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    whole = column.astype(np.int64) if np.isfinite(column).all() else column
-    if (whole != column).any():
+    if not (np.abs(column) <= 2**53).all() or (column % 1 != 0).any():
         raise ValueError("a count that is no whole number")
-    return whole
+    return column.astype(np.int64)
 
 
 def _parse_config(text: str) -> dict[str, Any]:
     """Half a config.yaml can be valid YAML: what names the run must be in it."""
-    config: dict[str, Any] = yaml.load(text, LOADER)
+    config: dict[str, Any] = {}
+    for section in SECTION.split(text):
+        config |= _parse_section(section)
     if any(at(config, key) is None for key in ("model.name", "norm.name", "batch_size", "seed")):
         raise ValueError("half a configuration")
     return config
+
+
+@lru_cache(maxsize=1024)
+def _parse_section(text: str) -> dict[str, Any]:
+    """One section of a configuration; runs share most of theirs, and parsing YAML is most of the time of reading."""
+    section = yaml.load(text, LOADER)
+    if not isinstance(section, dict | None):
+        raise ValueError("no mapping")
+    return section or {}
 
 
 def _parse_environment(text: str) -> dict[str, Any]:

@@ -114,9 +114,9 @@ def _plan(
 
 def _carry_out(plan: Plan, open_runs: list[RunConfig], launcher: Launcher, output: Path | None, *, live: bool) -> None:
     """Runs the plan, then shows how it stands; exits."""
-    from normbench.analysis.rendering import to_markdown
     from normbench.analysis.report import write_report
-    from normbench.analysis.tables import comparison_table
+    from normbench.analysis.tables.comparison import comparison_table
+    from normbench.analysis.tables.rendering import to_markdown
     from normbench.comparison import read_runs
     from normbench.sweep import exit_code, run_plan, summary
 
@@ -124,6 +124,8 @@ def _carry_out(plan: Plan, open_runs: list[RunConfig], launcher: Launcher, outpu
         raise NormbenchError(f"--output: '{output}' is not a folder")
     plan = run_plan(plan, open_runs, launcher, live=live)
     frames = read_runs(plan.runs)
+    for note in frames.notes:
+        print(note, file=sys.stderr)
     if not frames.runs.empty:
         print(f"\n{to_markdown(comparison_table(frames))}")
         if output is not None:

@@ -13,7 +13,7 @@ from normbench.errors import NormbenchError, unknown
 
 if TYPE_CHECKING:
     from normbench.analysis.frames import Frames
-    from normbench.analysis.tables import Table
+    from normbench.analysis.tables.table import Table
 
 Runs = Annotated[
     list[Path] | None,
@@ -41,7 +41,7 @@ def table(
     normbench table results/first-sweep --by norm,batch_size
     normbench table --where 'batch_size=64' --latex
     """
-    from normbench.analysis.rendering import FORMS, to_terminal
+    from normbench.analysis.tables.rendering import FORMS, to_terminal
 
     asked = [form for form, wanted in {"markdown": markdown, "latex": latex, "csv": csv}.items() if wanted]
     if len(asked) > 1:
@@ -67,7 +67,7 @@ def compare(
     \b
     normbench compare gn bn --where batch_size=64
     """
-    from normbench.analysis.pairs import compare as compare_norms
+    from normbench.analysis.tables.pairs import compare as compare_norms
 
     for paired in compare_norms(_load(runs, where).runs, first, second):
         print(paired.sentence())
@@ -81,7 +81,7 @@ def plot(
         Path | None, typer.Option("--output", "-o", help="FILE.svg, .png or .pdf.  [default: FIGURE.svg]")
     ] = None,
     size: Annotated[str, typer.Option(help="column, page or slide")] = "page",
-    smooth: Annotated[int, typer.Option(help="loss: logged steps in a running mean; 1 for none.")] = 1,
+    smooth: Annotated[int, typer.Option(help="loss: logged steps in a running mean, odd; 1 for none.")] = 1,
     debug: Debug = False,
 ) -> None:
     """Draw one figure of the runs.
@@ -121,9 +121,9 @@ def report(
 
 
 def _table(frames: Frames, by: str | None, metric: str, *, source: bool) -> Table:
-    from normbench.analysis.crosstab import cross_table
-    from normbench.analysis.source_table import source_table
-    from normbench.analysis.tables import comparison_table
+    from normbench.analysis.tables.comparison import comparison_table
+    from normbench.analysis.tables.crosstab import cross_table
+    from normbench.analysis.tables.source import source_table
 
     if source and by is not None:
         raise NormbenchError("choose one of --by and --source")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ COLUMNS = "epoch,steps,lr,train_loss,train_accuracy,test_loss,test_accuracy,trai
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> WriteRun:
-    """Writes runs/`name` with one epoch per accuracy: losses 1 / epoch, 10 + epoch seconds."""
+    """Writes runs/`name` with one epoch per accuracy: losses 1 / epoch, 10 + epoch seconds.
+
+    A run that is done was to take as many epochs as it has, another one two.
+    """
 
     def write(
         name: str = "normresnet-bn-b64-s0-0123456789ab",
@@ -30,7 +34,9 @@ def write_run(tmp_path: Path) -> WriteRun:
     ) -> Path:
         path = tmp_path / "runs" / name
         path.mkdir(parents=True)
-        (path / "config.yaml").write_text(yaml.safe_dump(configuration(name, **(config or {})), sort_keys=False))
+        taken = len(accuracies) if state == "done" else 0
+        changed = {"epochs": taken or 2} | (config or {})
+        (path / "config.yaml").write_text(yaml.safe_dump(configuration(name, **changed), sort_keys=False))
         environment = {
             "data": {"name": "cifar10-jpeg", "num_test": 10_000},
             "concurrent_runs": concurrent_runs,
@@ -67,3 +73,25 @@ def configuration(name: str, **changed: Any) -> dict[str, Any]:
         "seed": int(seed[1:]),
         "system": {"runs_dir": "results/runs", "concurrent_runs": 1},
     } | changed
+
+
+@pytest.fixture
+def count_calls() -> Callable[[Callable[[], object]], int]:
+    """Counts the calls of Python functions that a piece of work makes: how it grows, without a clock."""
+
+    def count(work: Callable[[], object]) -> int:
+        calls = 0
+
+        def profile(frame: object, event: str, argument: object) -> None:
+            nonlocal calls
+            calls += event == "call"
+
+        before = sys.getprofile()
+        sys.setprofile(profile)
+        try:
+            work()
+        finally:
+            sys.setprofile(before)
+        return calls
+
+    return count

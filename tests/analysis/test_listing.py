@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from normbench.analysis.frames import RUNS, read_frames, run_dirs
+from normbench.analysis.frames import RUNS, read_frames
 from normbench.analysis.listing import list_runs, to_json, to_text
-from normbench.errors import NormbenchError, RunFailure
+from normbench.analysis.runfiles import run_dirs
+from normbench.errors import NormbenchError
 from normbench.rundir import open_run
 
 WriteRun = Callable[..., Path]
@@ -149,11 +150,12 @@ def test_a_damaged_file_makes_a_damaged_row_that_names_it(runs_dir: Path, name: 
     (runs_dir / BN / name).write_bytes(content)
     table = list_runs(runs_dir).set_index("run")
     assert table.loc[BN, "status"] == "damaged"
-    assert table.loc[BN, "reason"] == f"{name} cannot be read"
+    assert table.loc[BN, "reason"] == f"{name} is damaged"
     assert (table.loc[BN, "test_accuracy"] == 0.75) is (name != "metrics.csv"), "what is known is shown"
     assert "damaged" in to_text(list_runs(runs_dir))
-    with pytest.raises(RunFailure, match=rf"{name}' is damaged: begin the run anew with --restart"):
-        read_frames([runs_dir / BN])
+    frames = read_frames([runs_dir / BN, runs_dir / GN])
+    assert frames.runs["run"].tolist() == [GN]
+    assert frames.notes == (f"left out: {runs_dir / BN}: {name} is damaged",)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
@@ -180,7 +182,7 @@ def test_a_last_row_that_a_power_cut_left_unfinished_is_not_read(runs_dir: Path)
 
 def test_a_run_that_is_done_and_has_no_rows_is_damaged(runs_dir: Path) -> None:
     (runs_dir / BN / "metrics.csv").unlink()
-    assert list_runs(runs_dir, "norm=bn")["reason"].tolist() == ["metrics.csv cannot be read"]
+    assert list_runs(runs_dir, "norm=bn")["reason"].tolist() == ["metrics.csv is damaged"]
 
 
 def test_a_run_that_failed_before_it_knew_its_environment_is_a_row_of_both_tables(runs_dir: Path) -> None:
@@ -193,7 +195,7 @@ def test_a_run_that_failed_before_it_knew_its_environment_is_a_row_of_both_table
     assert row[["test_accuracy", "threads", "data", "commit"]].isna().all()
     assert frames.runs["threads"].tolist()[0] == 2
     assert "2.0" not in frames.runs[["threads", "num_test"]].to_csv(), "a count stays one beside a gap"
-    assert frames.environments[GN] == {}
+    assert list(frames.environments) == [BN]
     assert frames.metrics["run"].unique().tolist() == [BN]
 
 
@@ -221,5 +223,5 @@ def test_a_folder_in_which_no_lock_can_be_taken_is_listed_by_its_status(
     def refuse(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("normbench.analysis.listing.run_state", refuse)
+    monkeypatch.setattr("normbench.analysis.runfiles.run_state", refuse)
     assert list_runs(runs_dir)["status"].tolist() == ["done", "failed", "diverged"]

@@ -2,38 +2,80 @@
 
 from __future__ import annotations
 
+import html
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from normbench.analysis.loading import check_comparable, load_frames
-from normbench.analysis.tables import to_csv, to_latex, to_markdown
+from normbench.analysis.frames import Frames, read_frames
+from normbench.analysis.loading import check_comparable, load_frames, shared_settings, write_study
+from normbench.analysis.report import tables_for
+from normbench.analysis.report.summary import summary
+from normbench.analysis.runfiles import refused_run, run_dirs
+from normbench.analysis.tables.comparison import comparison_table
+from normbench.analysis.tables.rendering import to_csv, to_latex, to_markdown
 from normbench.errors import NormbenchError, RunFailure
 
+WriteRun = Callable[..., Path]
 STUDY = Path(__file__).parents[2] / "results" / "first-sweep"
+BN, GN, LN = (f"normresnet-{norm}-b64-s0-{digit * 12}" for norm, digit in (("bn", "0"), ("gn", "1"), ("ln", "2")))
+CUT = {"data": {"name": "cifar10_parquet", "limit_train": 1000, "limit_test": None}}
+FRACTION = st.floats(0, 1, exclude_min=True)
+
+
+def assert_same(first: Frames, second: Frames) -> None:
+    """Equal to the last digit, value by value; what is missing is missing in both."""
+    for name in ("runs", "metrics", "steps"):
+        one, other = getattr(first, name), getattr(second, name)
+        assert list(one.columns) == list(other.columns), name
+        assert len(one) == len(other), name
+        for column in one:
+            pairs = zip(one[column], other[column], strict=True)
+            assert all(pd.isna(b) if pd.isna(a) else bool(a == b) for a, b in pairs), f"{name}: {column}"
+    assert first.environments == second.environments
+    assert first.configs == second.configs
 
 
 def test_a_study_is_read_from_its_folder_or_its_file_and_counts_once() -> None:
-    (by_folder, _), (by_file, _) = load_frames([STUDY]), load_frames([STUDY / "runs.csv"])
-    (twice, _) = load_frames([STUDY, STUDY])
-    assert len(by_folder.runs) == len(by_file.runs) == len(twice.runs) == 12
-    assert len(by_folder.metrics) == len(twice.metrics) == 24
+    by_folder, by_file = load_frames([STUDY]), load_frames([STUDY / "runs.csv"])
+    assert_same(by_folder, by_file)
+    assert len(by_folder.runs) == 36
+    assert len(by_folder.metrics) == 72
     assert set(by_folder.environments) == set(by_folder.runs["run"])
 
 
-def test_the_committed_tables_are_what_the_command_makes_of_the_committed_runs() -> None:
-    for study in ("first-sweep", "first-light"):
-        frames, _ = load_frames([STUDY.with_name(study)])
-        assert (STUDY.with_name(study) / "table.md").read_text() == to_markdown(frames.runs)
+@pytest.mark.parametrize("study", ["first-sweep", "first-light"])
+def test_the_committed_report_is_what_the_command_makes_of_the_committed_runs(study: str) -> None:
+    folder = STUDY.with_name(study)
+    frames = load_frames([folder])
+    assert (folder / "table.md").read_text() == to_markdown(comparison_table(frames))
+    tables = {name: make() for name, make in tables_for(frames).items()}
+    assert {path.stem for path in (folder / "tables").iterdir()} == set(tables)
+    for name, table in tables.items():
+        assert (folder / "tables" / f"{name}.md").read_text() == to_markdown(table)
+        assert (folder / "tables" / f"{name}.tex").read_text() == to_latex(table)
+    page = html.unescape((folder / "report.html").read_text())
+    assert all(sentence in page for sentence in summary(frames))
 
 
 def test_a_condition_keeps_the_rows_of_its_runs_in_every_table() -> None:
-    frames, _ = load_frames([STUDY], "norm=bn and batch_size<=8")
+    frames = load_frames([STUDY], "norm=bn and batch_size<=8")
     assert set(frames.runs["norm"]) == set(frames.metrics["norm"]) == set(frames.steps["norm"]) == {"bn"}
-    assert sorted(frames.runs["batch_size"]) == [1, 8]
+    assert sorted(frames.runs["batch_size"]) == [1, 1, 1, 8, 8, 8]
+    assert set(frames.environments) == set(frames.runs["run"])
     with pytest.raises(NormbenchError, match="no runs match norm=zz"):
         load_frames([STUDY], "norm=zz")
+
+
+def test_a_condition_keeps_the_configurations_of_its_runs(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run(BN)
+    write_run(GN)
+    assert list(load_frames([tmp_path / "runs"], "norm=gn").configs) == [GN]
 
 
 def test_no_runs_and_no_table_are_named(tmp_path: Path) -> None:
@@ -44,33 +86,229 @@ def test_no_runs_and_no_table_are_named(tmp_path: Path) -> None:
         load_frames([tmp_path])
 
 
-def test_a_damaged_run_is_left_out_with_a_note(tmp_path: Path) -> None:
+def test_a_damaged_run_is_left_out_with_a_note(write_run: WriteRun, tmp_path: Path) -> None:
+    path = write_run(BN)
+    broken = tmp_path / "runs" / "broken"
+    broken.mkdir()
+    (broken / "config.yaml").write_text("norm: {")
+    (tmp_path / "alone").mkdir()
+    broken.rename(tmp_path / "alone" / "broken")
+    frames = load_frames([tmp_path / "alone", path])
+    assert frames.runs["run"].tolist() == [BN]
+    assert frames.notes == (f"left out: {tmp_path / 'alone' / 'broken'}: config.yaml is damaged",)
+    with pytest.raises(NormbenchError, match=r"no runs in .*; left out: .*broken: config\.yaml is damaged"):
+        load_frames([tmp_path / "alone"])
+
+
+def test_a_damaged_run_beside_a_study_is_left_out_with_a_note(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.yaml").write_text("norm: {")
-    frames, notes = load_frames([tmp_path, STUDY])
-    assert len(frames.runs) == 12
-    assert notes == [f"left out: {tmp_path / 'broken'}: config.yaml is damaged"]
+    frames = load_frames([tmp_path, STUDY])
+    assert len(frames.runs) == 36
+    assert frames.notes == (f"left out: {tmp_path / 'broken'}: config.yaml is damaged",)
 
 
 def test_runs_of_different_data_epochs_or_precision_are_not_mixed() -> None:
-    runs = load_frames([STUDY])[0].runs
+    runs = load_frames([STUDY]).runs
     check_comparable(runs)
     for column, value in {"data": "other", "epochs": 99, "precision": "bf16"}.items():
+        mixed = pd.concat([runs, runs.assign(**{column: value})])
         with pytest.raises(NormbenchError, match=f"runs of different {column}.*--where {column}="):
-            check_comparable(pd.concat([runs, runs.assign(**{column: value})]))
+            check_comparable(mixed)
+        check_comparable(mixed, apart=["norm", column])
+        with pytest.raises(NormbenchError, match=f"runs of different {column}"):
+            check_comparable(mixed, apart=["norm"])
     failed = runs.assign(status="failed", epochs=0)
     check_comparable(pd.concat([runs, failed]))
 
 
 def test_the_latex_table_is_escaped_and_complete() -> None:
-    latex = to_latex(load_frames([STUDY], "batch_size=1")[0].runs)
-    assert r"bn & 14.7 \% & $\pm$ 0.7 \% & 1 \\" in latex
+    latex = to_latex(comparison_table(load_frames([STUDY], "batch_size=1")))
+    assert r"bn & 13.6 $\pm$ 2.4 \% & $\pm$ 0.7 \% & 3 \\" in latex
     assert latex.count(r"\begin") == latex.count(r"\end") == 2
     assert all(line.count("&") == 3 for line in latex.splitlines() if line.endswith(r"\\"))
 
 
 def test_the_csv_table_has_every_figure_unrounded(tmp_path: Path) -> None:
-    runs = load_frames([STUDY])[0].runs
-    (tmp_path / "table.csv").write_text(to_csv(runs))
+    frames = load_frames([STUDY])
+    (tmp_path / "table.csv").write_text(to_csv(comparison_table(frames)))
     back = pd.read_csv(tmp_path / "table.csv")
-    assert back["test_accuracy"].tolist() == runs["test_accuracy"].tolist()
+    seeds = frames.runs.groupby(["norm", "batch_size"], sort=False)["test_accuracy"]
+    assert back["test_accuracy"].tolist() == pytest.approx(seeds.mean().tolist(), abs=1e-15)
+    assert back["n"].tolist() == [3] * 12
+
+
+# A study is written and read again
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    runs=st.lists(
+        st.tuples(FRACTION, FRACTION, st.sampled_from(["done", "failed", "interrupted"])), min_size=1, max_size=4
+    )
+)
+def test_a_study_gives_the_runs_that_it_was_written_from(
+    runs: list[tuple[float, float, str]], write_run: WriteRun, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("study")
+    paths = []
+    for seed, (first, second, state) in enumerate(runs):
+        path = write_run(f"normresnet-bn-b64-s{seed}-0", (first, second), state=state)
+        (path / "steps.csv").write_text(f"step,epoch,loss,lr\n0,1,{first},{second}\n5,2,{second},{first}\n")
+        paths.append(path.rename(folder / path.name))
+    frames = read_frames(paths)
+    write_study(frames, folder / "out")
+    assert_same(frames, load_frames([folder / "out"]))
+
+
+def test_settings_and_gaps_are_read_as_they_were_written(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run(BN, torch="2.10")
+    write_run(GN, config=CUT)
+    write_run(f"{BN[:-1]}1", config=CUT)
+    failed = write_run(LN, (), state="failed", reason='OSError: gone,\n"for good"')
+    (failed / "env.json").unlink()
+    refused = refused_run("normresnet-in-b1-s0-3", {"norm": {"name": "in"}, "model": {"name": "normresnet"}}, "1x1")
+    frames = read_frames(run_dirs(tmp_path / "runs"), [refused])
+    assert frames.runs["data.limit_train"].tolist() == ["None", "1000", "1000", "None", ""]
+    write_study(frames, tmp_path / "out")
+    assert_same(frames, load_frames([tmp_path / "out"]))
+
+
+def test_a_study_of_one_run_and_one_without_any_row_are_read_again(write_run: WriteRun, tmp_path: Path) -> None:
+    for name, accuracies, state in ((BN, (0.5,), "done"), (GN, (), "failed")):
+        frames = read_frames([write_run(name, accuracies, state=state)])
+        write_study(frames, tmp_path / state)
+        assert_same(frames, load_frames([tmp_path / state]))
+
+
+def test_what_all_configurations_share_is_written_once(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run(BN)
+    write_run(GN)
+    frames = read_frames(run_dirs(tmp_path / "runs"))
+    write_study(frames, tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "configs.json").read_text())
+    assert written["runs"] == {BN: {"norm.name": "bn"}, GN: {"norm.name": "gn"}}
+    assert written["shared"] == shared_settings(frames.configs)
+    assert not [key for key in written["shared"] if key.startswith("system.")], "where a run was made is no setting"
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"runs": {}, "schema_version": 99}', '{"runs": {"x": 1}}'])
+def test_configurations_that_cannot_be_read_are_named_with_their_study(
+    write_run: WriteRun, tmp_path: Path, content: str
+) -> None:
+    write_study(read_frames([write_run(BN)]), tmp_path / "out")
+    (tmp_path / "out" / "configs.json").write_text(content)
+    with pytest.raises(RunFailure, match=r"runs\.csv' cannot be read: "):
+        load_frames([tmp_path / "out"])
+
+
+# Several studies
+
+
+def studies(write_run: WriteRun, tmp_path: Path) -> tuple[Path, Path]:
+    """Two studies: bn and gn, and the same bn with ln and a gn on fewer images."""
+    bn, gn, ln = write_run(BN), write_run(GN), write_run(LN)
+    short = write_run(f"{GN[:-1]}f", config=CUT)
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_study(read_frames([bn, gn]), first)
+    write_study(read_frames([bn, short, ln]), second)
+    return first, second
+
+
+def test_two_studies_have_a_column_for_the_setting_in_which_they_differ(write_run: WriteRun, tmp_path: Path) -> None:
+    first, second = studies(write_run, tmp_path)
+    for path in (first, second):
+        assert not [name for name in load_frames([path]).runs if "." in name]
+    frames = load_frames([first, second])
+    assert frames.runs.set_index("run")["data.limit_train"].to_dict() == {
+        BN: "None",
+        GN: "None",
+        f"{GN[:-1]}f": "1000",
+        LN: "None",
+    }
+    assert [name for name in frames.runs if "." in name] == ["data.limit_train"]
+
+
+def test_joined_studies_and_the_directories_they_came_from_are_the_same_runs(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    first, second = studies(write_run, tmp_path)
+    runs = tmp_path / "runs"
+    assert_same(load_frames([first, second]), read_frames([runs / BN, runs / GN, runs / f"{GN[:-1]}f", runs / LN]))
+    assert_same(load_frames([first, second]), load_frames([first, second, runs, runs / BN, first]))
+
+
+def test_a_run_that_two_folders_hold_counts_once(write_run: WriteRun, tmp_path: Path) -> None:
+    path = write_run(BN)
+    copy = tmp_path / "copies" / BN
+    copy.mkdir(parents=True)
+    for file in path.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    for paths in ([path, copy], [path.parent, copy.parent], [path, path.parent / ".." / "runs" / BN]):
+        frames = load_frames(paths)
+        assert frames.runs["run"].tolist() == [BN]
+        assert frames.metrics["epoch"].tolist() == [1, 2]
+
+
+def test_a_study_without_its_configurations_is_shown_alone_or_not_at_all(write_run: WriteRun, tmp_path: Path) -> None:
+    first, second = studies(write_run, tmp_path)
+    (first / "configs.json").unlink()
+    assert len(load_frames([first]).runs) == 2
+    for paths in ([first, second], [second, first], [first, tmp_path / "runs"]):
+        with pytest.raises(NormbenchError, match=r"a runs\.csv without its configs\.json .*: show it alone"):
+            load_frames(paths)
+
+
+def test_a_study_given_twice_is_one_study() -> None:
+    assert_same(load_frames([STUDY, STUDY / "runs.csv"]), load_frames([STUDY]))
+
+
+# Runs that ended otherwise
+
+
+def test_a_run_whose_process_is_gone_was_killed(write_run: WriteRun) -> None:
+    path = write_run(BN, (0.5,), state="running")
+    row = read_frames([path]).runs.iloc[0]
+    assert (row["status"], row["reason"], row["epochs"]) == ("killed", "its process is gone", 1)
+
+
+def test_refused_runs_follow_with_their_reason_and_their_configuration(write_run: WriteRun) -> None:
+    config = {"norm": {"name": "in"}, "model": {"name": "normresnet"}, "batch_size": 8, "seed": 1, "optim": {"lr": 0.1}}
+    frames = read_frames([write_run(BN)], [refused_run("refused-in", config, "a 1x1 map")])
+    row = frames.runs.iloc[1]
+    keys = ["run", "norm", "batch_size", "seed", "lr", "status", "reason", "epochs"]
+    assert row[keys].tolist() == ["refused-in", "in", 8, 1, 0.1, "refused", "a 1x1 map", 0]
+    assert frames.metrics["run"].unique().tolist() == [BN]
+    assert frames.configs["refused-in"]["optim.lr"] == 0.1
+    assert list(frames.environments) == [BN]
+
+
+@pytest.mark.parametrize("setting", ["optim.lr_scaling", "optim.weight_decay", "train.accumulate"])
+def test_every_setting_in_which_runs_of_a_norm_differ_is_a_column(
+    write_run: WriteRun, tmp_path: Path, setting: str
+) -> None:
+    section, _, key = setting.partition(".")
+    for index, value in enumerate(("none", "linear")):
+        of_section = {"name": "adam", "lr": 0.001} if section == "optim" else {}
+        write_run(f"normresnet-bn-b64-s{index}-0", config={section: of_section | {key: value}})
+    assert read_frames(run_dirs(tmp_path / "runs")).runs[setting].tolist() == ["none", "linear"]
+
+
+# Scale
+
+
+def test_more_epochs_cost_no_more_calls(write_run: WriteRun, tmp_path: Path, count_calls: Callable[..., int]) -> None:
+    counts = []
+    for epochs in (5, 50):
+        folder = tmp_path / str(epochs)
+        folder.mkdir()
+        for seed in range(100):
+            path = write_run(f"normresnet-bn-b64-s{seed}-{epochs}", (0.5,) * epochs)
+            rows = "".join(f"{step},{1 + step // 10},1.0,0.1\n" for step in range(10 * epochs))
+            (path / "steps.csv").write_text(f"step,epoch,loss,lr\n{rows}")
+            path.rename(folder / path.name)
+        read_frames(run_dirs(folder))  # what is imported only once
+        counts.append(count_calls(lambda: read_frames(run_dirs(folder))))  # noqa: B023
+        frames = read_frames(run_dirs(folder))
+        assert (len(frames.runs), len(frames.metrics), len(frames.steps)) == (100, 100 * epochs, 1000 * epochs)
+    assert counts[0] == counts[1] > 100

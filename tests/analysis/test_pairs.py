@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pandas as pd
 import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+from table_runs import in_frames, one_run
 
-from normbench.analysis.pairs import compare
 from normbench.analysis.stats import holm, mean_interval
+from normbench.analysis.tables.pairs import compare, every_pair, pairs_table
 from normbench.errors import NormbenchError
 
 
 def run(norm: str, seed: int, accuracy: float, **values: object) -> dict[str, object]:
     row: dict[str, object] = {"norm": norm, "batch_size": 64, "lr": 0.001, "seed": seed, "status": "done"}
-    return row | {"test_accuracy": accuracy} | values
+    return row | {"model": "normresnet", "test_accuracy": accuracy} | values
 
 
 def runs(**accuracies: list[float]) -> pd.DataFrame:
@@ -77,3 +82,85 @@ def test_what_cannot_be_paired_is_refused() -> None:
         compare(pd.DataFrame([run("gn", 0, 0.7), run("bn", 1, 0.7)]), "gn", "bn")
     with pytest.raises(NormbenchError, match="several runs of gn have the same seed"):
         compare(pd.DataFrame([run("gn", 0, 0.7), run("gn", 0, 0.8), run("bn", 0, 0.7)]), "gn", "bn")
+
+
+# Every pair
+
+
+@st.composite
+def studies(draw: st.DrawFn) -> pd.DataFrame:
+    """Two to four norms at one or two batch sizes, two to five seeds, some of them missing."""
+    norms = ["bn", "gn", "ln", "in"][: draw(st.integers(2, 4))]
+    sizes, seeds = [64, 8][: draw(st.integers(1, 2))], range(draw(st.integers(2, 5)))
+    places = [(norm, size, seed) for norm in norms for size in sizes for seed in seeds]
+    missing = draw(st.sets(st.sampled_from(places), max_size=4))
+    accuracy = st.integers(100, 9000).map(lambda images: images / 10_000)
+    return pd.DataFrame(
+        [run(n, seed, draw(accuracy), batch_size=size) for n, size, seed in places if (n, size, seed) not in missing]
+    )
+
+
+def slowly_paired(table: pd.DataFrame) -> dict[tuple[str, str, int], tuple[list[float], float]]:
+    """The differences and scipy's p-value of each pair at each batch size; nan for a single seed."""
+    found = {}
+    for size in table["batch_size"].unique():
+        at = table[table["batch_size"] == size]
+        of = {norm: dict(zip(rows["seed"], rows["test_accuracy"], strict=True)) for norm, rows in at.groupby("norm")}
+        for first, second in itertools.permutations(of, 2):
+            seeds = sorted(of[first].keys() & of[second].keys())
+            pairs = [(of[first][seed], of[second][seed]) for seed in seeds]
+            if pairs:
+                differences = [a - b for a, b in pairs]
+                varied = len(pairs) > 1 and len({round(value, 9) for value in differences}) > 1
+                p_value = float(scipy.stats.ttest_rel(*zip(*pairs, strict=True)).pvalue) if varied else math.nan
+                found[first, second, size] = (differences, p_value)
+    return found
+
+
+def slow_holm(p_values: list[float]) -> list[float]:
+    """Holm's rule by its definition: the largest over all p not above this one of p times how many are not below it."""
+    return [min(1.0, max(q * sum(r >= q for r in p_values) for q in p_values if q <= p)) for p in p_values]
+
+
+@given(studies())
+def test_every_pair_is_scipys_t_test_corrected_for_all_pairs(table: pd.DataFrame) -> None:
+    found, oracle = every_pair(table), slowly_paired(table)
+    assert 2 * len(found) == len(oracle), "each pair once, wherever it has a seed in common"
+    for paired in found:
+        differences, p_value = oracle[paired.first, paired.second, paired.settings["batch_size"]]
+        estimate = paired.difference.estimate
+        assert (estimate.n, estimate.mean) == (len(differences), pytest.approx(sum(differences) / len(differences)))
+        if not math.isnan(p_value):
+            assert paired.difference.p_value == pytest.approx(p_value, abs=1e-9)
+    tested = [paired for paired in found if not math.isnan(paired.difference.p_value)]
+    assert [paired.adjusted for paired in tested] == pytest.approx(
+        slow_holm([paired.difference.p_value for paired in tested])
+    )
+
+
+def test_the_more_pairs_the_less_is_decided() -> None:
+    two = runs(bn=[0.70, 0.71, 0.72], gn=[0.68, 0.686, 0.706])
+    four = runs(bn=[0.70, 0.71, 0.72], gn=[0.68, 0.686, 0.706], ln=[0.69, 0.72, 0.71], none=[0.71, 0.70, 0.69])
+    (alone,) = every_pair(two)
+    among = next(paired for paired in every_pair(four) if (paired.first, paired.second) == ("bn", "gn"))
+    assert alone.difference == among.difference
+    assert alone.verdict == "bn"
+    assert among.verdict == "undecided"
+
+
+def test_the_table_of_pairs_has_a_row_each_and_settings_only_where_they_vary() -> None:
+    frames = in_frames(
+        *(one_run(norm, 64, seed, 0.5 + rank / 10 + seed / 100) for rank, norm in enumerate("abc") for seed in (0, 1)),
+    )
+    table = pairs_table(frames)
+    assert table.shown["pair"].tolist() == ["a - b", "a - c", "b - c"]
+    assert list(table.shown) == ["pair", "difference", "seeds", "p", "better"]
+    assert "Holm" in table.caption
+    wider = pairs_table(in_frames(*(one_run(norm, size) for norm in ("bn", "gn") for size in (8, 64))))
+    assert wider.shown["batch size"].tolist() == ["8", "64"]
+    assert wider.shown["p"].tolist() == ["", ""], "one seed tests nothing"
+
+
+def test_where_no_two_norms_share_a_seed_there_is_no_table_of_pairs() -> None:
+    with pytest.raises(NormbenchError, match="no two norms have a finished run of the same seed and settings"):
+        pairs_table(in_frames(one_run("bn", seed=0), one_run("gn", seed=1)))

@@ -19,6 +19,7 @@ from normbench.train.engine import Trainer
 TINY = ["data=synthetic", "data.num_train=100", "data.num_test=20", "model.widths=[4,8]", "batch_size=16", "epochs=1"]
 ON_A_PIXEL = "model.widths=[8,8,8,8,8,8]"  # a 1x1 map before the last norm
 INLINE = ["--launcher", "inline"]
+STUDY = {"runs.csv", "metrics.csv", "steps.csv", "env.json", "configs.json"}
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -82,17 +83,16 @@ def test_restart_trains_again_what_is_done(normbench: Run) -> None:
     assert "[1/1] done" in out
 
 
-def test_output_gets_the_comparison(normbench: Run, tmp_path: Path) -> None:
+def test_output_gets_the_tables_figures_and_the_report(normbench: Run, tmp_path: Path) -> None:
     code, out, _ = normbench("sweep", *tiny("norm=gn,bn", "data.val_fraction=0.1"), *INLINE, "-o", "out")
     assert code == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *("runs.csv", "metrics.csv", "steps.csv", "env.json", "table.md", "loss_curves.png", "loss_curves.svg"),
-    }
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files >= {*STUDY, "table.md", "tables", "report.html", "loss.svg", "loss.png"}
     runs = pd.read_csv(tmp_path / "out" / "runs.csv")
     assert runs["norm"].tolist() == ["gn", "bn"]
     assert runs["val_accuracy"].between(0, 1).all()
     assert (tmp_path / "out" / "table.md").read_text() in out
-    assert "out/: env.json, loss_curves.png, " in out
+    assert f"\nreport: {Path('out') / 'report.html'}\n" in out
 
 
 def test_a_run_that_fails_is_exit_code_1_and_retried_when_asked(
@@ -185,12 +185,12 @@ def test_a_path_may_have_any_character(normbench: Run, tmp_path: Path, folder: s
 DEMO = ["demo", "data.num_train=100", "data.num_test=20", "model.widths=[4,8]", "epochs=1"]
 
 
-def test_the_demo_compares_four_norms_in_a_table_and_a_figure(normbench: Run, tmp_path: Path) -> None:
+def test_the_demo_compares_four_norms_in_tables_figures_and_a_report(normbench: Run, tmp_path: Path) -> None:
     code, out, err = normbench(*DEMO)
     assert (code, err) == (0, "")
-    assert (
-        "results/demo/: env.json, loss_curves.png, loss_curves.svg, metrics.csv, runs.csv, steps.csv, table.md" in out
-    )
+    assert f"\nreport: {Path('results/demo') / 'report.html'}\n" in out
+    files = {path.name for path in (tmp_path / "results" / "demo").iterdir()}
+    assert files >= {*STUDY, "table.md", "tables", "report.html", "loss.svg", "loss.png"}
     table = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("|")]
     assert table[2:] == ["bn", "ln", "in", "gn"]
     assert len(list((tmp_path / "results" / "demo" / "runs").iterdir())) == 4

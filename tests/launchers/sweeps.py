@@ -82,13 +82,14 @@ def noted(folder: Path, name: str) -> list[str]:
 # The command
 
 
-def main(work: object) -> None:
-    """The command line, with other work than training for the runs. A process of the tests' own calls it."""
+def main(work: object = None) -> None:
+    """The command line, with other work than training for the runs if given. A process of the tests' own calls it."""
     from normbench import cli
     from normbench.launchers import launchers
 
-    build = launchers.build
-    launchers.build = lambda name, restart, options: build(name, restart, work, options=options)  # type: ignore
+    if work is not None:
+        build = launchers.build
+        launchers.build = lambda name, restart, options: build(name, restart, work, options=options)  # type: ignore
     cli.main()
 
 

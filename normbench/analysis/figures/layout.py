@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 
 from normbench.analysis.choice import at_chosen_rate
@@ -44,19 +45,32 @@ def by_panel(runs: pd.DataFrame, x: str | None = None) -> list[tuple[str, pd.Dat
     return found
 
 
-def by_line(runs: pd.DataFrame) -> dict[str, list[str]]:
-    """The ids of the runs of each line: a norm, with its options where they vary."""
+def labelled(frames: Frames) -> Frames:
+    """With the column `line` in the runs: the norm, and its options where any run differs in them."""
+    runs = frames.runs
     options = [name for name in settings_columns(runs) if name.startswith("norm.") and runs[name].nunique() > 1]
-    lines: dict[str, list[str]] = {}
-    for key, group in runs.groupby(["norm", *options], sort=False, dropna=False):
-        values = {name.removeprefix("norm."): value for name, value in zip(options, key[1:], strict=True) if value}
-        lines[" ".join([str(key[0]), describe(values)]).strip()] = group["run"].tolist()
-    return lines
+    labels = [
+        f"{norm} {describe({str(name)[len('norm.') :]: value for name, value in given.items() if value != ''})}"
+        for norm, given in zip(runs["norm"], runs[options].to_dict("records"), strict=True)
+    ]
+    return replace(frames, runs=runs.assign(line=[label.strip() for label in labels]))
 
 
-def rows_of(table: pd.DataFrame, runs: Sequence[str]) -> pd.DataFrame:
-    """The rows of a long table that belong to these runs."""
-    return table[table["run"].isin(runs)]
+def by_line(runs: pd.DataFrame) -> dict[str, list[str]]:
+    """The ids of the runs of each line, in the order of the runs."""
+    return {str(label): group["run"].tolist() for label, group in runs.groupby("line", sort=False)}
+
+
+class RowsOf:
+    """The rows of a long table that belong to some runs, found without looking through it each time."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.table = table
+        self.places = table.groupby("run", sort=False).indices
+
+    def __call__(self, runs: Sequence[str]) -> pd.DataFrame:
+        """The rows of these runs; none for those that have none."""
+        return self.table.take(np.concatenate([self.places.get(run, np.array([], dtype=int)) for run in runs]))
 
 
 def basis(frames: Frames, *remarks: str) -> str:
@@ -74,6 +88,7 @@ def basis(frames: Frames, *remarks: str) -> str:
     return " ".join([", ".join(filter(None, parts)), *remarks])
 
 
-def links(labels: Sequence[str], values: Sequence[object]) -> Iterator[str]:
-    """Where a page shows the runs behind each point: of this norm, at this batch size."""
-    yield from (f"#runs:{label.split()[0]}:{value}" for label, value in zip(labels, values, strict=True))
+def link(runs: pd.DataFrame, label: str) -> str | None:
+    """Where a page shows the runs behind a line or point: those of this norm at the batch size that `runs` share."""
+    sizes = runs["batch_size"].unique()
+    return f"#runs:{label.split()[0]}:{sizes[0]}" if len(sizes) == 1 else None

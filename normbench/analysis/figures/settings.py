@@ -12,12 +12,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from normbench.analysis.crosstab import final
-from normbench.analysis.figures.layout import basis, by_line, by_panel, finished, links, rows_of
-from normbench.analysis.figures.style import PAGE, Size, add_caption, add_labels, drawing, is_first, panels, styles
+from normbench.analysis.choice import at_chosen_rate
+from normbench.analysis.figures.layout import basis, by_line, by_panel, finished, labelled, link
+from normbench.analysis.figures.style import (
+    PAGE,
+    Size,
+    Styles,
+    add_caption,
+    add_labels,
+    drawing,
+    is_first,
+    panels,
+    styles,
+)
 from normbench.analysis.frames import Frames
 from normbench.analysis.stats import Estimate, mean_interval
-from normbench.analysis.tables import BASELINE
+from normbench.analysis.tables.crosstab import final
+from normbench.analysis.tables.table import BASELINE
 from normbench.errors import NormbenchError
 
 DODGE = 0.05  # how far norms stand apart at one setting, of the distance between settings
@@ -30,8 +41,10 @@ def batch_size(frames: Frames, size: Size = PAGE) -> Figure:
 
     Raises NormbenchError where all runs have one batch size.
     """
-    chosen = replace(frames, runs=pd.concat([finished(frames).runs, _without_result(frames, "batch_size")]))
-    return _against(chosen, "batch_size", "test_accuracy", "batch size (images, log2)", size)
+    frames = labelled(frames)
+    colours = styles(frames.runs["line"].unique())
+    chosen = replace(frames, runs=at_chosen_rate(frames.runs))
+    return _against(chosen, colours, "batch_size", "test_accuracy", "batch size (images, log2)", size)
 
 
 def learning_rate(frames: Frames, size: Size = PAGE) -> Figure:
@@ -39,9 +52,10 @@ def learning_rate(frames: Frames, size: Size = PAGE) -> Figure:
 
     Raises NormbenchError where all runs have one learning rate.
     """
-    finished(frames)
+    frames = labelled(frames)
+    colours = styles(frames.runs["line"].unique())
     metric = "val_accuracy" if "val_accuracy" in frames.runs else "test_accuracy"
-    return _against(frames, "lr", metric, "learning rate (log)", size)
+    return _against(frames, colours, "lr", metric, "learning rate (log)", size)
 
 
 def time(frames: Frames, size: Size = PAGE) -> Figure:
@@ -49,6 +63,8 @@ def time(frames: Frames, size: Size = PAGE) -> Figure:
 
     Raises NormbenchError where there are no such runs.
     """
+    frames = labelled(frames)
+    colours = styles(frames.runs["line"].unique())
     frames = finished(frames)
     seconds = final(frames, "train_seconds")
     frames = replace(frames, runs=frames.runs[frames.runs["run"].isin(seconds)])
@@ -58,20 +74,14 @@ def time(frames: Frames, size: Size = PAGE) -> Figure:
         facets = by_panel(frames.runs)
         figure, axes = panels(size, len(facets), sharey=False)
         for ax, (title, runs) in zip(axes, facets, strict=True):
-            _times(ax, {label: [seconds[run] for run in ids] for label, ids in by_line(runs).items()})
+            _times(ax, {label: [seconds[run] for run in ids] for label, ids in by_line(runs).items()}, colours)
             ax.set_title(title, loc="left")
         add_caption(figure, basis(frames, "Median over epochs, without evaluation.", INTERVAL), size)
     return figure
 
 
-def _without_result(frames: Frames, x: str) -> pd.DataFrame:
-    """The runs that ended otherwise at a setting where none of their norm finished."""
-    done = frames.runs["status"] == "done"
-    has_result = done.groupby([frames.runs["norm"], frames.runs[x]]).transform("any")
-    return frames.runs[~has_result]
-
-
-def _against(frames: Frames, x: str, metric: str, label: str, size: Size) -> Figure:
+def _against(frames: Frames, colours: Styles, x: str, metric: str, label: str, size: Size) -> Figure:
+    finished(frames)  # raises where there is nothing to draw
     runs = frames.runs
     if runs[x].nunique() < 2:
         raise NormbenchError(f"no figure against {x}: all runs have {runs[x].iloc[0]}")
@@ -79,12 +89,11 @@ def _against(frames: Frames, x: str, metric: str, label: str, size: Size) -> Fig
     with drawing(size):
         facets = by_panel(runs, x)
         figure, axes = panels(size, len(facets))
-        colours = styles(list(by_line(runs)))
         for ax, (title, group) in zip(axes, facets, strict=True):
             lines = by_line(group)
             for i, (name, ids) in enumerate(lines.items()):
-                of_line = rows_of(group, ids)
-                _line(ax, of_line, x, values, name, colours[name], i - (len(lines) - 1) / 2, size)
+                of_line = group[group["run"].isin(ids)]
+                _line(ax, of_line, x, values, name, colours[name], i - (len(lines) - 1) / 2, size.font)
             _log_axis(ax, sorted(group[x].unique()), 2 if x == "batch_size" else 10)
             ax.set_title(title, loc="left")
             ax.set_xlabel(label)
@@ -105,7 +114,7 @@ def _line(
     label: str,
     style: tuple[str, str],
     place: float,
-    size: Size,
+    font: float,
 ) -> None:
     """One norm: its means joined, their intervals, each seed as a faint dot, and what has no result at the foot."""
     colour, marker = style
@@ -114,15 +123,12 @@ def _line(
     means = {at: mean_interval(found) for at, found in of.items() if found}
     apart = 2 ** (DODGE * place)
     places = [float(at) * apart for at in means]
-    ax.plot(places, [one.mean for one in means.values()], color=colour, label=label, zorder=2)
-    dots = ax.scatter(
-        places, [one.mean for one in means.values()], color=colour, marker=marker, s=size.font * 3.5, zorder=3
-    )
-    if size.is_web and x == "batch_size":
-        dots.set_urls(list(links([label] * len(means), list(means))))
+    ax.plot(places, [one.mean for one in means.values()], color=colour, marker=marker, label=label, zorder=2)
+    dots = ax.scatter(places, [one.mean for one in means.values()], color=colour, marker=marker, s=font * 3.5, zorder=3)
+    dots.set_urls([link(runs[runs[x] == at], label) for at in means])
     _bars(ax, places, list(means.values()), colour)
     seeds = [(float(at) * apart, value) for at, found in of.items() for value in found if len(found) > 1]
-    ax.scatter([at for at, _ in seeds], [value for _, value in seeds], color=colour, alpha=0.35, s=size.font, zorder=2)
+    ax.scatter([at for at, _ in seeds], [value for _, value in seeds], color=colour, alpha=0.35, s=font, zorder=2)
     lost = [float(at) * apart for at, found in of.items() if not found]
     ax.scatter(lost, [0.02] * len(lost), color=colour, marker="x", transform=ax.get_xaxis_transform(), clip_on=False)
 
@@ -148,9 +154,8 @@ def _log_axis(ax: Axes, ticks: Sequence[float], base: int) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
 
 
-def _times(ax: Axes, seconds: dict[str, list[float]]) -> None:
+def _times(ax: Axes, seconds: dict[str, list[float]], colours: Styles) -> None:
     """A row per norm, the first on top: mean, interval, and how it stands to bn."""
-    colours = styles(list(seconds))
     estimates = {label: mean_interval(found) for label, found in seconds.items()}
     for row, (label, one) in enumerate(estimates.items()):
         colour, marker = colours[label]

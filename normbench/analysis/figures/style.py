@@ -6,8 +6,10 @@ Nothing here touches matplotlib's global state: what differs from its defaults h
 from __future__ import annotations
 
 import io
+import itertools
+import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,8 @@ from matplotlib.figure import Figure
 from normbench.atomic import disk_errors, write_bytes
 from normbench.errors import unknown
 
-INK = "#1b1b1f"  # text and axes; a page may give it the colour of its own text
+# Text and axes, small print, background: a page that shows a figure gives them colours of its own.
+INK, FAINT, PAPER = "#1b1b1f", "#5b5b66", "#ffffff"
 # Okabe and Ito's colours, which colour-blind readers tell apart, and markers for print in grey: one pair per norm, the
 # same in every figure.
 BLUE, ORANGE, GREEN, RED, PINK, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -32,11 +35,14 @@ FREE = [(colour, marker) for marker in MARKERS for colour in (PINK, SKY, INK, BL
 FREE = [pair for pair in FREE if pair not in STYLES.values()]
 
 
+Styles = dict[str, tuple[str, str]]  # colour and marker by label
+
+
 @dataclass(frozen=True)
 class Size:
     """Inches and points: the width of a figure, the height of a row of panels, panels in a row, the size of text.
 
-    height: of the whole figure, where that is given. is_web: without caption, on no background, with links to runs.
+    height: of the whole figure, where that is given. is_phone: without a caption, which the page says around it.
     """
 
     width: float
@@ -44,7 +50,7 @@ class Size:
     columns: int
     font: float
     height: float | None = None
-    is_web: bool = False
+    is_phone: bool = False
 
 
 SIZES = {
@@ -53,7 +59,7 @@ SIZES = {
     "slide": Size(13.33, 4.0, 3, 18, height=7.5),
 }
 PAGE = SIZES["page"]
-WEB_WIDE, WEB_NARROW = Size(8.6, 2.8, 3, 10, is_web=True), Size(3.5, 2.6, 1, 9.5, is_web=True)
+PHONE = Size(3.5, 2.6, 1, 9.5, is_phone=True)
 
 
 def size_called(name: str) -> Size:
@@ -74,9 +80,9 @@ def drawing(size: Size) -> Iterator[None]:
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
-        "axes.facecolor": "none" if size.is_web else "white",
-        "figure.facecolor": "none" if size.is_web else "white",
-        "savefig.facecolor": "auto",
+        "axes.facecolor": PAPER,
+        "figure.facecolor": PAPER,
+        "savefig.facecolor": PAPER,
         "grid.alpha": 0.25,
         "lines.linewidth": size.font / 6,
         "lines.markersize": size.font / 2,
@@ -91,7 +97,8 @@ def panels(size: Size, count: int, columns: int | None = None, *, sharey: bool =
     """A figure with `count` panels in rows of `columns`, by default as many as the size has in a row."""
     columns = columns or min(size.columns, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(size.width, size.height or rows * size.row), layout="constrained")
+    height = size.height or rows * size.row * (1.25 if count == 1 else 1)
+    figure = Figure(figsize=(size.width, height), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, sharey=sharey, squeeze=False)
     for spare in list(grid.flat)[count:]:
@@ -105,28 +112,28 @@ def is_first(axes: Axes) -> bool:
     return spec is None or spec.is_first_col()
 
 
-def styles(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
+def styles(labels: Iterable[str]) -> Styles:
     """Colour and marker by label: fixed for the norms that have one, the next free pair for others."""
-    free = iter(FREE * len(labels))
+    free = itertools.cycle(FREE)
     return {label: STYLES.get(label) or next(free) for label in labels}
 
 
 def add_caption(figure: Figure, text: str, size: Size) -> None:
-    """What the figure rests on, as its label, and in small print below it; a page says it outside the figure."""
+    """What the figure rests on: as its label, and in small print below it."""
     figure.set_label(text)
-    if not size.is_web:
+    if not size.is_phone:
         columns = int(size.width * 72 / (0.40 * size.font))
-        figure.supxlabel(textwrap.fill(text, columns), x=0.01, ha="left", fontsize=0.75 * size.font, color="#555555")
+        figure.supxlabel(textwrap.fill(text, columns), x=0.01, ha="left", fontsize=0.75 * size.font, color=FAINT)
 
 
 def add_labels(figure: Figure, axes: Sequence[Axes], size: Size) -> None:
     """Says which line is which: at their ends where there is one panel, else in a legend above all."""
-    handles, labels = axes[0].get_legend_handles_labels()
-    if len(axes) == 1 and 0 < len(labels) <= 8:
+    named = {label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    if len(axes) == 1 and 0 < len(named) <= 8:
         _label_ends(axes[0], size)
-    elif labels:
-        columns = max(1, int(size.width * 72 / (size.font * (max(map(len, labels)) * 0.6 + 4))))
-        figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False)
+    elif named:
+        columns = max(1, int(size.width * 72 / (size.font * (max(map(len, named)) * 0.6 + 4))))
+        figure.legend(list(named.values()), list(named), loc="outside upper left", ncols=columns, frameon=False)
 
 
 def alt_text(figure: Figure) -> str:
@@ -157,7 +164,8 @@ def save(figure: Figure, path: Path, size: Size = PAGE) -> None:
         raise unknown("format", path.suffix or str(path), options)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, to_bytes(figure, path.suffix[1:], size, **options[path.suffix]))
+    content = to_bytes(figure, path.suffix[1:], size, **options[path.suffix])
+    write_bytes(path, re.sub(rb' xlink:href="#runs:[^"]*" target="_blank"', b"", content))  # those lead within a page
 
 
 def to_bytes(figure: Figure, form: str, size: Size, **options: Any) -> bytes:
@@ -165,12 +173,14 @@ def to_bytes(figure: Figure, form: str, size: Size, **options: Any) -> bytes:
     buffer = io.BytesIO()
     with drawing(size):
         figure.savefig(buffer, format=form, **options)
+    figure.set_layout_engine("none")  # what is laid out stays so in another format
     return buffer.getvalue()
 
 
 def _label_ends(axes: Axes, size: Size) -> None:
     """Writes each line's name at its last point, moved apart where they would touch."""
-    lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+    named = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+    lines = [line for line in named if len(np.asarray(line.get_ydata()))]
     axes.margins(x=0.02)
     low, high = axes.get_ylim()
     ends = sorted((float(np.asarray(line.get_ydata(), float)[-1]), index) for index, line in enumerate(lines))

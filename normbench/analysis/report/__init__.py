@@ -10,22 +10,22 @@ from typing import TypeVar
 from matplotlib.figure import Figure
 
 from normbench.analysis.choice import rate_varies
-from normbench.analysis.crosstab import cross_table
 from normbench.analysis.figures import FIGURES
-from normbench.analysis.figures.style import PAGE, WEB_NARROW, WEB_WIDE, Size, save
+from normbench.analysis.figures.style import PAGE, PHONE, Size, save
 from normbench.analysis.frames import Frames
 from normbench.analysis.loading import write_study
-from normbench.analysis.pairs import pairs_table
-from normbench.analysis.rendering import FORMS, SUFFIXES, to_markdown
-from normbench.analysis.source_table import BATCH, CLAIMS, source_table
-from normbench.analysis.tables import Table, comparison_table
+from normbench.analysis.tables.comparison import comparison_table
+from normbench.analysis.tables.crosstab import cross_table
+from normbench.analysis.tables.pairs import pairs_table
+from normbench.analysis.tables.rendering import FORMS, SUFFIXES, to_markdown
+from normbench.analysis.tables.source import BATCH, CLAIMS, source_table
+from normbench.analysis.tables.table import Table
 from normbench.atomic import disk_errors, write_text
 from normbench.errors import NormbenchError
 
 Made = TypeVar("Made")
 Draw = Callable[[Size], Figure]
 FILE = "report.html"
-SMOOTH = 9  # logged steps
 TITLES = {
     "loss": "Training loss by step",
     "accuracy": "Loss and accuracy by epoch",
@@ -48,14 +48,14 @@ def write_report(frames: Frames, folder: Path) -> Path:
     missing: list[str] = []
     tables = _made(tables_for(frames), missing)
     drawn = _made({name: partial(_draw, draw) for name, draw in figures_for(frames).items()}, missing)
-    for name, (on_paper, _, _) in drawn.items():
+    for name, (figure, _) in drawn.items():
         for suffix in (".svg", ".png"):
-            save(on_paper, folder / f"{name}{suffix}")
+            save(figure, folder / f"{name}{suffix}")
     for name, table in tables.items():
         for form, write in FORMS.items():
             write_text(folder / "tables" / f"{name}{SUFFIXES[form]}", write(table))
     write_text(folder / "table.md", to_markdown(tables["comparison"]))
-    views = {name: (TITLES[name], wide, narrow) for name, (_, wide, narrow) in drawn.items()}
+    views = {name: (TITLES[name], *figures) for name, figures in drawn.items()}
     write_text(folder / FILE, page(frames, tables, views, missing))
     return folder / FILE
 
@@ -86,13 +86,13 @@ def figures_for(frames: Frames) -> dict[str, Draw]:
         "learning-rate": rate_varies(runs),
         "time": True,
     }
-    options = {"loss": {"smooth": SMOOTH}}
+    options = {"loss": {"smooth": None}}
     return {name: partial(FIGURES[name], frames, **options.get(name, {})) for name in TITLES if wanted[name]}
 
 
-def _draw(draw: Draw) -> tuple[Figure, Figure, Figure]:
-    """For paper, for a wide page, for a narrow one."""
-    return draw(PAGE), draw(WEB_WIDE), draw(WEB_NARROW)
+def _draw(draw: Draw) -> tuple[Figure, Figure]:
+    """For paper and screens, and for phones."""
+    return draw(PAGE), draw(PHONE)
 
 
 def _made(makers: Mapping[str, Callable[[], Made]], missing: list[str]) -> dict[str, Made]:

@@ -8,7 +8,7 @@ const runs = [...document.querySelectorAll(".runs tbody tr")];
 // "± 0.7 %", "43.6 ± 1.0 %" and "1.05x" sort by their first number; what has none sorts as text, after the numbers.
 function keyOf(cell) {
   const text = cell.querySelector("summary")?.textContent ?? cell.textContent.trim();
-  const found = /^[±+]?\s*(-?\d+(\.\d+)?(e[-+]?\d+)?)/i.exec(text);
+  const found = /^[±+]?\s*(-?\d+(\.\d+)?(e[-+]?\d+)?)(?=$|x|\/s|\*|\s*[%±(]| (s|points|MiB)\b)/i.exec(text);
   return found ? [0, Number(found[1]), text] : [text === "" ? 2 : 1, 0, text];
 }
 

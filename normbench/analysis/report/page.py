@@ -12,7 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 import normbench
-from normbench.analysis.figures.style import WEB_NARROW, WEB_WIDE
+from normbench.analysis.figures.style import PAGE, PHONE
 from normbench.analysis.frames import Frames, settings_of_study
 from normbench.analysis.loading import shared_settings
 from normbench.analysis.provenance import distinct
@@ -20,9 +20,9 @@ from normbench.analysis.report.run_curves import HEIGHT, WIDTH, run_curves
 from normbench.analysis.report.summary import summary
 from normbench.analysis.report.svg import inline_svg
 from normbench.analysis.runfiles import at
-from normbench.analysis.tables import Table
+from normbench.analysis.tables.table import Table
 
-Views = Mapping[str, tuple[str, Figure, Figure]]  # title, wide figure, narrow figure for phones
+Views = Mapping[str, tuple[str, Figure, Figure]]  # title, figure, figure for phones
 FILTERS = {"norm": "norm", "batch_size": "batch size", "status": "status"}
 ENVIRONMENT = {
     "device": "hardware.device_name",
@@ -74,18 +74,18 @@ def page(frames: Frames, tables: Mapping[str, Table], figures: Views, missing: S
 
 
 def _views(runs: pd.DataFrame, figures: Views) -> dict[str, tuple[str, Markup, Markup, str]]:
-    """Title, wide and narrow SVG, and caption of each; a point leads to the first run of its norm and batch size."""
+    """Title, SVG, SVG for phones, and caption of each; a point leads to the first run of its norm and batch size."""
     first = runs.drop_duplicates(["norm", "batch_size"])
     keys = zip(first["norm"].astype(str), first["batch_size"].astype(str), strict=True)
     first_runs = dict(zip(keys, first["run"], strict=True))
     return {
         name: (
             title,
-            Markup(inline_svg(wide, name, WEB_WIDE, first_runs)),
-            Markup(inline_svg(narrow, f"{name}-narrow", WEB_NARROW, first_runs)),
-            str(wide.get_label()),
+            Markup(inline_svg(figure, name, PAGE, first_runs)),
+            Markup(inline_svg(phone, f"{name}-phone", PHONE, first_runs)),
+            str(figure.get_label()),
         )
-        for name, (title, wide, narrow) in figures.items()
+        for name, (title, figure, phone) in figures.items()
     }
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pandas as pd
 
 from normbench.analysis.choice import at_chosen_rate
-from normbench.analysis.crosstab import as_text
 from normbench.analysis.frames import Frames
-from normbench.analysis.pairs import compare, points
 from normbench.analysis.provenance import describe, distinct, settings_columns, unfinished
-from normbench.analysis.source_table import BATCH, CLAIMS, relative_time
 from normbench.analysis.stats import Estimate, mean_interval, paired_difference
-from normbench.analysis.tables import BASELINE
+from normbench.analysis.tables.crosstab import as_text
+from normbench.analysis.tables.pairs import Paired, every_pair, points
+from normbench.analysis.tables.source import BATCH, CLAIMS, relative_time
+from normbench.analysis.tables.table import BASELINE
 from normbench.errors import NormbenchError
 
 MOST = 12  # sentences of a kind
@@ -27,12 +28,20 @@ def summary(frames: Frames) -> list[str]:
     done = runs[runs["status"] == "done"]
     sentences = [_what(frames.runs)]
     if not done.empty:
-        for kind in (_leaders(done), _batch_sizes(done), _order(done), _times(frames)):
+        for kind in (_leaders(done, _pairs(done)), _batch_sizes(done), _order(done), _times(frames)):
             sentences += list(kind)[:MOST]
     ended = unfinished(frames.runs)
     sentences += [f"Not finished: {line}." for line in ended[:MOST]]
     sentences += [f"And {len(ended) - MOST} more kinds of runs that did not finish."] if len(ended) > MOST else []
     return sentences
+
+
+def _pairs(done: pd.DataFrame) -> list[Paired]:
+    """Every pair, or none where several runs of a norm have the same seed and settings."""
+    try:
+        return every_pair(done)
+    except NormbenchError:
+        return []
 
 
 def _what(runs: pd.DataFrame) -> str:
@@ -48,7 +57,7 @@ def _what(runs: pd.DataFrame) -> str:
     )
 
 
-def _leaders(done: pd.DataFrame) -> Iterator[str]:
+def _leaders(done: pd.DataFrame, pairs: Sequence[Paired]) -> Iterator[str]:
     """At each choice of settings: who reached the highest accuracy, and whether the lead over the next is decided.
 
     A norm counts with its best options.
@@ -61,21 +70,22 @@ def _leaders(done: pd.DataFrame) -> Iterator[str]:
         reached = mean_interval(group.loc[group["norm"] == first, "test_accuracy"].tolist())
         text = f"{where}, {first} reached the highest test accuracy, {as_text(reached, 'test_accuracy')}"
         text += f" ({_seeds(reached.n)})"
-        yield f"{text}{_lead(group, first, str(of_line.index[1]))}." if len(of_line) > 1 else f"{text}."
+        yield f"{text}{_lead(group, first, str(of_line.index[1]), pairs)}." if len(of_line) > 1 else f"{text}."
 
 
-def _lead(group: pd.DataFrame, first: str, second: str) -> str:
-    if group.duplicated(["norm", "seed"]).any():
+def _lead(group: pd.DataFrame, first: str, second: str, pairs: Sequence[Paired]) -> str:
+    """What the table of pairs says of these two, whose p-values are corrected for all pairs."""
+    here = group.iloc[0]
+    same = [pair for pair in pairs if all(here[name] == value for name, value in pair.settings.items())]
+    found = next((pair for pair in same if {pair.first, pair.second} == {first, second}), None)
+    if found is None:
         return f", before {second}"
-    try:
-        (paired,) = compare(group, first, second)
-    except NormbenchError:  # no seed in common
-        return f", before {second}"
-    estimate = paired.difference.estimate
+    estimate = found.difference.estimate
+    ahead = points(replace(estimate, mean=abs(estimate.mean)))
     if estimate.n == 1:
-        return f", {points(estimate)} before {second}; one seed decides nothing"
-    how = "more than chance explains" if paired.verdict == first else "undecided"
-    return f", {points(estimate)} before {second}, paired over {estimate.n} seeds, p = {paired.adjusted:.2g}: {how}"
+        return f", {ahead} before {second}; one seed decides nothing"
+    how = "more than chance explains" if found.verdict == first else "undecided"
+    return f", {ahead} before {second}, paired over {estimate.n} seeds, p = {found.adjusted:.2g}: {how}"
 
 
 def _batch_sizes(done: pd.DataFrame) -> Iterator[str]:

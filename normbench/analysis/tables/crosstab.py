@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.choice import at_chosen_rate
+from normbench.analysis.choice import at_chosen_rate, rate_varies
 from normbench.analysis.frames import KEYS, Frames
 from normbench.analysis.loading import COMPARABLE
 from normbench.analysis.provenance import caption, describe, distinct, settings_columns, unfinished
 from normbench.analysis.stats import Estimate, half_width_of_test_set, mean_interval
-from normbench.analysis.tables import Table, ended_otherwise
+from normbench.analysis.tables.table import Table, ended_otherwise
 from normbench.errors import NormbenchError, unknown
 
 NO_RUN = "no run"
@@ -36,17 +36,17 @@ def cross_table(frames: Frames, by: Sequence[str], metric: str = "test_accuracy"
     data = cells(frames, by, metric)
     uniform = data.loc[data["n"] > 0, "n"].nunique() <= 1
     shown = data.assign(cell=[_shown(cell, metric, uniform) for cell in data.to_dict("records")])
-    if len(by) > 1 and by[-1] == "lr" and metric == "val_accuracy":
+    if len(by) > 1 and by[-1] == "lr" and metric == "val_accuracy" and rate_varies(frames.runs):
         best = data.groupby(list(by[:-1]))[metric].transform("max") == data[metric]
         shown["cell"] += best.map({True: " (best)", False: ""})
     if len(by) == 1:
         wide = shown[[*by, "cell"]].rename(columns={"cell": title(metric)})
     else:
-        *rows, column = by
-        wide = shown.pivot_table(index=rows, columns=column, values="cell", aggfunc="first", sort=False, dropna=False)
-        wide = wide[sorted(wide.columns, key=lambda value: list(data[column].unique()).index(value))]
+        column = by[-1]
+        wide = shown.set_index(list(by))["cell"].unstack(column, fill_value=NO_RUN, sort=False)
+        wide = wide[[value for value in data[column].unique() if value in wide.columns]]
         wide.columns = pd.Index([describe({column: value}) for value in wide.columns])
-        wide = wide.fillna(NO_RUN).reset_index()
+        wide = wide.reset_index()
     wide = wide.rename(columns={name: name.replace("_", " ") for name in by}).astype(str)
     heading = f"{title(metric).capitalize()} by {' and '.join(name.replace('_', ' ') for name in by)}"
     basis = " ".join([caption(frames.runs), *_remarks(frames, data, by)])
@@ -62,8 +62,10 @@ def cells(frames: Frames, by: Sequence[str], metric: str = "test_accuracy") -> p
 
     Raises NormbenchError for a name that is no setting or metric, and where runs of one cell differ in more than seed.
     """
-    allowed = {"norm", "model", *COMPARABLE, *settings_columns(frames.runs)}
-    for name in by:
+    allowed = {"norm", *COMPARABLE, *settings_columns(frames.runs)}
+    for place, name in enumerate(by):
+        if name in by[:place]:
+            raise NormbenchError(f"--by {','.join(by)} names {name} twice")
         if name not in allowed:
             raise unknown("setting", name, sorted(allowed))
     runs = frames.runs if "lr" in by else at_chosen_rate(frames.runs)
@@ -134,7 +136,7 @@ def _remarks(frames: Frames, data: pd.DataFrame, by: Sequence[str]) -> Iterator[
 def _check_alike(settings: dict[str, Any], group: pd.DataFrame) -> None:
     """Raises where runs of one cell differ in more than their seed."""
     done = group[group["status"] == "done"]
-    for name in ("model", *COMPARABLE, *settings_columns(group)):
+    for name in ("norm", *COMPARABLE, *settings_columns(group)):
         if name not in settings and done[name].nunique() > 1:
             raise NormbenchError(
                 f"runs of {describe(settings)} differ in {name}: add it to --by, or choose with "

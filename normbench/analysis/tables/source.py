@@ -12,16 +12,18 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.crosstab import as_text, cells, final
+from normbench.analysis.choice import at_chosen_rate
 from normbench.analysis.frames import Frames
 from normbench.analysis.provenance import caption, unfinished
 from normbench.analysis.stats import Estimate, mean_interval
-from normbench.analysis.tables import BASELINE, NOT_MEASURED, Table
+from normbench.analysis.tables.crosstab import as_text, cells, final
+from normbench.analysis.tables.table import BASELINE, NOT_MEASURED, Table
 
 BATCH = 64
 SMALLEST = 1
 TIME = "train_seconds"
 ACCURACY = "test_accuracy"
+NOTHING = Estimate(math.nan, math.nan, 0)
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,12 @@ def source_table(frames: Frames) -> Table:
 def relative_time(frames: Frames, norm: str, batch_size: int = BATCH) -> Estimate | None:
     """The norm's training seconds per epoch over bn's at this batch size, by pairs of equal seed that ran alone.
 
-    None where there is no such pair.
+    None where there is no such pair, or a norm has several runs of one seed.
     """
-    runs = frames.runs[frames.runs["batch_size"] == batch_size]
+    runs = at_chosen_rate(frames.runs[frames.runs["batch_size"] == batch_size])
     seconds = runs.assign(seconds=runs["run"].map(final(frames, TIME))).dropna(subset="seconds")
+    if seconds.duplicated(["norm", "seed"]).any():
+        return None
     of = {name: group.set_index("seed")["seconds"].to_dict() for name, group in seconds.groupby("norm")}
     first, second = of.get(norm, {}), of.get(BASELINE, {})
     ratios = [first[seed] / second[seed] for seed in first.keys() & second.keys()]
@@ -66,32 +70,30 @@ def relative_time(frames: Frames, norm: str, batch_size: int = BATCH) -> Estimat
 
 
 def _row(frames: Frames, norm: str, claim: Claim) -> dict[str, object]:
-    at_batch, at_1 = (_accuracy(frames, norm, batch_size) for batch_size in (BATCH, SMALLEST))
     time = relative_time(frames, norm) if TIME in frames.metrics else None
     return {
         "norm": norm,
         "claimed_accuracy": claim.accuracy,
-        **_estimate("accuracy", at_batch),
+        **_estimate("accuracy", *_accuracy(frames, norm, BATCH)),
         "claimed_time": claim.relative_time,
-        **_estimate("time", time),
+        **_estimate("time", time or NOTHING),
         "claimed_at_batch_1": claim.at_batch_1,
-        **_estimate("at_batch_1", at_1),
+        **_estimate("at_batch_1", *_accuracy(frames, norm, SMALLEST)),
     }
 
 
-def _accuracy(frames: Frames, norm: str, batch_size: int) -> Estimate | str | None:
-    """What the norm reached; how its runs ended where none has finished; None where there is none."""
+def _accuracy(frames: Frames, norm: str, batch_size: int) -> tuple[Estimate, str]:
+    """What the norm reached, and how those of its runs ended that did not finish."""
     chosen = frames.runs[(frames.runs["norm"] == norm) & (frames.runs["batch_size"] == batch_size)]
     if chosen.empty:
-        return None
+        return NOTHING, ""
     cell = cells(replace(frames, runs=chosen), ["norm"]).iloc[0]
-    return Estimate(cell[ACCURACY], cell["half_width"], int(cell["n"])) if cell["n"] else str(cell["status"])
+    return Estimate(cell[ACCURACY], cell["half_width"], int(cell["n"])), str(cell["status"])
 
 
-def _estimate(name: str, measured: Estimate | str | None) -> dict[str, object]:
-    if isinstance(measured, Estimate):
-        return {name: measured.mean, f"{name}_half_width": measured.half_width, f"{name}_n": measured.n}
-    return {name: math.nan, f"{name}_half_width": math.nan, f"{name}_n": 0, f"{name}_status": measured or NOT_MEASURED}
+def _estimate(name: str, measured: Estimate, status: str = "") -> dict[str, object]:
+    figures = {name: measured.mean, f"{name}_half_width": measured.half_width, f"{name}_n": measured.n}
+    return figures | {f"{name}_status": status}
 
 
 def _shown(data: pd.DataFrame) -> pd.DataFrame:
@@ -110,10 +112,9 @@ def _shown(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def _measured(row: dict[Any, Any], name: str) -> str:
-    if not row[f"{name}_n"]:
-        return str(row[f"{name}_status"])
-    estimate = Estimate(*(row[key] for key in (name, f"{name}_half_width", f"{name}_n")))
-    if name == "time":
-        spread = "" if math.isnan(estimate.half_width) else f" ± {estimate.half_width:.2f}"
-        return f"{estimate.mean:.2f}{spread}x (n = {estimate.n})"
-    return f"{as_text(estimate, ACCURACY)} (n = {estimate.n})"
+    estimate, status = Estimate(*(row[key] for key in (name, f"{name}_half_width", f"{name}_n"))), row[f"{name}_status"]
+    if not estimate.n:
+        return status or NOT_MEASURED
+    spread = "" if math.isnan(estimate.half_width) else f" ± {estimate.half_width:.2f}"
+    text = f"{estimate.mean:.2f}{spread}x" if name == "time" else as_text(estimate, ACCURACY)
+    return f"{text} ({', '.join(filter(None, [f'n = {estimate.n}', status]))})"

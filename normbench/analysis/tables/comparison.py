@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pandas as pd
 
 from normbench.analysis.frames import Frames
 from normbench.analysis.provenance import caption, settings_columns, unfinished
 from normbench.analysis.stats import Estimate, half_width_of_test_set, mean_interval
-
-BASELINE = "bn"
-NONE_FINISHED = "none finished"
-NOT_MEASURED = "not measured"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as data, unrounded, and as people read it.
-
-    notes: what has no figure, and why; one line each.
-    """
-
-    title: str
-    data: pd.DataFrame
-    shown: pd.DataFrame
-    caption: str
-    notes: tuple[str, ...] = ()
+from normbench.analysis.tables.table import BASELINE, Table, ended_otherwise, figure, percent
 
 
 def comparison_table(frames: Frames) -> Table:
@@ -53,26 +35,6 @@ def comparison(runs: pd.DataFrame) -> pd.DataFrame:
         others = table.groupby(["norm", *(name for name in settings_columns(table) if name != "lr")], dropna=False)
         table["chosen"] = others["val_accuracy"].transform("max") == table["val_accuracy"]
     return table
-
-
-def ended_otherwise(runs: pd.DataFrame) -> str:
-    """How many runs without a result ended how: 1 diverged, 2 failed."""
-    ended = runs.loc[runs["status"] != "done", "status"].value_counts()
-    return ", ".join(f"{count} {state}" for state, count in ended.items())
-
-
-def percent(estimate: Estimate) -> str:
-    """An accuracy in percent, with its interval where there is one."""
-    if math.isnan(estimate.mean):
-        return NONE_FINISHED
-    if math.isnan(estimate.half_width):
-        return f"{100 * estimate.mean:.1f} %"
-    return f"{100 * estimate.mean:.1f} ± {100 * estimate.half_width:.1f} %"
-
-
-def figure(value: float, form: str) -> str:
-    """A figure in this format; not measured where there is none."""
-    return NOT_MEASURED if math.isnan(value) else form.format(value)
 
 
 def _shown(table: pd.DataFrame) -> pd.DataFrame:

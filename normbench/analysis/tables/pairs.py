@@ -10,10 +10,11 @@ from typing import Any
 
 import pandas as pd
 
+from normbench.analysis.choice import at_chosen_rate
 from normbench.analysis.frames import Frames
 from normbench.analysis.provenance import caption, settings_columns
 from normbench.analysis.stats import Difference, Estimate, holm, paired_difference
-from normbench.analysis.tables import Table
+from normbench.analysis.tables.table import Table
 from normbench.errors import NormbenchError, unknown
 
 METRIC = "test_accuracy"
@@ -57,8 +58,9 @@ def points(estimate: Estimate) -> str:
 def compare(runs: pd.DataFrame, first: str, second: str) -> list[Paired]:
     """First against second at every batch size, learning rate and other setting at which both have a seed in common.
 
-    P-values are Holm's, over all of these. Raises NormbenchError for a norm that no run has, for several runs of one
-    norm, seed and settings, and where there is nothing in common.
+    Where learning rates were chosen on held-out images, each norm is at its own. P-values are Holm's, over all of
+    these. Raises NormbenchError for a norm that no run has, for several runs of one norm, seed and settings, and where
+    there is nothing in common.
     """
     names = sorted(runs["norm"].dropna().unique())
     for norm in (first, second):
@@ -86,8 +88,10 @@ def pairs_table(frames: Frames) -> Table:
 
 
 def _compare_all(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[Paired]:
+    runs = at_chosen_rate(runs)
     done = runs[runs["status"] == "done"]
     settings = [name for name in settings_columns(runs) if not name.startswith("norm.")]
+    settings = [name for name in settings if name != "model" or runs[name].nunique() > 1]
     found: list[tuple[str, str, dict[str, Any], Difference]] = []
     for key, group in done.groupby(settings, sort=False, dropna=False):
         for first, second in pairs:

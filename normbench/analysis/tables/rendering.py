@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from normbench.analysis.tables import Table
+from normbench.analysis.tables.table import Table
 
 LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "<": r"\textless{}", ">": r"\textgreater{}"}
 LATEX |= {sign: f"\\{sign}" for sign in "%_&#${}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}

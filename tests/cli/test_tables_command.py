@@ -1,0 +1,274 @@
+"""normbench table, compare and plot as a user meets them: what they print, draw and refuse."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from normbench.compose import compose
+from normbench.config import RunConfig
+
+LeaveRun = Callable[..., Path]
+Run = Callable[..., tuple[int, str, str]]
+SWEEP = str(Path(__file__).parents[2] / "results" / "first-sweep")
+
+
+def config(norm: str, batch_size: int = 8, **settings: object) -> RunConfig:
+    given = {"norm": norm, "batch_size": batch_size, "data": "synthetic", "epochs": 2, "runtime.precision": "fp32"}
+    return compose([], given | settings)
+
+
+@pytest.fixture
+def runs(leave_run: LeaveRun, normbench: Run) -> None:
+    """Under results/runs: bn and gn with two seeds each at batch 8, bn at batch 4, and a gn there that diverged."""
+    for seed in (0, 1):
+        leave_run(config("bn", seed=seed), accuracy=0.5 + seed / 4, train_seconds=4.0)
+        leave_run(config("gn", seed=seed), accuracy=0.25 + seed / 2, train_seconds=5.0)
+    leave_run(config("bn", 4), accuracy=0.25)
+    leave_run(config("gn", 4), "diverged", "the loss of step 3 is nan", epochs=0)
+
+
+def rows_of(markdown: str) -> list[list[str]]:
+    """The cells of a Markdown table, its header first."""
+    lines = [line for line in markdown.splitlines() if line.startswith("|") and not line.startswith("|:")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+# table
+
+
+@pytest.mark.usefixtures("runs")
+def test_in_a_pipe_the_table_is_markdown_with_its_notes(normbench: Run) -> None:
+    code, out, err = normbench("table")
+    assert (code, err) == (0, "")
+    assert [row[:2] for row in rows_of(out)] == [
+        ["norm", "batch size"],
+        ["bn", "4"],
+        ["bn", "8"],
+        ["gn", "4"],
+        ["gn", "8"],
+    ]
+    assert out.endswith("\n- gn, batch size 4: 1 diverged: the loss of step 3 is nan\n")
+    assert "\x1b" not in out
+    assert normbench("table", "--markdown") == (0, out, "")
+    assert normbench("table", "results/runs") == (0, out, "")
+
+
+@pytest.mark.usefixtures("runs")
+def test_by_makes_a_cross_table_of_any_metric(normbench: Run) -> None:
+    _, out, _ = normbench("table", "--by", "norm,batch_size")
+    header, *rows = rows_of(out)
+    assert header == ["norm", "batch size 4", "batch size 8"]
+    assert [row[:2] for row in rows] == [["bn", "25.0 % (n = 1)"], ["gn", "1 diverged"]]
+    assert [row[2].split(" ±")[0] for row in rows] == ["62.5", "50.0"]
+    _, out, _ = normbench("table", "--by", "norm", "--metric", "train_seconds", "--where", "batch_size=8")
+    assert rows_of(out) == [["norm", "train seconds"], ["bn", "4.0 ± 0.0 s"], ["gn", "5.0 ± 0.0 s"]]
+
+
+@pytest.mark.usefixtures("runs")
+def test_source_puts_the_claims_beside_what_was_measured(normbench: Run) -> None:
+    code, out, err = normbench("table", "--source")
+    assert (code, err) == (0, "")
+    header, *rows = rows_of(out)
+    assert header[1:3] == ["accuracy claimed", "accuracy measured"]
+    assert [row[:3] for row in rows] == [
+        [norm, claimed, "not measured"]
+        for norm, claimed in {"bn": "92.3 %", "ln": "90.1 %", "in": "88.5 %", "gn": "91.7 %"}.items()
+    ]
+
+
+@pytest.mark.usefixtures("runs")
+def test_latex_and_csv_are_the_same_table(normbench: Run) -> None:
+    _, latex, _ = normbench("table", "--latex")
+    assert latex.startswith("\\begin{table}\n")
+    assert latex.count(r" \\") == 5
+    _, text, _ = normbench("table", "--csv")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert {(row["norm"], row["batch_size"]): row["test_accuracy"] for row in rows} == {
+        ("bn", "4"): "0.25",
+        ("bn", "8"): "0.625",
+        ("gn", "4"): "",
+        ("gn", "8"): "0.5",
+    }
+
+
+def on_terminal(folder: Path, *arguments: str) -> str:
+    """What the command prints to a terminal of 120 columns."""
+    terminal, end = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "120", "LINES": "50", "TERM": "xterm-256color"}
+    command = [sys.executable, "-m", "normbench", *arguments]
+    with subprocess.Popen(command, stdout=end, stderr=end, cwd=folder, env=environment) as process:
+        os.close(end)
+        shown = b""
+        try:
+            while part := os.read(terminal, 65536):
+                shown += part
+        except OSError:
+            pass
+        finally:
+            os.close(terminal)
+    assert process.returncode == 0, shown
+    return shown.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.usefixtures("runs")
+def test_on_a_terminal_the_table_is_drawn_and_markdown_only_when_asked(tmp_path: Path) -> None:
+    shown = on_terminal(tmp_path, "table", "--by", "norm,batch_size")
+    for corner in "┏┓┡┩└┘│":
+        assert corner in shown
+    assert "Test accuracy by norm and batch size" in shown
+    assert "- gn, batch size 4: 1 diverged: the loss of step 3 is nan" in shown
+    assert "| norm" not in shown
+    asked = on_terminal(tmp_path, "table", "--by", "norm,batch_size", "--markdown")
+    assert "┏" not in asked
+    assert asked.startswith("| norm")
+
+
+@pytest.mark.usefixtures("runs")
+def test_runs_of_another_precision_are_refused_unless_they_are_shown_apart(normbench: Run, leave_run: LeaveRun) -> None:
+    leave_run(config("bn", **{"runtime.precision": "bf16"}), accuracy=1.0)
+    code, out, err = normbench("table", "--where", "batch_size=8")
+    assert (code, out) == (2, "")
+    assert err == "normbench: runs of different precision: bf16, fp32; choose with --where precision=bf16\n"
+    code, out, err = normbench("table", "--where", "batch_size=8", "--by", "norm,precision")
+    assert (code, err) == (0, "")
+    header, *rows = rows_of(out)
+    assert sorted(header[1:]) == ["precision bf16", "precision fp32"]
+    bn, gn = (dict(zip(header, row, strict=True)) for row in rows)
+    assert bn["precision bf16"] == "100.0 % (n = 1)"
+    assert gn["precision bf16"] == "no run"
+    assert normbench("table", "--where", "batch_size=8", "--by", "norm")[0] == 2
+    assert normbench("table", "--where", "batch_size=8 and precision=fp32")[0] == 0
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_damaged_run_is_left_out_with_a_line_on_standard_error(normbench: Run, tmp_path: Path) -> None:
+    (broken,) = (tmp_path / "results" / "runs").glob("normresnet-bn-b4-*")
+    (broken / "metrics.csv").write_text("epoch,steps\n1,1.5\n")
+    code, out, err = normbench("table")
+    assert code == 0
+    assert err == f"left out: {Path('results/runs') / broken.name}: metrics.csv is damaged\n"
+    assert ["bn", "4"] not in [row[:2] for row in rows_of(out)]
+
+
+@pytest.mark.usefixtures("runs")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--markdown", "--latex"], "choose one of --markdown and --latex"),
+        (["--markdown", "--latex", "--csv"], "choose one of --markdown and --latex and --csv"),
+        (["--source", "--by", "norm"], "choose one of --by and --source"),
+        (["--metric", "test_loss"], "--metric needs --by: say by which settings, as --by norm,batch_size"),
+        (["--by", "norm,batch_size", "--metric", "test_los"], "unknown metric 'test_los': did you mean 'test_loss'?"),
+        (["--by", "nrom,batch_size"], "unknown setting 'nrom': did you mean 'norm'?"),
+        (["--by", ""], "unknown setting ''"),
+        (["--by", "norm,norm", "--where", "batch_size=8"], "norm"),
+        (["--by", "norm"], "runs of norm bn differ in batch_size: add it to --by, or choose with --where batch_size="),
+        (["--by", "batch_size"], "differ in norm: add it to --by, or choose with --where norm="),
+        (["--where", "norm=zz"], "no runs match norm=zz"),
+        (["nowhere"], "no runs in nowhere"),
+    ],
+)
+def test_bad_input_of_table_is_one_line_and_exit_code_2(normbench: Run, arguments: list[str], message: str) -> None:
+    code, out, err = normbench("table", *arguments)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+# compare
+
+
+@pytest.mark.usefixtures("runs")
+def test_compare_is_a_sentence_for_every_setting_in_common(normbench: Run) -> None:
+    code, out, err = normbench("compare", "bn", "gn")
+    assert (code, err) == (0, "")
+    assert out == (
+        "batch size 8, lr 0.001: bn - gn = +12.5 ± 158.8 points (95 % t interval, 2 seeds, paired), "
+        "p = 0.5: undecided.\n"
+    )
+    _, back, _ = normbench("compare", "gn", "bn", "--where", "seed=0")
+    assert back == "batch size 8, lr 0.001: gn - bn = -25.0 points at one seed: no interval, undecided.\n"
+
+
+@pytest.mark.usefixtures("runs")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bn", "gnn"], "unknown norm 'gnn': did you mean 'gn'?"),
+        (["bn"], "Missing argument 'second'"),
+        (["bn", "gn", "--where", "batch_size=4"], "bn and gn have no finished runs of the same seed and settings"),
+    ],
+)
+def test_bad_input_of_compare_is_one_line_and_exit_code_2(normbench: Run, arguments: list[str], message: str) -> None:
+    code, out, err = normbench("compare", *arguments)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+# plot
+
+
+@pytest.mark.parametrize("figure", ["loss", "accuracy", "batch-size"])
+def test_plot_draws_each_figure_that_the_runs_have(normbench: Run, tmp_path: Path, figure: str) -> None:
+    code, out, err = normbench("plot", figure, SWEEP)
+    assert (code, out, err) == (0, f"{figure}.svg\n", "")
+    drawn = (tmp_path / f"{figure}.svg").read_text()
+    assert "<svg" in drawn
+    assert len(re.findall(r"<path", drawn)) > 10
+
+
+@pytest.mark.parametrize(
+    ("suffix", "beginning"), [(".png", b"\x89PNG\r\n\x1a\n"), (".pdf", b"%PDF-"), (".svg", b"<?xml")]
+)
+def test_the_format_is_that_of_the_file_and_its_folder_is_made(
+    normbench: Run, tmp_path: Path, suffix: str, beginning: bytes
+) -> None:
+    name = f"new/batch{suffix}"
+    code, out, _ = normbench("plot", "batch-size", SWEEP, "--size", "column", "-o", name)
+    assert (code, out) == (0, f"{name}\n")
+    assert (tmp_path / name).read_bytes().startswith(beginning)
+
+
+def test_smoothing_changes_the_figure_of_losses(normbench: Run, tmp_path: Path) -> None:
+    one_size = [SWEEP, "--where", "batch_size=64"]
+    for name, smooth in {"raw": "1", "smooth": "3", "again": "3"}.items():
+        assert normbench("plot", "loss", *one_size, "--smooth", smooth, "-o", f"{name}.svg")[0] == 0
+    raw, smooth, again = ((tmp_path / f"{name}.svg").read_bytes() for name in ("raw", "smooth", "again"))
+    assert smooth == again
+    assert raw != smooth
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["los", SWEEP], "unknown figure 'los': did you mean 'loss'? allowed: accuracy, batch-size, "),
+        (["loss", SWEEP, "--size", "pgae"], "unknown size 'pgae': did you mean 'page'? allowed: column, page, slide"),
+        (["batch-size", SWEEP, "-o", "x.jpg"], "unknown format '.jpg': "),
+        (["batch-size", SWEEP, "-o", "x"], "unknown format 'x': "),
+        (["accuracy", SWEEP, "--smooth", "3"], "--smooth is for the figure loss, not for accuracy"),
+        (["loss", SWEEP, "--smooth", "0"], "--smooth 0: give the odd number of logged steps"),
+        (["time", SWEEP], "no times to compare: all runs shared the machine with others"),
+        (["learning-rate", SWEEP], "no figure against lr: all runs have 0.001"),
+        (["batch-size", SWEEP, "--where", "batch_size=8"], "no figure against batch_size: all runs have 8"),
+        (["loss", "nowhere"], "no runs in nowhere"),
+    ],
+)
+def test_bad_input_of_plot_is_one_line_and_exit_code_2_and_draws_nothing(
+    normbench: Run, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    code, out, err = normbench("plot", *arguments)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
