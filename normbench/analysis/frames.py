@@ -143,7 +143,18 @@ def _settings_that_vary(runs: Iterable[str], configs: Mapping[str, Mapping[str, 
     values = {key: [str(config.get(key, "")) for config in flat] for key in keys}
     norms = [config.get("norm.name") for config in flat]
     varying = {key: column for key, column in values.items() if len({*zip(norms, column, strict=True)}) > len({*norms})}
-    return {{"epochs": "planned_epochs"}.get(key, key): column for key, column in varying.items()}
+    return {
+        {"epochs": "planned_epochs"}.get(key, key): column
+        for key, column in varying.items()
+        if not _is_implied(column, varying.get(f"{key.split('.')[0]}.name"), key)
+    }
+
+
+def _is_implied(column: list[str], names: list[str] | None, key: str) -> bool:
+    """Whether a setting only says what the name of its group does: betas, where optim.name is adam or sgd."""
+    if names is None or key.endswith(".name"):
+        return False
+    return len({*zip(names, column, strict=True)}) == len({*names})
 
 
 def _without_places(config: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from normbench.rundir import SCHEMA_VERSION
 
 COMPARABLE = {"data": "data", "epochs": "epochs", "precision": "precision"}  # columns and what they are called
 NEEDED = {*RUNS} - {"val_accuracy"}
+NUMBERS = {"batch_size", "seed", "lr", "epochs", "test_accuracy", "test_loss", "train_loss", "epoch", "step", "loss"}
 TABLES = {"metrics.csv": METRICS, "steps.csv": STEPS}
 
 
@@ -26,7 +27,7 @@ def load_frames(paths: Sequence[Path], where: str | None = None) -> Frames:
     """The runs at `paths` for which `where` holds, each once; notes say which were left out, and why.
 
     A path is a run directory, a folder of them, a study's folder with its runs.csv, or that file. Raises NormbenchError
-    where there is no run at all.
+    where there is no run in one of them, or all are left out.
     """
     studies: dict[Path, Path] = {}
     directories: dict[str, Path] = {}
@@ -35,6 +36,8 @@ def load_frames(paths: Sequence[Path], where: str | None = None) -> Frames:
             studies[file.resolve()] = file
         else:
             found = [path] if (path / "config.yaml").exists() else [*run_dirs(path), *half_written(path)]
+            if not found:
+                raise NormbenchError(f"no runs in {path}")
             for run in found:
                 directories.setdefault(run.resolve().name, run)
     every = [*map(_read_study, studies.values()), read_frames(directories.values())]
@@ -62,7 +65,7 @@ def write_study(frames: Frames, folder: Path) -> None:
     for name, table in (("runs", frames.runs), ("metrics", frames.metrics), ("steps", frames.steps)):
         write_text(folder / f"{name}.csv", table.to_csv(index=False))
     write_json(folder / "env.json", frames.environments)
-    write_json(folder / "configs.json", _packed(frames.configs))
+    write_json(folder / "configs.json", _packed(frames.configs) | {"left_out": list(frames.notes)})
 
 
 def shared_settings(configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -79,37 +82,68 @@ def _packed(configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _read_study(file: Path) -> Frames:
+    """The files beside a runs.csv, each checked; raises RunFailure for the first that cannot be read."""
+    runs = _read(file, _read_runs, NEEDED)
+    metrics, steps = (_read(file.with_name(name), pd.read_csv, {"run", *columns}) for name, columns in TABLES.items())
+    environments = _read(file.with_name("env.json"), _read_json)
+    configs = _read(file.with_name("configs.json"), _read_configs)
+    if (runs["status"] == "done").any() and metrics.empty:
+        raise RunFailure(f"'{file.with_name('metrics.csv')}' cannot be read: it has no rows, and runs are done")
+    settings, notes = configs.get("settings", {}), configs.get("left_out", ())
+    return Frames(with_settings(runs, settings), metrics, steps, environments, settings, notes)
+
+
+def _read(file: Path, parse: Callable[[Path], Any], needed: Collection[str] = ()) -> Any:
+    """What `parse` makes of the file; an empty table or mapping where there is none."""
     try:
-        names = pd.read_csv(file, nrows=0).columns
-        if missing := NEEDED - {*names}:
+        if not file.exists():
+            return pd.DataFrame(columns=list(needed)) if needed else {}
+        if needed and not file.read_bytes().endswith(b"\n"):
+            raise ValueError("it ends within a row")
+        found = parse(file)
+        if missing := {*needed} - {*found}:
             raise ValueError(f"no column {min(missing)}")
-        runs = _read_runs(file, [name for name in names if is_setting(name) or name == "reason"])
-        metrics, steps = (_table(file.with_name(name), list(columns)) for name, columns in TABLES.items())
-        environments = _read_json(file.with_name("env.json"))
-        configs = _read_json(file.with_name("configs.json"))
-        if (version := configs.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
-            raise ValueError(f"schema {version}, this normbench reads {SCHEMA_VERSION}")
-        flat = {run: configs["shared"] | own for run, own in configs.get("runs", {}).items()}
+        if words := [
+            name for name in NUMBERS & {*found} if len(found) and not pd.api.types.is_numeric_dtype(found[name])
+        ]:
+            raise ValueError(f"{min(words)} is not a number everywhere")
     except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         raise RunFailure(f"'{file}' cannot be read: {str(error).splitlines()[0]}") from None
-    return Frames(with_settings(runs, flat), metrics, steps, environments, flat)
+    return found
 
 
-def _read_runs(file: Path, texts: list[str]) -> pd.DataFrame:
-    """The table of runs, where `nan` and `None` are words in the columns `texts` and nothing elsewhere."""
+def _read_runs(file: Path) -> pd.DataFrame:
+    """The table of runs, where `nan` and `None` are words in settings and reasons and nothing elsewhere."""
     names = pd.read_csv(file, nrows=0).columns
+    if missing_columns := NEEDED - {*names}:
+        raise ValueError(f"no column {min(missing_columns)}")
+    texts = [name for name in names if is_setting(name) or name == "reason"]
     missing = {name: ["", "nan"] for name in names if name not in texts}
     runs = pd.read_csv(file, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=missing)
-    return runs.assign(reason=runs["reason"].astype(object).where(runs["reason"] != "", None))
+    if "status" in runs and runs["status"].isna().any():
+        raise ValueError("a run without its status")
+    return (
+        runs.assign(reason=runs["reason"].astype(object).where(runs["reason"] != "", None))
+        if "reason" in runs
+        else runs
+    )
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    """A mapping of a schema that this normbench knows, and so those within it."""
+    content: dict[str, Any] = json.loads(file.read_text())
+    for part in (content, *content.values()):
+        version = part.get("schema_version", SCHEMA_VERSION) if isinstance(part, dict) else SCHEMA_VERSION
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"schema {version}, this normbench reads {SCHEMA_VERSION}")
     return content
 
 
-def _table(file: Path, columns: list[str]) -> pd.DataFrame:
-    return pd.read_csv(file) if file.exists() else pd.DataFrame(columns=["run", "norm", *columns])
+def _read_configs(file: Path) -> dict[str, Any]:
+    """Each run's settings, the shared ones put back, and the notes on what was left out."""
+    content = _read_json(file)
+    settings = {run: content["shared"] | own for run, own in content.get("runs", {}).items()}
+    return {"settings": settings, "left_out": tuple(content.get("left_out", ()))}
 
 
 def _joined(parts: Sequence[Frames]) -> Frames:

@@ -7,16 +7,16 @@ import pandas as pd
 from normbench.analysis.frames import settings_of_study
 
 
-def caption(runs: pd.DataFrame, *, test_set: bool = False) -> str:
-    """What a table of these runs rests on and how to read it; test_set: it has a column of that name."""
+def caption(runs: pd.DataFrame, *, test_set: bool = False, times: bool = False) -> str:
+    """What a table of these runs rests on and how to read it; test_set, times: it has columns of these."""
     done = runs[runs["status"] == "done"]
     if done.empty:
-        return f"None of {len(runs)} runs finished."
-    finished = f"{len(runs)} runs" if len(done) == len(runs) else f"{len(done)} of {len(runs)} runs finished"
+        return f"None of {counted(len(runs), 'run')} finished."
+    finished = counted(len(runs), "run") if len(done) == len(runs) else f"{len(done)} of {len(runs)} runs finished"
     floor = f"Test set: the 95 % interval that {distinct(runs, 'num_test')} test images leave of each. " * test_set
     return (
-        f"Data {distinct(runs, 'data')}, {distinct(done, 'epochs')} epochs, final epoch; {finished}, {_spread(done)} "
-        f"{floor}{_time_note(done)} "
+        f"Data {distinct(runs, 'data')}, {epochs(done)}, final epoch; {finished}, {_spread(done)} "
+        f"{floor}{_time_note(done) if times else ''}"
         f"{distinct(runs, 'device')}, threads: {distinct(runs, 'threads')}, {distinct(runs, 'precision')}, "
         f"torch {distinct(runs, 'torch')}, commit {commits(runs)}."
     )
@@ -37,9 +37,30 @@ def settings_columns(table: pd.DataFrame) -> list[str]:
     return ["model", "batch_size", "lr", *settings_of_study(table)]
 
 
+def labelled(runs: pd.DataFrame) -> pd.DataFrame:
+    """With the column `line`: the norm, and its options where any run differs in them."""
+    options = [name for name in settings_columns(runs) if name.startswith("norm.") and runs[name].nunique() > 1]
+    labels = [
+        f"{norm} {describe({str(name)[len('norm.') :]: value for name, value in given.items() if value != ''})}"
+        for norm, given in zip(runs["norm"], runs[options].to_dict("records"), strict=True)
+    ]
+    return runs.assign(line=[label.strip() for label in labels])
+
+
 def describe(settings: dict[str, object]) -> str:
     """Settings in words: batch size 8, lr 0.001, no num groups."""
     return ", ".join(_in_words(name.replace("_", " "), value) for name, value in settings.items())
+
+
+def counted(number: int, noun: str) -> str:
+    """1 run, 2 runs."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def epochs(runs: pd.DataFrame) -> str:
+    """5 epochs; 1 / 5 epochs where runs differ."""
+    values = distinct(runs, "epochs")
+    return f"{values} epoch{'s' * (values != '1')}"
 
 
 def distinct(runs: pd.DataFrame, column: str) -> str:
@@ -60,6 +81,7 @@ def commits(runs: pd.DataFrame) -> str:
 def _in_words(name: str, value: object) -> str:
     if value == "":
         return f"no {name}"
+    name = name.removesuffix(".name")
     return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
 
 
@@ -81,6 +103,6 @@ def _time_note(runs: pd.DataFrame) -> str:
     """How the times are to be read; those of runs that shared the machine are not there to be read."""
     shared = runs["concurrent_runs"] > 1
     if shared.all():
-        return "No times are compared: the runs shared the machine."
-    note = "Time per epoch is the median over the epochs' training seconds, without evaluation"
-    return f"{note}; runs that shared the machine are left out of it." if shared.any() else f"{note}."
+        return "No times are compared: the runs shared the machine. "
+    note = "Time per epoch is the median of the epochs' training seconds, without evaluation; ratios are of equal seeds"
+    return f"{note}; runs that shared the machine are left out of it. " if shared.any() else f"{note}. "

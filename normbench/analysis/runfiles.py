@@ -39,8 +39,9 @@ class RunFiles:
 
 
 def run_dirs(folder: Path) -> list[Path]:
-    """The run directories in `folder`, by name: those with a config.yaml."""
-    return sorted(path.parent for path in folder.glob("*/config.yaml") if not path.parent.name.startswith("."))
+    """The run directories in `folder`, by name, b8 before b64: those with a config.yaml."""
+    found = [path.parent for path in folder.glob("*/config.yaml") if not path.parent.name.startswith(".")]
+    return sorted(found, key=lambda path: [(len(part), part) for part in re.split(r"(?<=\D)(?=\d)|-", path.name)])
 
 
 def half_written(folder: Path) -> list[Path]:

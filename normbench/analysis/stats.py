@@ -34,7 +34,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean difference over `n` pairs, its interval, and the p-value of no difference; nan for a single pair."""
+    """The mean difference over `n` pairs, its interval, and the p-value of no difference.
+
+    nan for a single pair, and for differences that are all the same and not 0: they have no spread to judge by.
+    """
 
     estimate: Estimate
     p_value: float
@@ -73,9 +76,15 @@ def paired_difference(
     from scipy.special import stdtr
 
     error = _standard_error(differences, estimate.mean)
-    if error == 0:
-        return Difference(estimate, 1.0 if estimate.mean == 0 else 0.0)
+    if error <= 1e-12:  # equal differences, as collapsed networks give: no spread to judge by
+        return Difference(estimate, 1.0 if estimate.mean == 0 else math.nan)
     return Difference(estimate, float(2 * stdtr(estimate.n - 1, -abs(estimate.mean) / error)))
+
+
+def paired_ratio(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate | None:
+    """The mean of first over second at the keys (seeds) that both have, with its interval; None where there is none."""
+    ratios = [first[key] / second[key] for key in sorted(first.keys() & second.keys())]
+    return mean_interval(ratios) if ratios else None
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

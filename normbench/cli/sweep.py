@@ -118,6 +118,7 @@ def _carry_out(plan: Plan, open_runs: list[RunConfig], launcher: Launcher, outpu
     from normbench.analysis.tables.comparison import comparison_table
     from normbench.analysis.tables.rendering import to_markdown
     from normbench.comparison import read_runs
+    from normbench.environment import command
     from normbench.sweep import exit_code, run_plan, summary
 
     if output is not None and output.exists() and not output.is_dir():
@@ -129,7 +130,7 @@ def _carry_out(plan: Plan, open_runs: list[RunConfig], launcher: Launcher, outpu
     if not frames.runs.empty:
         print(f"\n{to_markdown(comparison_table(frames))}")
         if output is not None:
-            print(f"report: {write_report(frames, output)}\n", flush=True)
+            print(f"report: {write_report(frames, output, command())}\n", flush=True)
     for line in summary(plan, again()):
         print(line)
     sys.exit(exit_code(plan))

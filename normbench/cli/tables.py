@@ -81,7 +81,9 @@ def plot(
         Path | None, typer.Option("--output", "-o", help="FILE.svg, .png or .pdf.  [default: FIGURE.svg]")
     ] = None,
     size: Annotated[str, typer.Option(help="column, page or slide")] = "page",
-    smooth: Annotated[int, typer.Option(help="loss: logged steps in a running mean, odd; 1 for none.")] = 1,
+    smooth: Annotated[
+        int | None, typer.Option(help="loss: logged steps in a running mean, odd; 1 for none.  [default: up to 9]")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Draw one figure of the runs.
@@ -95,7 +97,7 @@ def plot(
 
     if figure not in FIGURES:
         raise unknown("figure", figure, FIGURES)
-    if smooth != 1 and figure != "loss":
+    if smooth is not None and figure != "loss":
         raise NormbenchError(f"--smooth is for the figure loss, not for {figure}")
     chosen, path = size_called(size), output or Path(f"{figure}.svg")
     options = {"smooth": smooth} if figure == "loss" else {}
@@ -115,9 +117,12 @@ def report(
     normbench report -o results/table
     normbench report results/first-sweep --where 'norm=bn,gn' -o /tmp/two-norms
     """
-    from normbench.analysis.report import write_report
+    from normbench.analysis.report import check_folder, write_report
+    from normbench.environment import command
 
-    print(write_report(_load(runs, where), output))
+    frames = _load(runs, where)
+    check_folder(output, frames)
+    print(write_report(frames, output, command()))
 
 
 def _table(frames: Frames, by: str | None, metric: str, *, source: bool) -> Table:
@@ -129,7 +134,7 @@ def _table(frames: Frames, by: str | None, metric: str, *, source: bool) -> Tabl
         raise NormbenchError("choose one of --by and --source")
     if source:
         return source_table(frames)
-    return comparison_table(frames) if by is None else cross_table(frames, by.split(","), metric)
+    return comparison_table(frames) if by is None else cross_table(frames, _names(by), metric)
 
 
 def _load(paths: list[Path] | None, where: str | None, by: str = "") -> Frames:
@@ -139,5 +144,9 @@ def _load(paths: list[Path] | None, where: str | None, by: str = "") -> Frames:
     frames = load_frames([path.expanduser() for path in paths or DEFAULT_RUNS], where)
     for note in frames.notes:
         print(note, file=sys.stderr)
-    check_comparable(frames.runs, apart=by.split(","))
+    check_comparable(frames.runs, apart=_names(by))
     return frames
+
+
+def _names(by: str) -> list[str]:
+    return [name.strip() for name in by.split(",")]

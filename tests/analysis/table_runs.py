@@ -33,6 +33,7 @@ def one_run(
         "steps": 10 * epochs,
         "lr": np.full(len(each), lr),
         "train_loss": 2.0 / epochs,
+        "train_accuracy": accuracy * epochs / len(each) / 2,
         "test_loss": 1.0 + accuracy / epochs,
         "test_accuracy": accuracy * epochs / len(each),
         "train_seconds": each,

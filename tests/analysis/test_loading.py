@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from table_runs import in_frames, one_run
 
+from normbench.analysis.choice import at_chosen_rate, chosen_rates
 from normbench.analysis.frames import Frames, read_frames
 from normbench.analysis.loading import check_comparable, load_frames, shared_settings, write_study
 from normbench.analysis.report import tables_for
 from normbench.analysis.report.summary import summary
-from normbench.analysis.runfiles import refused_run, run_dirs
+from normbench.analysis.runfiles import RunFiles, refused_run, run_dirs
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.rendering import to_csv, to_latex, to_markdown
 from normbench.errors import NormbenchError, RunFailure
@@ -198,7 +201,7 @@ def test_configurations_that_cannot_be_read_are_named_with_their_study(
 ) -> None:
     write_study(read_frames([write_run(BN)]), tmp_path / "out")
     (tmp_path / "out" / "configs.json").write_text(content)
-    with pytest.raises(RunFailure, match=r"runs\.csv' cannot be read: "):
+    with pytest.raises(RunFailure, match=r"configs\.json' cannot be read: "):
         load_frames([tmp_path / "out"])
 
 
@@ -312,3 +315,66 @@ def test_more_epochs_cost_no_more_calls(write_run: WriteRun, tmp_path: Path, cou
         frames = read_frames(run_dirs(folder))
         assert (len(frames.runs), len(frames.metrics), len(frames.steps)) == (100, 100 * epochs, 1000 * epochs)
     assert counts[0] == counts[1] > 100
+
+
+# Files of a study that are not whole
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        ("metrics.csv", lambda text: text[:-9], r"metrics\.csv' cannot be read: it ends within a row"),
+        ("metrics.csv", lambda text: text.replace("train_loss", "x"), r"metrics\.csv' .* no column train_loss"),
+        ("metrics.csv", lambda text: "", r"metrics\.csv' cannot be read: it ends within a row"),
+        ("runs.csv", lambda text: text.replace(",done,", ",,"), r"runs\.csv' cannot be read: a run without its status"),
+        ("runs.csv", lambda text: text.replace(",64,", ",many,"), r"runs\.csv' .* batch_size is not a number"),
+        (
+            "env.json",
+            lambda text: text.replace('"started"', '"schema_version": 2, "started"', 1),
+            r"env\.json' .* schema 2",
+        ),
+        ("env.json", lambda text: text[: len(text) // 2], r"env\.json' cannot be read"),
+    ],
+)
+def test_a_file_of_a_study_that_is_not_whole_is_named(
+    tmp_path: Path, name: str, spoil: Callable[[str], str], message: str
+) -> None:
+    shutil.copytree(STUDY, tmp_path / "study")
+    file = tmp_path / "study" / name
+    text = file.read_text().replace('"schema_version": 1,', "")
+    file.write_text(spoil(text))
+    with pytest.raises(RunFailure, match=message):
+        load_frames([tmp_path / "study"])
+
+
+def test_done_runs_without_any_row_of_metrics_are_refused(tmp_path: Path) -> None:
+    shutil.copytree(STUDY, tmp_path / "study")
+    (tmp_path / "study" / "metrics.csv").unlink()
+    with pytest.raises(RunFailure, match=r"metrics\.csv' cannot be read: it has no rows"):
+        load_frames([tmp_path / "study"])
+
+
+def test_one_place_without_runs_among_several_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NormbenchError, match=r"no runs in .*nowhere"):
+        load_frames([STUDY, tmp_path / "nowhere"])
+
+
+def test_batch_8_comes_before_batch_64(write_run: WriteRun, tmp_path: Path) -> None:
+    for batch_size in (64, 8, 1, 128):
+        write_run(f"normresnet-bn-b{batch_size}-s0-{'0' * 12}")
+    assert load_frames([tmp_path / "runs"]).runs["batch_size"].tolist() == [1, 8, 64, 128]
+
+
+def test_a_rate_at_which_seeds_diverged_is_not_chosen() -> None:
+    def run(seed: int, rate: float, state: str, held_out: float) -> RunFiles:
+        return one_run("bn", 0.5, seed=seed, lr=rate, held_out=held_out, state=state)
+
+    runs = [
+        run(0, 0.1, "done", 0.9),
+        run(1, 0.1, "diverged", 0.0),
+        run(0, 0.01, "done", 0.6),
+        run(1, 0.01, "done", 0.6),
+    ]
+    frames = in_frames(*runs)
+    assert at_chosen_rate(frames.runs)["run"].tolist() == [one.run for one in runs[2:]]
+    assert "bn 0.01" in chosen_rates(frames.runs)

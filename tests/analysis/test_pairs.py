@@ -56,7 +56,7 @@ def test_a_sentence_carries_interval_seeds_and_p_value() -> None:
     (found,) = compare(runs(gn=[0.70, 0.71, 0.72], bn=[0.60, 0.612, 0.618]), "gn", "bn")
     assert found.sentence() == (
         "batch size 64, lr 0.001: gn - bn = +10.0 ± 0.5 points (95 % t interval, 3 seeds, paired), "
-        "p = 0.00013: gn is better."
+        "p < 0.001: gn is better."
     )
 
 
@@ -164,3 +164,14 @@ def test_the_table_of_pairs_has_a_row_each_and_settings_only_where_they_vary() -
 def test_where_no_two_norms_share_a_seed_there_is_no_table_of_pairs() -> None:
     with pytest.raises(NormbenchError, match="no two norms have a finished run of the same seed and settings"):
         pairs_table(in_frames(one_run("bn", seed=0), one_run("gn", seed=1)))
+
+
+def test_equal_differences_are_no_spread_to_judge_by() -> None:
+    (found,) = compare(runs(gn=[0.72, 0.82, 0.62], bn=[0.70, 0.80, 0.60]), "gn", "bn")
+    assert found.verdict == "undecided"
+    assert found.sentence().endswith("the same at 3 seeds: no spread to judge by, undecided.")
+
+
+def test_a_norm_is_not_compared_with_itself() -> None:
+    with pytest.raises(NormbenchError, match="gn and gn are the same norm: name two"):
+        compare(runs(gn=[0.7], bn=[0.6]), "gn", "gn")

@@ -14,19 +14,22 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_up_runs import COMMAND, write_runs
 
+from normbench.analysis.choice import rate_varies
 from normbench.analysis.figures import FIGURES
 from normbench.analysis.frames import Frames, read_frames
 from normbench.analysis.loading import load_frames, write_study
-from normbench.analysis.report import write_report
+from normbench.analysis.report import check_folder, write_report
 from normbench.analysis.report.page import page
 from normbench.analysis.report.run_curves import HEIGHT, MOST_POINTS, WIDTH, path
 from normbench.analysis.report.summary import MOST, summary
 from normbench.analysis.runfiles import refused_run
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.pairs import every_pair
+from normbench.errors import NormbenchError
 
 NASTY = "<script>alert(1)</script>&\"'"
 REFUSED = "normresnet-in-b1-s0-ffffffffffff"
@@ -263,7 +266,9 @@ def test_drawings_tables_and_fields_have_names(written: Report) -> None:
     roles = [element for element in found.named("svg") if "role" in element.attributes]
     assert [svg.attributes for svg in roles if not svg.attributes.get("aria-label")] == []
     assert len(roles) == len(found.named("svg"))
-    assert [select.ancestors[-1] for select in found.named("select")] == ["label"] * 3
+    assert [select.ancestors[-1] for select in found.named("select")] == ["label"] * (
+        3 + rate_varies(written.frames.runs)
+    )
     assert {th.attributes.get("scope") for th in found.named("th")} == {"col", "row"}
     assert all(th.attributes["scope"] == ("col" if "thead" in th.ancestors else "row") for th in found.named("th"))
     assert found.named("html")[0].attributes == {"lang": "en"}
@@ -338,7 +343,7 @@ def test_runs_that_cannot_be_read_are_named_on_the_page(tmp_path: Path) -> None:
     (broken / "metrics.csv").write_text("epoch,steps\n1,2,3\n")
     text = page(load_frames([runs]), {}, {}, [])
     notes = [item.text for item in Page(text).named("li")]
-    assert f"left out: {broken}: metrics.csv is damaged" in notes
+    assert f"{broken}: metrics.csv is damaged" in notes
     assert f"run-{broken.name}" not in text
 
 
@@ -434,14 +439,21 @@ def test_the_change_from_the_largest_to_the_smallest_batch_size_is_taken_seed_by
     }
 
 
-def test_the_order_of_the_source_is_compared_with_the_measured_one(tmp_path: Path) -> None:
-    frames = load_frames([write_runs(tmp_path, ("bn", "gn", "in", "ln"))])
-    for order, word in ((["bn", "gn", "ln", "in"], "the same"), (["ln", "bn", "gn", "in"], "another")):
-        runs = frames.runs.assign(test_accuracy=[0.9 - 0.1 * order.index(norm) for norm in frames.runs["norm"]])
+def test_the_order_of_the_source_stands_beside_the_measured_one_and_what_of_it_is_decided(tmp_path: Path) -> None:
+    frames = load_frames([write_runs(tmp_path, ("bn", "gn", "in", "ln"), seeds=range(4))])
+    order = ["ln", "bn", "gn", "in"]
+    spread = {0: 0.0, 1: 0.001, 2: 0.0, 3: -0.001}
+    for gap, decided in ((0.1, "ln > bn, bn > gn, gn > in"), (0.0001, "none")):
+        accuracies = [
+            0.9 - gap * order.index(norm) + spread[(seed + order.index(norm)) % 4]
+            for norm, seed in zip(frames.runs["norm"], frames.runs["seed"], strict=True)
+        ]
         assert (
-            f"The source's order at batch 64 is bn > gn > ln > in; measured here is {word}, {' > '.join(order)}, "
-            "its smallest gap being +10.0 points."
-        ) in summary(replace(frames, runs=runs))
+            "The source's order at batch 64 is bn > gn > ln > in. The means here stand as ln > bn > gn > in; of these "
+            f"steps are decided: {decided}."
+        ) in summary(replace(frames, runs=frames.runs.assign(test_accuracy=accuracies)))
+    mixed = pd.concat([frames.runs, frames.runs.assign(run="again")])
+    assert not [one for one in summary(replace(frames, runs=mixed)) if one.startswith("The source's order")]
 
 
 def test_one_seed_decides_nothing(tmp_path: Path) -> None:
@@ -513,3 +525,48 @@ def test_a_curve_leaves_out_what_is_no_number_and_a_single_value_can_be_seen() -
     assert path(np.array([np.nan, 0.5, np.inf]), 0, 1).count(",") == 2
     assert path(np.array([]), 0, 1) == ""
     assert path(np.array([np.nan]), 0, 1) == ""
+
+
+# Where a report may be written
+
+
+def test_a_report_does_not_hide_runs_nor_drop_those_of_a_study(tmp_path: Path) -> None:
+    runs = write_runs(tmp_path / "runs", seeds=(0, 1))
+    frames = load_frames([runs])
+    with pytest.raises(NormbenchError, match=r"--output: '.*runs' holds run directories"):
+        check_folder(runs, frames)
+    write_report(frames, tmp_path / "study")
+    check_folder(tmp_path / "study", frames)
+    with pytest.raises(NormbenchError, match=r"--output: '.*study' holds runs that are not in this report"):
+        check_folder(tmp_path / "study", load_frames([runs], "norm=bn"))
+    (tmp_path / "file").touch()
+    with pytest.raises(NormbenchError, match=r"--output: '.*file' is not a folder"):
+        check_folder(tmp_path / "file", frames)
+
+
+def test_a_report_leaves_no_table_or_figure_of_an_earlier_one(tmp_path: Path) -> None:
+    write_report(load_frames([write_runs(tmp_path / "many", batch_sizes=(8, 64))]), tmp_path / "out")
+    (tmp_path / "out" / "tables" / "mine.md").write_text("kept")
+    write_report(load_frames([write_runs(tmp_path / "one", norms=("bn",))]), tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").glob("batch-size.*")} == set()
+    assert {path.stem for path in (tmp_path / "out" / "tables").iterdir()} == {"comparison", "source", "mine"}
+
+
+def test_the_page_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    frames = load_frames([write_runs(tmp_path / "runs")])
+    assert "normbench report a&lt;b -o c" in page(frames, {}, {}, [], "normbench report a<b -o c")
+
+
+def test_a_note_on_what_was_left_out_is_in_the_report_of_a_report(tmp_path: Path) -> None:
+    runs = write_runs(tmp_path / "runs", seeds=(0, 1))
+    broken = sorted(runs.iterdir())[0]
+    (broken / "config.yaml").write_text("norm: {")
+    write_report(load_frames([runs]), tmp_path / "out")
+    assert load_frames([tmp_path / "out"]).notes == (f"left out: {broken}: config.yaml is damaged",)
+
+
+def test_options_of_a_norm_are_norms_of_their_own_to_the_summary(tmp_path: Path) -> None:
+    options = {"gn": [{"norm": {"num_groups": groups}} for groups in (2, 16)]}
+    frames = load_frames([write_runs(tmp_path / "runs", ("gn",), seeds=(0, 1), settings=options)])
+    (sentence,) = [one for one in summary(frames) if one.startswith("At the settings of these runs")]
+    assert re.search(r"gn num groups (2|16) reached .*\(2 seeds\), before gn num groups (2|16)\.$", sentence)

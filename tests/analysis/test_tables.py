@@ -80,7 +80,7 @@ def test_the_markdown_table_says_what_its_figures_rest_on() -> None:
         "\n"
         "Data cifar10-jpeg, 5 epochs, final epoch; 2 runs, one seed each, so nothing is said of the spread over seeds. "
         "Test set: the 95 % interval that 10000 test images leave of each. "
-        "Time per epoch is the median over the epochs' training seconds, without evaluation. "
+        "Time per epoch is the median of the epochs' training seconds, without evaluation; ratios are of equal seeds. "
         "a processor, threads: 2, fp32, torch 2.15.0, commit 0123456789ab.\n"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -10,9 +11,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from normbench.analysis.figures.layout import RowsOf, basis, by_line, by_panel, finished, labelled, link
-from normbench.analysis.figures.style import PAGE, Size, add_caption, add_labels, drawing, is_first, panels, styles
+from normbench.analysis.figures.layout import RowsOf, basis, by_line, by_panel, finished, link
+from normbench.analysis.figures.style import (
+    PAGE,
+    PAPER,
+    Size,
+    add_caption,
+    add_labels,
+    drawing,
+    is_first,
+    panels,
+    styles,
+)
 from normbench.analysis.frames import Frames
+from normbench.analysis.provenance import labelled
 from normbench.errors import NormbenchError
 
 Facet = tuple[str, pd.DataFrame]
@@ -20,7 +32,7 @@ MARKED = 6  # markers on a long line
 MOST_SMOOTHED = 9  # logged steps
 
 
-def loss(frames: Frames, size: Size = PAGE, smooth: int | None = 1) -> Figure:
+def loss(frames: Frames, size: Size = PAGE, smooth: int | None = None) -> Figure:
     """Training loss of logged steps against the step, all norms in one panel: the mean over their seeds.
 
     smooth: logged steps in a centred running mean, the raw line staying behind it, faint; an odd number, 1 for the raw
@@ -29,7 +41,7 @@ def loss(frames: Frames, size: Size = PAGE, smooth: int | None = 1) -> Figure:
     """
     if smooth is not None and (smooth < 1 or smooth % 2 == 0):
         raise NormbenchError(f"--smooth {smooth}: give the odd number of logged steps to average over, 1 for none")
-    frames = labelled(frames)
+    frames = replace(frames, runs=labelled(frames.runs))
     colours = styles(frames.runs["line"].unique())
     frames = finished(frames)
     if frames.steps.empty:
@@ -52,7 +64,7 @@ def loss(frames: Frames, size: Size = PAGE, smooth: int | None = 1) -> Figure:
 
 def accuracy(frames: Frames, size: Size = PAGE) -> Figure:
     """Loss and accuracy by epoch, in training (dashed) and on the test set (solid), with a band over seeds."""
-    frames = labelled(frames)
+    frames = replace(frames, runs=labelled(frames.runs))
     colours = styles(frames.runs["line"].unique())
     frames = finished(frames)
     with drawing(size):
@@ -67,6 +79,8 @@ def accuracy(frames: Frames, size: Size = PAGE) -> Figure:
                 _epoch_line(ax, of_line, f"test_{what}", colours[label], "-", label).set_url(link(runs, label))
             _finish(ax, title, "epoch", "loss (nats)" if what == "loss" else "accuracy (%)")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if runs["epochs"].max() == 1:
+                ax.set_xlim(0.5, 1.5)
         add_labels(figure, axes, size)
         band = "Lines: mean over seeds; bands: lowest to highest." if frames.runs["seed"].nunique() > 1 else ""
         add_caption(figure, basis(frames, "Solid: test set; dashed: training, as the epoch went.", band), size)
@@ -83,10 +97,9 @@ def _width(smooth: int | None, length: int) -> int:
 
 
 def _how_smooth(widths: Sequence[int]) -> str:
-    averaged = sorted({width for width in widths if width > 1})
-    if not averaged:
+    if max(widths) == 1:
         return "Single logged steps."
-    span = " to ".join(str(width) for width in dict.fromkeys((averaged[0], averaged[-1])))
+    span = f"{max(widths)}" if min(widths) == max(widths) else f"up to {max(widths)}"
     return f"Bold: running mean of {span} logged steps; faint: each."
 
 
@@ -108,7 +121,10 @@ def _epoch_line(ax: Axes, metrics: pd.DataFrame, name: str, style: tuple[str, st
     every = max(1, len(over) // MARKED)
     if (over["size"] > 1).any():
         ax.fill_between(over.index, over["min"], over["max"], color=colour, alpha=0.15, linewidth=0)
-    return ax.plot(over.index, over["mean"], line, color=colour, marker=marker, markevery=every, label=label)[0]
+    (drawn,) = ax.plot(over.index, over["mean"], line, color=colour, marker=marker, markevery=every, label=label)
+    if line == "--":
+        drawn.set_markerfacecolor(PAPER)
+    return drawn
 
 
 def _finish(ax: Axes, title: str, x: str, y: str) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from normbench.analysis.choice import at_chosen_rate
 from normbench.analysis.frames import Frames
-from normbench.analysis.provenance import commits, describe, distinct, settings_columns
+from normbench.analysis.provenance import commits, counted, describe, distinct, epochs, settings_columns
 from normbench.errors import NormbenchError
 
 MAX_PANELS = 24
@@ -45,17 +45,6 @@ def by_panel(runs: pd.DataFrame, x: str | None = None) -> list[tuple[str, pd.Dat
     return found
 
 
-def labelled(frames: Frames) -> Frames:
-    """With the column `line` in the runs: the norm, and its options where any run differs in them."""
-    runs = frames.runs
-    options = [name for name in settings_columns(runs) if name.startswith("norm.") and runs[name].nunique() > 1]
-    labels = [
-        f"{norm} {describe({str(name)[len('norm.') :]: value for name, value in given.items() if value != ''})}"
-        for norm, given in zip(runs["norm"], runs[options].to_dict("records"), strict=True)
-    ]
-    return replace(frames, runs=runs.assign(line=[label.strip() for label in labels]))
-
-
 def by_line(runs: pd.DataFrame) -> dict[str, list[str]]:
     """The ids of the runs of each line, in the order of the runs."""
     return {str(label): group["run"].tolist() for label, group in runs.groupby("line", sort=False)}
@@ -75,20 +64,23 @@ class RowsOf:
 
 def basis(frames: Frames, *remarks: str) -> str:
     """The caption: data, settings that do not vary, seeds, device, versions, commit, and how to read the figure."""
-    runs = frames.runs
+    runs = frames.runs[frames.runs["status"] == "done"]
+    lost = len(frames.runs) - len(runs)
     constant = {name: runs[name].iloc[0] for name in ("batch_size", "lr") if runs[name].nunique() == 1}
     seeds = runs["seed"].nunique()
     parts = [
-        f"Data {distinct(runs, 'data')}, {distinct(runs, 'epochs')} epochs",
+        f"Data {distinct(runs, 'data')}, {epochs(runs)}",
         describe(constant),
-        f"{len(runs)} runs, {'one seed' if seeds == 1 else f'{seeds} seeds'}",
+        counted(len(runs), "run") + f" ({lost} more did not finish)" * (lost > 0),
+        "one seed" if seeds == 1 else f"{seeds} seeds",
         f"{distinct(runs, 'device')}, {distinct(runs, 'precision')}, torch {distinct(runs, 'torch')}",
         f"commit {commits(runs)}.",
     ]
     return " ".join([", ".join(filter(None, parts)), *remarks])
 
 
-def link(runs: pd.DataFrame, label: str) -> str | None:
-    """Where a page shows the runs behind a line or point: those of this norm at the batch size that `runs` share."""
-    sizes = runs["batch_size"].unique()
-    return f"#runs:{label.split()[0]}:{sizes[0]}" if len(sizes) == 1 else None
+def link(runs: pd.DataFrame, label: str, settings: Sequence[str] = ("batch_size",)) -> str:
+    """Where a page shows the runs behind a line or point: those of this norm, and of the `settings` that they share."""
+    shared = {name: runs[name].iloc[0] for name in settings if runs[name].nunique() == 1}
+    told = {"norm": label.split()[0]} | shared
+    return f"#runs:{';'.join(f'{name}={value}' for name, value in told.items())}"

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from normbench.analysis.choice import at_chosen_rate
-from normbench.analysis.figures.layout import basis, by_line, by_panel, finished, labelled, link
+from normbench.analysis.figures.layout import basis, by_line, by_panel, finished, link
 from normbench.analysis.figures.style import (
     PAGE,
     Size,
@@ -26,13 +26,14 @@ from normbench.analysis.figures.style import (
     styles,
 )
 from normbench.analysis.frames import Frames
-from normbench.analysis.stats import Estimate, mean_interval
+from normbench.analysis.provenance import labelled
+from normbench.analysis.stats import Estimate, mean_interval, paired_ratio
 from normbench.analysis.tables.crosstab import final
-from normbench.analysis.tables.table import BASELINE
+from normbench.analysis.tables.table import BASELINE, times
 from normbench.errors import NormbenchError
 
 DODGE = 0.05  # how far norms stand apart at one setting, of the distance between settings
-INTERVAL = "Bars: 95 % Student-t interval over seeds."
+INTERVAL = "Bars: 95 % Student-t interval over seeds; small dots: each seed."
 NO_RESULT = "x at the foot: no run finished there."
 
 
@@ -41,7 +42,7 @@ def batch_size(frames: Frames, size: Size = PAGE) -> Figure:
 
     Raises NormbenchError where all runs have one batch size.
     """
-    frames = labelled(frames)
+    frames = replace(frames, runs=labelled(frames.runs))
     colours = styles(frames.runs["line"].unique())
     chosen = replace(frames, runs=at_chosen_rate(frames.runs))
     return _against(chosen, colours, "batch_size", "test_accuracy", "batch size (images, log2)", size)
@@ -52,7 +53,7 @@ def learning_rate(frames: Frames, size: Size = PAGE) -> Figure:
 
     Raises NormbenchError where all runs have one learning rate.
     """
-    frames = labelled(frames)
+    frames = replace(frames, runs=labelled(frames.runs))
     colours = styles(frames.runs["line"].unique())
     metric = "val_accuracy" if "val_accuracy" in frames.runs else "test_accuracy"
     return _against(frames, colours, "lr", metric, "learning rate (log)", size)
@@ -63,7 +64,7 @@ def time(frames: Frames, size: Size = PAGE) -> Figure:
 
     Raises NormbenchError where there are no such runs.
     """
-    frames = labelled(frames)
+    frames = replace(frames, runs=labelled(frames.runs))
     colours = styles(frames.runs["line"].unique())
     frames = finished(frames)
     seconds = final(frames, "train_seconds")
@@ -74,7 +75,7 @@ def time(frames: Frames, size: Size = PAGE) -> Figure:
         facets = by_panel(frames.runs)
         figure, axes = panels(size, len(facets), sharey=False)
         for ax, (title, runs) in zip(axes, facets, strict=True):
-            _times(ax, {label: [seconds[run] for run in ids] for label, ids in by_line(runs).items()}, colours)
+            _times(ax, {label: _by_seed(runs, ids, seconds) for label, ids in by_line(runs).items()}, colours)
             ax.set_title(title, loc="left")
         add_caption(figure, basis(frames, "Median over epochs, without evaluation.", INTERVAL), size)
     return figure
@@ -102,7 +103,7 @@ def _against(frames: Frames, colours: Styles, x: str, metric: str, label: str, s
         add_labels(figure, axes, size)
         interval = INTERVAL if runs["seed"].nunique() > 1 else ""
         ended = NO_RESULT if (runs["status"] != "done").any() else ""
-        add_caption(figure, basis(replace(frames, runs=runs[runs["status"] == "done"]), interval, ended), size)
+        add_caption(figure, basis(replace(frames, runs=runs), interval, ended), size)
     return figure
 
 
@@ -121,14 +122,15 @@ def _line(
     runs = runs.assign(value=[100 * values.get(run, math.nan) for run in runs["run"]]).sort_values(x)
     of: dict[Any, list[float]] = {at: group["value"].dropna().tolist() for at, group in runs.groupby(x)}
     means = {at: mean_interval(found) for at, found in of.items() if found}
-    apart = 2 ** (DODGE * place)
+    apart = (max(of) / min(of)) ** (DODGE * place / 6)
     places = [float(at) * apart for at in means]
-    ax.plot(places, [one.mean for one in means.values()], color=colour, marker=marker, label=label, zorder=2)
+    line = [means[at].mean if at in means else math.nan for at in of]  # broken where no run finished
+    ax.plot([float(at) * apart for at in of], line, color=colour, marker=marker, label=label, zorder=2)
     dots = ax.scatter(places, [one.mean for one in means.values()], color=colour, marker=marker, s=font * 3.5, zorder=3)
-    dots.set_urls([link(runs[runs[x] == at], label) for at in means])
+    dots.set_urls([link(runs[runs[x] == at], label, ("batch_size", x)) for at in means])
     _bars(ax, places, list(means.values()), colour)
     seeds = [(float(at) * apart, value) for at, found in of.items() for value in found if len(found) > 1]
-    ax.scatter([at for at, _ in seeds], [value for _, value in seeds], color=colour, alpha=0.35, s=font, zorder=2)
+    ax.scatter([at for at, _ in seeds], [value for _, value in seeds], color=colour, alpha=0.45, s=font, zorder=2)
     lost = [float(at) * apart for at, found in of.items() if not found]
     ax.scatter(lost, [0.02] * len(lost), color=colour, marker="x", transform=ax.get_xaxis_transform(), clip_on=False)
 
@@ -149,21 +151,28 @@ def _bars(ax: Axes, places: Sequence[float], estimates: Sequence[Estimate], colo
 
 def _log_axis(ax: Axes, ticks: Sequence[float], base: int) -> None:
     ax.set_xscale("log", base=base)
+    margin = (ticks[-1] / ticks[0]) ** 0.04
+    ax.set_xlim(ticks[0] / margin, ticks[-1] * margin)
     ax.xaxis.set_major_locator(FixedLocator([float(tick) for tick in ticks]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_locator(NullLocator())
 
 
-def _times(ax: Axes, seconds: dict[str, list[float]], colours: Styles) -> None:
+def _by_seed(runs: pd.DataFrame, ids: Sequence[str], seconds: dict[Any, float]) -> dict[int, float]:
+    seed_of = dict(zip(runs["run"], runs["seed"], strict=True))
+    return {seed_of[run]: seconds[run] for run in ids}
+
+
+def _times(ax: Axes, seconds: dict[str, dict[int, float]], colours: Styles) -> None:
     """A row per norm, the first on top: mean, interval, and how it stands to bn."""
-    estimates = {label: mean_interval(found) for label, found in seconds.items()}
+    estimates = {label: mean_interval(list(found.values())) for label, found in seconds.items()}
     for row, (label, one) in enumerate(estimates.items()):
         colour, marker = colours[label]
         spread = 0.0 if math.isnan(one.half_width) else one.half_width
         ax.errorbar([one.mean], [row], xerr=[spread] if spread else None, color=colour, marker=marker, capsize=2)
-        if BASELINE in estimates and label != BASELINE:
-            ratio = f"{one.mean / estimates[BASELINE].mean:.2f}x"
-            ax.annotate(ratio, (one.mean + spread, row), xytext=(6, 0), textcoords="offset points", va="center")
+        ratio = paired_ratio(seconds[label], seconds.get(BASELINE, {}))
+        if ratio is not None and label != BASELINE:
+            ax.annotate(times(ratio), (one.mean + spread, row), xytext=(6, 0), textcoords="offset points", va="center")
     ax.set_yticks(range(len(estimates)), list(estimates))
     ax.set_ylim(len(estimates) - 0.5, -0.5)
     ax.set_xlim(left=0)

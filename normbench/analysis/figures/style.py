@@ -20,9 +20,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from normbench.atomic import disk_errors, write_bytes
-from normbench.errors import unknown
+from normbench.errors import NormbenchError, unknown
 
 # Text and axes, small print, background: a page that shows a figure gives them colours of its own.
 INK, FAINT, PAPER = "#1b1b1f", "#5b5b66", "#ffffff"
@@ -160,11 +161,14 @@ def save(figure: Figure, path: Path, size: Size = PAGE) -> None:
         ".png": {"dpi": 160},
         ".pdf": {"metadata": {"CreationDate": None}},
     }
-    if path.suffix not in options:
+    suffix = path.suffix.lower()
+    if suffix not in options:
         raise unknown("format", path.suffix or str(path), options)
+    if blocking := next((parent for parent in path.parents if parent.is_file()), None):
+        raise NormbenchError(f"--output: '{blocking}' is not a folder")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    content = to_bytes(figure, path.suffix[1:], size, **options[path.suffix])
+    content = to_bytes(figure, suffix[1:], size, **options[suffix])
     write_bytes(path, re.sub(rb' xlink:href="#runs:[^"]*" target="_blank"', b"", content))  # those lead within a page
 
 
@@ -178,25 +182,34 @@ def to_bytes(figure: Figure, form: str, size: Size, **options: Any) -> bytes:
 
 
 def _label_ends(axes: Axes, size: Size) -> None:
-    """Writes each line's name at its last point, moved apart where they would touch."""
+    """Writes each line's name beside its last point, with its marker, moved apart where they would touch."""
     named = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
-    lines = [line for line in named if len(np.asarray(line.get_ydata()))]
+    lines = [line for line in named if np.isfinite(np.asarray(line.get_ydata(), float)).any()]
     axes.margins(x=0.02)
     low, high = axes.get_ylim()
-    ends = sorted((float(np.asarray(line.get_ydata(), float)[-1]), index) for index, line in enumerate(lines))
+    reaching = [line for line in lines if np.isfinite(np.asarray(line.get_ydata(), float)[-1])]
+    for line in (line for line in lines if line not in reaching):
+        text = axes.annotate(str(line.get_label()), _last(line), xytext=(size.font, 0), textcoords="offset points")
+        text.set_verticalalignment("center")
+    ends = sorted((_last(line)[1], index) for index, line in enumerate(reaching))
     least = 1.25 * size.font / (72 * 0.7 * (size.height or size.row))
     places = spread_out([(end - low) / (high - low) for end, _ in ends], least)
+    beside = 1.0 + size.font / 72 / size.width
     for (_, index), place in zip(ends, places, strict=True):
-        axes.annotate(
-            str(lines[index].get_label()),
-            (1.0, place),
-            xytext=(4, 0),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            color=str(lines[index].get_color()),
-            va="center",
-            annotation_clip=False,
+        line = reaching[index]
+        text = axes.annotate(
+            str(line.get_label()), (1.0, place), (1.5 * size.font, 0), "axes fraction", "offset points"
         )
+        text.set(verticalalignment="center", annotation_clip=False)
+        (mark,) = axes.plot([beside], [place], transform=axes.transAxes, label="_", linestyle="", clip_on=False)
+        mark.set(marker=line.get_marker(), color=line.get_color())
+
+
+def _last(line: Line2D) -> tuple[float, float]:
+    """The last known point of a line."""
+    x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+    known = np.flatnonzero(np.isfinite(y))[-1]
+    return float(x[known]), float(y[known])
 
 
 def spread_out(places: Sequence[float], least: float) -> list[float]:

@@ -13,7 +13,8 @@ from normbench.analysis.choice import rate_varies
 from normbench.analysis.figures import FIGURES
 from normbench.analysis.figures.style import PAGE, PHONE, Size, save
 from normbench.analysis.frames import Frames
-from normbench.analysis.loading import write_study
+from normbench.analysis.loading import load_frames, write_study
+from normbench.analysis.runfiles import run_dirs
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.crosstab import cross_table
 from normbench.analysis.tables.pairs import pairs_table
@@ -26,6 +27,7 @@ from normbench.errors import NormbenchError
 Made = TypeVar("Made")
 Draw = Callable[[Size], Figure]
 FILE = "report.html"
+TABLES = ("source", "comparison", "batch-size", "learning-rate", "pairs")
 TITLES = {
     "loss": "Training loss by step",
     "accuracy": "Loss and accuracy by epoch",
@@ -35,19 +37,35 @@ TITLES = {
 }
 
 
-def write_report(frames: Frames, folder: Path) -> Path:
+def check_folder(folder: Path, frames: Frames) -> None:
+    """Raises NormbenchError where a report in `folder` would hide runs, or drop some that are there."""
+    if folder.exists() and not folder.is_dir():
+        raise NormbenchError(f"--output: '{folder}' is not a folder")
+    if run_dirs(folder):
+        raise NormbenchError(f"--output: '{folder}' holds run directories, which its runs.csv would hide: name another")
+    if (folder / "runs.csv").exists() and {*load_frames([folder]).runs["run"]} - {*frames.runs["run"]}:
+        raise NormbenchError(f"--output: '{folder}' holds runs that are not in this report: name another folder")
+
+
+def write_report(frames: Frames, folder: Path, command: str | None = None) -> Path:
     """Writes report.html, table.md, tables/, the figures as SVG and PNG, and the runs as CSV; the path of the page.
 
     What these runs have nothing for is left out; what cannot be made of them is named on the page, with the reason.
+    command: what makes this report, for those who want to.
     """
     from normbench.analysis.report.page import page
 
-    write_study(frames, folder)
-    with disk_errors(folder / "tables"):
-        (folder / "tables").mkdir(exist_ok=True)
     missing: list[str] = []
     tables = _made(tables_for(frames), missing)
     drawn = _made({name: partial(_draw, draw) for name, draw in figures_for(frames).items()}, missing)
+    views = {name: (TITLES[name], *figures) for name, figures in drawn.items()}
+    html = page(frames, tables, views, missing, command)
+    write_study(frames, folder)
+    with disk_errors(folder / "tables"):
+        (folder / "tables").mkdir(exist_ok=True)
+        for name in (*TITLES, *TABLES):  # what an earlier report had and this one has not
+            for path in (*folder.glob(f"{name}.*"), *folder.glob(f"tables/{name}.*")):
+                path.unlink()
     for name, (figure, _) in drawn.items():
         for suffix in (".svg", ".png"):
             save(figure, folder / f"{name}{suffix}")
@@ -55,8 +73,7 @@ def write_report(frames: Frames, folder: Path) -> Path:
         for form, write in FORMS.items():
             write_text(folder / "tables" / f"{name}{SUFFIXES[form]}", write(table))
     write_text(folder / "table.md", to_markdown(tables["comparison"]))
-    views = {name: (TITLES[name], *figures) for name, figures in drawn.items()}
-    write_text(folder / FILE, page(frames, tables, views, missing))
+    write_text(folder / FILE, html)
     return folder / FILE
 
 

@@ -54,7 +54,7 @@ for (const link of document.querySelectorAll("figure svg a[data-norm]")) {
   link.addEventListener("click", (event) => {
     event.preventDefault();
     form.reset();
-    for (const [key, value] of Object.entries(link.dataset)) form.elements[key].value = value;
+    for (const [key, value] of Object.entries(link.dataset)) if (form.elements[key]) form.elements[key].value = value;
     filter();
     document.getElementById("runs").scrollIntoView();
   });

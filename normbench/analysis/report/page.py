@@ -12,6 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 import normbench
+from normbench.analysis.choice import rate_varies
 from normbench.analysis.figures.style import PAGE, PHONE
 from normbench.analysis.frames import Frames, settings_of_study
 from normbench.analysis.loading import shared_settings
@@ -23,7 +24,7 @@ from normbench.analysis.runfiles import at
 from normbench.analysis.tables.table import Table
 
 Views = Mapping[str, tuple[str, Figure, Figure]]  # title, figure, figure for phones
-FILTERS = {"norm": "norm", "batch_size": "batch size", "status": "status"}
+FILTERS = {"norm": "norm", "batch_size": "batch size", "lr": "lr", "status": "status"}
 ENVIRONMENT = {
     "device": "hardware.device_name",
     "cores": "hardware.cores",
@@ -40,10 +41,12 @@ ENVIRONMENT = {
 }
 
 
-def page(frames: Frames, tables: Mapping[str, Table], figures: Views, missing: Sequence[str]) -> str:
+def page(
+    frames: Frames, tables: Mapping[str, Table], figures: Views, missing: Sequence[str], command: str | None = None
+) -> str:
     """The page: summary, tables, figures, every run, environment, settings, how to reproduce.
 
-    missing: why a table or figure is not there.
+    missing: why a table or figure is not there; command: what makes this page.
     """
     environment = Environment(
         loader=PackageLoader("normbench.analysis.report", "."),
@@ -57,11 +60,14 @@ def page(frames: Frames, tables: Mapping[str, Table], figures: Views, missing: S
         version=normbench.__version__,
         title=f"{', '.join(map(str, runs['norm'].unique()))} on {distinct(runs, 'data') or 'no data'}",
         summary=summary(frames),
-        notes=[*frames.notes, *missing],
+        notes=[note.removeprefix("left out: ") for note in (*frames.notes, *missing)],
+        report_command=command,
         tables=tables,
         figures=_views(runs, figures),
         filter_columns=FILTERS,
-        filters={name: (label, _choices(runs[name])) for name, label in FILTERS.items()},
+        filters={
+            name: (label, _choices(runs[name])) for name, label in FILTERS.items() if name != "lr" or rate_varies(runs)
+        },
         runs=_runs(frames),
         columns=[name for name in ["lr", *settings_of_study(runs)] if runs[name].nunique() > 1],
         curves=run_curves(frames),
@@ -74,15 +80,18 @@ def page(frames: Frames, tables: Mapping[str, Table], figures: Views, missing: S
 
 
 def _views(runs: pd.DataFrame, figures: Views) -> dict[str, tuple[str, Markup, Markup, str]]:
-    """Title, SVG, SVG for phones, and caption of each; a point leads to the first run of its norm and batch size."""
-    first = runs.drop_duplicates(["norm", "batch_size"])
-    keys = zip(first["norm"].astype(str), first["batch_size"].astype(str), strict=True)
-    first_runs = dict(zip(keys, first["run"], strict=True))
+    """Title, SVG, SVG for phones, and caption of each; a point leads to the first run of its settings."""
+    texts = runs[list(FILTERS)].astype(str)
+
+    def first_run(settings: Mapping[str, str]) -> str:
+        matching = (texts[list(settings)] == pd.Series(settings)).all(axis=1)
+        return str(runs["run"][matching].iloc[0])
+
     return {
         name: (
             title,
-            Markup(inline_svg(figure, name, PAGE, first_runs)),
-            Markup(inline_svg(phone, f"{name}-phone", PHONE, first_runs)),
+            Markup(inline_svg(figure, name, PAGE, first_run)),
+            Markup(inline_svg(phone, f"{name}-phone", PHONE, first_run)),
             str(figure.get_label()),
         )
         for name, (title, figure, phone) in figures.items()

@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import pandas as pd
 
-from normbench.analysis.choice import at_chosen_rate
+from normbench.analysis.choice import at_chosen_rate, chosen_rates
 from normbench.analysis.frames import Frames
-from normbench.analysis.provenance import describe, distinct, settings_columns, unfinished
+from normbench.analysis.provenance import describe, distinct, labelled, settings_columns, unfinished
 from normbench.analysis.stats import Estimate, mean_interval, paired_difference
 from normbench.analysis.tables.crosstab import as_text
 from normbench.analysis.tables.pairs import Paired, every_pair, points
@@ -24,11 +24,12 @@ MOST = 12  # sentences of a kind
 
 def summary(frames: Frames) -> list[str]:
     """Sentences on what was run, who leads where, what batch size does, the source's order, times, what is missing."""
-    runs = at_chosen_rate(frames.runs)
+    runs = at_chosen_rate(labelled(frames.runs))
     done = runs[runs["status"] == "done"]
-    sentences = [_what(frames.runs)]
+    sentences = [_what(frames.runs), *filter(None, [chosen_rates(frames.runs)])]
     if not done.empty:
-        for kind in (_leaders(done, _pairs(done)), _batch_sizes(done), _order(done), _times(frames)):
+        pairs = _pairs(done)
+        for kind in (_leaders(done, pairs), _batch_sizes(done), _order(done, pairs), _times(frames)):
             sentences += list(kind)[:MOST]
     ended = unfinished(frames.runs)
     sentences += [f"Not finished: {line}." for line in ended[:MOST]]
@@ -45,7 +46,7 @@ def _pairs(done: pd.DataFrame) -> list[Paired]:
 
 
 def _what(runs: pd.DataFrame) -> str:
-    """36 runs of normresnet on cifar10-jpeg: bn, ln, in, gn at batch size 1, 8, 64 with 3 seeds; 36 finished."""
+    """36 runs of normresnet on cifar10-jpeg: bn, ln, in, gn at batch size 1, 8, 64 with 3 seeds; 36 done."""
     batches = ", ".join(map(str, sorted(runs["batch_size"].unique())))
     seeds = runs["seed"].nunique()
     counts = runs["status"].value_counts()
@@ -60,17 +61,17 @@ def _what(runs: pd.DataFrame) -> str:
 def _leaders(done: pd.DataFrame, pairs: Sequence[Paired]) -> Iterator[str]:
     """At each choice of settings: who reached the highest accuracy, and whether the lead over the next is decided.
 
-    A norm counts with its best options.
+    A norm with other options is another one.
     """
     settings = [name for name in settings_columns(done) if not name.startswith("norm.") and done[name].nunique() > 1]
     for key, group in done.groupby(settings or (lambda _: ""), dropna=False):
-        of_line = group.groupby("norm")["test_accuracy"].mean().sort_values(ascending=False)
+        means = group.groupby("line")["test_accuracy"].mean().sort_values(ascending=False)
         where = f"At {describe(dict(zip(settings, key, strict=True)))}" if settings else "At the settings of these runs"
-        first = str(of_line.index[0])
-        reached = mean_interval(group.loc[group["norm"] == first, "test_accuracy"].tolist())
+        first = str(means.index[0])
+        reached = mean_interval(group.loc[group["line"] == first, "test_accuracy"].tolist())
         text = f"{where}, {first} reached the highest test accuracy, {as_text(reached, 'test_accuracy')}"
         text += f" ({_seeds(reached.n)})"
-        yield f"{text}{_lead(group, first, str(of_line.index[1]), pairs)}." if len(of_line) > 1 else f"{text}."
+        yield f"{text}{_lead(group, first, str(means.index[1]), pairs)}." if len(means) > 1 else f"{text}."
 
 
 def _lead(group: pd.DataFrame, first: str, second: str, pairs: Sequence[Paired]) -> str:
@@ -103,18 +104,25 @@ def _batch_sizes(done: pd.DataFrame) -> Iterator[str]:
         yield f"From batch size {large} to {small}, test accuracy changes for {', '.join(changes)}."
 
 
-def _order(done: pd.DataFrame) -> Iterator[str]:
-    """The order that the source claims beside the measured one, where all its norms ran at its batch size."""
-    means = done[done["batch_size"] == BATCH].groupby("norm")["test_accuracy"].mean()
+def _order(done: pd.DataFrame, pairs: Sequence[Paired]) -> Iterator[str]:
+    """The order that the source claims beside the measured one, where all its norms ran at its batch size.
+
+    Nothing is said of runs that differ in more than norm and seed.
+    """
+    at_batch = done[(done["batch_size"] == BATCH) & done["norm"].isin(CLAIMS)]
     claimed = sorted(CLAIMS, key=lambda norm: -CLAIMS[norm].accuracy)
-    if not set(claimed) <= set(means.index):
+    if set(at_batch["norm"]) != set(CLAIMS) or at_batch.duplicated(["norm", "seed"]).any():
         return
+    means = at_batch.groupby("norm")["test_accuracy"].mean()
     measured = sorted(claimed, key=lambda norm: -means[norm])
-    agrees = "the same" if measured == claimed else "another"
-    gap = min(means[first] - means[second] for first, second in pairwise(measured))
+    verdicts = {
+        frozenset((pair.first, pair.second)): pair.verdict for pair in pairs if pair.settings["batch_size"] == BATCH
+    }
+    steps = [pair for pair in pairwise(measured) if verdicts.get(frozenset(pair), "undecided") != "undecided"]
+    decided = ", ".join(f"{first} > {second}" for first, second in steps) or "none"
     yield (
-        f"The source's order at batch {BATCH} is {' > '.join(claimed)}; measured here is {agrees}, "
-        f"{' > '.join(measured)}, its smallest gap being {points(Estimate(float(gap), math.nan, 1))}."
+        f"The source's order at batch {BATCH} is {' > '.join(claimed)}. The means here stand as "
+        f"{' > '.join(measured)}; of these steps are decided: {decided}."
     )
 
 

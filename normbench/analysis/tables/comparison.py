@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
 
+from normbench.analysis.choice import best_rates, rates_are_chosen
 from normbench.analysis.frames import Frames
 from normbench.analysis.provenance import caption, settings_columns, unfinished
-from normbench.analysis.stats import Estimate, half_width_of_test_set, mean_interval
-from normbench.analysis.tables.table import BASELINE, Table, ended_otherwise, figure, percent
+from normbench.analysis.stats import Estimate, half_width_of_test_set, mean_interval, paired_ratio
+from normbench.analysis.tables.table import BASELINE, Table, ended_otherwise, figure, percent, times
+
+Seconds = dict[Any, dict[int, float]]  # by settings, by seed
 
 
 def comparison_table(frames: Frames) -> Table:
     """The comparison of all runs, with a row for each norm and choice of settings."""
     data = comparison(frames.runs)
-    basis = caption(frames.runs, test_set=True)
+    basis = caption(frames.runs, test_set=True, times=True)
     return Table("What each norm reached", data, _shown(data), basis, unfinished(frames.runs))
 
 
 def comparison(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per norm, batch size, learning rate and whatever else runs of a norm differ in, in the order of the runs.
 
-    Columns: norm, batch size, lr, n (finished runs, one seed each), test accuracy (mean over them), half_width (of its
-    95 % Student-t interval over seeds; nan for one), test_set_half_width (of the interval that a finite test set leaves
-    even then), seconds per epoch (median) and their ratio to bn;
-    status counts what did not finish. Seconds of runs that shared the machine are left out. Where images were held out:
-    their accuracy, and chosen, the learning rate with the best of it among those of the same norm and settings.
+    Columns: norm, settings, n (finished runs, one seed each), test accuracy (mean over them), half_width (of its 95 %
+    Student-t interval over seeds; nan for one), test_set_half_width (of the interval that a finite test set leaves even
+    then), seconds per epoch (median), relative_time (the mean over equal seeds of the seconds over bn's at the same
+    settings) and its half width; status counts what did not finish. Seconds of runs that shared the machine are left
+    out. Where images were held out: their accuracy, and chosen, whether the learning rate is the one chosen by it.
     """
-    rows = [_row(group) for _, group in runs.groupby(["norm", *settings_columns(runs)], sort=False, dropna=False)]
-    table = pd.DataFrame(rows)
-    table["relative_time"] = _relative_time(table)
-    if "val_accuracy" in table:
-        others = table.groupby(["norm", *(name for name in settings_columns(table) if name != "lr")], dropna=False)
-        table["chosen"] = others["val_accuracy"].transform("max") == table["val_accuracy"]
+    baseline = _baseline(runs)
+    groups = runs.groupby(["norm", *settings_columns(runs)], sort=False, dropna=False)
+    table = pd.DataFrame([_row(group, baseline) for _, group in groups])
+    if rates_are_chosen(runs):
+        best = best_rates(runs)
+        table["chosen"] = table.merge(best.assign(chosen=True), how="left")["chosen"].eq(True).to_numpy()
     return table
 
 
@@ -55,31 +59,49 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
     return shown.loc[:, [name for name in shown if name != "ended otherwise" or shown[name].any()]].astype(str)
 
 
-def _row(group: pd.DataFrame) -> dict[str, object]:
+def _row(group: pd.DataFrame, baseline: Seconds) -> dict[str, object]:
     done = group[group["status"] == "done"]
-    alone = done[done["concurrent_runs"] == 1]
-    accuracy = done["test_accuracy"].mean()
+    accuracy, values = done["test_accuracy"].mean(), done["test_accuracy"].tolist()
+    seconds = _alone(group)
+    ratio = paired_ratio(
+        _by_seed(seconds), baseline.get(tuple(group[_shared_settings(group)].iloc[0]), {})
+    ) or Estimate(math.nan, math.nan, 0)
     return {
         "norm": group["norm"].iloc[0],
         **{name: group[name].iloc[0] for name in settings_columns(group)},
         "n": len(done),
         **({"val_accuracy": done["val_accuracy"].mean()} if "val_accuracy" in group else {}),
         "test_accuracy": accuracy,
-        "half_width": mean_interval(done["test_accuracy"].tolist()).half_width if len(done) else math.nan,
-        "test_set_half_width": half_width_of_test_set(accuracy, int(done["num_test"].iloc[0]))
-        if len(done)
-        else math.nan,
-        "seconds": alone["median_train_seconds"].median(),
+        "half_width": mean_interval(values).half_width if values else math.nan,
+        "test_set_half_width": half_width_of_test_set(accuracy, int(done["num_test"].iloc[0])) if values else math.nan,
+        "seconds": seconds["median_train_seconds"].median(),
+        "relative_time": ratio.mean,
+        "relative_time_half_width": ratio.half_width,
         "status": ended_otherwise(group),
     }
 
 
-def _relative_time(table: pd.DataFrame) -> list[float]:
-    """Seconds over those of bn at the same batch size, learning rate, and all else but options of the norm."""
-    names = [name for name in settings_columns(table) if not name.startswith("norm.")]
-    baseline = table[table["norm"] == BASELINE].groupby(names, dropna=False)["seconds"].median().to_dict()
-    keys = table[names].itertuples(index=False, name=None)
-    return [seconds / baseline.get(key, math.nan) for key, seconds in zip(keys, table["seconds"], strict=True)]
+def _baseline(runs: pd.DataFrame) -> Seconds:
+    """The seconds of bn by seed, at each choice of settings but the norm's own."""
+    of_bn = _alone(runs[runs["norm"] == BASELINE])
+    groups = of_bn.groupby(_shared_settings(runs), dropna=False)
+    return {key: _by_seed(group) for key, group in groups}
+
+
+def _shared_settings(runs: pd.DataFrame) -> list[str]:
+    return [name for name in settings_columns(runs) if not name.startswith("norm.")]
+
+
+def _alone(runs: pd.DataFrame) -> pd.DataFrame:
+    """The finished runs that had the machine to themselves."""
+    return runs[(runs["status"] == "done") & (runs["concurrent_runs"] == 1)]
+
+
+def _by_seed(runs: pd.DataFrame) -> dict[int, float]:
+    """Seconds by seed; none where several runs have the same seed."""
+    if runs["seed"].duplicated().any():
+        return {}
+    return dict(zip(runs["seed"], runs["median_train_seconds"], strict=True))
 
 
 def _varying(table: pd.DataFrame) -> dict[str, pd.Series]:
@@ -91,7 +113,8 @@ def _held_out(table: pd.DataFrame) -> dict[str, list[str]]:
     """The accuracy on held-out training images, where there are any, by which a learning rate is chosen."""
     if "val_accuracy" not in table:
         return {}
-    pairs = zip(table["val_accuracy"], table["chosen"], strict=True)
+    chosen = table["chosen"] if "chosen" in table else [False] * len(table)
+    pairs = zip(table["val_accuracy"], chosen, strict=True)
     return {"validation accuracy": [figure(100 * value, "{:.1f} %") + " (best)" * best for value, best in pairs]}
 
 
@@ -99,7 +122,8 @@ def _times(table: pd.DataFrame) -> dict[str, list[str]]:
     """The columns of times, where any was measured."""
     if table["seconds"].isna().all():
         return {}
+    ratios = zip(table["relative_time"], table["relative_time_half_width"], strict=True)
     return {
         "time per epoch": [figure(value, "{:.1f} s") for value in table["seconds"]],
-        "relative to bn": [figure(value, "{:.2f}x") for value in table["relative_time"]],
+        "relative to bn": [times(Estimate(*pair, 0)) for pair in ratios],
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.choice import at_chosen_rate, rate_varies
+from normbench.analysis.choice import at_chosen_rate, chosen_rates, rates_are_chosen
 from normbench.analysis.frames import KEYS, Frames
 from normbench.analysis.loading import COMPARABLE
 from normbench.analysis.provenance import caption, describe, distinct, settings_columns, unfinished
@@ -36,9 +36,9 @@ def cross_table(frames: Frames, by: Sequence[str], metric: str = "test_accuracy"
     data = cells(frames, by, metric)
     uniform = data.loc[data["n"] > 0, "n"].nunique() <= 1
     shown = data.assign(cell=[_shown(cell, metric, uniform) for cell in data.to_dict("records")])
-    if len(by) > 1 and by[-1] == "lr" and metric == "val_accuracy" and rate_varies(frames.runs):
-        best = data.groupby(list(by[:-1]))[metric].transform("max") == data[metric]
-        shown["cell"] += best.map({True: " (best)", False: ""})
+    if len(by) > 1 and by[-1] == "lr" and metric == "val_accuracy" and rates_are_chosen(frames.runs):
+        best = data.loc[data.groupby(list(by[:-1]), sort=False)[metric].idxmax().dropna().astype(int)].index
+        shown.loc[best, "cell"] += " (best)"
     if len(by) == 1:
         wide = shown[[*by, "cell"]].rename(columns={"cell": title(metric)})
     else:
@@ -98,7 +98,7 @@ def is_clock(metric: str) -> bool:
 
 def title(metric: str) -> str:
     """A metric in words."""
-    return metric.replace("_", " ")
+    return metric.replace("val_", "validation ").replace("_", " ")
 
 
 def as_text(estimate: Estimate, metric: str) -> str:
@@ -129,8 +129,8 @@ def _remarks(frames: Frames, data: pd.DataFrame, by: Sequence[str]) -> Iterator[
     if "test_set_half_width" in data:
         widest = 100 * data["test_set_half_width"].max()
         yield f"{distinct(frames.runs, 'num_test')} test images leave open up to ± {widest:.1f} points besides."
-    if "lr" not in by and at_chosen_rate(frames.runs) is not frames.runs:
-        yield "Each norm at the learning rate that was best on held-out training images."
+    if "lr" not in by and rates_are_chosen(frames.runs):
+        yield chosen_rates(frames.runs)
 
 
 def _check_alike(settings: dict[str, Any], group: pd.DataFrame) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.choice import at_chosen_rate
+from normbench.analysis.choice import at_chosen_rate, chosen_rates
 from normbench.analysis.frames import Frames
 from normbench.analysis.provenance import caption, settings_columns
 from normbench.analysis.stats import Difference, Estimate, holm, paired_difference
@@ -45,8 +45,15 @@ class Paired:
         what = f"{where}: {self.first} - {self.second} = {points(estimate)}"
         if estimate.n == 1:
             return f"{what} at one seed: no interval, undecided."
+        if math.isnan(self.adjusted):
+            return f"{what}, the same at {estimate.n} seeds: no spread to judge by, undecided."
         outcome = "undecided" if self.verdict == "undecided" else f"{self.verdict} is better"
-        return f"{what} (95 % t interval, {estimate.n} seeds, paired), p = {self.adjusted:.2g}: {outcome}."
+        return f"{what} (95 % t interval, {estimate.n} seeds, paired), {p_text(self.adjusted)}: {outcome}."
+
+
+def p_text(p_value: float) -> str:
+    """A p-value in words."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
 
 
 def points(estimate: Estimate) -> str:
@@ -66,6 +73,8 @@ def compare(runs: pd.DataFrame, first: str, second: str) -> list[Paired]:
     for norm in (first, second):
         if norm not in names:
             raise unknown("norm", norm, names)
+    if first == second:
+        raise NormbenchError(f"{first} and {second} are the same norm: name two")
     found = _compare_all(runs, [(first, second)])
     if not found:
         raise NormbenchError(f"{first} and {second} have no finished runs of the same seed and settings")
@@ -83,8 +92,12 @@ def pairs_table(frames: Frames) -> Table:
     if not (found := every_pair(frames.runs)):
         raise NormbenchError("no two norms have a finished run of the same seed and settings")
     data = pd.DataFrame([_row(paired) for paired in found])
-    note = " Differences are paired over equal seeds; p is that of the paired t test, by Holm's rule for all of them."
-    return Table("Norm against norm", data, _shown(found), caption(frames.runs) + note)
+    note = (
+        "Differences are paired over equal seeds. Each interval is of its difference alone; p is that of the paired t "
+        f"test, by Holm's rule for all {len(found)} of them: one may be undecided whose interval leaves out 0."
+    )
+    basis = " ".join(filter(None, [caption(frames.runs), note, chosen_rates(frames.runs)]))
+    return Table("Norm against norm", data, _shown(found), basis)
 
 
 def _compare_all(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[Paired]:
@@ -134,7 +147,7 @@ def _shown(found: Sequence[Paired]) -> pd.DataFrame:
             **{str(name).replace("_", " "): settings[name] for name in settings if settings[name].nunique() > 1},
             "difference": [points(estimate) for estimate in estimates],
             "seeds": [estimate.n for estimate in estimates],
-            "p": ["" if math.isnan(paired.adjusted) else f"{paired.adjusted:.2g}" for paired in found],
+            "p": ["" if math.isnan(paired.adjusted) else p_text(paired.adjusted)[2:].lstrip("= ") for paired in found],
             "better": [paired.verdict for paired in found],
         }
     ).astype(str)

@@ -48,7 +48,7 @@ def to_terminal(table: Table) -> None:
 
     grid = RichTable(title=table.title, title_justify="left")
     for name in table.shown.columns:
-        grid.add_column(name, no_wrap=name == "norm")
+        grid.add_column(name, no_wrap=name == "norm", overflow="fold")
     for row in table.shown.itertuples(index=False, name=None):
         grid.add_row(*map(str, row))
     console = Console(highlight=False, markup=False)

@@ -15,9 +15,9 @@ import pandas as pd
 from normbench.analysis.choice import at_chosen_rate
 from normbench.analysis.frames import Frames
 from normbench.analysis.provenance import caption, unfinished
-from normbench.analysis.stats import Estimate, mean_interval
+from normbench.analysis.stats import Estimate, paired_ratio
 from normbench.analysis.tables.crosstab import as_text, cells, final
-from normbench.analysis.tables.table import BASELINE, NOT_MEASURED, Table
+from normbench.analysis.tables.table import BASELINE, NOT_MEASURED, Table, times
 
 BATCH = 64
 SMALLEST = 1
@@ -51,7 +51,13 @@ def source_table(frames: Frames) -> Table:
     data = pd.DataFrame([_row(frames, norm, claim) for norm, claim in CLAIMS.items()])
     note = f" Claimed: at batch {BATCH}, by a tutorial that does not say how; measured: the same batch sizes here."
     runs = frames.runs[frames.runs["norm"].isin(CLAIMS) & frames.runs["batch_size"].isin((BATCH, SMALLEST))]
-    return Table("The source's table, claimed and measured", data, _shown(data), caption(runs) + note, unfinished(runs))
+    return Table(
+        "The source's table, claimed and measured",
+        data,
+        _shown(data),
+        caption(runs, times=True) + note,
+        unfinished(runs),
+    )
 
 
 def relative_time(frames: Frames, norm: str, batch_size: int = BATCH) -> Estimate | None:
@@ -63,10 +69,8 @@ def relative_time(frames: Frames, norm: str, batch_size: int = BATCH) -> Estimat
     seconds = runs.assign(seconds=runs["run"].map(final(frames, TIME))).dropna(subset="seconds")
     if seconds.duplicated(["norm", "seed"]).any():
         return None
-    of = {name: group.set_index("seed")["seconds"].to_dict() for name, group in seconds.groupby("norm")}
-    first, second = of.get(norm, {}), of.get(BASELINE, {})
-    ratios = [first[seed] / second[seed] for seed in first.keys() & second.keys()]
-    return mean_interval(ratios) if ratios else None
+    of = {name: dict(zip(group["seed"], group["seconds"], strict=True)) for name, group in seconds.groupby("norm")}
+    return paired_ratio(of.get(norm, {}), of.get(BASELINE, {}))
 
 
 def _row(frames: Frames, norm: str, claim: Claim) -> dict[str, object]:
@@ -115,6 +119,5 @@ def _measured(row: dict[Any, Any], name: str) -> str:
     estimate, status = Estimate(*(row[key] for key in (name, f"{name}_half_width", f"{name}_n"))), row[f"{name}_status"]
     if not estimate.n:
         return status or NOT_MEASURED
-    spread = "" if math.isnan(estimate.half_width) else f" ± {estimate.half_width:.2f}"
-    text = f"{estimate.mean:.2f}{spread}x" if name == "time" else as_text(estimate, ACCURACY)
+    text = times(estimate) if name == "time" else as_text(estimate, ACCURACY)
     return f"{text} ({', '.join(filter(None, [f'n = {estimate.n}', status]))})"

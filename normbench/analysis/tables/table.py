@@ -46,3 +46,11 @@ def percent(estimate: Estimate) -> str:
 def figure(value: float, form: str) -> str:
     """A figure in this format; not measured where there is none."""
     return NOT_MEASURED if math.isnan(value) else form.format(value)
+
+
+def times(ratio: Estimate) -> str:
+    """How many times as long, with its interval where there is one."""
+    if math.isnan(ratio.mean):
+        return NOT_MEASURED
+    spread = "" if math.isnan(ratio.half_width) else f" ± {ratio.half_width:.2f}"
+    return f"{ratio.mean:.2f}{spread}x"
