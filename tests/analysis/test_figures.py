@@ -661,3 +661,11 @@ def test_text_on_paper_is_in_our_ink(batch_size_figure: Figure) -> None:
     assert {to_hex(label.get_color()) for label in (axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels())} == {
         INK
     }
+
+
+def test_a_panel_with_one_batch_size_among_panels_of_others_is_drawn(folder: Path) -> None:
+    settings = {"gn": [{"optim": {"reference_batch_size": 8}}, {"optim": {"reference_batch_size": 64}}]}
+    write_runs(folder / "one" / "8", ("gn",), (8,), settings={"gn": settings["gn"][:1]})
+    write_runs(folder / "one" / "64", ("gn",), (64,), settings={"gn": settings["gn"][1:]})
+    figure = FIGURES["batch-size"](load_frames([folder / "one" / "8", folder / "one" / "64"]))
+    assert [axes.get_xticks().tolist() for axes in figure.axes] == [[8], [64]]

@@ -38,11 +38,19 @@ def by_panel(runs: pd.DataFrame, x: str | None = None) -> list[tuple[str, pd.Dat
         return [("", runs)]
     found = [
         (describe(dict(zip(varying, key, strict=True))), group)
-        for key, group in runs.groupby(varying, sort=True, dropna=False)
+        for key, group in sorted(runs.groupby(varying, dropna=False), key=lambda panel: [*map(_rank, panel[0])])
     ]
     if len(found) > MAX_PANELS:
         raise NormbenchError(f"{len(found)} panels, for {', '.join(varying)}: choose among them with --where")
     return found
+
+
+def _rank(value: object) -> tuple[bool, float, str]:
+    """Numbers by size, those that are text too, before words by the alphabet."""
+    try:
+        return (False, float(str(value)), "")
+    except ValueError:
+        return (True, 0.0, str(value))
 
 
 def by_line(runs: pd.DataFrame) -> dict[str, list[str]]:

@@ -151,7 +151,7 @@ def _bars(ax: Axes, places: Sequence[float], estimates: Sequence[Estimate], colo
 
 def _log_axis(ax: Axes, ticks: Sequence[float], base: int) -> None:
     ax.set_xscale("log", base=base)
-    margin = (ticks[-1] / ticks[0]) ** 0.04
+    margin = max((ticks[-1] / ticks[0]) ** 0.04, 1.2)
     ax.set_xlim(ticks[0] / margin, ticks[-1] * margin)
     ax.xaxis.set_major_locator(FixedLocator([float(tick) for tick in ticks]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
