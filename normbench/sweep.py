@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 
+from normbench.analysis.frames import Frames, read_frames
+from normbench.analysis.runfiles import refused_run
 from normbench.config import RunConfig
 from normbench.data.cache import load
 from normbench.display import open_display
 from normbench.estimate import Estimator
 from normbench.launchers import Launcher
-from normbench.plan import Plan
+from normbench.plan import Plan, PlannedRun
 from normbench.rundir import last_output, read_status, run_state
 from normbench.train.resolve import Resolver, data_home
 from normbench.train.signals import stop_signals
@@ -48,6 +50,16 @@ def prepare_data(configs: Sequence[RunConfig]) -> None:
     sources = {config.data.content: (resolver.source(config), data_home(config)) for config in configs}
     for source, home in sources.values():
         load(source, home)
+
+
+def read_runs(planned: Sequence[PlannedRun]) -> Frames:
+    """The tables of the planned runs that have begun, with a row for each that was refused; without damaged ones."""
+    begun = [run for run in planned if run.state not in ("refused", "damaged", "new")]
+    refused = [run for run in planned if run.state == "refused"]
+    return read_frames(
+        (run.config.run_path for run in begun if (run.config.run_path / "config.yaml").exists()),
+        (refused_run(run.config.run_id, run.config.model_dump(mode="json"), run.reason or "") for run in refused),
+    )
 
 
 def summary(plan: Plan, again: str) -> Iterator[str]:

@@ -56,7 +56,7 @@ LEVELS = (
         "normbench.analysis.report.*",
     },
     {"normbench.study", "normbench.estimate", "normbench.launchers", "normbench.launchers.*"},
-    {"normbench.plan", "normbench.display", "normbench.comparison", "normbench.sweep"},
+    {"normbench.plan", "normbench.display", "normbench.sweep"},
     {"normbench.cli", "normbench.cli.*", "normbench.__main__"},
 )
 STRANGERS = ("normbench.norms", "normbench.data", "normbench.rundir")

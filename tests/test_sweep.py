@@ -13,14 +13,13 @@ import pytest
 from normbench.analysis.loading import write_study
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.rendering import to_markdown
-from normbench.comparison import read_runs
 from normbench.config import RunConfig
 from normbench.errors import RunFailure
 from normbench.launchers.inline import inline
 from normbench.plan import Plan, PlannedRun, make_plan
 from normbench.rundir import read_status
 from normbench.study import Study
-from normbench.sweep import exit_code, run_plan, summary
+from normbench.sweep import exit_code, read_runs, run_plan, summary
 
 TINY = ["data=synthetic", "data.num_train=100", "data.num_test=20", "model.widths=[4,8]", "batch_size=16", "epochs=2"]
 ON_A_PIXEL = "model.widths=[8,8,8,8,8,8]"  # a 1x1 map before the last norm

@@ -24,7 +24,7 @@ RUNS = (
 )
 METRICS = ("epoch", "steps", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "train_seconds")
 STEPS = ("step", "epoch", "loss", "lr")
-NO_SETTING = ("seed", "batch_size", "optim.lr", "model.name", "data.name", "data.content")
+NO_SETTING = ("seed", "batch_size", "optim.lr", "model.name")  # these have columns of their own
 COUNTS = ("num_test", "threads")  # unknown where a run failed before it knew its environment
 
 

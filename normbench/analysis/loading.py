@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from normbench.analysis.frames import METRICS, RUNS, STEPS, Frames, is_setting, read_frames, with_settings
-from normbench.analysis.runfiles import half_written, run_dirs
+from normbench.analysis.runfiles import half_written, known_schema, run_dirs
 from normbench.analysis.where import select
 from normbench.atomic import disk_errors, write_json, write_text
 from normbench.errors import NormbenchError, RunFailure
 from normbench.rundir import SCHEMA_VERSION
 
-COMPARABLE = {"data": "data", "epochs": "epochs", "precision": "precision"}  # columns and what they are called
+COMPARABLE = ("data", "epochs", "precision")
 NEEDED = {*RUNS} - {"val_accuracy"}
 NUMBERS = {"batch_size", "seed", "lr", "epochs", "test_accuracy", "test_loss", "train_loss", "epoch", "step", "loss"}
 TABLES = {"metrics.csv": METRICS, "steps.csv": STEPS}
@@ -51,10 +52,10 @@ def load_frames(paths: Sequence[Path], where: str | None = None) -> Frames:
 def check_comparable(runs: pd.DataFrame, apart: Sequence[str] = ()) -> None:
     """Raises NormbenchError where finished runs differ in data, epochs or precision and are not shown `apart`."""
     done = runs[runs["status"] == "done"]
-    for column, name in COMPARABLE.items():
+    for column in COMPARABLE:
         if column not in apart and len(found := sorted(map(str, done[column].dropna().unique()))) > 1:
             raise NormbenchError(
-                f"runs of different {name}: {', '.join(found)}; choose with --where {column}={found[0]}"
+                f"runs of different {column}: {', '.join(found)}; choose with --where {column}={found[0]}"
             )
 
 
@@ -81,61 +82,84 @@ def _packed(configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"schema_version": SCHEMA_VERSION, "shared": shared, "runs": own}
 
 
+def check_folder(folder: Path) -> None:
+    """Raises NormbenchError where a study cannot be written to `folder`, or would hide the runs that are there."""
+    if folder.exists() and not folder.is_dir():
+        raise NormbenchError(f"--output: '{folder}' is not a folder")
+    if run_dirs(folder):
+        raise NormbenchError(f"--output: '{folder}' holds run directories, which its runs.csv would hide: name another")
+
+
+def check_keeps(folder: Path, runs: Collection[str]) -> None:
+    """Raises NormbenchError where the study in `folder` has a run that is not among these."""
+    file = folder / "runs.csv"
+    if file.exists() and {*_read(file, _read_runs)["run"]} - {*runs}:
+        raise NormbenchError(f"--output: '{folder}' holds runs that are not in this report: name another folder")
+
+
 def _read_study(file: Path) -> Frames:
     """The files beside a runs.csv, each checked; raises RunFailure for the first that cannot be read."""
-    runs = _read(file, _read_runs, NEEDED)
-    metrics, steps = (_read(file.with_name(name), pd.read_csv, {"run", *columns}) for name, columns in TABLES.items())
-    environments = _read(file.with_name("env.json"), _read_json)
-    configs = _read(file.with_name("configs.json"), _read_configs)
+    runs = _read(file, _read_runs)
+    metrics, steps = (_read(file.with_name(name), partial(_read_rows, names)) for name, names in TABLES.items())
+    environments = _read(file.with_name("env.json"), _read_json, {})
+    configs = _read(file.with_name("configs.json"), _read_configs, {})
     if (runs["status"] == "done").any() and metrics.empty:
         raise RunFailure(f"'{file.with_name('metrics.csv')}' cannot be read: it has no rows, and runs are done")
     settings, notes = configs.get("settings", {}), configs.get("left_out", ())
     return Frames(with_settings(runs, settings), metrics, steps, environments, settings, notes)
 
 
-def _read(file: Path, parse: Callable[[Path], Any], needed: Collection[str] = ()) -> Any:
-    """What `parse` makes of the file; an empty table or mapping where there is none."""
+def _read(file: Path, parse: Callable[[Path], Any], absent: Any = None) -> Any:
+    """What `parse` makes of the file, or `absent`; raises RunFailure with its name where it cannot be read."""
     try:
-        if not file.exists():
-            return pd.DataFrame(columns=list(needed)) if needed else {}
-        if needed and not file.read_bytes().endswith(b"\n"):
-            raise ValueError("it ends within a row")
-        found = parse(file)
-        if missing := {*needed} - {*found}:
-            raise ValueError(f"no column {min(missing)}")
-        if words := [
-            name for name in NUMBERS & {*found} if len(found) and not pd.api.types.is_numeric_dtype(found[name])
-        ]:
-            raise ValueError(f"{min(words)} is not a number everywhere")
+        return parse(file) if file.exists() or absent is None else absent
     except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         raise RunFailure(f"'{file}' cannot be read: {str(error).splitlines()[0]}") from None
-    return found
 
 
 def _read_runs(file: Path) -> pd.DataFrame:
     """The table of runs, where `nan` and `None` are words in settings and reasons and nothing elsewhere."""
-    names = pd.read_csv(file, nrows=0).columns
-    if missing_columns := NEEDED - {*names}:
-        raise ValueError(f"no column {min(missing_columns)}")
+    names = _columns(file, NEEDED)
     texts = [name for name in names if is_setting(name) or name == "reason"]
     missing = {name: ["", "nan"] for name in names if name not in texts}
     runs = pd.read_csv(file, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=missing)
-    if "status" in runs and runs["status"].isna().any():
+    if runs["status"].isna().any():
         raise ValueError("a run without its status")
-    return (
-        runs.assign(reason=runs["reason"].astype(object).where(runs["reason"] != "", None))
-        if "reason" in runs
-        else runs
-    )
+    return _with_numbers(runs.assign(reason=runs["reason"].astype(object).where(runs["reason"] != "", None)))
+
+
+def _read_rows(names: Collection[str], file: Path) -> pd.DataFrame:
+    """A long table; an empty one where there is no file, as no run may have a row."""
+    if not file.exists():
+        return pd.DataFrame(columns=["run", "norm", *names])
+    _columns(file, {"run", *names})
+    return _with_numbers(pd.read_csv(file))
+
+
+def _columns(file: Path, needed: Collection[str]) -> list[str]:
+    """The columns of a CSV file. Raises ValueError where one of `needed` is missing, or the last row is cut."""
+    if not file.read_bytes().endswith(b"\n"):
+        raise ValueError("it ends within a row")
+    names = list(pd.read_csv(file, nrows=0).columns)
+    if missing := {*needed} - {*names}:
+        raise ValueError(f"no column {min(missing)}")
+    return names
+
+
+def _with_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """The table; raises ValueError where one of its measured columns holds a word."""
+    for name in sorted(NUMBERS & {*table}):
+        if len(table) and not pd.api.types.is_numeric_dtype(table[name]):
+            raise ValueError(f"{name} is not a number everywhere")
+    return table
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     """A mapping of a schema that this normbench knows, and so those within it."""
-    content: dict[str, Any] = json.loads(file.read_text())
-    for part in (content, *content.values()):
-        version = part.get("schema_version", SCHEMA_VERSION) if isinstance(part, dict) else SCHEMA_VERSION
-        if version != SCHEMA_VERSION:
-            raise ValueError(f"schema {version}, this normbench reads {SCHEMA_VERSION}")
+    content = known_schema(json.loads(file.read_text()))
+    for part in content.values():
+        if isinstance(part, dict):
+            known_schema(part)
     return content
 
 

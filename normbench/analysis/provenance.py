@@ -37,6 +37,11 @@ def settings_columns(table: pd.DataFrame) -> list[str]:
     return ["model", "batch_size", "lr", *settings_of_study(table)]
 
 
+def beside_norm(table: pd.DataFrame) -> list[str]:
+    """The settings that norms can share: all but a norm's own options."""
+    return [name for name in settings_columns(table) if not name.startswith("norm.")]
+
+
 def labelled(runs: pd.DataFrame) -> pd.DataFrame:
     """With the column `line`: the norm, and its options where any run differs in them."""
     options = [name for name in settings_columns(runs) if name.startswith("norm.") and runs[name].nunique() > 1]
@@ -55,6 +60,11 @@ def describe(settings: dict[str, object]) -> str:
 def counted(number: int, noun: str) -> str:
     """1 run, 2 runs."""
     return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def seeds(number: int) -> str:
+    """One seed, 2 seeds."""
+    return "one seed" if number == 1 else f"{number} seeds"
 
 
 def epochs(runs: pd.DataFrame) -> str:
@@ -96,7 +106,7 @@ def _spread(done: pd.DataFrame) -> str:
     """What the ± is, for as many seeds as there are."""
     if done["seed"].nunique() == 1:
         return "one seed each, so nothing is said of the spread over seeds."
-    return f"{done['seed'].nunique()} seeds; ± is the 95 % Student-t interval over them."
+    return f"{seeds(done['seed'].nunique())}; ± is the 95 % Student-t interval over them."
 
 
 def _time_note(runs: pd.DataFrame) -> str:

@@ -16,7 +16,7 @@ import yaml
 
 from normbench.config import LOADER
 from normbench.errors import RunFailure
-from normbench.rundir import SCHEMA_VERSION, run_state
+from normbench.rundir import OVER, SCHEMA_VERSION, run_state
 
 Columns = dict[str, npt.NDArray[Any]]
 SECTION = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # where a top-level key begins
@@ -72,9 +72,11 @@ def read_run(path: Path) -> RunFiles:
 
 
 def standing(path: Path, files: RunFiles) -> dict[str, Any]:
-    """Status and reason: as the lock has it, and `damaged` where a file cannot be read."""
+    """Status and reason where its files alone do not tell: `damaged` if one cannot be read, else as the lock has it."""
     if files.damaged:
         return {"status": "damaged", "reason": "; ".join(f"{name} {what}" for name, what in files.damaged.items())}
+    if files.status.get("state") in OVER:
+        return {}
     try:
         state = run_state(path)
     except (OSError, RunFailure):  # a folder in which this user cannot take the lock
@@ -122,6 +124,15 @@ def at(content: Any, key: str) -> Any:
     return content
 
 
+def known_schema(content: Any) -> dict[str, Any]:
+    """The mapping; raises ValueError for none, and UnknownSchema. Files without a version are of the first."""
+    if not isinstance(content, dict):
+        raise ValueError("no mapping")
+    if (version := content.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
+        raise UnknownSchema(version)
+    return content
+
+
 class UnknownSchema(ValueError):
     """Files that a newer normbench has written, which may mean something else."""
 
@@ -164,23 +175,14 @@ def _parse_section(text: str) -> dict[str, Any]:
 
 
 def _parse_environment(text: str) -> dict[str, Any]:
-    return _known_schema(json.loads(text))
+    return known_schema(json.loads(text))
 
 
 def _parse_status(text: str) -> dict[str, Any]:
-    status = _known_schema(json.loads(text))
+    status = known_schema(json.loads(text))
     if not isinstance(at(status, "state"), str):
         raise ValueError("no state")
     return status
-
-
-def _known_schema(content: Any) -> dict[str, Any]:
-    """Files without a version are of the first."""
-    if not isinstance(content, dict):
-        raise ValueError("no mapping")
-    if (version := content.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
-        raise UnknownSchema(version)
-    return content
 
 
 PARSERS: dict[str, Callable[[str], Any]] = {

@@ -114,16 +114,18 @@ def _plan(
 
 def _carry_out(plan: Plan, open_runs: list[RunConfig], launcher: Launcher, output: Path | None, *, live: bool) -> None:
     """Runs the plan, then shows how it stands; exits."""
+    from normbench.analysis.loading import check_folder
+    from normbench.environment import command
+    from normbench.sweep import exit_code, read_runs, run_plan, summary
+
+    if output is not None:
+        check_folder(output)
+    plan = run_plan(plan, open_runs, launcher, live=live)
+    # Drawing takes seconds to import: not before the runs.
     from normbench.analysis.report import write_report
     from normbench.analysis.tables.comparison import comparison_table
     from normbench.analysis.tables.rendering import to_markdown
-    from normbench.comparison import read_runs
-    from normbench.environment import command
-    from normbench.sweep import exit_code, run_plan, summary
 
-    if output is not None and output.exists() and not output.is_dir():
-        raise NormbenchError(f"--output: '{output}' is not a folder")
-    plan = run_plan(plan, open_runs, launcher, live=live)
     frames = read_runs(plan.runs)
     for note in frames.notes:
         print(note, file=sys.stderr)

@@ -117,11 +117,13 @@ def report(
     normbench report -o results/table
     normbench report results/first-sweep --where 'norm=bn,gn' -o /tmp/two-norms
     """
-    from normbench.analysis.report import check_folder, write_report
+    from normbench.analysis.loading import check_folder, check_keeps
+    from normbench.analysis.report import write_report
     from normbench.environment import command
 
+    check_folder(output)
     frames = _load(runs, where)
-    check_folder(output, frames)
+    check_keeps(output, frames.runs["run"])
     print(write_report(frames, output, command()))
 
 

@@ -20,7 +20,7 @@ from normbench.analysis.loading import check_comparable, load_frames, shared_set
 from normbench.analysis.report import tables_for
 from normbench.analysis.report.summary import summary
 from normbench.analysis.runfiles import RunFiles, refused_run, run_dirs
-from normbench.analysis.tables.comparison import comparison_table
+from normbench.analysis.tables.comparison import comparison, comparison_table
 from normbench.analysis.tables.rendering import to_csv, to_latex, to_markdown
 from normbench.errors import NormbenchError, RunFailure
 
@@ -378,3 +378,11 @@ def test_a_rate_at_which_seeds_diverged_is_not_chosen() -> None:
     frames = in_frames(*runs)
     assert at_chosen_rate(frames.runs)["run"].tolist() == [one.run for one in runs[2:]]
     assert "bn 0.01" in chosen_rates(frames.runs)
+
+
+def test_runs_on_different_data_are_never_averaged(write_run: WriteRun, tmp_path: Path) -> None:
+    for name, data in ((f"{BN[:-1]}1", "cifar10"), (f"{BN[:-1]}2", "synthetic")):
+        write_run(name, config={"data": {"name": data, "limit_train": None, "limit_test": None}})
+    runs = load_frames([tmp_path / "runs"]).runs
+    assert runs["data.name"].tolist() == ["cifar10", "synthetic"]
+    assert len(comparison(runs)) == 2

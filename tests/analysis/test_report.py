@@ -21,8 +21,8 @@ from made_up_runs import COMMAND, write_runs
 from normbench.analysis.choice import rate_varies
 from normbench.analysis.figures import FIGURES
 from normbench.analysis.frames import Frames, read_frames
-from normbench.analysis.loading import load_frames, write_study
-from normbench.analysis.report import check_folder, write_report
+from normbench.analysis.loading import check_folder, check_keeps, load_frames, write_study
+from normbench.analysis.report import write_report
 from normbench.analysis.report.page import page
 from normbench.analysis.report.run_curves import HEIGHT, MOST_POINTS, WIDTH, path
 from normbench.analysis.report.summary import MOST, summary
@@ -534,14 +534,15 @@ def test_a_report_does_not_hide_runs_nor_drop_those_of_a_study(tmp_path: Path) -
     runs = write_runs(tmp_path / "runs", seeds=(0, 1))
     frames = load_frames([runs])
     with pytest.raises(NormbenchError, match=r"--output: '.*runs' holds run directories"):
-        check_folder(runs, frames)
+        check_folder(runs)
     write_report(frames, tmp_path / "study")
-    check_folder(tmp_path / "study", frames)
+    check_folder(tmp_path / "study")
+    check_keeps(tmp_path / "study", frames.runs["run"])
     with pytest.raises(NormbenchError, match=r"--output: '.*study' holds runs that are not in this report"):
-        check_folder(tmp_path / "study", load_frames([runs], "norm=bn"))
+        check_keeps(tmp_path / "study", load_frames([runs], "norm=bn").runs["run"])
     (tmp_path / "file").touch()
     with pytest.raises(NormbenchError, match=r"--output: '.*file' is not a folder"):
-        check_folder(tmp_path / "file", frames)
+        check_folder(tmp_path / "file")
 
 
 def test_a_report_leaves_no_table_or_figure_of_an_earlier_one(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_the_notes_are_of_the_runs_in_the_table_only() -> None:
 def test_times_are_paired_over_equal_seeds() -> None:
     runs = [one_run("bn", 64, seed, seconds=10.0 * (seed + 1)) for seed in (0, 1, 2)]
     runs += [one_run("gn", 64, seed, seconds=12.0 * (seed + 1)) for seed in (2, 1, 5)]
-    found = relative_time(in_frames(*runs), "gn")
+    found = relative_time(in_frames(*runs).runs, "gn")
     assert found is not None
     assert (found.mean, found.n) == (pytest.approx(1.2), 2)
     assert found.half_width == pytest.approx(0)
@@ -77,18 +77,18 @@ def test_runs_that_shared_the_machine_or_did_not_finish_have_no_time() -> None:
     runs = [one_run("bn", 64, seed, seconds=10.0) for seed in (0, 1, 2)]
     runs += [one_run("gn", 64, 0, seconds=11.0), one_run("gn", 64, 1, seconds=99.0, concurrent_runs=2)]
     runs += [one_run("gn", 64, 2, seconds=77.0, state="interrupted")]
-    found = relative_time(in_frames(*runs), "gn")
+    found = relative_time(in_frames(*runs).runs, "gn")
     assert found is not None
     assert (found.mean, found.n) == (pytest.approx(1.1), 1)
     assert math.isnan(found.half_width)
     shared = in_frames(*(one_run(norm, 64, concurrent_runs=2) for norm in CLAIMS))
-    assert relative_time(shared, "gn") is None
+    assert relative_time(shared.runs, "gn") is None
     assert set(source_table(shared).shown["time measured"]) == {"not measured"}
 
 
 def test_times_of_other_batch_sizes_do_not_count() -> None:
     runs = [one_run("bn", 64), one_run("gn", 64, seconds=11.0), one_run("bn", 8), one_run("gn", 8, seconds=99.0)]
-    at_64, at_8 = relative_time(in_frames(*runs), "gn"), relative_time(in_frames(*runs), "gn", 8)
+    at_64, at_8 = relative_time(in_frames(*runs).runs, "gn"), relative_time(in_frames(*runs).runs, "gn", 8)
     assert at_64 is not None
     assert at_8 is not None
     assert (at_64.mean, at_8.mean) == (pytest.approx(1.1), pytest.approx(9.9))

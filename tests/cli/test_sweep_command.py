@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from normbench.compose import compose
 from normbench.plan import make_plan
 from normbench.study import load_study
 from normbench.train import run as run_module
@@ -21,6 +22,7 @@ ON_A_PIXEL = "model.widths=[8,8,8,8,8,8]"  # a 1x1 map before the last norm
 INLINE = ["--launcher", "inline"]
 STUDY = {"runs.csv", "metrics.csv", "steps.csv", "env.json", "configs.json"}
 Run = Callable[..., tuple[int, str, str]]
+LeaveRun = Callable[..., Path]
 
 
 def tiny(*overrides: str) -> list[str]:
@@ -222,3 +224,10 @@ def test_what_the_demo_says_of_a_failed_run_can_be_done(normbench: Run, unlucky:
 def test_a_path_of_the_demo_may_have_any_character(normbench: Run, tmp_path: Path) -> None:
     assert normbench(*DEMO, "norm=gn", "-o", "${x}")[0] == 0
     assert (tmp_path / "${x}" / "runs.csv").exists()
+
+
+def test_a_sweep_does_not_write_its_report_over_run_directories(normbench: Run, leave_run: LeaveRun) -> None:
+    path = leave_run(compose(["data=synthetic"]))
+    code, _, err = normbench("sweep", "norm=bn", "data=synthetic", "data.num_train=640", "-o", str(path.parent))
+    assert code == 2
+    assert "holds run directories, which its runs.csv would hide" in err

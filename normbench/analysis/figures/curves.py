@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from normbench.analysis.figures.layout import RowsOf, basis, by_line, by_panel, finished, link
+from normbench.analysis.figures.layout import RowsOf, basis, by_line, by_panel, finished, link, prepared
 from normbench.analysis.figures.style import (
     PAGE,
     PAPER,
@@ -21,10 +20,8 @@ from normbench.analysis.figures.style import (
     drawing,
     is_first,
     panels,
-    styles,
 )
 from normbench.analysis.frames import Frames
-from normbench.analysis.provenance import labelled
 from normbench.errors import NormbenchError
 
 Facet = tuple[str, pd.DataFrame]
@@ -41,8 +38,7 @@ def loss(frames: Frames, size: Size = PAGE, smooth: int | None = None) -> Figure
     """
     if smooth is not None and (smooth < 1 or smooth % 2 == 0):
         raise NormbenchError(f"--smooth {smooth}: give the odd number of logged steps to average over, 1 for none")
-    frames = replace(frames, runs=labelled(frames.runs))
-    colours = styles(frames.runs["line"].unique())
+    frames, colours = prepared(frames)
     frames = finished(frames)
     if frames.steps.empty:
         raise NormbenchError("no steps.csv: these runs logged no steps")
@@ -64,8 +60,7 @@ def loss(frames: Frames, size: Size = PAGE, smooth: int | None = None) -> Figure
 
 def accuracy(frames: Frames, size: Size = PAGE) -> Figure:
     """Loss and accuracy by epoch, in training (dashed) and on the test set (solid), with a band over seeds."""
-    frames = replace(frames, runs=labelled(frames.runs))
-    colours = styles(frames.runs["line"].unique())
+    frames, colours = prepared(frames)
     frames = finished(frames)
     with drawing(size):
         facets, rows_of = by_panel(frames.runs), RowsOf(frames.metrics)

@@ -9,22 +9,28 @@ import numpy as np
 import pandas as pd
 
 from normbench.analysis.choice import at_chosen_rate
+from normbench.analysis.figures.style import Styles, styles
 from normbench.analysis.frames import Frames
-from normbench.analysis.provenance import commits, counted, describe, distinct, epochs, settings_columns
+from normbench.analysis.provenance import beside_norm, commits, counted, describe, distinct, epochs, labelled, seeds
 from normbench.errors import NormbenchError
 
 MAX_PANELS = 24
 
 
-def finished(frames: Frames) -> Frames:
-    """The finished runs, each norm at the learning rate that was best on held-out images where several were tried.
+def prepared(frames: Frames) -> tuple[Frames, Styles]:
+    """The runs with the line that each belongs to, and how each line looks in every figure of these runs.
 
-    Raises NormbenchError where none has finished.
+    Raises NormbenchError where no run has finished.
     """
-    runs = frames.runs[frames.runs["status"] == "done"]
-    if runs.empty:
-        raise NormbenchError(f"no figure: none of {len(frames.runs)} runs finished")
-    return replace(frames, runs=at_chosen_rate(runs))
+    if (frames.runs["status"] != "done").all():
+        raise NormbenchError(f"no figure: none of {counted(len(frames.runs), 'run')} finished")
+    runs = labelled(frames.runs)
+    return replace(frames, runs=runs), styles(runs["line"].unique())
+
+
+def finished(frames: Frames) -> Frames:
+    """The finished runs, each norm at the learning rate chosen on held-out images where several were tried."""
+    return replace(frames, runs=at_chosen_rate(frames.runs[frames.runs["status"] == "done"]))
 
 
 def by_panel(runs: pd.DataFrame, x: str | None = None) -> list[tuple[str, pd.DataFrame]]:
@@ -32,8 +38,7 @@ def by_panel(runs: pd.DataFrame, x: str | None = None) -> list[tuple[str, pd.Dat
 
     Raises NormbenchError for more panels than one can look at.
     """
-    settings = [name for name in settings_columns(runs) if name != x and not name.startswith("norm.")]
-    varying = [name for name in settings if runs[name].nunique() > 1]
+    varying = [name for name in beside_norm(runs) if name != x and runs[name].nunique() > 1]
     if not varying:
         return [("", runs)]
     found = [
@@ -43,14 +48,6 @@ def by_panel(runs: pd.DataFrame, x: str | None = None) -> list[tuple[str, pd.Dat
     if len(found) > MAX_PANELS:
         raise NormbenchError(f"{len(found)} panels, for {', '.join(varying)}: choose among them with --where")
     return found
-
-
-def _rank(value: object) -> tuple[bool, float, str]:
-    """Numbers by size, those that are text too, before words by the alphabet."""
-    try:
-        return (False, float(str(value)), "")
-    except ValueError:
-        return (True, 0.0, str(value))
 
 
 def by_line(runs: pd.DataFrame) -> dict[str, list[str]]:
@@ -75,12 +72,11 @@ def basis(frames: Frames, *remarks: str) -> str:
     runs = frames.runs[frames.runs["status"] == "done"]
     lost = len(frames.runs) - len(runs)
     constant = {name: runs[name].iloc[0] for name in ("batch_size", "lr") if runs[name].nunique() == 1}
-    seeds = runs["seed"].nunique()
     parts = [
         f"Data {distinct(runs, 'data')}, {epochs(runs)}",
         describe(constant),
         counted(len(runs), "run") + f" ({lost} more did not finish)" * (lost > 0),
-        "one seed" if seeds == 1 else f"{seeds} seeds",
+        seeds(runs["seed"].nunique()),
         f"{distinct(runs, 'device')}, {distinct(runs, 'precision')}, torch {distinct(runs, 'torch')}",
         f"commit {commits(runs)}.",
     ]
@@ -92,3 +88,11 @@ def link(runs: pd.DataFrame, label: str, settings: Sequence[str] = ("batch_size"
     shared = {name: runs[name].iloc[0] for name in settings if runs[name].nunique() == 1}
     told = {"norm": label.split()[0]} | shared
     return f"#runs:{';'.join(f'{name}={value}' for name, value in told.items())}"
+
+
+def _rank(value: object) -> tuple[bool, float, str]:
+    """Numbers by size, those that are text too, before words by the alphabet."""
+    try:
+        return (False, float(str(value)), "")
+    except ValueError:
+        return (True, 0.0, str(value))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from normbench.analysis.choice import at_chosen_rate
-from normbench.analysis.figures.layout import basis, by_line, by_panel, finished, link
+from normbench.analysis.figures.layout import basis, by_line, by_panel, finished, link, prepared
 from normbench.analysis.figures.style import (
     PAGE,
     Size,
@@ -23,13 +23,11 @@ from normbench.analysis.figures.style import (
     drawing,
     is_first,
     panels,
-    styles,
 )
 from normbench.analysis.frames import Frames
-from normbench.analysis.provenance import labelled
 from normbench.analysis.stats import Estimate, mean_interval, paired_ratio
 from normbench.analysis.tables.crosstab import final
-from normbench.analysis.tables.table import BASELINE, times
+from normbench.analysis.tables.table import BASELINE, seconds_by_seed, times
 from normbench.errors import NormbenchError
 
 DODGE = 0.05  # how far norms stand apart at one setting, of the distance between settings
@@ -42,10 +40,9 @@ def batch_size(frames: Frames, size: Size = PAGE) -> Figure:
 
     Raises NormbenchError where all runs have one batch size.
     """
-    frames = replace(frames, runs=labelled(frames.runs))
-    colours = styles(frames.runs["line"].unique())
-    chosen = replace(frames, runs=at_chosen_rate(frames.runs))
-    return _against(chosen, colours, "batch_size", "test_accuracy", "batch size (images, log2)", size)
+    frames, colours = prepared(frames)
+    frames = replace(frames, runs=at_chosen_rate(frames.runs))
+    return _against(frames, colours, "batch_size", "test_accuracy", "batch size (images, log2)", size)
 
 
 def learning_rate(frames: Frames, size: Size = PAGE) -> Figure:
@@ -53,8 +50,7 @@ def learning_rate(frames: Frames, size: Size = PAGE) -> Figure:
 
     Raises NormbenchError where all runs have one learning rate.
     """
-    frames = replace(frames, runs=labelled(frames.runs))
-    colours = styles(frames.runs["line"].unique())
+    frames, colours = prepared(frames)
     metric = "val_accuracy" if "val_accuracy" in frames.runs else "test_accuracy"
     return _against(frames, colours, "lr", metric, "learning rate (log)", size)
 
@@ -64,25 +60,26 @@ def time(frames: Frames, size: Size = PAGE) -> Figure:
 
     Raises NormbenchError where there are no such runs.
     """
-    frames = replace(frames, runs=labelled(frames.runs))
-    colours = styles(frames.runs["line"].unique())
+    frames, colours = prepared(frames)
     frames = finished(frames)
-    seconds = final(frames, "train_seconds")
-    frames = replace(frames, runs=frames.runs[frames.runs["run"].isin(seconds)])
+    frames = replace(frames, runs=frames.runs[frames.runs["concurrent_runs"] == 1])
     if frames.runs.empty:
         raise NormbenchError("no times to compare: all runs shared the machine with others")
     with drawing(size):
         facets = by_panel(frames.runs)
         figure, axes = panels(size, len(facets), sharey=False)
         for ax, (title, runs) in zip(axes, facets, strict=True):
-            _times(ax, {label: _by_seed(runs, ids, seconds) for label, ids in by_line(runs).items()}, colours)
+            _times(
+                ax,
+                {str(label): seconds_by_seed(of_line) for label, of_line in runs.groupby("line", sort=False)},
+                colours,
+            )
             ax.set_title(title, loc="left")
         add_caption(figure, basis(frames, "Median over epochs, without evaluation.", INTERVAL), size)
     return figure
 
 
 def _against(frames: Frames, colours: Styles, x: str, metric: str, label: str, size: Size) -> Figure:
-    finished(frames)  # raises where there is nothing to draw
     runs = frames.runs
     if runs[x].nunique() < 2:
         raise NormbenchError(f"no figure against {x}: all runs have {runs[x].iloc[0]}")
@@ -103,7 +100,7 @@ def _against(frames: Frames, colours: Styles, x: str, metric: str, label: str, s
         add_labels(figure, axes, size)
         interval = INTERVAL if runs["seed"].nunique() > 1 else ""
         ended = NO_RESULT if (runs["status"] != "done").any() else ""
-        add_caption(figure, basis(replace(frames, runs=runs), interval, ended), size)
+        add_caption(figure, basis(frames, interval, ended), size)
     return figure
 
 
@@ -126,6 +123,7 @@ def _line(
     places = [float(at) * apart for at in means]
     line = [means[at].mean if at in means else math.nan for at in of]  # broken where no run finished
     ax.plot([float(at) * apart for at in of], line, color=colour, marker=marker, label=label, zorder=2)
+    # The same points once more: only those of a scatter can each lead to runs of their own.
     dots = ax.scatter(places, [one.mean for one in means.values()], color=colour, marker=marker, s=font * 3.5, zorder=3)
     dots.set_urls([link(runs[runs[x] == at], label, ("batch_size", x)) for at in means])
     _bars(ax, places, list(means.values()), colour)
@@ -156,11 +154,6 @@ def _log_axis(ax: Axes, ticks: Sequence[float], base: int) -> None:
     ax.xaxis.set_major_locator(FixedLocator([float(tick) for tick in ticks]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_locator(NullLocator())
-
-
-def _by_seed(runs: pd.DataFrame, ids: Sequence[str], seconds: dict[Any, float]) -> dict[int, float]:
-    seed_of = dict(zip(runs["run"], runs["seed"], strict=True))
-    return {seed_of[run]: seconds[run] for run in ids}
 
 
 def _times(ax: Axes, seconds: dict[str, dict[int, float]], colours: Styles) -> None:

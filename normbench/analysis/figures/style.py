@@ -34,8 +34,6 @@ STYLES = {"bn": (BLUE, "o"), "ln": (ORANGE, "s"), "in": (GREEN, "^"), "gn": (RED
 MARKERS = ("v", "P", "*", "<", ">", "h", "p", "d", "o", "s", "^", "D", "X")
 FREE = [(colour, marker) for marker in MARKERS for colour in (PINK, SKY, INK, BLUE, ORANGE, GREEN, RED)]
 FREE = [pair for pair in FREE if pair not in STYLES.values()]
-
-
 Styles = dict[str, tuple[str, str]]  # colour and marker by label
 
 
@@ -60,6 +58,11 @@ SIZES = {
     "slide": Size(13.33, 4.0, 3, 18, height=7.5),
 }
 PAGE = SIZES["page"]
+FORMATS: dict[str, dict[str, Any]] = {
+    ".svg": {"metadata": {"Date": None}},
+    ".png": {"dpi": 160},
+    ".pdf": {"metadata": {"CreationDate": None}},
+}
 PHONE = Size(3.5, 2.6, 1, 9.5, is_phone=True)
 
 
@@ -144,7 +147,8 @@ def alt_text(figure: Figure) -> str:
         measured = axes.get_ylabel() or measured  # a row of panels may share it
         lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
         ends = [(str(line.get_label()), np.asarray(line.get_ydata(), float)) for line in lines]
-        told = "; ".join(f"{label} from {y[0]:.3g} to {y[-1]:.3g}" for label, y in ends if len(y))
+        known = [(label, y[np.isfinite(y)]) for label, y in ends]
+        told = "; ".join(f"{label} from {y[0]:.3g} to {y[-1]:.3g}" for label, y in known if len(y))
         title = axes.get_title(loc="left")
         name = f"{title}: " if title else ""
         said.append(f"{name}{measured} against {axes.get_xlabel()}. {told}".strip())
@@ -156,27 +160,32 @@ def save(figure: Figure, path: Path, size: Size = PAGE) -> None:
 
     Raises NormbenchError for another ending than .svg, .png or .pdf, and where the file cannot be written.
     """
-    options: dict[str, dict[str, Any]] = {
-        ".svg": {"metadata": {"Date": None}},
-        ".png": {"dpi": 160},
-        ".pdf": {"metadata": {"CreationDate": None}},
-    }
     suffix = path.suffix.lower()
-    if suffix not in options:
-        raise unknown("format", path.suffix or str(path), options)
+    if suffix not in FORMATS:
+        raise unknown("format", path.suffix or str(path), FORMATS)
     if blocking := next((parent for parent in path.parents if parent.is_file()), None):
         raise NormbenchError(f"--output: '{blocking}' is not a folder")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    content = to_bytes(figure, suffix[1:], size, **options[suffix])
-    write_bytes(path, re.sub(rb' xlink:href="#runs:[^"]*" target="_blank"', b"", content))  # those lead within a page
+    write_bytes(
+        path, without_links(to_svg(figure, size)).encode() if suffix == ".svg" else _drawn(figure, suffix, size)
+    )
 
 
-def to_bytes(figure: Figure, form: str, size: Size, **options: Any) -> bytes:
-    """The figure as a file of this format."""
+def to_svg(figure: Figure, size: Size) -> str:
+    """The figure as SVG, whose lines and points lead to the runs behind them on a page."""
+    return _drawn(figure, ".svg", size).decode()
+
+
+def without_links(svg: str) -> str:
+    """For a file of its own, where there is no such page."""
+    return re.sub(r' xlink:href="#runs:[^"]*" target="_blank"', "", svg)
+
+
+def _drawn(figure: Figure, suffix: str, size: Size) -> bytes:
     buffer = io.BytesIO()
     with drawing(size):
-        figure.savefig(buffer, format=form, **options)
+        figure.savefig(buffer, format=suffix[1:], **FORMATS[suffix])
     figure.set_layout_engine("none")  # what is laid out stays so in another format
     return buffer.getvalue()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 
 from normbench.analysis.choice import rate_varies
 from normbench.analysis.figures import FIGURES
-from normbench.analysis.figures.style import PAGE, PHONE, Size, save
+from normbench.analysis.figures.style import PAGE, PHONE, Size, alt_text, save, to_svg, without_links
 from normbench.analysis.frames import Frames
-from normbench.analysis.loading import load_frames, write_study
-from normbench.analysis.runfiles import run_dirs
+from normbench.analysis.loading import write_study
+from normbench.analysis.report.page import Drawing, page
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.crosstab import cross_table
 from normbench.analysis.tables.pairs import pairs_table
@@ -37,38 +37,22 @@ TITLES = {
 }
 
 
-def check_folder(folder: Path, frames: Frames) -> None:
-    """Raises NormbenchError where a report in `folder` would hide runs, or drop some that are there."""
-    if folder.exists() and not folder.is_dir():
-        raise NormbenchError(f"--output: '{folder}' is not a folder")
-    if run_dirs(folder):
-        raise NormbenchError(f"--output: '{folder}' holds run directories, which its runs.csv would hide: name another")
-    if (folder / "runs.csv").exists() and {*load_frames([folder]).runs["run"]} - {*frames.runs["run"]}:
-        raise NormbenchError(f"--output: '{folder}' holds runs that are not in this report: name another folder")
-
-
 def write_report(frames: Frames, folder: Path, command: str | None = None) -> Path:
     """Writes report.html, table.md, tables/, the figures as SVG and PNG, and the runs as CSV; the path of the page.
 
     What these runs have nothing for is left out; what cannot be made of them is named on the page, with the reason.
     command: what makes this report, for those who want to.
     """
-    from normbench.analysis.report.page import page
-
     missing: list[str] = []
     tables = _made(tables_for(frames), missing)
-    drawn = _made({name: partial(_draw, draw) for name, draw in figures_for(frames).items()}, missing)
-    views = {name: (TITLES[name], *figures) for name, figures in drawn.items()}
-    html = page(frames, tables, views, missing, command)
+    figures = _made({name: partial(_draw, name, draw) for name, draw in figures_for(frames).items()}, missing)
+    drawings = {name: drawing for name, (_, drawing) in figures.items()}
+    html = page(frames, tables, drawings, missing, command)
     write_study(frames, folder)
-    with disk_errors(folder / "tables"):
-        (folder / "tables").mkdir(exist_ok=True)
-        for name in (*TITLES, *TABLES):  # what an earlier report had and this one has not
-            for path in (*folder.glob(f"{name}.*"), *folder.glob(f"tables/{name}.*")):
-                path.unlink()
-    for name, (figure, _) in drawn.items():
-        for suffix in (".svg", ".png"):
-            save(figure, folder / f"{name}{suffix}")
+    _discard(folder, figures, tables)
+    for name, (figure, drawing) in figures.items():
+        write_text(folder / f"{name}.svg", without_links(drawing.svg))
+        save(figure, folder / f"{name}.png")
     for name, table in tables.items():
         for form, write in FORMS.items():
             write_text(folder / "tables" / f"{name}{SUFFIXES[form]}", write(table))
@@ -103,13 +87,24 @@ def figures_for(frames: Frames) -> dict[str, Draw]:
         "learning-rate": rate_varies(runs),
         "time": True,
     }
-    options = {"loss": {"smooth": None}}
-    return {name: partial(FIGURES[name], frames, **options.get(name, {})) for name in TITLES if wanted[name]}
+    return {name: partial(FIGURES[name], frames) for name in TITLES if wanted[name]}
 
 
-def _draw(draw: Draw) -> tuple[Figure, Figure]:
-    """For paper and screens, and for phones."""
-    return draw(PAGE), draw(PHONE)
+def _draw(name: str, draw: Draw) -> tuple[Figure, Drawing]:
+    """The figure, and what the page shows of it; on phones it is drawn anew, a panel a row."""
+    figure = draw(PAGE)
+    svgs = to_svg(figure, PAGE), to_svg(draw(PHONE), PHONE)
+    return figure, Drawing(TITLES[name], str(figure.get_label()), alt_text(figure), *svgs)
+
+
+def _discard(folder: Path, figures: Collection[str], tables: Collection[str]) -> None:
+    """Removes what an earlier report had and this one has not."""
+    stale = [folder / f"{name}{suffix}" for name in {*TITLES} - {*figures} for suffix in (".svg", ".png")]
+    stale += [folder / "tables" / f"{name}{end}" for name in {*TABLES} - {*tables} for end in SUFFIXES.values()]
+    with disk_errors(folder / "tables"):
+        (folder / "tables").mkdir(exist_ok=True)
+        for path in stale:
+            path.unlink(missing_ok=True)
 
 
 def _made(makers: Mapping[str, Callable[[], Made]], missing: list[str]) -> dict[str, Made]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 import normbench
 from normbench.analysis.choice import rate_varies
-from normbench.analysis.figures.style import PAGE, PHONE
 from normbench.analysis.frames import Frames, settings_of_study
 from normbench.analysis.loading import shared_settings
 from normbench.analysis.provenance import distinct
@@ -23,7 +22,6 @@ from normbench.analysis.report.svg import inline_svg
 from normbench.analysis.runfiles import at
 from normbench.analysis.tables.table import Table
 
-Views = Mapping[str, tuple[str, Figure, Figure]]  # title, figure, figure for phones
 FILTERS = {"norm": "norm", "batch_size": "batch size", "lr": "lr", "status": "status"}
 ENVIRONMENT = {
     "device": "hardware.device_name",
@@ -41,8 +39,23 @@ ENVIRONMENT = {
 }
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A figure for the page: its title, what it rests on, itself in words, and as SVG, for phones too."""
+
+    title: str
+    caption: str
+    alt: str
+    svg: str
+    phone_svg: str
+
+
 def page(
-    frames: Frames, tables: Mapping[str, Table], figures: Views, missing: Sequence[str], command: str | None = None
+    frames: Frames,
+    tables: Mapping[str, Table],
+    figures: Mapping[str, Drawing],
+    missing: Sequence[str],
+    command: str | None = None,
 ) -> str:
     """The page: summary, tables, figures, every run, environment, settings, how to reproduce.
 
@@ -63,7 +76,7 @@ def page(
         notes=[note.removeprefix("left out: ") for note in (*frames.notes, *missing)],
         report_command=command,
         tables=tables,
-        figures=_views(runs, figures),
+        figures=_inline(runs, figures),
         filter_columns=FILTERS,
         filters={
             name: (label, _choices(runs[name])) for name, label in FILTERS.items() if name != "lr" or rate_varies(runs)
@@ -79,8 +92,8 @@ def page(
     )
 
 
-def _views(runs: pd.DataFrame, figures: Views) -> dict[str, tuple[str, Markup, Markup, str]]:
-    """Title, SVG, SVG for phones, and caption of each; a point leads to the first run of its settings."""
+def _inline(runs: pd.DataFrame, figures: Mapping[str, Drawing]) -> dict[str, Drawing]:
+    """The figures with SVG for the page; a line or point leads to the first run of its settings."""
     texts = runs[list(FILTERS)].astype(str)
 
     def first_run(settings: Mapping[str, str]) -> str:
@@ -88,13 +101,12 @@ def _views(runs: pd.DataFrame, figures: Views) -> dict[str, tuple[str, Markup, M
         return str(runs["run"][matching].iloc[0])
 
     return {
-        name: (
-            title,
-            Markup(inline_svg(figure, name, PAGE, first_run)),
-            Markup(inline_svg(phone, f"{name}-phone", PHONE, first_run)),
-            str(figure.get_label()),
+        name: replace(
+            one,
+            svg=Markup(inline_svg(one.svg, name, one.alt, first_run)),
+            phone_svg=Markup(inline_svg(one.phone_svg, f"{name}-phone", one.alt, first_run)),
         )
-        for name, (title, figure, phone) in figures.items()
+        for name, one in figures.items()
     }
 
 

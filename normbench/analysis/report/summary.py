@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -11,12 +10,11 @@ import pandas as pd
 
 from normbench.analysis.choice import at_chosen_rate, chosen_rates
 from normbench.analysis.frames import Frames
-from normbench.analysis.provenance import describe, distinct, labelled, settings_columns, unfinished
-from normbench.analysis.stats import Estimate, mean_interval, paired_difference
-from normbench.analysis.tables.crosstab import as_text
-from normbench.analysis.tables.pairs import Paired, every_pair, points
+from normbench.analysis.provenance import beside_norm, counted, describe, distinct, labelled, seeds, unfinished
+from normbench.analysis.stats import mean_interval, paired_difference
+from normbench.analysis.tables.pairs import Paired, every_pair, p_text, points
 from normbench.analysis.tables.source import BATCH, CLAIMS, relative_time
-from normbench.analysis.tables.table import BASELINE
+from normbench.analysis.tables.table import BASELINE, as_text, times
 from normbench.errors import NormbenchError
 
 MOST = 12  # sentences of a kind
@@ -48,13 +46,12 @@ def _pairs(done: pd.DataFrame) -> list[Paired]:
 def _what(runs: pd.DataFrame) -> str:
     """36 runs of normresnet on cifar10-jpeg: bn, ln, in, gn at batch size 1, 8, 64 with 3 seeds; 36 done."""
     batches = ", ".join(map(str, sorted(runs["batch_size"].unique())))
-    seeds = runs["seed"].nunique()
     counts = runs["status"].value_counts()
     states = ", ".join(f"{count} {state}" for state, count in counts.items())
     return (
-        f"{len(runs)} run{'s' * (len(runs) != 1)} of {distinct(runs, 'model')} on {distinct(runs, 'data')}: "
+        f"{counted(len(runs), 'run')} of {distinct(runs, 'model')} on {distinct(runs, 'data')}: "
         f"{', '.join(map(str, runs['norm'].unique()))} at batch size {batches} with "
-        f"{'one seed' if seeds == 1 else f'{seeds} seeds'}; {states}."
+        f"{seeds(runs['seed'].nunique())}; {states}."
     )
 
 
@@ -63,14 +60,14 @@ def _leaders(done: pd.DataFrame, pairs: Sequence[Paired]) -> Iterator[str]:
 
     A norm with other options is another one.
     """
-    settings = [name for name in settings_columns(done) if not name.startswith("norm.") and done[name].nunique() > 1]
+    settings = [name for name in beside_norm(done) if done[name].nunique() > 1]
     for key, group in done.groupby(settings or (lambda _: ""), dropna=False):
         means = group.groupby("line")["test_accuracy"].mean().sort_values(ascending=False)
         where = f"At {describe(dict(zip(settings, key, strict=True)))}" if settings else "At the settings of these runs"
         first = str(means.index[0])
         reached = mean_interval(group.loc[group["line"] == first, "test_accuracy"].tolist())
         text = f"{where}, {first} reached the highest test accuracy, {as_text(reached, 'test_accuracy')}"
-        text += f" ({_seeds(reached.n)})"
+        text += f" ({seeds(reached.n)})"
         yield f"{text}{_lead(group, first, str(means.index[1]), pairs)}." if len(means) > 1 else f"{text}."
 
 
@@ -86,7 +83,7 @@ def _lead(group: pd.DataFrame, first: str, second: str, pairs: Sequence[Paired])
     if estimate.n == 1:
         return f", {ahead} before {second}; one seed decides nothing"
     how = "more than chance explains" if found.verdict == first else "undecided"
-    return f", {ahead} before {second}, paired over {estimate.n} seeds, p = {found.adjusted:.2g}: {how}"
+    return f", {ahead} before {second}, paired over {seeds(estimate.n)}, {p_text(found.adjusted)}: {how}"
 
 
 def _batch_sizes(done: pd.DataFrame) -> Iterator[str]:
@@ -99,7 +96,7 @@ def _batch_sizes(done: pd.DataFrame) -> Iterator[str]:
         ends = [group[group["batch_size"] == size].set_index("seed")["test_accuracy"] for size in (small, large)]
         difference = paired_difference(*(one.to_dict() for one in ends))
         if difference is not None:
-            changes.append(f"{norm} by {points(difference.estimate)} ({_seeds(difference.estimate.n)})")
+            changes.append(f"{norm} by {points(difference.estimate)} ({seeds(difference.estimate.n)})")
     if changes:
         yield f"From batch size {large} to {small}, test accuracy changes for {', '.join(changes)}."
 
@@ -133,16 +130,9 @@ def _times(frames: Frames) -> Iterator[str]:
         yield "Times are not compared, as the runs shared the machine with others."
         return
     for batch_size in sorted(done["batch_size"].unique()):
-        found = {norm: relative_time(frames, norm, batch_size) for norm in done["norm"].unique() if norm != BASELINE}
-        told = [f"{norm} {_ratio(one)}" for norm, one in found.items() if one is not None]
+        found = {
+            norm: relative_time(frames.runs, norm, batch_size) for norm in done["norm"].unique() if norm != BASELINE
+        }
+        told = [f"{norm} {times(one)} ({seeds(one.n)})" for norm, one in found.items() if one is not None]
         if told:
             yield f"An epoch at batch size {batch_size} took, relative to {BASELINE}: {', '.join(told)}."
-
-
-def _ratio(estimate: Estimate) -> str:
-    spread = "" if math.isnan(estimate.half_width) else f" ± {estimate.half_width:.2f}"
-    return f"{estimate.mean:.2f}{spread}x ({_seeds(estimate.n)})"
-
-
-def _seeds(n: int) -> str:
-    return "one seed" if n == 1 else f"{n} seeds"

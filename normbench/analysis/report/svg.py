@@ -6,24 +6,21 @@ import html
 import re
 from collections.abc import Callable, Mapping
 
-from matplotlib.figure import Figure
-
-from normbench.analysis.figures.style import FAINT, INK, PAPER, Size, alt_text, to_bytes
+from normbench.analysis.figures.style import FAINT, INK, PAPER
 
 FirstRun = Callable[[Mapping[str, str]], str]  # of those with these settings
 LINK = re.compile(r'xlink:href="#runs:([^"]+)" target="_blank"')
 
 
-def inline_svg(figure: Figure, name: str, size: Size, first_run: FirstRun) -> str:
+def inline_svg(svg: str, name: str, alt: str, first_run: FirstRun) -> str:
     """The figure as an SVG element without a size of its own; `name` sets its ids apart from those of others."""
-    text = to_bytes(figure, "svg", size, metadata={"Date": None}).decode()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     for colour, of_page in ((INK, "currentColor"), (FAINT, "var(--faint)"), (PAPER, "none")):
         text = text.replace(colour, of_page)
     text = re.sub(r'\b(id="|url\(#|xlink:href="#(?!runs:))', rf"\g<1>{name}-", text)
     tag, inside = text[: text.index(">")], text[text.index(">") :]
     tag = re.sub(r'\s(width|height)="[^"]+"', "", tag)
-    return f'{tag} role="group" aria-label="{html.escape(alt_text(figure))}"{_linked(inside, first_run)}'
+    return f'{tag} role="group" aria-label="{html.escape(alt)}"{_linked(inside, first_run)}'
 
 
 def _linked(text: str, first_run: FirstRun) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from statistics import median
 from typing import Any
 
 import pandas as pd
 
 from normbench.analysis.choice import best_rates, rates_are_chosen
 from normbench.analysis.frames import Frames
-from normbench.analysis.provenance import caption, settings_columns, unfinished
+from normbench.analysis.provenance import beside_norm, caption, settings_columns, unfinished
 from normbench.analysis.stats import Estimate, half_width_of_test_set, mean_interval, paired_ratio
-from normbench.analysis.tables.table import BASELINE, Table, ended_otherwise, figure, percent, times
+from normbench.analysis.tables.table import BASELINE, Table, as_text, ended_otherwise, figure, seconds_by_seed, times
 
 Seconds = dict[Any, dict[int, float]]  # by settings, by seed
 
@@ -49,7 +50,9 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
             "norm": table["norm"],
             **_varying(table),
             **_held_out(table),
-            "test accuracy": [percent(Estimate(*values)) for values in accuracies],
+            "test accuracy": [
+                as_text(Estimate(*values), "test_accuracy") if values[-1] else "none finished" for values in accuracies
+            ],
             "test set": [figure(100 * value, "± {:.1f} %") for value in table["test_set_half_width"]],
             **_times(table),
             "runs": table["n"],
@@ -62,10 +65,9 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
 def _row(group: pd.DataFrame, baseline: Seconds) -> dict[str, object]:
     done = group[group["status"] == "done"]
     accuracy, values = done["test_accuracy"].mean(), done["test_accuracy"].tolist()
-    seconds = _alone(group)
-    ratio = paired_ratio(
-        _by_seed(seconds), baseline.get(tuple(group[_shared_settings(group)].iloc[0]), {})
-    ) or Estimate(math.nan, math.nan, 0)
+    seconds = seconds_by_seed(group)
+    of_bn = baseline.get(tuple(group[beside_norm(group)].iloc[0]), {})
+    ratio = paired_ratio(seconds, of_bn) or Estimate(math.nan, math.nan, 0)
     return {
         "norm": group["norm"].iloc[0],
         **{name: group[name].iloc[0] for name in settings_columns(group)},
@@ -74,7 +76,7 @@ def _row(group: pd.DataFrame, baseline: Seconds) -> dict[str, object]:
         "test_accuracy": accuracy,
         "half_width": mean_interval(values).half_width if values else math.nan,
         "test_set_half_width": half_width_of_test_set(accuracy, int(done["num_test"].iloc[0])) if values else math.nan,
-        "seconds": seconds["median_train_seconds"].median(),
+        "seconds": median(seconds.values()) if seconds else math.nan,
         "relative_time": ratio.mean,
         "relative_time_half_width": ratio.half_width,
         "status": ended_otherwise(group),
@@ -83,25 +85,8 @@ def _row(group: pd.DataFrame, baseline: Seconds) -> dict[str, object]:
 
 def _baseline(runs: pd.DataFrame) -> Seconds:
     """The seconds of bn by seed, at each choice of settings but the norm's own."""
-    of_bn = _alone(runs[runs["norm"] == BASELINE])
-    groups = of_bn.groupby(_shared_settings(runs), dropna=False)
-    return {key: _by_seed(group) for key, group in groups}
-
-
-def _shared_settings(runs: pd.DataFrame) -> list[str]:
-    return [name for name in settings_columns(runs) if not name.startswith("norm.")]
-
-
-def _alone(runs: pd.DataFrame) -> pd.DataFrame:
-    """The finished runs that had the machine to themselves."""
-    return runs[(runs["status"] == "done") & (runs["concurrent_runs"] == 1)]
-
-
-def _by_seed(runs: pd.DataFrame) -> dict[int, float]:
-    """Seconds by seed; none where several runs have the same seed."""
-    if runs["seed"].duplicated().any():
-        return {}
-    return dict(zip(runs["seed"], runs["median_train_seconds"], strict=True))
+    groups = runs[runs["norm"] == BASELINE].groupby(beside_norm(runs), dropna=False)
+    return {key: seconds_by_seed(group) for key, group in groups}
 
 
 def _varying(table: pd.DataFrame) -> dict[str, pd.Series]:

@@ -13,19 +13,11 @@ from normbench.analysis.frames import KEYS, Frames
 from normbench.analysis.loading import COMPARABLE
 from normbench.analysis.provenance import caption, describe, distinct, settings_columns, unfinished
 from normbench.analysis.stats import Estimate, half_width_of_test_set, mean_interval
-from normbench.analysis.tables.table import Table, ended_otherwise
+from normbench.analysis.tables.table import NOT_MEASURED, Table, as_text, ended_otherwise
 from normbench.errors import NormbenchError, unknown
 
 NO_RUN = "no run"
 CLOCKS = ("seconds", "second")  # what other runs on the machine disturb
-# By the last word of a metric's name: factor, decimals, unit.
-UNITS = {
-    "accuracy": (100, 1, " %"),
-    "loss": (1, 3, ""),
-    "seconds": (1, 1, " s"),
-    "second": (1, 0, "/s"),
-    "mib": (1, 0, " MiB"),
-}
 
 
 def cross_table(frames: Frames, by: Sequence[str], metric: str = "test_accuracy") -> Table:
@@ -40,7 +32,7 @@ def cross_table(frames: Frames, by: Sequence[str], metric: str = "test_accuracy"
         best = data.loc[data.groupby(list(by[:-1]), sort=False)[metric].idxmax().dropna().astype(int)].index
         shown.loc[best, "cell"] += " (best)"
     if len(by) == 1:
-        wide = shown[[*by, "cell"]].rename(columns={"cell": title(metric)})
+        wide = shown[[*by, "cell"]].rename(columns={"cell": _title(metric)})
     else:
         column = by[-1]
         wide = shown.set_index(list(by))["cell"].unstack(column, fill_value=NO_RUN, sort=False)
@@ -48,7 +40,7 @@ def cross_table(frames: Frames, by: Sequence[str], metric: str = "test_accuracy"
         wide.columns = pd.Index([describe({column: value}) for value in wide.columns])
         wide = wide.reset_index()
     wide = wide.rename(columns={name: name.replace("_", " ") for name in by}).astype(str)
-    heading = f"{title(metric).capitalize()} by {' and '.join(name.replace('_', ' ') for name in by)}"
+    heading = f"{_title(metric).capitalize()} by {' and '.join(name.replace('_', ' ') for name in by)}"
     basis = " ".join([caption(frames.runs), *_remarks(frames, data, by)])
     return Table(heading, data, wide, basis, unfinished(frames.runs))
 
@@ -83,30 +75,12 @@ def final(frames: Frames, metric: str) -> dict[Any, float]:
     if metric not in known:
         raise unknown("metric", metric, sorted(known))
     runs = frames.runs[frames.runs["status"] == "done"]
-    if is_clock(metric):
+    if metric.endswith(CLOCKS):
         alone = runs.loc[runs["concurrent_runs"] == 1, "run"]
         rows = frames.metrics[frames.metrics["run"].isin(alone)]
         return dict(rows.groupby("run")[metric].median())
     last = frames.metrics[frames.metrics["run"].isin(runs["run"])].drop_duplicates("run", keep="last")
     return dict(zip(last["run"], last[metric], strict=True))
-
-
-def is_clock(metric: str) -> bool:
-    """Whether the metric is a time, which other runs on the machine disturb."""
-    return metric.endswith(CLOCKS)
-
-
-def title(metric: str) -> str:
-    """A metric in words."""
-    return metric.replace("val_", "validation ").replace("_", " ")
-
-
-def as_text(estimate: Estimate, metric: str) -> str:
-    """A figure of this metric with its unit, and its interval where there is one."""
-    factor, decimals, unit = UNITS.get(metric.rpartition("_")[2], (1, 3, ""))
-    mean = f"{factor * estimate.mean:.{decimals}f}"
-    spread = "" if math.isnan(estimate.half_width) else f" ± {factor * estimate.half_width:.{decimals}f}"
-    return f"{mean}{spread}{unit}"
 
 
 def _cell(settings: dict[str, Any], group: pd.DataFrame, metric: str) -> dict[str, Any]:
@@ -133,6 +107,11 @@ def _remarks(frames: Frames, data: pd.DataFrame, by: Sequence[str]) -> Iterator[
         yield chosen_rates(frames.runs)
 
 
+def _title(metric: str) -> str:
+    """A metric in words."""
+    return metric.replace("val_", "validation ").replace("_", " ")
+
+
 def _check_alike(settings: dict[str, Any], group: pd.DataFrame) -> None:
     """Raises where runs of one cell differ in more than their seed."""
     done = group[group["status"] == "done"]
@@ -153,7 +132,7 @@ def _sorted(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 def _shown(cell: dict[Any, Any], metric: str, uniform: bool) -> str:
     """What a cell reached, or how its runs ended; counts where cells differ in them."""
     if cell["n"] == 0:
-        return str(cell["status"]) or "not measured"
+        return str(cell["status"]) or NOT_MEASURED
     text = as_text(Estimate(cell[metric], cell["half_width"], cell["n"]), metric)
     remarks = [] if uniform else [f"n = {cell['n']}"]
     remarks += [cell["status"]] if cell["status"] else []

@@ -12,7 +12,7 @@ import pandas as pd
 
 from normbench.analysis.choice import at_chosen_rate, chosen_rates
 from normbench.analysis.frames import Frames
-from normbench.analysis.provenance import caption, settings_columns
+from normbench.analysis.provenance import beside_norm, caption, describe
 from normbench.analysis.stats import Difference, Estimate, holm, paired_difference
 from normbench.analysis.tables.table import Table
 from normbench.errors import NormbenchError, unknown
@@ -40,9 +40,8 @@ class Paired:
 
     def sentence(self) -> str:
         """The difference, what it rests on, and what follows."""
-        where = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.settings.items())
         estimate = self.difference.estimate
-        what = f"{where}: {self.first} - {self.second} = {points(estimate)}"
+        what = f"{describe(self.settings)}: {self.first} - {self.second} = {points(estimate)}"
         if estimate.n == 1:
             return f"{what} at one seed: no interval, undecided."
         if math.isnan(self.adjusted):
@@ -103,8 +102,7 @@ def pairs_table(frames: Frames) -> Table:
 def _compare_all(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[Paired]:
     runs = at_chosen_rate(runs)
     done = runs[runs["status"] == "done"]
-    settings = [name for name in settings_columns(runs) if not name.startswith("norm.")]
-    settings = [name for name in settings if name != "model" or runs[name].nunique() > 1]
+    settings = [name for name in beside_norm(runs) if name != "model" or runs[name].nunique() > 1]
     found: list[tuple[str, str, dict[str, Any], Difference]] = []
     for key, group in done.groupby(settings, sort=False, dropna=False):
         for first, second in pairs:

@@ -16,12 +16,11 @@ from normbench.analysis.choice import at_chosen_rate
 from normbench.analysis.frames import Frames
 from normbench.analysis.provenance import caption, unfinished
 from normbench.analysis.stats import Estimate, paired_ratio
-from normbench.analysis.tables.crosstab import as_text, cells, final
-from normbench.analysis.tables.table import BASELINE, NOT_MEASURED, Table, times
+from normbench.analysis.tables.crosstab import cells
+from normbench.analysis.tables.table import BASELINE, NOT_MEASURED, Table, as_text, seconds_by_seed, times
 
 BATCH = 64
 SMALLEST = 1
-TIME = "train_seconds"
 ACCURACY = "test_accuracy"
 NOTHING = Estimate(math.nan, math.nan, 0)
 
@@ -60,27 +59,23 @@ def source_table(frames: Frames) -> Table:
     )
 
 
-def relative_time(frames: Frames, norm: str, batch_size: int = BATCH) -> Estimate | None:
+def relative_time(runs: pd.DataFrame, norm: str, batch_size: int = BATCH) -> Estimate | None:
     """The norm's training seconds per epoch over bn's at this batch size, by pairs of equal seed that ran alone.
 
     None where there is no such pair, or a norm has several runs of one seed.
     """
-    runs = at_chosen_rate(frames.runs[frames.runs["batch_size"] == batch_size])
-    seconds = runs.assign(seconds=runs["run"].map(final(frames, TIME))).dropna(subset="seconds")
-    if seconds.duplicated(["norm", "seed"]).any():
-        return None
-    of = {name: dict(zip(group["seed"], group["seconds"], strict=True)) for name, group in seconds.groupby("norm")}
-    return paired_ratio(of.get(norm, {}), of.get(BASELINE, {}))
+    runs = at_chosen_rate(runs[runs["batch_size"] == batch_size])
+    first, second = (seconds_by_seed(runs[runs["norm"] == name]) for name in (norm, BASELINE))
+    return paired_ratio(first, second)
 
 
 def _row(frames: Frames, norm: str, claim: Claim) -> dict[str, object]:
-    time = relative_time(frames, norm) if TIME in frames.metrics else None
     return {
         "norm": norm,
         "claimed_accuracy": claim.accuracy,
         **_estimate("accuracy", *_accuracy(frames, norm, BATCH)),
         "claimed_time": claim.relative_time,
-        **_estimate("time", time or NOTHING),
+        **_estimate("time", relative_time(frames.runs, norm) or NOTHING),
         "claimed_at_batch_1": claim.at_batch_1,
         **_estimate("at_batch_1", *_accuracy(frames, norm, SMALLEST)),
     }

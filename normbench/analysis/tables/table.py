@@ -10,8 +10,15 @@ import pandas as pd
 from normbench.analysis.stats import Estimate
 
 BASELINE = "bn"
-NONE_FINISHED = "none finished"
 NOT_MEASURED = "not measured"
+# By the last word of a metric's name: factor, decimals, unit.
+UNITS = {
+    "accuracy": (100, 1, " %"),
+    "loss": (1, 3, ""),
+    "seconds": (1, 1, " s"),
+    "second": (1, 0, "/s"),
+    "mib": (1, 0, " MiB"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,13 +41,12 @@ def ended_otherwise(runs: pd.DataFrame) -> str:
     return ", ".join(f"{count} {state}" for state, count in ended.items())
 
 
-def percent(estimate: Estimate) -> str:
-    """An accuracy in percent, with its interval where there is one."""
-    if math.isnan(estimate.mean):
-        return NONE_FINISHED
-    if math.isnan(estimate.half_width):
-        return f"{100 * estimate.mean:.1f} %"
-    return f"{100 * estimate.mean:.1f} ± {100 * estimate.half_width:.1f} %"
+def as_text(estimate: Estimate, metric: str) -> str:
+    """A figure of this metric with its unit, and its interval where there is one."""
+    factor, decimals, unit = UNITS.get(metric.rpartition("_")[2], (1, 3, ""))
+    mean = f"{factor * estimate.mean:.{decimals}f}"
+    spread = "" if math.isnan(estimate.half_width) else f" ± {factor * estimate.half_width:.{decimals}f}"
+    return f"{mean}{spread}{unit}"
 
 
 def figure(value: float, form: str) -> str:
@@ -54,3 +60,14 @@ def times(ratio: Estimate) -> str:
         return NOT_MEASURED
     spread = "" if math.isnan(ratio.half_width) else f" ± {ratio.half_width:.2f}"
     return f"{ratio.mean:.2f}{spread}x"
+
+
+def seconds_by_seed(runs: pd.DataFrame) -> dict[int, float]:
+    """Training seconds per epoch by seed, of finished runs that had the machine to themselves.
+
+    None of them where several runs have the same seed, which then differ in more.
+    """
+    alone = runs[(runs["status"] == "done") & (runs["concurrent_runs"] == 1)]
+    if alone["seed"].duplicated().any():
+        return {}
+    return dict(zip(alone["seed"], alone["median_train_seconds"], strict=True))
