@@ -2,6 +2,6 @@
 
 from normbench.models import normresnet
 from normbench.models.layers import Layers
-from normbench.models.registry import Site, models, norm_sites, unsupported
+from normbench.models.registry import Site, materialize, models, norm_sites, unsupported
 
-__all__ = ["Layers", "Site", "models", "norm_sites", "normresnet", "unsupported"]
+__all__ = ["Layers", "Site", "materialize", "models", "norm_sites", "normresnet", "unsupported"]

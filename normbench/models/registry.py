@@ -34,6 +34,16 @@ def norm_sites(build: Callable[[Layers], nn.Module], image_shape: Sequence[int])
     return sites
 
 
+def materialize(model: nn.Module, image_shape: Sequence[int]) -> nn.Module:
+    """The model after one blank image, from which lazy layers take their shapes: before an optimizer looks for them.
+
+    In evaluation mode, so that no statistics are kept of it; afterwards in training mode, as a new model is.
+    """
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, *image_shape))
+    return model.train()
+
+
 class _Recorder(nn.Module):
     def __init__(self, sites: list[Site]) -> None:
         super().__init__()

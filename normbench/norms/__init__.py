@@ -1,6 +1,7 @@
 """The normalization methods behind `--norm`: importing this package registers them all."""
 
-from normbench.norms import batch, plain, sample
+from normbench.norms import activation, batch, mixed, plain, sample, style, weight
 from normbench.norms.spec import NormSpec, norms
+from normbench.norms.style import AdaIN
 
-__all__ = ["NormSpec", "batch", "norms", "plain", "sample"]
+__all__ = ["AdaIN", "NormSpec", "activation", "batch", "mixed", "norms", "plain", "sample", "style", "weight"]

@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedParameter
 
-from pydantic import Field
-from torch import nn
-
-from normbench.norms.spec import NormSpec, Shape, norms
-
-Eps = Annotated[float, Field(gt=0)]
+from normbench.norms.refusals import groups, one_channel, one_pixel
+from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups, Shape, norms
 
 
 @norms.register("gn", title="GroupNorm")
-def gn(*, num_groups: Annotated[int, Field(ge=1)] = 4, eps: Eps = 1e-5, affine: bool = True) -> NormSpec:
+def gn(*, num_groups: NumGroups = 4, eps: Eps = 1e-5, affine: bool = True) -> NormSpec:
     """Group normalization: one mean and variance per sample and group of channels (arXiv:1803.08494, equation 7).
 
     y = (x - mean) / sqrt(var + eps) * gamma + beta, x of shape (n, c, h, w), mean and var of shape (n, num_groups)
     over the axes (c / num_groups, h, w), var biased; gamma and beta of shape (c,) are learned when `affine`. Training
     and evaluation are the same. The paper uses 32 groups; 4 is the default here because the source protocol has it.
     """
-
-    def refuse(shape: Shape) -> str | None:
-        _, channels, height, width = shape
-        if channels % num_groups:
-            return f"num_groups={num_groups} does not divide {channels} channels"
-        if channels // num_groups * height * width == 1:
-            return f"num_groups={num_groups} leaves one value per group: {channels} channels on a 1x1 map"
-        return None
-
     return NormSpec(
         scope="sample",
         norm=lambda num_features: nn.GroupNorm(num_groups, num_features, eps, affine),
-        refuse=refuse,
+        refuse=groups(num_groups),
     )
 
 
@@ -51,7 +42,7 @@ def ln(*, eps: Eps = 1e-5, affine: bool = True) -> NormSpec:
 def instance_norm(
     *,
     eps: Eps = 1e-5,
-    momentum: Annotated[float, Field(ge=0, le=1)] = 0.1,
+    momentum: Momentum = 0.1,
     affine: bool = False,
     track_running_stats: bool = False,
 ) -> NormSpec:
@@ -62,13 +53,91 @@ def instance_norm(
     protocol: compare against affine=true before blaming the statistics. Training and evaluation are the same unless
     `track_running_stats`, which evaluates with running averages (`momentum` in torch's sense).
     """
-
-    def refuse(shape: Shape) -> str | None:
-        _, _, height, width = shape
-        return None if height * width > 1 else "one value per sample and channel has no variance: a 1x1 map"
-
     return NormSpec(
         scope="sample",
         norm=lambda num_features: nn.InstanceNorm2d(num_features, eps, momentum, affine, track_running_stats),
-        refuse=refuse,
+        refuse=one_pixel,
     )
+
+
+@norms.register("in_affine", title="InstanceNorm with affine")
+def in_affine(*, eps: Eps = 1e-5) -> NormSpec:
+    """Instance normalization with a learned scale and shift, as the other norms have (arXiv:1607.08022, equation 2).
+
+    y as for in, times gamma plus beta of shape (c,). Training and evaluation are the same.
+    """
+    return instance_norm(eps=eps, affine=True)
+
+
+@norms.register("ln_chw", title="LayerNorm per element")
+def ln_chw(*, eps: Eps = 1e-5) -> NormSpec:
+    """Layer normalization over channels and pixels with a scale and shift per element: nn.LayerNorm([c, h, w]).
+
+    y = (x - mean) / sqrt(var + eps) * gamma + beta, x of shape (n, c, h, w), mean and var of shape (n,) over the axes
+    (c, h, w), var biased (arXiv:1607.06450); gamma and beta of shape (c, h, w) are learned, so that a network takes one
+    size of image only: that of its first input. Training and evaluation are the same.
+    """
+
+    def refuse(shape: Shape) -> str | None:
+        _, channels, height, width = shape
+        return None if channels * height * width > 1 else "one value per sample has no variance"
+
+    return NormSpec(scope="sample", norm=lambda num_features: ElementwiseLayerNorm(eps), refuse=refuse)
+
+
+@norms.register("ln_c", title="LayerNorm over channels")
+def ln_c(*, eps: Eps = 1e-6) -> NormSpec:
+    """Layer normalization over the channels of each pixel, as ConvNeXt has it (arXiv:2201.03545).
+
+    y = (x - mean) / sqrt(var + eps) * gamma + beta, x of shape (n, c, h, w), mean and var of shape (n, h, w) over the
+    axis c, var biased; gamma and beta of shape (c,) are learned. Training and evaluation are the same.
+    """
+
+    def layer(num_features: int) -> nn.Module:
+        from timm.layers.norm import LayerNorm2d
+
+        return LayerNorm2d(num_features, eps=eps)
+
+    return NormSpec(scope="sample", norm=layer, refuse=one_channel)
+
+
+@norms.register("rms", title="RMSNorm")
+def rms(*, eps: Eps = 1e-6) -> NormSpec:
+    """Root-mean-square normalization over the channels of each pixel: no mean removed, no shift (arXiv:1910.07467).
+
+    y = x / sqrt(mean(x^2) + eps) * gamma, x of shape (n, c, h, w), the mean of shape (n, h, w) over the axis c; gamma
+    of shape (c,) is learned, and the convolution keeps its bias, as nothing here adds an offset. Of one channel only
+    the sign is left. Training and evaluation are the same. Over (c, h, w) it would be another layer of this name.
+    """
+
+    def layer(num_features: int) -> nn.Module:
+        from timm.layers.norm import RmsNorm2d
+
+        return RmsNorm2d(num_features, eps=eps)
+
+    return NormSpec(scope="sample", norm=layer, conv_bias=True)
+
+
+class ElementwiseLayerNorm(LazyModuleMixin, nn.Module):
+    """Layer normalization of x (n, c, h, w) over (c, h, w), the shape that its weight and bias take at first sight."""
+
+    cls_to_become = None  # it stays what it is once it knows its shape
+    weight: UninitializedParameter
+    bias: UninitializedParameter
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight, self.bias = UninitializedParameter(), UninitializedParameter()
+
+    def initialize_parameters(self, x: Tensor) -> None:
+        """Scale 1 and shift 0 in the shape of one sample."""
+        if self.has_uninitialized_params():
+            with torch.no_grad():
+                for parameter, value in ((self.weight, 1.0), (self.bias, 0.0)):
+                    parameter.materialize(tuple(x.shape[1:]))
+                    parameter.fill_(value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The output, of the shape of x."""
+        return layer_norm(x, x.shape[1:], self.weight, self.bias, self.eps)

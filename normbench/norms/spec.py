@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import nn
 
 from normbench.registry import Registry
 
 Shape = tuple[int, int, int, int]
+Eps = Annotated[float, Field(gt=0)]
+Momentum = Annotated[float, Field(ge=0, le=1)]  # torch's: running = (1 - momentum) * running + momentum * batch
+NumGroups = Annotated[int, Field(ge=1)]
 
 
 def _accept(shape: Shape) -> str | None:

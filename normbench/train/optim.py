@@ -52,12 +52,13 @@ def sgd(
 def parameter_groups(model: nn.Module) -> ParamGroups:
     """Two groups: the weights of convolutions and linear layers, which decay, and all else, which never does.
 
-    What never decays are biases and whatever a norm owns, such as its scale and shift.
+    What never decays are biases and whatever a norm owns, such as its scale and shift, or the one number per filter
+    that it puts beside a reparametrized weight.
     """
     decaying: dict[int, nn.Parameter] = {}
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            decaying |= {id(p): p for name, p in module.named_parameters() if name != "bias"}
+            decaying |= {id(p): p for p in module.parameters() if p.dim() > 1 and p[0].numel() > 1}
     rest = [p for p in model.parameters() if id(p) not in decaying]
     return [{"params": list(decaying.values())}, {"params": rest, "weight_decay": 0.0}]
 

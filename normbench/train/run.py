@@ -17,7 +17,7 @@ from normbench.data.cache import load
 from normbench.data.loader import DeviceLoader
 from normbench.data.subset import hold_out, limit
 from normbench.errors import NormbenchError
-from normbench.models import Layers, models
+from normbench.models import Layers, materialize, models
 from normbench.norms import norms
 from normbench.rundir import STEP_COLUMNS, RunDir, open_run
 from normbench.train.engine import (
@@ -114,13 +114,13 @@ def _train_to_an_end(
 def _build_trainer(config: RunConfig, split: Split, num_classes: int, runtime: Runtime) -> Trainer:
     spec = norms.build(config.norm.name, options=config.norm.options)
     layers = Layers(spec, config.seed)
-    model = runtime.prepare(models.build(config.model.name, layers, num_classes, options=config.model.options))
+    model = models.build(config.model.name, layers, num_classes, options=config.model.options)
     augment = FlipAndCrop(len(split), config.seed, runtime.device) if config.data.augment == "standard" else None
     optim, train = config.optim, config.train
     images_per_step = config.batch_size * train.accumulate
     lr = scaled_lr(optim.lr, optim.lr_scaling, images_per_step, optim.reference_batch_size)
     return Trainer(
-        model=model,
+        model=runtime.prepare(materialize(model, split.images.shape[1:])),
         optimizer=optimizers.build(optim.name, options=optim.options)(parameter_groups(model), lr),
         loader=_loader(split, config, runtime, augment),
         runtime=runtime,
