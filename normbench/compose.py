@@ -55,11 +55,17 @@ def _merge(assignments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
     allowed = groups(folder)
     choices = {key: value for key, value in assignments.items() if key in allowed}
+    rest = {key: value for key, value in assignments.items() if key not in allowed}
+    own = _own_norm(choices.pop("norm")) if _is_own(choices.get("norm")) else None
     for group, choice in choices.items():
         _check_choice(group, choice, allowed[group])
     values: dict[str, Any] = json.loads(_composed(tuple(sorted(choices.items())), folder))
-    for key in assignments.keys() - choices.keys():
-        _assign(values, key, assignments[key])
+    if own is not None:
+        options = {key: rest.pop(key) for key in list(rest) if key.startswith("norm.options.")}
+        own["options"] = {key.removeprefix("norm.options."): value for key, value in options.items()}
+        values["norm"] = own
+    for key, value in rest.items():
+        _assign(values, key, value)
     if "${" not in str(values):
         return values
     try:
@@ -67,6 +73,20 @@ def _merge(assignments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise NormbenchError(f"cannot resolve an interpolation: {str(error).splitlines()[0]}") from None
     return dict(resolved)
+
+
+def _is_own(choice: Any) -> bool:
+    """Whether a choice of norm is the user's own: `file.py:Class` or `package.module:Class`."""
+    return isinstance(choice, str) and ":" in choice and "," not in choice
+
+
+def _own_norm(choice: str) -> dict[str, Any]:
+    """The section of an own norm: its file goes by its own name, wherever it lies; the rest is filled in later."""
+    place, _, name = choice.rpartition(":")
+    if not place.endswith(".py"):
+        return {"name": choice, "file": None, "content": None}
+    path = Path(place).expanduser().absolute()
+    return {"name": f"{path.name}:{name}", "file": str(path), "content": None}
 
 
 def _check_choice(group: str, choice: Any, allowed: Sequence[str]) -> None:

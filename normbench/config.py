@@ -76,6 +76,7 @@ class TrainConfig(Section):
     accumulate: Count
     max_steps: Count | None
     log_every: Count
+    bn_evaluations: bool = False  # a default, so that runs from before it was there can be read
 
 
 class RuntimeConfig(Section):
@@ -117,6 +118,9 @@ class RunConfig(Section):
         """All that can change a number: the whole configuration but `system`, and `data.content` for `data.root`."""
         values = self.model_dump(mode="json", exclude={"system"})
         values["data"].pop("root", None)
+        values["norm"].pop("file", None)  # an own norm is known by its content, too
+        if not self.train.bn_evaluations:  # what was not asked for leaves the ids of runs as they were before it
+            values["train"].pop("bn_evaluations")
         return values
 
     @property
@@ -128,7 +132,8 @@ class RunConfig(Section):
     @property
     def run_id(self) -> str:
         """`<model>-<norm>-b<batch>-s<seed>-<fingerprint>`, the name of the run's directory."""
-        return f"{self.model.name}-{self.norm.name}-b{self.batch_size}-s{self.seed}-{self.fingerprint}"
+        norm = self.norm.name.rpartition(":")[2]  # of an own norm the class
+        return f"{self.model.name}-{norm}-b{self.batch_size}-s{self.seed}-{self.fingerprint}"
 
     @property
     def run_path(self) -> Path:

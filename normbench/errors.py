@@ -6,6 +6,7 @@ Every module raises these; the command line and the scripts print the line and e
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 
 MAX_NAMES = 40  # in one message
+
+
+USER_FILES: set[str] = set()  # the user's own code that has been run: what it raises is shown with its own traceback
 
 
 class NormbenchError(Exception):
@@ -40,6 +44,29 @@ def unknown(noun: str, given: str, allowed: Iterable[str]) -> NormbenchError:
     hint = f"did you mean '{whole[near[0]]}'? " if near else ""
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
     return NormbenchError(f"unknown {noun} '{given}': {hint}allowed: {', '.join(names[:MAX_NAMES]) or 'none'}{more}")
+
+
+def complaint(error: BaseException) -> str:
+    """What to print of an error: one line if it is ours, else its traceback; before both what the user's code raised.
+
+    Where the error came up in the user's own code our part of the traceback stays out of it.
+    """
+    theirs = user_traceback(error)
+    if isinstance(error, NormbenchError):
+        return "".join([theirs or "", str(error)])
+    return (theirs or "".join(traceback.format_exception(error))).rstrip("\n")
+
+
+def user_traceback(error: BaseException) -> str | None:
+    """The traceback from the first line of the user's own code on, if the error, or its cause, came up in there."""
+    raised = error.__cause__ or error
+    frames = traceback.extract_tb(raised.__traceback__)
+    first = next((index for index, frame in enumerate(frames) if frame.filename in USER_FILES), None)
+    is_syntax = isinstance(raised, SyntaxError) and raised.filename in USER_FILES
+    if first is None and not is_syntax:
+        return None
+    own = [] if first is None else ["Traceback of your code:\n", *traceback.format_list(frames[first:])]
+    return "".join([*own, *traceback.format_exception_only(raised)])
 
 
 def invalid(prefix: str, error: ValidationError) -> NormbenchError:

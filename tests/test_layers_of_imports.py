@@ -32,7 +32,13 @@ LEVELS = (
         "normbench.train.runtime",
         "normbench.train.signals",
     },
-    {"normbench.models", "normbench.models.*", "normbench.rundir", "normbench.train.engine"},
+    {
+        "normbench.models",
+        "normbench.models.*",
+        "normbench.rundir",
+        "normbench.train.engine",
+        "normbench.train.statistics",
+    },
     {
         "normbench.train.progress",
         "normbench.train.resolve",

@@ -159,7 +159,7 @@ def _is_implied(column: list[str], names: list[str] | None, key: str) -> bool:
 
 def _without_places(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration without what is about this machine: folders, workers, display."""
-    return {key: value for key, value in config.items() if not key.startswith(("system.", "data.root"))}
+    return {key: value for key, value in config.items() if not key.startswith(("system.", "data.root", "norm.file"))}
 
 
 def _concurrent_runs(config: dict[str, Any], environment: dict[str, Any]) -> int:

@@ -8,7 +8,7 @@ import traceback
 import typer
 
 from normbench.cli import about, data, runs, sweep, tables, train
-from normbench.errors import NormbenchError
+from normbench.errors import NormbenchError, user_traceback
 
 app = typer.Typer(
     help="Compare normalization layers by measuring.",
@@ -32,12 +32,23 @@ def main() -> None:
             _fail("interrupted", 130)
         sys.exit(code)
     except Exception as error:
-        complaint = getattr(error, "format_message", None)  # only Typer's own errors about arguments have one
-        if not isinstance(error, NormbenchError) and complaint is None:
-            raise
-        if "--debug" in sys.argv:
-            traceback.print_exc()
-        _fail(complaint() if complaint else str(error), getattr(error, "exit_code", 2))
+        _explain(error)
+
+
+def _explain(error: Exception) -> None:
+    """One line and exit code 2 for a user's mistake, before it what the user's own code raised; all of the rest."""
+    if message := getattr(error, "format_message", None):  # only Typer's own errors about arguments have one
+        _fail(message(), 2)
+    theirs = user_traceback(error)
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    elif theirs is not None:
+        print(theirs, end="", file=sys.stderr)
+    if isinstance(error, NormbenchError):
+        _fail(str(error), error.exit_code)
+    if theirs is None:
+        raise error
+    sys.exit(1)
 
 
 def _fail(message: str, exit_code: int) -> None:

@@ -21,7 +21,7 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from normbench.config import RunConfig
-from normbench.errors import NormbenchError
+from normbench.errors import NormbenchError, complaint
 from normbench.launchers.launcher import StopAsked, Work, train
 from normbench.rundir import OVER, last_output, open_run, read_status, run_state
 
@@ -161,9 +161,9 @@ def _main(config: RunConfig, restart: bool, environment: Mapping[str, str], work
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
         work(config, restart)
-    except NormbenchError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+    except Exception as error:
+        print(complaint(error), file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 1))
 
 
 def _stop_with_parent() -> None:

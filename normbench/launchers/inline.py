@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import traceback
+import sys
 from collections.abc import Generator, Sequence
 
 from normbench.config import RunConfig
-from normbench.errors import NormbenchError
+from normbench.errors import NormbenchError, complaint
 from normbench.launchers.child import settle
 from normbench.launchers.launcher import Event, Launcher, StopAsked, Work, launchers, train
 from normbench.rundir import read_status, run_state
@@ -37,6 +37,6 @@ def _worked(work: Work, config: RunConfig, restart: bool) -> str:
     except NormbenchError as error:
         return str(error)
     except (Exception, SystemExit) as error:
-        traceback.print_exc()
+        print(complaint(error), file=sys.stderr)
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return "it ended without saying how"

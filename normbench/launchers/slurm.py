@@ -22,7 +22,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from normbench.config import RunConfig
-from normbench.errors import NormbenchError, RunFailure
+from normbench.errors import NormbenchError, RunFailure, complaint
 from normbench.grammar import parse_assignments
 from normbench.launchers.child import print_to_file, settle
 from normbench.launchers.launcher import (
@@ -97,7 +97,7 @@ class Task:
         try:
             self.work(config, begin_anew)
         except NormbenchError as error:
-            print(error, file=sys.stderr)
+            print(complaint(error), file=sys.stderr)
             settle(config, before, str(error))
         if "late" in heard:
             settle(config, before, f"over the time limit of {self.timeout:g} s", failed_anyway=True)

@@ -7,12 +7,13 @@ nothing is converted after construction, and equal seeds give equal initial weig
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from normbench.norms.spec import NormSpec
-from normbench.seeds import stream
+from normbench.seeds import stream, stream_seed
 
 
 class Layers:
@@ -22,6 +23,7 @@ class Layers:
         self.spec = spec
         self.seed = seed
         self._num_drawn = 0
+        self._num_norms = 0
 
     def conv(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1) -> nn.Module:
         """A convolution before a norm, padded to keep the size at stride 1, with a bias only if the norm needs one."""
@@ -34,13 +36,20 @@ class Layers:
 
     def norm(self, num_features: int) -> nn.Module:
         """The norm at a site with no activation after it."""
-        return self.spec.norm(num_features)
+        return self._made(self.spec.norm, num_features)
 
     def norm_act(self, num_features: int) -> nn.Module:
         """The norm and the activation after it, as one where the method owns both."""
         if self.spec.norm_act is not None:
-            return self.spec.norm_act(num_features)
-        return nn.Sequential(self.spec.norm(num_features), nn.ReLU())
+            return self._made(self.spec.norm_act, num_features)
+        return nn.Sequential(self.norm(num_features), nn.ReLU())
+
+    def _made(self, make: Callable[[int], nn.Module], num_features: int) -> nn.Module:
+        """The i-th norm, whose random initial values, if an own norm has any, come from the stream ("norm", i)."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(self.seed, "norm", self._num_norms))
+            self._num_norms += 1
+            return make(num_features)
 
     def _drawn(self, module: nn.Module) -> nn.Module:
         """Torch's default initial values again, from this layer's stream, the weight first: a bias shifts nothing."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from normbench.norms.refusals import groups, one_value_per_channel
-from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups, norms
+from normbench.norms.registry import norms
+from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups
 
 
 @norms.register("evonorm_s0", title="EvoNorm-S0")

@@ -9,7 +9,8 @@ from torch import nn
 
 from normbench.norms.batch_layers import BatchRenorm, GhostBatchNorm, SyncBatchNorm, WrittenOutBatchNorm
 from normbench.norms.refusals import one_value_per_channel
-from normbench.norms.spec import Eps, Momentum, NormSpec, Shape, norms
+from normbench.norms.registry import norms
+from normbench.norms.spec import Eps, Momentum, NormSpec, Shape
 
 
 @norms.register("bn", title="BatchNorm")

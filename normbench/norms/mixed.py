@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from normbench.norms.batch_layers import AXES, of_channels, scale_and_shift
-from normbench.norms.spec import Eps, Momentum, NormSpec, Shape, norms
+from normbench.norms.registry import norms
+from normbench.norms.spec import Eps, Momentum, NormSpec, Shape
 
 
 @norms.register("switchable", title="Switchable Norm")

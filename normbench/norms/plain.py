@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from normbench.norms.spec import NormSpec, norms
+from normbench.norms.registry import norms
+from normbench.norms.spec import NormSpec
 
 
 @norms.register("none", title="no norm")

@@ -9,7 +9,8 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 
 from normbench.norms.refusals import groups, one_channel, one_pixel
-from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups, Shape, norms
+from normbench.norms.registry import norms
+from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups, Shape
 
 
 @norms.register("gn", title="GroupNorm")

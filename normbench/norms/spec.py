@@ -13,8 +13,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import nn
 
-from normbench.registry import Registry
-
 Shape = tuple[int, int, int, int]
 Eps = Annotated[float, Field(gt=0)]
 Momentum = Annotated[float, Field(ge=0, le=1)]  # torch's: running = (1 - momentum) * running + momentum * batch
@@ -29,7 +27,7 @@ def _accept(shape: Shape) -> str | None:
 class NormSpec:
     """One normalization method with its options chosen.
 
-    scope: what its statistics run over; tests confirm it by perturbing one sample of a batch.
+    scope: what its statistics run over; its contract is to confirm it. An own norm need not declare it.
     norm: `norm(num_features)` is the layer at a site with no activation after it.
     norm_act: the same where an activation follows, for methods that own theirs; None: the network's own after `norm`.
     reparametrize: acts on a conv or linear layer's weight after its initial values are drawn.
@@ -38,12 +36,9 @@ class NormSpec:
     refuse: why an input of shape (n, channels, height, width) cannot be normalized in training, or None.
     """
 
-    scope: Literal["batch", "sample", "weight", "none"]
+    scope: Literal["batch", "sample", "weight", "none", "undeclared"]
     norm: Callable[[int], nn.Module]
     norm_act: Callable[[int], nn.Module] | None = None
     reparametrize: Callable[[nn.Module], nn.Module] | None = None
     conv_bias: bool = False
     refuse: Callable[[Shape], str | None] = _accept
-
-
-norms: Registry[NormSpec] = Registry("norm")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from normbench.norms.spec import Eps, NormSpec, Shape, norms
+from normbench.norms.registry import norms
+from normbench.norms.spec import Eps, NormSpec, Shape
 
 
 class AdaIN(nn.Module):

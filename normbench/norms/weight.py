@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from normbench.norms.batch import bn
+from normbench.norms.registry import norms
 from normbench.norms.sample import gn
-from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups, norms
+from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups
 
 RELU_GAIN = 1.7139588594436646  # sqrt(2 / (1 - 1 / pi)): 1 / the deviation of ReLU of a normal variable
 

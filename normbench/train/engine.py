@@ -32,8 +32,7 @@ class Metrics:
     """Loss and accuracy as sums and a count, kept on the device and divided when somebody asks."""
 
     def __init__(self, device: torch.device) -> None:
-        exact = torch.float32 if device.type == "mps" else torch.float64
-        self.loss_sum = torch.zeros((), dtype=exact, device=device)
+        self.loss_sum = torch.zeros((), dtype=exact_dtype(device), device=device)
         self.num_correct = torch.zeros((), dtype=torch.int64, device=device)
         self.count = 0
 
@@ -213,6 +212,11 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.metrics.load_state_dict(state["metrics"])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+
+
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """The widest floating-point type there is on the device: sums over many images are kept in it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def check_finite(loss: float, where: str) -> None:

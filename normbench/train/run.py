@@ -35,6 +35,7 @@ from normbench.train.progress import Progress
 from normbench.train.resolve import Resolver, data_home
 from normbench.train.runtime import Runtime, open_runtime
 from normbench.train.signals import stop_signals
+from normbench.train.statistics import batch_accuracy, precise_accuracy, tracking_layers
 
 StopAsked = Callable[[], bool]
 Splits = dict[str, Split]  # train, then what is evaluated every epoch: val if there is one, test
@@ -150,6 +151,8 @@ def _loader(split: Split, config: RunConfig, runtime: Runtime, augment: FlipAndC
 def _train_epochs(run: RunDir, trainer: Trainer, config: RunConfig, splits: Splits, should_stop: StopAsked) -> None:
     """To the end, from the checkpoint if there is one. A row is written before the checkpoint that covers it."""
     evaluated = {name: _loader(split, config, trainer.runtime) for name, split in splits.items() if name != "train"}
+    has_more = config.train.bn_evaluations and tracking_layers(trainer.model)
+    train = _loader(splits["train"], config, trainer.runtime) if has_more else None
     seconds_compiling = compile_seconds(trainer, evaluated.values())
     if run.has_checkpoint:
         trainer.load_state_dict(run.load_checkpoint())
@@ -158,7 +161,7 @@ def _train_epochs(run: RunDir, trainer: Trainer, config: RunConfig, splits: Spli
     progress = Progress(config.system.progress)
     while not trainer.is_done:
         result = _train_epoch(run, trainer, progress, should_stop)
-        row = _metrics_row(trainer, result, evaluated, seconds_compiling)
+        row = _metrics_row(trainer, result, evaluated, train, seconds_compiling)
         seconds_compiling = 0.0
         run.append_metrics(row)
         run.save_checkpoint(trainer.state_dict())
@@ -177,15 +180,26 @@ def _train_epoch(run: RunDir, trainer: Trainer, progress: Progress, should_stop:
 
 
 def _metrics_row(
-    trainer: Trainer, result: EpochResult, evaluated: dict[str, DeviceLoader], seconds_compiling: float
+    trainer: Trainer,
+    result: EpochResult,
+    evaluated: dict[str, DeviceLoader],
+    train: DeviceLoader | None,
+    seconds_compiling: float,
 ) -> dict[str, float]:
-    """The epoch's row of metrics.csv. What comes after the accuracies is measured: it differs from run to run."""
+    """The epoch's row of metrics.csv. What comes after the accuracies is measured: it differs from run to run.
+
+    train: the training images as they are tested, if statistics are to be taken over them.
+    """
     row: dict[str, float] = {"epoch": trainer.epoch, "steps": trainer.step, "lr": trainer.lr_at(trainer.step - 1)}
     row |= {"train_loss": result.loss, "train_accuracy": result.accuracy}
     start = trainer.runtime.now()
     for name, loader in evaluated.items():
         row[f"{name}_loss"], row[f"{name}_accuracy"] = evaluate(trainer.model, loader, trainer.runtime)
         check_finite(row[f"{name}_loss"], f"the {name} loss after epoch {trainer.epoch}")
+    if train is not None:
+        model, test, runtime = trainer.model, evaluated["test"], trainer.runtime
+        row["test_accuracy_precise"] = precise_accuracy(model, train, test, runtime)
+        row["test_accuracy_batch"] = batch_accuracy(model, test, runtime, trainer.batch_size)
     return row | {
         "train_seconds": result.seconds,
         "eval_seconds": trainer.runtime.now() - start,
