@@ -179,20 +179,6 @@ def test_a_study_of_which_nothing_can_run_is_refused(normbench: Run, tmp_path: P
     assert "given twice" in normbench("demo", "epochs=1", "epochs=2")[2]
 
 
-def test_norms_lists_every_norm_with_its_options(normbench: Run) -> None:
-    code, out, _ = normbench("norms")
-    assert code == 0
-    assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == [
-        "bn",
-        "gn",
-        "in",
-        "ln",
-        "none",
-    ]
-    assert "norm.num_groups=4" in out
-    assert "norm.affine=false" in out
-
-
 def test_doctor_tells_versions_device_and_which_data_are_there(normbench: Run) -> None:
     code, out, _ = normbench("doctor")
     assert code == 0

@@ -40,6 +40,8 @@ LEVELS = (
         "normbench.train.statistics",
     },
     {
+        "normbench.certificates",
+        "normbench.certificates.*",
         "normbench.train.progress",
         "normbench.train.resolve",
         "normbench.train.run",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 
 import torch
@@ -50,8 +50,6 @@ class Certificate:
     at_batch_1: str = ""
     on_1x1_maps: str = ""
     at_batch_1_on_1x1_maps: str = ""
-    parameters: str = ""
-    state: str = ""
     saved_bytes: float = 0.0
     gradient_accumulation_is_exact: bool = True
     under_activation_checkpointing: str = ""
@@ -76,8 +74,6 @@ def certify(spec: NormSpec) -> Certificate:
         at_batch_1=_outcome(spec, (1, C, SIDE, SIDE)),
         on_1x1_maps=_outcome(spec, (N, C, 1, 1)),
         at_batch_1_on_1x1_maps=_outcome(spec, (1, C, 1, 1)),
-        parameters=_size(spec, lambda module: sum(p.numel() for p in module.parameters())),
-        state=_size(spec, lambda module: sum(b.numel() for b in module.buffers())),
         saved_bytes=_saved_bytes_per_element(spec),
         gradient_accumulation_is_exact=_accumulates(block),
         under_activation_checkpointing=_checkpointed(block),
@@ -176,6 +172,14 @@ def _outcome(spec: NormSpec, shape: Shape) -> str:
 # Sizes
 
 
+def sizes(spec: NormSpec) -> tuple[str, str]:
+    """How many parameters and how many values of state the norm adds, as in "2 per channel + 1"."""
+    return (
+        _size(spec, lambda module: sum(p.numel() for p in module.parameters())),
+        _size(spec, lambda module: sum(b.numel() for b in module.buffers())),
+    )
+
+
 def _size(spec: NormSpec, count: Callable[[nn.Module], int]) -> str:
     """How a count grows with channels and pixels, beyond the convolution's own weight and bias."""
 
@@ -226,17 +230,18 @@ def _checkpointed(block: nn.Module) -> str:
     twice(x)
     twice(x)
     CheckpointFunction.apply(again, True, x).square().sum().backward()  # `checkpoint` itself imports torch._dynamo
-    names = ["nothing"] if not list(block.buffers()) else []
-    if not names:
-        names = ["state as without"] if _same_state(again, plain) else ["state differs"]
-        names = ["state updated twice"] if names == ["state differs"] and _same_state(again, twice) else names
-    pairs = zip(plain.parameters(), again.parameters(), strict=True)
-    same = all(one.grad is None or close(one.grad, other.grad, ROUNDING) for one, other in pairs)
-    return "; ".join(names + ([] if same else ["gradient differs"]))
+    pairs = [(one.grad, other.grad) for one, other in zip(plain.parameters(), again.parameters(), strict=True)]
+    same = all(close(one, other, ROUNDING) for one, other in pairs if one is not None and other is not None)
+    return _state_after(again, plain, twice) + ("" if same else "; gradient differs")
+
+
+def _state_after(again: nn.Module, plain: nn.Module, twice: nn.Module) -> str:
+    if not list(plain.buffers()):
+        return "no state"
+    if _same_state(again, plain):
+        return "state as without"
+    return "state updated twice" if _same_state(again, twice) else "state differs"
 
 
 def _same_state(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(first, second) for first, second in zip(one.buffers(), other.buffers(), strict=True))
-
-
-FIELDS = tuple(field.name for field in fields(Certificate))

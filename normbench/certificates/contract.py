@@ -124,7 +124,10 @@ def refuses_what_fails(spec: NormSpec) -> None:
             state = [value for layer in layers for value in layer.state_dict().values()]
             works = not close(one, other, 1e-6) and all(bool(v.isfinite().all()) for v in (one, other, *state))
         except Exception as error:
-            works, reason = False, reason or _demand_no(error, shape)
+            works = False
+            _demand(
+                reason is not None, f"shape {shape} is not refused: {type(error).__name__}: {error}".partition("\n")[0]
+            )
         _demand(works == (reason is None), f"shape {shape}: {'works' if works else 'fails'}, refusal: {reason}")
 
 
@@ -171,7 +174,7 @@ def trains(spec: NormSpec) -> None:
         for step in range(STEPS):
             chosen = (torch.arange(batch_size) + step * batch_size) % len(x)
             loss = cross_entropy(model(x[chosen]), labels[chosen])
-            _demand(bool(loss.isfinite()), f"the loss of step {step} at batch {batch_size} is {float(loss)}")
+            _demand(bool(loss.isfinite()), f"the loss of step {step} at batch {batch_size} is {loss.item()}")
             loss.backward()
             _descend(model, rate=0.01)
 
@@ -181,17 +184,13 @@ def _descend(model: nn.Module, rate: float) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.grad is not None:
-                parameter -= rate * parameter.grad
+                parameter.sub_(parameter.grad, alpha=rate)
                 parameter.grad = None
 
 
 def _demand(holds: bool, otherwise: str) -> None:
     if not holds:
         raise Broken(otherwise)
-
-
-def _demand_no(error: Exception, shape: Shape) -> None:
-    raise Broken(f"shape {shape} is not refused and fails: {type(error).__name__}: {error}".partition("\n")[0])
 
 
 CHECKS: tuple[Check, ...] = (

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from normbench.models.layers import Layers
 from normbench.norms.spec import NormSpec
@@ -35,12 +36,13 @@ def norm_sites(build: Callable[[Layers], nn.Module], image_shape: Sequence[int])
 
 
 def materialize(model: nn.Module, image_shape: Sequence[int]) -> nn.Module:
-    """The model after one blank image, from which lazy layers take their shapes: before an optimizer looks for them.
+    """The model, whose lazy layers take their shapes from a blank image, before an optimizer asks for parameters.
 
     In evaluation mode, so that no statistics are kept of it; afterwards in training mode, as a new model is.
     """
-    with torch.no_grad():
-        model.eval()(torch.zeros(1, *image_shape))
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *image_shape))
     return model.train()
 
 

@@ -55,7 +55,8 @@ def bn_custom(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
 def lazy_bn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1, affine: bool = True) -> NormSpec:
     """Batch normalization that takes its number of channels from its first input, and is bn from then on.
 
-    Formula, axes and evaluation as for bn: only the number of channels is taken from that input, not its statistics.
+    Formula, axes and evaluation as for bn (arXiv:1502.03167): only the number of channels is taken from that input, not
+    its statistics.
     """
     return NormSpec(
         scope="batch",
@@ -118,8 +119,9 @@ def batch_renorm(
 def sync_bn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1, affine: bool = True) -> NormSpec:
     """Batch normalization over the samples of all processes of a process group; bn in one process.
 
-    y as for bn, the statistics over the axes (n, h, w) of all processes' x together, by two all-reduces, so that it
-    runs on any backend (torch's own refuses CPU tensors). Evaluation as bn; gamma and beta of shape (c,) are learned.
+    y as for bn (arXiv:1502.03167), the statistics over the axes (n, h, w) of all processes' x together. On a GPU this
+    is torch's own layer; elsewhere, where that one refuses to work, two all-reduces over the default process group.
+    Evaluation as bn; gamma and beta of shape (c,) are learned.
     """
     return NormSpec(
         scope="batch",

@@ -83,16 +83,16 @@ class BatchRenorm(nn.BatchNorm2d):
         return scale_and_shift(y, self.weight, self.bias)
 
 
-class SyncBatchNorm(nn.BatchNorm2d):
-    """BatchNorm2d over the samples of all processes of the default process group, on any device that its backend has.
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """Batch normalization over the samples of all processes: torch's on a GPU, our own sums where torch has none.
 
-    Mean first, then the squared distances from it: two sums over the processes, which is exact where E[x²] - E[x]² is
+    Mean first, then the squared distances from it: two sums over the processes, which is exact where E[x^2] - E[x]^2 is
     not. Without a process group it is BatchNorm2d.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """The output for this process's samples, of the shape of x."""
-        if not (self.training and dist.is_available() and dist.is_initialized()):
+        if x.is_cuda or not (self.training and dist.is_available() and dist.is_initialized()):
             return super().forward(x)
         count = _sum_over_processes(x.new_tensor([x.numel() // x.shape[1]]))
         mean = _sum_over_processes(x.sum(AXES)) / count

@@ -26,8 +26,8 @@ import torch
 from pydantic import ConfigDict, ValidationError, create_model
 from torch import Tensor, nn
 
-from normbench.errors import USER_FILES, NormbenchError, Unsupported, invalid, unknown
-from normbench.norms.spec import NormSpec, Shape
+from normbench.errors import USER_FILES, NormbenchError, invalid, unknown
+from normbench.norms.spec import Failed, NormSpec, Shape
 
 MakeLayer = Callable[..., nn.Module]
 NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
@@ -48,7 +48,7 @@ def check(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     for key in given.keys() - {"file", "content", "options"}:
         raise unknown(f"key of norm {name}", key, ("options",))
     path = _source(name, given.get("file"))
-    content = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    content = _content(path)
     if given.get("content") not in (None, content):
         raise NormbenchError(f"norm {name}: '{path}' is not the file that this configuration was made for")
     options = _checked_options(name, _load(name, path, content), given.get("options") or {})
@@ -68,15 +68,19 @@ def build(name: str, given: Mapping[str, Any]) -> NormSpec:
         norm=layer,
         norm_act=layer if getattr(make, "owns_activation", False) else None,
         conv_bias=bool(getattr(make, "conv_bias", False)),
-        refuse=lambda shape: _try(name, layer, shape),
+        refuse=lambda shape: _try(layer, shape),
     )
 
 
-def describe(name: str) -> tuple[str, str]:
-    """The class's name and the first line of its docstring."""
+def described(name: str) -> tuple[str, str]:
+    """The name of the class and its own docstring."""
     path = _source(name, None)
-    make = _load(name, path, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
-    return name.rpartition(":")[2], (inspect.getdoc(make) or "").partition("\n")[0]
+    make = _load(name, path, _content(path))
+    return name.rpartition(":")[2], inspect.cleandoc(make.__doc__ or "")
+
+
+def _content(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _source(name: str, file: str | None) -> Path:
@@ -170,14 +174,15 @@ def _plain(value: Any) -> Any:
         return _NOT_PLAIN
 
 
-def _try(name: str, layer: Callable[[int], nn.Module], shape: Shape) -> str | None:
+def _try(layer: Callable[[int], nn.Module], shape: Shape) -> str | None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad():
             y = layer(shape[1]).train()(x)
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise Unsupported(f"norm {name} fails on a batch of shape {shape}: {reason}") from error
+        reason = Failed(f"on a batch of shape {shape} it raises {type(error).__name__}: {error}".splitlines()[0])
+        reason.error = error
+        return reason
     if not isinstance(y, Tensor) or y.shape != x.shape:
         given = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
         return f"it makes {given} of a batch of shape {shape}"

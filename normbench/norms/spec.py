@@ -23,6 +23,12 @@ def _accept(shape: Shape) -> str | None:
     return None
 
 
+class Failed(str):
+    """A reason to refuse an input that is an error raised by the norm's own code."""
+
+    error: Exception
+
+
 @dataclass(frozen=True)
 class NormSpec:
     """One normalization method with its options chosen.

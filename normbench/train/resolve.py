@@ -73,7 +73,7 @@ class Resolver:
         for batch_size in {min(config.batch_size, num_train), num_train % config.batch_size} - {0}:
             if reason := unsupported(spec, sites, batch_size):
                 what = f"norm {config.norm.name} cannot train {config.model.name} at batch {batch_size}"
-                raise Unsupported(f"{what}: {reason}")
+                raise Unsupported(f"{what}: {reason}") from getattr(reason, "error", None)
 
     def source(self, config: RunConfig) -> Source:
         """By its content from the cache, if that is known, else from the files it is made of."""

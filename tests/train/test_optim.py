@@ -92,18 +92,20 @@ def test_exactly_the_weights_of_convolutions_and_linear_layers_decay(norm: str) 
     decaying, rest = parameter_groups(model)
     assert rest["weight_decay"] == 0
     assert "weight_decay" not in decaying
-    weights = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    weights = {id(p) for m in layers for p in m.parameters() if p.shape == m.weight.shape}
+    assert len(weights) == 3
     found = [id(parameter) for parameter in decaying["params"]]
     assert set(found) == weights
     everything = found + [id(parameter) for parameter in rest["params"]]
     assert sorted(everything) == sorted(map(id, model.parameters()))
 
 
-def test_what_a_reparametrization_makes_of_a_weight_decays_in_its_place() -> None:
+def test_what_a_reparametrization_makes_of_a_weight_decays_in_its_place_and_its_number_per_filter_does_not() -> None:
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))
     decaying, rest = parameter_groups(model)
-    assert sorted(p.numel() for p in decaying["params"]) == [2, 6]
-    assert [p.numel() for p in rest["params"]] == [2]
+    assert [p.numel() for p in decaying["params"]] == [6]
+    assert [p.numel() for p in rest["params"]] == [2, 2]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,66 @@
+"""normbench norms: what --norm takes, and what each of them does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from normbench.cli.options import Debug
+from normbench.errors import NormbenchError
+
+if TYPE_CHECKING:
+    from normbench.norms import NormSpec
+
+
+def norms(
+    name: Annotated[str | None, typer.Argument(help="A norm, or your own as file.py:Class; without: all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Certificates as JSON.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Catalogue and certificates as Markdown.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Try what every norm must keep to; exit code 1 if not.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """List what --norm takes; of one norm compute what it does.
+
+    \b
+    normbench norms
+    normbench norms gn
+    normbench norms my_norms.py:MyNorm --check
+    normbench norms --markdown > norms.md
+    """
+    if as_json + markdown + check > 1:
+        raise NormbenchError("--json, --markdown and --check are different outputs: choose one")
+    from normbench.certificates import catalogue, certify
+    from normbench.norms import norms as registry
+
+    found = [catalogue.listed(each) for each in ([name] if name else [entry.name for entry in registry])]
+    if check:
+        sys.exit(_check({row.name: spec for row, spec in found}))
+    if not (name or as_json or markdown):
+        print(catalogue.as_text(row for row, _ in found))
+        return
+    certified = [(row, certify(spec)) for row, spec in found]
+    if as_json:
+        values = [catalogue.as_json(*pair) for pair in certified]
+        print(json.dumps(values[0] if name else values, indent=2))
+    else:
+        print(catalogue.as_markdown(certified) if markdown else catalogue.certificate_text(*certified[0]))
+
+
+def _check(specs: dict[str, NormSpec]) -> int:
+    """Prints what holds of each norm and what does not; the exit code."""
+    from normbench.certificates import Broken, broken
+
+    failed = 0
+    for name, spec in specs.items():
+        try:
+            for sentence, wrong in broken(spec):
+                failed += wrong is not None
+                print(f"{name}: {'ok    ' if wrong is None else 'BROKEN'} {sentence}" + (f": {wrong}" if wrong else ""))
+        except Broken as error:
+            print(f"{name}: not tried: {error}")
+    return 1 if failed else 0

@@ -1,0 +1,306 @@
+"""A norm of the user's own, from a file or a module: options, identity, errors, and a place beside the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from normbench.compose import compose
+from normbench.config import from_yaml
+from normbench.errors import NormbenchError
+from normbench.norms import norms
+from normbench.train.resolve import resolve
+
+Run = Callable[..., tuple[int, str, str]]
+
+SOURCE = '''"""Norms to try."""
+import torch
+from torch import nn
+
+
+class MyNorm(nn.Module):
+    """Divides by a power of the deviation.
+
+    After arXiv:1234.56789.
+    """
+
+    conv_bias = True
+    scope = "sample"
+
+    def __init__(self, num_features, alpha: float = 1.0, mode: str = "plain", axes: tuple[int, ...] = (1, 2, 3)):
+        super().__init__()
+        self.alpha, self.axes = alpha, axes
+        self.weight = nn.Parameter(torch.ones(num_features, 1, 1))
+
+    def forward(self, x):
+        return x / (x.var(self.axes, keepdim=True) + 1e-5) ** (self.alpha / 2) * self.weight
+
+
+class Activated(nn.Module):
+    owns_activation = True
+
+    def __init__(self, num_features, *, slope):
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x):
+        return torch.where(x > 0, x, self.slope * x)
+
+
+class FailsInInit(nn.Module):
+    def __init__(self, num_features):
+        super().__init__()
+        self.size = num_features + undefined_name
+
+    def forward(self, x):
+        return x
+
+
+class FailsInForward(nn.Module):
+    def __init__(self, num_features):
+        super().__init__()
+
+    def forward(self, x):
+        return helper(x)
+
+
+class FailsLater(nn.Module):
+    def __init__(self, num_features):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += x.requires_grad
+        return helper(x) if self.calls > 3 else x
+
+
+class NeedsFour(nn.Module):
+    def __init__(self, num_features):
+        super().__init__()
+
+    def forward(self, x):
+        if len(x) < 4:
+            raise ValueError("fewer than 4 samples")
+        return x
+
+
+class Pools(nn.Module):
+    def __init__(self, num_features):
+        super().__init__()
+
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
+class TakesNothing(nn.Module):
+    pass
+
+
+def made(num_features, eps=0.5):
+    return nn.GroupNorm(1, num_features, eps)
+
+
+def helper(x):
+    return x + undefined_name
+
+
+number = 3
+'''
+TINY = ["data=synthetic", "data.num_train=48", "data.num_test=20", "model.widths=[4,8]", "batch_size=8", "epochs=1"]
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "my_norms.py"
+    path.write_text(SOURCE)
+    return path
+
+
+def test_it_trains_and_is_known_by_its_class_its_file_and_its_options(file: Path, normbench: Run) -> None:
+    code, _, err = normbench("train", "--norm", "my_norms.py:MyNorm", "norm.options.alpha=0.5", *TINY)
+    assert code == 0, err
+    [path] = (file.parent / "results" / "runs").glob("normresnet-MyNorm-b8-s0-*")
+    config = yaml.safe_load((path / "config.yaml").read_text())["norm"]
+    assert (config["name"], config["file"]) == ("my_norms.py:MyNorm", str(file))
+    assert config["options"] == {"alpha": 0.5, "mode": "plain", "axes": [1, 2, 3]}
+    assert len(config["content"]) == 16
+
+
+def test_it_is_swept_beside_others(file: Path, normbench: Run) -> None:
+    code, _, err = normbench(
+        "sweep", "norm=gn,my_norms.py:MyNorm", "seed=0,1", *TINY, "--launcher", "inline", "-o", "compared"
+    )
+    assert code == 0, err
+    table = (file.parent / "compared" / "table.md").read_text()
+    assert "my_norms.py:MyNorm" in table
+    assert str(file.parent) not in (file.parent / "compared" / "runs.csv").read_text()
+
+
+def test_its_layer_has_the_options_and_its_class_says_the_rest(file: Path) -> None:
+    spec = norms.build("my_norms.py:MyNorm", options={"options": {"alpha": 2.0}})
+    assert (spec.norm(4).alpha, spec.conv_bias, spec.scope, spec.norm_act) == (2.0, True, "sample", None)
+    assert norms.build("my_norms.py:FailsInForward").scope == "undeclared"
+    activated = norms.build("my_norms.py:Activated", options={"options": {"slope": 0.25}})
+    assert activated.norm_act is not None
+    assert activated.norm_act(4)(torch.tensor([-1.0])).item() == -0.25
+    assert norms.build("my_norms.py:made", options={"options": {"eps": 0.25}}).norm(4).eps == 0.25
+    assert norms.build("torch.nn:BatchNorm2d", options={"options": {"momentum": 0.5}}).norm(4).momentum == 0.5
+
+
+def fingerprint(*overrides: str) -> str:
+    return resolve(compose([*TINY, *overrides]))[0].fingerprint
+
+
+def test_the_run_s_id_changes_with_the_content_and_not_with_the_place(file: Path, tmp_path: Path) -> None:
+    before = fingerprint("norm=my_norms.py:MyNorm")
+    elsewhere = tmp_path / "deep" / "my_norms.py"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text(SOURCE)
+    assert fingerprint(f"norm={elsewhere}:MyNorm") == before
+    assert fingerprint("norm=my_norms.py:MyNorm", "norm.options.alpha=1.0") == before
+    assert fingerprint("norm=my_norms.py:MyNorm", "norm.options.alpha=0.5") != before
+    file.write_text(SOURCE + "# another line\n")
+    assert fingerprint("norm=my_norms.py:MyNorm") != before
+
+
+def test_a_configuration_is_for_the_file_it_was_made_with(file: Path) -> None:
+    config, _ = resolve(compose([*TINY, "norm=my_norms.py:MyNorm"]))
+    assert resolve(from_yaml(config.to_yaml()))[0].fingerprint == config.fingerprint
+    file.write_text(SOURCE + "\n")
+    with pytest.raises(NormbenchError, match="is not the file that this configuration was made for"):
+        resolve(from_yaml(config.to_yaml()))
+
+
+def test_it_finds_its_neighbours_and_leaves_the_path_as_it_was(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    (file.parent / "beside_my_norms.py").write_text("from torch import nn\nlayer = nn.GroupNorm\n")
+    other = file.parent / "other.py"
+    other.write_text(
+        "from beside_my_norms import layer\n\n\ndef wide(num_features):\n    return layer(2, num_features)\n"
+    )
+    before = list(sys.path)
+    monkeypatch.chdir("/")
+    assert norms.build(f"{other}:wide").norm(4).num_groups == 2
+    assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("norm", "more", "message"),
+    [
+        ("my_norms.py:MyNom", [], "unknown class of my_norms.py 'MyNom': did you mean 'MyNorm'? allowed: "),
+        ("my_norms.py:number", [], "norm my_norms.py:number: number is no subclass of nn.Module and no function"),
+        ("my_norms.py:TakesNothing", [], "norm my_norms.py:TakesNothing: its constructor takes no num_features"),
+        ("my_nrms.py:MyNorm", [], "norm my_nrms.py:MyNorm: there is no file '"),
+        ("no_such.module:MyNorm", [], "norm no_such.module:MyNorm: there is no module 'no_such.module' to import"),
+        (
+            "my_norms.py:MyNorm",
+            ["norm.options.alfa=1"],
+            "unknown option of norm my_norms.py:MyNorm 'alfa': did you mean",
+        ),
+        ("my_norms.py:MyNorm", ["norm.options.alpha=much"], "norm.options.alpha: should be a valid number, not 'much'"),
+        (
+            "my_norms.py:MyNorm",
+            ["norm.alpha=1"],
+            "unknown key 'norm.alpha': allowed: norm.content, norm.file, norm.opt",
+        ),
+        ("my_norms.py:Activated", [], "norm.options.slope: Field required"),
+        (
+            "my_norms.py:Pools",
+            [],
+            "norm my_norms.py:Pools cannot train normresnet at batch 8: it makes (8, 4) of a batch",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    file: Path, normbench: Run, norm: str, more: list[str], message: str
+) -> None:
+    code, _, err = normbench("train", f"norm={norm}", *more, *TINY)
+    assert code == 2
+    assert err.startswith(f"normbench: {message}"), err
+    assert len(err.splitlines()) == 1
+    assert not (file.parent / "results").exists()
+
+
+@pytest.mark.parametrize("name", ["FailsInInit", "FailsInForward"])
+def test_an_error_of_the_user_s_code_shows_its_traceback_and_none_of_ours(
+    file: Path, normbench: Run, name: str
+) -> None:
+    code, _, err = normbench("train", f"norm=my_norms.py:{name}", *TINY)
+    assert code == 2
+    assert err.startswith(f'Traceback of your code:\n  File "{file}", line ')
+    assert "NameError: name 'undefined_name' is not defined" in err
+    assert err.count("  File ") == err.count(f'  File "{file}"')
+    assert err.splitlines()[-1].startswith(f"normbench: norm my_norms.py:{name} cannot train normresnet at batch 8: ")
+
+
+def test_so_does_one_in_the_middle_of_training(file: Path, normbench: Run) -> None:
+    code, _, err = normbench("train", "norm=my_norms.py:FailsLater", *TINY)
+    assert code == 1
+    assert err.startswith(f'Traceback of your code:\n  File "{file}", line ')
+    assert "helper" in err
+    assert "normbench/" not in err
+    [status] = (file.parent / "results" / "runs").glob("*/status.json")
+    assert json.loads(status.read_text())["state"] == "failed"
+    assert normbench("train", "norm=my_norms.py:FailsLater", *TINY, "--debug")[2].count("normbench/") > 0
+
+
+@pytest.mark.parametrize("launcher", ["inline", "processes"])
+def test_so_does_a_run_of_a_sweep(file: Path, normbench: Run, launcher: str) -> None:
+    code, out, err = normbench("sweep", "norm=my_norms.py:FailsLater", *TINY, "--launcher", launcher)
+    logs = [path.read_text() for path in (file.parent / "results" / "runs").glob("*/output.log")]
+    told = "\n".join([out, err, *logs])
+    assert code == 1
+    assert "Traceback of your code:" in told, told
+    assert "train/engine.py" not in told
+
+
+@pytest.mark.parametrize(
+    ("text", "last"),
+    [
+        ("import os\nraise KeyError('boom')\n", "KeyError: 'boom'"),
+        ("def f(:\n", "SyntaxError: invalid syntax"),
+        ("import no_such_package\n", "ModuleNotFoundError: No module named 'no_such_package'"),
+        ("import sys\nsys.exit(7)\n", "SystemExit: 7"),
+    ],
+)
+def test_a_file_that_cannot_be_run_shows_why(file: Path, normbench: Run, text: str, last: str) -> None:
+    file.write_text(text)
+    code, _, err = normbench("train", "norm=my_norms.py:MyNorm", *TINY)
+    assert code == 2
+    assert str(file) in err
+    assert "normbench/" not in err
+    assert last in err
+    assert err.splitlines()[-1].startswith("normbench: norm my_norms.py:MyNorm: ")
+
+
+def test_a_batch_that_its_code_refuses_is_a_row_of_the_sweep_with_the_reason(file: Path, normbench: Run) -> None:
+    sizes = [text for text in TINY if not text.startswith("batch_size")]
+    code, out, err = normbench("sweep", "norm=my_norms.py:NeedsFour", "batch_size=2,8", *sizes, "--dry-run")
+    assert code == 0, err
+    assert "1 refused" in out
+    assert "ValueError: fewer than 4 samples" in out
+
+
+def test_its_certificate_and_its_contract_are_computed(file: Path, normbench: Run) -> None:
+    code, out, err = normbench("norms", "my_norms.py:MyNorm", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["title"], found["paper"]) == ("MyNorm", "arXiv:1234.56789")
+    assert found["certificate"]["ignores_scale_of"] == ["sample", "batch"]
+    code, out, err = normbench("norms", "my_norms.py:MyNorm", "--check")
+    assert code == 0, out
+    code, out, err = normbench("norms", "my_norms.py:NeedsFour", "--check")
+    assert code == 1
+    assert "BROKEN" in out
+
+
+def test_a_name_with_a_colon_is_no_list_of_names() -> None:
+    with pytest.raises(NormbenchError, match="use sweep"):
+        compose(["data=synthetic"], {"norm": "bn,my_norms.py:MyNorm"})
