@@ -452,17 +452,17 @@ def test_a_norm_looks_the_same_in_every_figure(new_norms: Frames) -> None:
         assert found == {norm: looks["loss"][norm] for norm in found}
 
 
-def test_thirty_norms_have_thirty_looks() -> None:
+def test_every_norm_and_twenty_five_of_the_user_s_have_looks_of_their_own() -> None:
     labels = [*STYLES, *(f"norm{i}" for i in range(25))]
     found = styles(labels)
     assert list(found) == labels
-    assert len({*found.values()}) == 30
+    assert len({*found.values()}) == len(labels)
     assert {label: found[label] for label in STYLES} == STYLES
 
 
 def test_the_norms_of_the_project_differ_in_print_without_colours() -> None:
-    markers = [marker for _, marker in STYLES.values()]
-    assert len({*markers}) == len(markers)
+    compared = [STYLES[norm][1] for norm in ("bn", "ln", "in", "gn", "none")]
+    assert len({*compared}) == len(compared)
     for colour, _ in STYLES.values():
         red, green, blue = to_rgb(colour)
         assert 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.75  # stands out on white

@@ -30,10 +30,24 @@ INK, FAINT, PAPER = "#1b1b1f", "#5b5b66", "#ffffff"
 # Okabe and Ito's colours, which colour-blind readers tell apart, and markers for print in grey: one pair per norm, the
 # same in every figure.
 BLUE, ORANGE, GREEN, RED, PINK, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
-STYLES = {"bn": (BLUE, "o"), "ln": (ORANGE, "s"), "in": (GREEN, "^"), "gn": (RED, "D"), "none": ("#777777", "X")}
+GREY = "#777777"
+# The colour tells the family: by batch, mixed or corrected batch, by sample, by instance, by group, of weights, none.
+FAMILIES = {
+    BLUE: {"bn": "o", "bn_custom": "v", "lazy_bn": "P", "sync_bn": "*"},
+    SKY: {"ghost_bn": "o", "batch_renorm": "v", "ws_bn": "P", "evonorm_b0": "*", "switchable": "<", "ibn": ">"},
+    ORANGE: {"ln": "s", "ln_chw": "v", "ln_c": "P", "rms": "*"},
+    GREEN: {"in": "^", "in_affine": "v", "frn": "P", "adain": "*"},
+    RED: {"gn": "D", "ws_gn": "v", "evonorm_s0": "P"},
+    PINK: {"weight_norm": "v", "spectral_norm": "P", "scaled_ws": "*"},
+    GREY: {"none": "X", "dyt": "v"},
+}
+STYLES = {norm: (colour, marker) for colour, norms in FAMILIES.items() for norm, marker in norms.items()}
 MARKERS = ("v", "P", "*", "<", ">", "h", "p", "d", "o", "s", "^", "D", "X")
-FREE = [(colour, marker) for marker in MARKERS for colour in (PINK, SKY, INK, BLUE, ORANGE, GREEN, RED)]
-FREE = [pair for pair in FREE if pair not in STYLES.values()]
+OTHERS = {
+    colour: [(colour, marker) for marker in MARKERS if (colour, marker) not in STYLES.values()]
+    for colour in (INK, PINK, SKY, BLUE, ORANGE, GREEN, RED)
+}
+FREE = [pair for pairs in itertools.zip_longest(*OTHERS.values()) for pair in pairs if pair]  # the colour changes first
 Styles = dict[str, tuple[str, str]]  # colour and marker by label
 
 

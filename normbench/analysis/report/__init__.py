@@ -17,6 +17,7 @@ from normbench.analysis.loading import write_study
 from normbench.analysis.report.page import Drawing, page
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.crosstab import cross_table
+from normbench.analysis.tables.evaluations import EVALUATIONS, evaluations_table
 from normbench.analysis.tables.pairs import pairs_table
 from normbench.analysis.tables.rendering import FORMS, SUFFIXES, to_markdown
 from normbench.analysis.tables.source import BATCH, CLAIMS, source_table
@@ -27,7 +28,7 @@ from normbench.errors import NormbenchError
 Made = TypeVar("Made")
 Draw = Callable[[Size], Figure]
 FILE = "report.html"
-TABLES = ("source", "comparison", "batch-size", "learning-rate", "pairs")
+TABLES = ("source", "comparison", "batch-size", "evaluations", "learning-rate", "pairs")
 TITLES = {
     "loss": "Training loss by step",
     "accuracy": "Loss and accuracy by epoch",
@@ -71,6 +72,7 @@ def tables_for(frames: Frames) -> dict[str, Callable[[], Table]]:
         "source": (bool(has_source), partial(source_table, frames)),
         "comparison": (True, partial(comparison_table, frames)),
         "batch-size": (bool(batches), partial(cross_table, frames, ["norm", "batch_size"])),
+        "evaluations": (set(EVALUATIONS) <= set(frames.metrics), partial(evaluations_table, frames)),
         "learning-rate": (rate_varies(runs), partial(cross_table, frames, ["norm", *batches, "lr"], metric)),
         "pairs": (runs["norm"].nunique() > 1, partial(pairs_table, frames)),
     }

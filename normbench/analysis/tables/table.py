@@ -11,7 +11,7 @@ from normbench.analysis.stats import Estimate
 
 BASELINE = "bn"
 NOT_MEASURED = "not measured"
-# By the last word of a metric's name: factor, decimals, unit.
+# By the last word of a metric's name that is one of these: factor, decimals, unit.
 UNITS = {
     "accuracy": (100, 1, " %"),
     "loss": (1, 3, ""),
@@ -43,7 +43,8 @@ def ended_otherwise(runs: pd.DataFrame) -> str:
 
 def as_text(estimate: Estimate, metric: str) -> str:
     """A figure of this metric with its unit, and its interval where there is one."""
-    factor, decimals, unit = UNITS.get(metric.rpartition("_")[2], (1, 3, ""))
+    words = [word for word in metric.split("_") if word in UNITS]
+    factor, decimals, unit = UNITS[words[-1]] if words else (1, 3, "")
     mean = f"{factor * estimate.mean:.{decimals}f}"
     spread = "" if math.isnan(estimate.half_width) else f" ± {factor * estimate.half_width:.{decimals}f}"
     return f"{mean}{spread}{unit}"

@@ -1,0 +1,60 @@
+"""BatchNorm's three evaluations in a table: each from its own column, and nothing invented for norms without."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from table_runs import in_frames, one_run
+
+from normbench.analysis.figures.style import STYLES
+from normbench.analysis.report import tables_for
+from normbench.analysis.runfiles import RunFiles
+from normbench.analysis.stats import mean_interval
+from normbench.analysis.tables.evaluations import EVALUATIONS, evaluations_table
+from normbench.norms import norms
+
+
+def evaluated(run: RunFiles, precise: float, batch: float) -> RunFiles:
+    more = {"test_accuracy_precise": np.array([precise]), "test_accuracy_batch": np.array([batch])}
+    return dataclasses.replace(run, metrics={**run.metrics, **more})
+
+
+def measured() -> list[RunFiles]:
+    runs = [evaluated(one_run("bn", 1, seed, 0.1), 0.3 + seed / 100, 0.4) for seed in (0, 1, 2)]
+    runs += [evaluated(one_run("bn", 64, 0, 0.5), 0.51, 0.49), one_run("gn", 64, 0, 0.45)]
+    return [*runs, one_run("bn", 2, 0, state="diverged", reason="the loss of step 3 is nan")]
+
+
+def test_each_evaluation_has_a_column_with_its_interval() -> None:
+    table = evaluations_table(in_frames(*measured()))
+    rows = table.shown.set_index(["norm", "batch size"])
+    half = 100 * mean_interval([0.3, 0.31, 0.32]).half_width
+    assert rows.loc[("bn", "1")].tolist() == ["10.0 ± 0.0 %", f"31.0 ± {half:.1f} %", "40.0 ± 0.0 %"]
+    assert rows.loc[("bn", "64")].tolist() == ["50.0 %", "51.0 %", "49.0 %"]
+    assert rows.loc[("bn", "2")].tolist() == ["1 diverged"] * 3
+    assert len(table.notes) == 1
+
+
+def test_a_norm_without_running_statistics_has_one_evaluation_only() -> None:
+    table = evaluations_table(in_frames(*measured()))
+    row = table.shown.set_index(["norm", "batch size"]).loc[("gn", "64")]
+    assert row.tolist() == ["45.0 %", "keeps none", "keeps none"]
+
+
+def test_the_data_are_unrounded_with_a_row_for_each_evaluation() -> None:
+    data = evaluations_table(in_frames(*measured())).data.set_index(["norm", "batch_size", "statistics"])
+    assert set(data.index.get_level_values("statistics")) == set(EVALUATIONS.values())
+    assert data.loc[("bn", 1, "whole training set"), "test_accuracy"] == pytest.approx(0.31)
+    assert data.loc[("bn", 1, "whole training set"), "n"] == 3
+
+
+def test_a_report_has_the_table_where_runs_were_evaluated_so() -> None:
+    assert "evaluations" in tables_for(in_frames(*measured()))
+    assert "evaluations" not in tables_for(in_frames(one_run("bn"), one_run("gn")))
+
+
+def test_every_norm_has_a_colour_and_marker_of_its_own() -> None:
+    assert set(STYLES) == {entry.name for entry in norms}
+    assert len(set(STYLES.values())) == len(STYLES)
