@@ -21,6 +21,7 @@ from normbench.train import resolve
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+OWN_NORM = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
 COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
 INSTALLING = ["uv venv && uv pip install -e .", "python3 -m venv .venv && .venv/bin/pip install -e ."]
 
@@ -40,6 +41,7 @@ def tiny_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar10, "MIRRORS", ())
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_norms.py").write_text(OWN_NORM)
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "first-sweep").symlink_to(ROOT / "results" / "first-sweep")
     for path in (tmp_path / "pets" / split / kind for split in ("train", "test") for kind in ("cats", "dogs")):
