@@ -31,6 +31,7 @@ from normbench.analysis.tables.table import BASELINE, seconds_by_seed, times
 from normbench.errors import NormbenchError
 
 DODGE = 0.05  # how far norms stand apart at one setting, of the distance between settings
+MOST_APART = 8  # norms that stand as far apart as that
 INTERVAL = "Bars: 95 % Student-t interval over seeds; small dots: each seed."
 NO_RESULT = "x at the foot: no run finished there."
 
@@ -89,9 +90,10 @@ def _against(frames: Frames, colours: Styles, x: str, metric: str, label: str, s
         figure, axes = panels(size, len(facets))
         for ax, (title, group) in zip(axes, facets, strict=True):
             lines = by_line(group)
+            closer = min(1, MOST_APART / len(lines))  # many stand closer, so that all keep to their setting
             for i, (name, ids) in enumerate(lines.items()):
                 of_line = group[group["run"].isin(ids)]
-                _line(ax, of_line, x, values, name, colours[name], i - (len(lines) - 1) / 2, size.font)
+                _line(ax, of_line, x, values, name, colours[name], closer * (i - (len(lines) - 1) / 2), size.font)
             _log_axis(ax, sorted(group[x].unique()), 2 if x == "batch_size" else 10)
             ax.set_title(title, loc="left")
             ax.set_xlabel(label)
