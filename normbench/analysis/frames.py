@@ -91,7 +91,7 @@ def run_row(files: RunFiles) -> dict[str, Any]:
     return {
         "run": files.run,
         "model": at(config, "model.name"),
-        "norm": at(config, "norm.name"),
+        "norm": _norm(at(config, "norm.name")),
         "batch_size": at(config, "batch_size"),
         "seed": at(config, "seed"),
         "lr": at(config, "optim.lr"),
@@ -141,13 +141,18 @@ def _settings_that_vary(runs: Iterable[str], configs: Mapping[str, Mapping[str, 
     flat = [configs.get(run, {}) for run in runs]
     keys = dict.fromkeys(key for config in flat for key in config if key not in NO_SETTING)
     values = {key: [str(config.get(key, "")) for config in flat] for key in keys}
-    norms = [config.get("norm.name") for config in flat]
+    norms = [_norm(config.get("norm.name")) for config in flat]
     varying = {key: column for key, column in values.items() if len({*zip(norms, column, strict=True)}) > len({*norms})}
     return {
         {"epochs": "planned_epochs"}.get(key, key): column
         for key, column in varying.items()
         if not _is_implied(column, varying.get(f"{key.split('.')[0]}.name"), key)
     }
+
+
+def _norm(name: str | None) -> str | None:
+    """What a norm is called in tables: one of the user's own, file.py:Class, by its class."""
+    return name and name.rpartition(":")[2]
 
 
 def _is_implied(column: list[str], names: list[str] | None, key: str) -> bool:

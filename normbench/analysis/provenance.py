@@ -45,9 +45,10 @@ def beside_norm(table: pd.DataFrame) -> list[str]:
 def labelled(runs: pd.DataFrame) -> pd.DataFrame:
     """With the column `line`: the norm, and its options where any run differs in them."""
     options = [name for name in settings_columns(runs) if name.startswith("norm.") and runs[name].nunique() > 1]
+    named = runs[options].rename(columns=lambda name: name.removeprefix("norm.").removeprefix("options."))
     labels = [
-        f"{norm} {describe({str(name)[len('norm.') :]: value for name, value in given.items() if value != ''})}"
-        for norm, given in zip(runs["norm"], runs[options].to_dict("records"), strict=True)
+        f"{norm} {describe({str(name): value for name, value in given.items() if value != ''})}"
+        for norm, given in zip(runs["norm"], named.to_dict("records"), strict=True)
     ]
     return runs.assign(line=[label.strip() for label in labels])
 

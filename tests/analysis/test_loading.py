@@ -17,6 +17,7 @@ from table_runs import in_frames, one_run
 from normbench.analysis.choice import at_chosen_rate, chosen_rates
 from normbench.analysis.frames import Frames, read_frames
 from normbench.analysis.loading import check_comparable, load_frames, shared_settings, write_study
+from normbench.analysis.provenance import labelled
 from normbench.analysis.report import tables_for
 from normbench.analysis.report.summary import summary
 from normbench.analysis.runfiles import RunFiles, refused_run, run_dirs
@@ -386,3 +387,16 @@ def test_runs_on_different_data_are_never_averaged(write_run: WriteRun, tmp_path
     runs = load_frames([tmp_path / "runs"]).runs
     assert runs["data.name"].tolist() == ["cifar10", "synthetic"]
     assert len(comparison(runs)) == 2
+
+
+def test_an_own_norm_goes_by_its_class_and_its_options_by_their_names() -> None:
+    runs = [
+        one_run("my_norms.py:MyNorm", 64, seed, **{"norm.options": {"alpha": alpha}, "norm.content": "0123"})
+        for seed in (0, 1)
+        for alpha in (0.5, 1.0)
+    ]
+    table = in_frames(*runs).runs
+    assert set(table["norm"]) == {"MyNorm"}
+    assert set(labelled(table)["line"]) == {"MyNorm alpha 0.5", "MyNorm alpha 1.0"}
+    edited = in_frames(one_run("my_norms.py:MyNorm", 64, 0, **{"norm.content": "4567"}), runs[0]).runs
+    assert edited["norm.content"].nunique() == 2

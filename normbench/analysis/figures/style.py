@@ -49,6 +49,7 @@ OTHERS = {
 }
 FREE = [pair for pairs in itertools.zip_longest(*OTHERS.values()) for pair in pairs if pair]  # the colour changes first
 Styles = dict[str, tuple[str, str]]  # colour and marker by label
+LONGEST_AT_END = 20  # letters of a label that stands at the end of its line: longer ones leave no room for the lines
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def add_caption(figure: Figure, text: str, size: Size) -> None:
 def add_labels(figure: Figure, axes: Sequence[Axes], size: Size) -> None:
     """Says which line is which: at their ends where there is one panel, else in a legend above all."""
     named = {label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    if len(axes) == 1 and 0 < len(named) <= 8:
+    if len(axes) == 1 and 0 < len(named) <= 8 and max(map(len, named)) <= LONGEST_AT_END:
         _label_ends(axes[0], size)
     elif named:
         columns = max(1, int(size.width * 72 / (size.font * (max(map(len, named)) * 0.6 + 4))))
