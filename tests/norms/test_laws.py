@@ -1,0 +1,250 @@
+"""What ties norms to each other and to their inputs, whatever the numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from probes import (
+    CHANNELS,
+    NAMES,
+    Options,
+    layer_of,
+    new_layer,
+    normal,
+    results,
+    share_parameters,
+    spec_of,
+    statistics,
+    with_statistics,
+)
+from torch import Tensor, nn
+
+from normbench.norms import AdaIN
+
+Shape = tuple[int, int, int, int]
+SHAPES = st.tuples(st.integers(1, 4), st.sampled_from([1, 2, 4, 6]), st.integers(1, 4), st.integers(2, 4))
+KEEP_THE_BIAS = {"none", "rms", "weight_norm", "spectral_norm", "scaled_ws"}
+
+
+def assert_equal_results(one: nn.Module, other: nn.Module, x: Tensor) -> None:
+    """Output, and gradients for the input and the parameters, after the other has taken over the one's parameters."""
+    share_parameters(one, other)
+    gradient = normal(*x.shape, seed=2)
+    found, wanted = results(one, x, gradient), results(other, x, gradient)
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, msg=lambda text, name=name: f"{name}: {text}")
+
+
+# Over its own axes
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "axes"),
+    [
+        ("bn", {}, (0, 2, 3)),
+        ("ln", {}, (1, 2, 3)),
+        ("in", {}, (2, 3)),
+        ("in", {"affine": True}, (2, 3)),
+        *((name, {}, (0, 2, 3)) for name in ("bn_custom", "lazy_bn", "sync_bn", "ghost_bn", "batch_renorm", "ws_bn")),
+        ("in_affine", {}, (2, 3)),
+        ("ln_chw", {}, (1, 2, 3)),
+        ("ln_c", {}, (1,)),
+    ],
+)
+def test_over_its_own_axes_a_new_norm_s_output_has_mean_0_and_variance_1(
+    name: str, options: Options, axes: tuple[int, ...]
+) -> None:
+    x = normal(6, CHANNELS, 5, 5)
+    y = new_layer(name, x, **options).train()(x)
+    torch.testing.assert_close(y.mean(axes), torch.zeros_like(y.mean(axes)), atol=1e-12, rtol=0)
+    torch.testing.assert_close(y.var(axes, correction=0), torch.ones_like(y.mean(axes)), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gn", "ws_gn"])
+def test_over_each_group_a_new_group_norm_s_output_has_mean_0_and_variance_1(name: str) -> None:
+    x = normal(6, CHANNELS, 5, 5)
+    y = new_layer(name, x, num_groups=2)(x).view(6, 2, -1)
+    torch.testing.assert_close(y.mean(2), torch.zeros(6, 2).double(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(y.var(2, correction=0), torch.ones(6, 2).double(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "axes"), [("rms", (1,)), ("frn", (2, 3))])
+def test_over_its_own_axes_a_new_norm_without_a_mean_has_mean_square_1(name: str, axes: tuple[int, ...]) -> None:
+    x = normal(6, CHANNELS, 5, 5) + 5  # positive, so that FRN's threshold at 0 does nothing
+    square = new_layer(name, x)(x).square().mean(axes)
+    torch.testing.assert_close(square, torch.ones_like(square), atol=1e-4, rtol=0)
+
+
+@given(SHAPES, st.floats(0.1, 10), st.floats(-10, 10))
+def test_every_mean_and_variance_norm_ignores_the_scale_and_offset_of_its_input(
+    shape: Shape, scale: float, offset: float
+) -> None:
+    x = normal(*shape)
+    variants: list[tuple[str, Options]] = [("bn", {}), ("ln", {}), ("in", {}), ("gn", {"num_groups": shape[1]})]
+    variants += [(name, {}) for name in ("bn_custom", "lazy_bn", "sync_bn", "in_affine", "ln_chw", "switchable")]
+    variants += [("ghost_bn", {"size": 2}), ("batch_renorm", {}), ("ws_bn", {}), ("ws_gn", {"num_groups": shape[1]})]
+    variants += [("ibn", {})] * (shape[1] > 1) + [("ln_c", {})] * (shape[1] > 1)
+    for name, options in variants:
+        layer = layer_of(name, x, eps=1e-12, **options).train()
+        y = layer(x)
+        torch.testing.assert_close(layer(scale * x + offset), y, rtol=1e-6, atol=1e-6, msg=lambda text: f"{name}{text}")  # noqa: B023
+
+
+@given(SHAPES, st.floats(0.1, 10))
+def test_the_norms_without_a_mean_ignore_the_scale_of_their_input_and_not_its_offset(
+    shape: Shape, scale: float
+) -> None:
+    x = normal(*shape) + 1
+    for name in ("rms", "frn"):
+        layer = layer_of(name, x, eps=1e-12)
+        torch.testing.assert_close(layer(scale * x), layer(x), rtol=1e-5, atol=1e-5)
+    if shape[1] > 1:
+        assert not torch.allclose(layer_of("rms", x)(x + 3), layer_of("rms", x)(x))
+
+
+# Between norms
+
+
+@given(SHAPES)
+def test_group_norm_with_one_group_equals_layer_norm(shape: Shape) -> None:
+    x = normal(*shape)
+    assert torch.equal(layer_of("gn", x, num_groups=1)(x), layer_of("ln", x)(x))
+
+
+@given(SHAPES)
+def test_group_norm_with_as_many_groups_as_channels_equals_affine_instance_norm(shape: Shape) -> None:
+    x = normal(*shape)
+    group, instance = layer_of("gn", x, num_groups=shape[1]), layer_of("in", x, affine=True)
+    torch.testing.assert_close(group(x), instance(x))
+    assert_equal_results(group, layer_of("in_affine", x), x)
+
+
+@given(SHAPES)
+def test_batch_norm_trained_on_a_batch_of_one_equals_affine_instance_norm(shape: Shape) -> None:
+    x = normal(*shape)[:1]
+    torch.testing.assert_close(layer_of("bn", x).train()(x), layer_of("in", x, affine=True)(x))
+    for name in ("bn", "bn_custom", "lazy_bn", "ghost_bn", "batch_renorm", "sync_bn"):
+        assert_equal_results(layer_of(name, x).train(), layer_of("in_affine", x), x)
+
+
+@given(SHAPES)
+def test_layer_norm_per_element_with_one_affine_for_all_pixels_equals_layer_norm(shape: Shape) -> None:
+    x = normal(*shape)
+    plain, per_element = layer_of("ln", x), layer_of("ln_chw", x)
+    with torch.no_grad():
+        for own, parameter in zip(per_element.parameters(), plain.parameters(), strict=True):
+            own.copy_(parameter[:, None, None].expand_as(own))
+    torch.testing.assert_close(per_element(x), plain(x))
+
+
+@given(SHAPES, st.integers(0, 4))
+def test_ghost_batch_norm_with_one_chunk_equals_batch_norm_and_keeps_its_statistics(shape: Shape, more: int) -> None:
+    x = normal(*shape)
+    ghost, batch = layer_of("ghost_bn", x, size=shape[0] + more), layer_of("bn", x)
+    assert_equal_results(ghost, batch, x)
+    assert torch.equal(ghost.running_mean, batch.running_mean)
+    assert torch.equal(ghost.running_var, batch.running_var)
+    assert torch.equal(ghost.eval()(x), batch.eval()(x))
+
+
+@given(SHAPES, st.integers(1, 4))
+def test_ghost_batch_norm_is_batch_norm_on_each_chunk_in_turn(shape: Shape, size: int) -> None:
+    x = normal(*shape)
+    ghost, batch = layer_of("ghost_bn", x, size=size), layer_of("bn", x)
+    parts = torch.cat([batch(x[start : start + size]) for start in range(0, len(x), size)])
+    assert torch.equal(ghost(x), parts)
+    assert all(torch.equal(value, statistics(batch)[name]) for name, value in statistics(ghost).items())
+
+
+@given(SHAPES)
+def test_batch_norm_by_hand_has_batch_norm_s_output_and_gradients_in_training(shape: Shape) -> None:
+    x = normal(*shape)
+    assert_equal_results(layer_of("bn_custom", x), layer_of("bn", x), x)
+
+
+@given(SHAPES)
+def test_batch_renorm_without_room_for_a_correction_equals_batch_norm(shape: Shape) -> None:
+    x = normal(*shape)
+    within_warmup = with_statistics(layer_of("batch_renorm", x), num_batches=200)
+    no_bounds = with_statistics(layer_of("batch_renorm", x, r_max=1.0, d_max=0.0, warmup_steps=0), num_batches=5000)
+    for layer in (within_warmup, no_bounds):
+        batch = with_statistics(layer_of("bn", x), num_batches=200)
+        assert_equal_results(layer, batch, x)
+        assert_equal_results(layer.eval(), batch.eval(), x)
+
+
+@given(SHAPES)
+def test_batch_renorm_with_wide_bounds_trains_on_what_it_evaluates_with(shape: Shape) -> None:
+    x = normal(*shape)
+    options = {"r_max": 1e6, "d_max": 1e6, "warmup_steps": 0, "ramp_steps": 1}
+    layer = with_statistics(layer_of("batch_renorm", x, **options), num_batches=1)
+    evaluated = layer.eval()(x)
+    torch.testing.assert_close(layer.train()(x), evaluated)
+
+
+@pytest.mark.parametrize(("share", "name"), [(0, "in"), (1, "ln"), (2, "bn")])
+@given(SHAPES)
+def test_a_switchable_norm_that_has_chosen_one_of_its_parts_is_that_norm(share: int, name: str, shape: Shape) -> None:
+    x = normal(*shape)
+    layer, part = layer_of("switchable", x), layer_of(name, x, affine=True)
+    with torch.no_grad():
+        for logits in (layer.mean_logits, layer.var_logits):
+            logits.copy_(torch.full((3,), -1e4).index_fill(0, torch.tensor(share), 0.0))
+    for training in (True, False):
+        assert_equal_results(layer.train(training), part.train(training), x)
+
+
+def test_a_new_switchable_norm_mixes_its_parts_equally() -> None:
+    x = normal(4, CHANNELS, 3, 3)
+    layer = new_layer("switchable", x)
+    for logits in (layer.mean_logits, layer.var_logits):
+        torch.testing.assert_close(logits.softmax(0), torch.full((3,), 1 / 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("channels", [2, 5, 8])
+@pytest.mark.parametrize("training", [True, False])
+def test_ibn_is_instance_norm_on_the_first_half_and_batch_norm_on_the_rest(channels: int, training: bool) -> None:
+    x = normal(3, channels, 4, 4)
+    half = channels // 2
+    layer = with_statistics(layer_of("ibn", x)).train(training)
+    first, rest = new_layer("in_affine", x[:, :half]), new_layer("bn", x[:, half:]).train(training)
+    first.load_state_dict(layer.instance.state_dict())
+    rest.load_state_dict(layer.batch.state_dict())
+    torch.testing.assert_close(layer(x), torch.cat([first(x[:, :half]), rest(x[:, half:])], 1))
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.floats(0.5, 5), st.floats(-3, 3))
+def test_adain_gives_the_content_the_channel_moments_of_the_style(
+    samples: int, channels: int, scale: float, offset: float
+) -> None:
+    content, style = normal(samples, channels, 4, 3), scale * normal(samples, channels, 2, 5, seed=1) + offset
+    y = AdaIN(eps=1e-12)(content, style)
+    torch.testing.assert_close(y.mean((2, 3)), style.mean((2, 3)))
+    torch.testing.assert_close(y.var((2, 3), correction=0), style.var((2, 3), correction=0))
+    torch.testing.assert_close(AdaIN()(content, content), content)
+
+
+# Without statistics
+
+
+def test_no_norm_is_the_identity_and_leaves_the_convolution_its_bias() -> None:
+    x = normal(2, CHANNELS, 3, 3)
+    for name in KEEP_THE_BIAS - {"rms"}:
+        assert torch.equal(spec_of(name).norm(CHANNELS)(x), x)
+    assert spec_of("none").conv_bias
+    assert not any(spec_of(name).conv_bias for name in ("bn", "ln", "in", "gn"))
+    assert {name for name in NAMES if spec_of(name).conv_bias} == KEEP_THE_BIAS
+
+
+def test_dynamic_tanh_stays_within_its_scale_of_its_shift_and_keeps_the_order_of_its_inputs() -> None:
+    x = 100 * normal(4, CHANNELS, 5, 5)
+    layer = layer_of("dyt", x)
+    with torch.no_grad():
+        y = layer(x) - layer.bias[:, None, None]
+    bound = layer.weight.detach().abs()[:, None, None]
+    assert (y.abs() <= bound + 1e-12).all()
+    assert (y.abs() > 0.99 * bound).any()
+    pixels = torch.linspace(-5, 5, 50).double()[None, None, None]
+    assert (new_layer("dyt", pixels)(pixels).diff() > 0).all()

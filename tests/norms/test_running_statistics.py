@@ -1,0 +1,175 @@
+"""Running statistics: which norms keep them, what they average, and that evaluation uses and leaves them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from probes import CHANNELS, ONE_INPUT, Array, Options, layer_of, new_layers, normal, randomize, statistics
+from torch import Tensor, nn
+
+UNBIASED = ["bn", "lazy_bn", "sync_bn", "batch_renorm", "switchable", "ws_bn", "evonorm_b0"]
+STATISTICS = {"bn_custom", "ghost_bn", "ibn", *UNBIASED}
+PLAIN = [name for name in ONE_INPUT if name not in STATISTICS]
+COLUMN = (1, CHANNELS, 1, 1)
+
+
+def batches() -> list[Tensor]:
+    return [normal(3, CHANNELS, 4, 2, seed=seed) for seed in range(4)]
+
+
+def by_channel(x: Tensor) -> Array:
+    return x.numpy().transpose(1, 0, 2, 3).reshape(x.shape[1], -1)
+
+
+def averages(values: list[Tensor], momentum: float, ddof: int) -> tuple[Array, Array]:
+    """The moving averages of the means and the variances of these batches."""
+    mean, var = np.zeros(values[0].shape[1]), np.ones(values[0].shape[1])
+    for batch in map(by_channel, values):
+        mean = (1 - momentum) * mean + momentum * batch.mean(1)
+        var = (1 - momentum) * var + momentum * batch.var(1, ddof=ddof)
+    return mean, var
+
+
+def assert_averages(layer: nn.Module, mean: Array, var: Array, rtol: float = 1e-12) -> None:
+    kept = statistics(layer)
+    np.testing.assert_allclose(kept["running_var"], var, rtol=rtol)
+    if "running_mean" in kept:  # EvoNorm-B0 removes no mean
+        np.testing.assert_allclose(kept["running_mean"], mean, rtol=rtol)
+
+
+@pytest.mark.parametrize("name", UNBIASED)
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 0.7, 1.0])
+def test_batch_norm_and_its_kin_keep_a_moving_mean_and_unbiased_variance_in_torch_s_sense_of_momentum(
+    name: str, momentum: float
+) -> None:
+    layer = layer_of(name, batches()[0], momentum=momentum).train()
+    for x in batches():
+        layer(x)
+    assert_averages(layer, *averages(batches(), momentum, ddof=1), rtol=1e-12 if name != "evonorm_b0" else 1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 0.7, 1.0])
+def test_batch_norm_by_hand_keeps_the_biased_variance_which_is_smaller_by_a_factor_of_1_minus_1_over_n(
+    momentum: float,
+) -> None:
+    by_hand, batch = (layer_of(name, batches()[0], momentum=momentum).train() for name in ("bn_custom", "bn"))
+    for x in batches():
+        by_hand(x), batch(x)
+    assert_averages(by_hand, *averages(batches(), momentum, ddof=0))
+    if momentum == 1.0:
+        torch.testing.assert_close(by_hand.running_var, batch.running_var * (1 - 1 / 24))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_ghost_batch_norm_averages_over_chunks(size: int) -> None:
+    layer = layer_of("ghost_bn", batches()[0], size=size, momentum=0.3).train()
+    for x in batches():
+        layer(x)
+    chunks = [x[start : start + size] for x in batches() for start in range(0, 3, size)]
+    assert_averages(layer, *averages(chunks, 0.3, ddof=1))
+
+
+def test_ibn_averages_over_the_batch_half_alone() -> None:
+    layer = layer_of("ibn", batches()[0], momentum=0.3).train()
+    for x in batches():
+        layer(x)
+    assert_averages(layer.batch, *averages([x[:, CHANNELS // 2 :] for x in batches()], 0.3, ddof=1))
+    assert list(layer.instance.buffers()) == []
+
+
+def test_batch_norm_without_momentum_keeps_the_plain_average_over_all_batches() -> None:
+    layer = layer_of("bn", batches()[0], momentum=None).train()
+    for x in batches():
+        layer(x)
+    rows = np.stack([by_channel(x) for x in batches()])
+    np.testing.assert_allclose(layer.running_mean, rows.mean(2).mean(0), rtol=1e-12)
+    np.testing.assert_allclose(layer.running_var, rows.var(2, ddof=1).mean(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["bn", "bn_custom", "lazy_bn", "ghost_bn", "sync_bn", "batch_renorm", "ws_bn"])
+def test_in_evaluation_batch_norm_and_its_kin_use_their_running_statistics_and_leave_them(name: str) -> None:
+    layer = layer_of(name, batches()[0]).train()
+    layer(batches()[0])
+    state = {key: value.clone() for key, value in layer.state_dict().items()}
+    x = batches()[1]
+    y = layer.eval()(x)
+    mean, var = state["running_mean"].view(COLUMN), state["running_var"].view(COLUMN)
+    expected = (x - mean) / (var + 1e-5).sqrt() * state["weight"].view(COLUMN) + state["bias"].view(COLUMN)
+    torch.testing.assert_close(y, expected)
+    assert all(torch.equal(value, state[key]) for key, value in layer.state_dict().items())
+
+
+@pytest.mark.parametrize("name", sorted(STATISTICS))
+def test_training_moves_the_statistics_and_evaluation_leaves_every_part_of_the_state(name: str) -> None:
+    layer = layer_of(name, batches()[0]).train()
+    state = {key: value.clone() for key, value in layer.state_dict().items()}
+    y = layer(batches()[0])
+    moved = {key for key, value in layer.state_dict().items() if not torch.equal(value, state[key])}
+    assert moved == {name for name, _ in layer.named_buffers()}
+    state = {key: value.clone() for key, value in layer.state_dict().items()}
+    assert not torch.allclose(layer.eval()(batches()[0]), y)
+    assert all(torch.equal(value, state[key]) for key, value in layer.state_dict().items())
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_other_norms_keep_no_statistics_and_evaluate_as_they_train(name: str) -> None:
+    x = normal(3, CHANNELS, 4, 4)
+    layer = layer_of(name, x)
+    assert list(layer.buffers()) == []
+    assert torch.equal(layer.train()(x), layer.eval()(x))
+
+
+@pytest.mark.parametrize("name", ["evonorm_s0", "evonorm_b0", "frn"])
+def test_a_norm_that_owns_its_activation_evaluates_as_it_trains_without_it(name: str) -> None:
+    x = normal(3, CHANNELS, 4, 4)
+    layer = randomize(new_layers(name, x)[0])
+    assert torch.equal(layer.train()(x), layer.eval()(x))
+
+
+def test_batch_norm_without_running_statistics_evaluates_with_the_batch_s_own() -> None:
+    x = normal(3, CHANNELS, 4, 4)
+    layer = layer_of("bn", x, track_running_stats=False)
+    assert torch.equal(layer.eval()(x), layer.train()(x))
+
+
+def test_instance_norm_with_running_statistics_evaluates_with_them() -> None:
+    x = normal(3, CHANNELS, 4, 4)
+    layer = layer_of("in", x, track_running_stats=True, momentum=1.0).train()
+    layer(x)
+    mean = x.mean((2, 3)).mean(0).view(1, -1, 1, 1)
+    var = x.var((2, 3), correction=1).mean(0).view(1, -1, 1, 1)
+    torch.testing.assert_close(layer.eval()(x), (x - mean) / (var + 1e-5).sqrt())
+
+
+@pytest.mark.parametrize(
+    ("options", "num_batches", "share"),
+    [
+        ({"warmup_steps": 3, "ramp_steps": 4}, 3, 0.0),
+        ({"warmup_steps": 3, "ramp_steps": 4}, 4, 0.25),
+        ({"warmup_steps": 3, "ramp_steps": 4}, 7, 1.0),
+        ({"warmup_steps": 3, "ramp_steps": 4}, 9, 1.0),
+        ({"warmup_steps": 0, "ramp_steps": 0}, 0, 0.0),
+        ({"warmup_steps": 0, "ramp_steps": 0}, 1, 1.0),
+    ],
+)
+def test_batch_renorm_s_bounds_grow_with_the_batches_it_has_seen(
+    options: Options, num_batches: int, share: float
+) -> None:
+    x = normal(3, CHANNELS, 4, 4) * 100 + 1000  # r and d far beyond any bound
+    layer = layer_of("batch_renorm", x, r_max=3.0, d_max=5.0, momentum=0.0, **options).train()
+    for _ in range(num_batches):
+        layer(x)
+    mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0, keepdim=True)
+    y = (x - mean) / (var + 1e-5).sqrt() * (1 + 2 * share) + 5 * share
+    torch.testing.assert_close(layer(x), y * layer.weight.view(COLUMN) + layer.bias.view(COLUMN))
+    assert layer.num_batches_tracked == num_batches + 1
+
+
+def test_lazy_batch_norm_takes_its_channels_and_no_statistics_from_a_first_batch_in_evaluation() -> None:
+    layer = layer_of("lazy_bn", normal(2, 5, 3, 3))
+    assert type(layer) is nn.BatchNorm2d
+    assert layer.num_features == 5
+    assert torch.equal(layer.running_mean, torch.zeros(5))
+    assert torch.equal(layer.running_var, torch.ones(5))
+    assert layer.num_batches_tracked == 0

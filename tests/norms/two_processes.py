@@ -1,0 +1,58 @@
+"""What the two processes of test_sync_bn.py run: every case's share of a batch through sync_bn, results to a file."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from probes import layer_of, normal, results
+from torch import Tensor
+
+CHANNELS = 3
+OPTIONS = {"eps": 0.01, "momentum": 0.3}
+SHARES = {  # the samples of each process, and the size of their maps
+    "equal shares": (3, 3, (4, 2)),
+    "unequal shares": (1, 4, (4, 2)),
+    "one value each": (1, 1, (1, 1)),
+}
+
+
+def batches(case: str) -> list[Tensor]:
+    """Two batches, one after the other, each with its gradient stacked behind it."""
+    first, second, size = SHARES[case]
+    shape = (first + second, CHANNELS, *size)
+    return [torch.stack([normal(*shape, seed=seed), normal(*shape, seed=seed + 10)]) for seed in (0, 1)]
+
+
+def share_of(rank: int, case: str, batch: Tensor) -> Tensor:
+    first = SHARES[case][0]
+    return batch[:, :first] if rank == 0 else batch[:, first:]
+
+
+def trained(rank: int | None, case: str, name: str, **options: Any) -> dict[str, Tensor]:
+    """Results, statistics and evaluation after both batches; of the whole batch where there is no rank."""
+    like = batches(case)[0][0]
+    layer = layer_of(name, like, **OPTIONS, **options)
+    found: dict[str, Tensor] = {}
+    for number, batch in enumerate(batches(case)):
+        x, gradient = batch if rank is None else share_of(rank, case, batch)
+        found |= {f"{key} of batch {number}": value for key, value in results(layer.train(), x, gradient).items()}
+    found |= {key: value.clone() for key, value in layer.named_buffers()}
+    found["evaluation"] = layer.eval()(x).detach()
+    return found
+
+
+def process(rank: int, folder: str) -> None:
+    """One of the two; warnings are errors here too."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    try:
+        found: dict[str, Any] = {case: trained(rank, case, "sync_bn") for case in SHARES}
+        found["without affine"] = trained(rank, "unequal shares", "sync_bn", affine=False)
+        torch.save(found, Path(folder) / f"{rank}.pt")
+    finally:
+        dist.destroy_process_group()
