@@ -61,9 +61,7 @@ def _merge(assignments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         _check_choice(group, choice, allowed[group])
     values: dict[str, Any] = json.loads(_composed(tuple(sorted(choices.items())), folder))
     if own is not None:
-        options = {key: rest.pop(key) for key in list(rest) if key.startswith("norm.options.")}
-        own["options"] = {key.removeprefix("norm.options."): value for key, value in options.items()}
-        values["norm"] = own
+        values["norm"] = own | {"options": _own_options(rest)}
     for key, value in rest.items():
         _assign(values, key, value)
     if "${" not in str(values):
@@ -87,6 +85,15 @@ def _own_norm(choice: str) -> dict[str, Any]:
         return {"name": choice, "file": None, "content": None}
     path = Path(place).expanduser().absolute()
     return {"name": f"{path.name}:{name}", "file": str(path), "content": None}
+
+
+def _own_options(rest: dict[str, Any]) -> dict[str, Any]:
+    """Takes the options of an own norm out of the other settings."""
+    prefix = "norm.options."
+    if wrong := [key for key in rest if key.startswith("norm.") and not key.startswith(prefix)]:
+        should = prefix + wrong[0].removeprefix("norm.")
+        raise NormbenchError(f"unknown key '{wrong[0]}': an own norm's options are set as '{should}'")
+    return {key.removeprefix(prefix): rest.pop(key) for key in list(rest) if key.startswith(prefix)}
 
 
 def _check_choice(group: str, choice: Any, allowed: Sequence[str]) -> None:

@@ -118,7 +118,8 @@ class RunConfig(Section):
         """All that can change a number: the whole configuration but `system`, and `data.content` for `data.root`."""
         values = self.model_dump(mode="json", exclude={"system"})
         values["data"].pop("root", None)
-        values["norm"].pop("file", None)  # an own norm is known by its content, too
+        if values["norm"].pop("file", None):  # an own norm is known by its class and content, wherever it lies
+            values["norm"]["name"] = self.norm.name.rpartition(":")[2]
         if not self.train.bn_evaluations:  # what was not asked for leaves the ids of runs as they were before it
             values["train"].pop("bn_evaluations")
         return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from normbench.errors import Unsupported
 from normbench.norms import NormSpec, norms, own
 from normbench.norms.spec import Failed
 
-BATCHES = range(1, 5)
+BATCHES = (1, 2, 3, 4, 8, 16, 32)
 MAP = (16, 4, 4)  # channels, height, width
 
 CATALOGUE = {
@@ -50,11 +50,11 @@ TRAINING = {
 }
 ABOUT = """\
 Computed by `normbench norms --markdown` on drawn inputs of 32 samples (n), 16 channels (c) and 5x5 pixels (h w), with
-all options at their defaults. State and parameters are numbers of values beyond the convolution's own weight and bias.
-c/4 is a quarter of the channels, n/2 half of the samples. Scale and shift are of the input: other ones for every
-sample, for every channel, or one for the whole batch. Saved bytes are what norm and activation keep for the backward
-pass, per float32 element of the input. Gradients are accumulated over halves of 16 samples, the size of ghost_bn's
-chunks."""
+all options at their defaults, after some batches and with every warm-up over. State and parameters are numbers of
+values beyond the convolution's own weight and bias. c/4 is a quarter of the channels, n/2 half of the samples. Scale
+and shift are of the input: other ones for every sample, for every channel, or one for the whole batch. Saved bytes are
+what norm and activation keep for the backward pass, per float32 element of the input. Gradients are accumulated over
+halves of 16 samples, the size of ghost_bn's chunks."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +73,17 @@ class Listed:
     options: dict[str, Any]
 
 
-def listed(name: str) -> tuple[Listed, NormSpec]:
-    """The norm called `name`, registered or own, with its options at their defaults.
+def listed(name: str, given: Mapping[str, Any]) -> tuple[Listed, NormSpec]:
+    """The norm called `name`, registered or own, with the options `given` and the others at their defaults.
 
     Raises NormbenchError where there is no such norm, Unsupported where its code fails on every batch.
     """
-    options = norms.check(name, {})
+    options = norms.check(name, given)
     spec = norms.build(name, options=options)
     if isinstance(reason := spec.refuse((BATCHES[-1], *MAP)), Failed):
         raise Unsupported(f"norm {name}: {reason}") from reason.error
     parameters, state = ("-", "-") if reason else sizes(spec)
-    title, text = _described(name)
+    title, text = _described(name, options)
     return Listed(
         name=name,
         title=title,
@@ -147,10 +147,10 @@ def _needs_batch(spec: NormSpec) -> str:
     return usual if usual == on_a_pixel else f"{usual}, on 1x1 maps {on_a_pixel}"
 
 
-def _described(name: str) -> tuple[str, str]:
+def _described(name: str, options: Mapping[str, Any]) -> tuple[str, str]:
     """Title and documentation."""
     if own.is_own(name):
-        return own.described(name)
+        return own.described(name, options)
     return norms[name].title, inspect.getdoc(norms[name].function) or ""
 
 

@@ -158,6 +158,18 @@ def knows_no_layout(spec: NormSpec) -> None:
     )
 
 
+def computes_in_half(spec: NormSpec) -> None:
+    """Under bf16 autocast it computes and learns, and its parameters and state stay in float32."""
+    block = block_of(spec, SHAPE, torch.float32)
+    for seed in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = block(images(SHAPE, seed=seed).float())
+        y.float().square().sum().backward()
+    values = [*block.state_dict().values(), *(p.grad for p in block.parameters() if p.grad is not None)]
+    _demand(all(bool(value.isfinite().all()) for value in values), "not finite")
+    _demand(torch.bfloat16 not in {value.dtype for value in values}, "something is kept in bf16")
+
+
 def trains(spec: NormSpec) -> None:
     """It trains a small NormResNet for 20 steps at batch 8 and at batch 1 with finite losses, or refuses to."""
     generator = torch.Generator().manual_seed(0)
@@ -204,5 +216,6 @@ CHECKS: tuple[Check, ...] = (
     saves_and_loads,
     repeats_itself,
     knows_no_layout,
+    computes_in_half,
     trains,
 )

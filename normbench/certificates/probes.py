@@ -13,6 +13,7 @@ from normbench.norms import NormSpec
 from normbench.norms.spec import Shape
 
 IMAGE_CHANNELS = 3
+LATE = 10**6  # batches
 
 
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -39,6 +40,17 @@ def block_of(spec: NormSpec, shape: Shape, dtype: torch.dtype = torch.float64) -
     norm = layers.norm(shape[1]) if spec.norm_act is None else layers.norm_act(shape[1])
     conv = layers.conv(IMAGE_CHANNELS, shape[1], 3)
     return materialize(nn.Sequential(conv, norm), (IMAGE_CHANNELS, *shape[2:])).to(dtype)
+
+
+def settled(module: nn.Module, *batches: Tensor) -> nn.Module:
+    """The module late in training: with statistics of these batches, and past every warm-up that counts batches."""
+    with torch.no_grad():
+        for x in batches:
+            module.train()(x)
+        for name, buffer in module.named_buffers():
+            if name.endswith("num_batches_tracked"):
+                buffer.fill_(LATE)
+    return module
 
 
 def images(shape: Shape, seed: int = 0) -> Tensor:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def norms(
     name: Annotated[str | None, typer.Argument(help="A norm, or your own as file.py:Class; without: all.")] = None,
+    options: Annotated[list[str] | None, typer.Argument(help="Its options, as norm.num_groups=8.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Certificates as JSON.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Catalogue and certificates as Markdown.")] = False,
     check: Annotated[
@@ -28,16 +29,19 @@ def norms(
 
     \b
     normbench norms
-    normbench norms gn
+    normbench norms gn norm.num_groups=8
     normbench norms my_norms.py:MyNorm --check
     normbench norms --markdown > norms.md
     """
     if as_json + markdown + check > 1:
         raise NormbenchError("--json, --markdown and --check are different outputs: choose one")
     from normbench.certificates import catalogue, certify
+    from normbench.compose import compose
+    from normbench.config import Choice
     from normbench.norms import norms as registry
 
-    found = [catalogue.listed(each) for each in ([name] if name else [entry.name for entry in registry])]
+    chosen = [compose(options or [], {"norm": name}).norm] if name else [Choice(name=entry.name) for entry in registry]
+    found = [catalogue.listed(choice.name, choice.options) for choice in chosen]
     if check:
         sys.exit(_check({row.name: spec for row, spec in found}))
     if not (name or as_json or markdown):

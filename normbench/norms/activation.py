@@ -61,7 +61,8 @@ def frn(*, eps: Eps = 1e-6) -> NormSpec:
 
     z = max(y, tau), y = gamma * x / sqrt(mean(x^2) + eps) + beta, x of shape (n, c, h, w), the mean over the axes
     (h, w); gamma, beta and tau of shape (c,) are learned. It contains the activation: where none follows, z = y. The
-    mean is not removed. Of a 1x1 map only the sign is left. Training and evaluation are the same. The paper
+    mean is not removed. Of a 1x1 map only the sign is left, for
+    which the paper learns eps, and this does not. Training and evaluation are the same. The paper
     ramps the learning rate up (optim.warmup_fraction).
     """
 

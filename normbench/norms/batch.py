@@ -106,7 +106,8 @@ def batch_renorm(
     std = sqrt(var + eps), var biased; r = clip(std / running_std, 1 / r_max, r_max), d = clip((mean - running_mean) /
     running_std, -d_max, d_max), without gradient. Until `warmup_steps` r = 1 and d = 0, which is bn; then the bounds
     grow to r_max and d_max over `ramp_steps`: scale both to the length of the run. Evaluation as bn; gamma and beta of
-    shape (c,) are learned.
+    shape (c,) are learned. The paper averages the deviation, here it is the variance, as in bn; and its two bounds grow
+    each at a time of its own.
     """
     return NormSpec(
         scope="batch",

@@ -25,13 +25,15 @@ class WrittenOutBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """y = (x - mean) / sqrt(var + eps) * weight + bias, of the shape of x."""
+        dtype, x = x.dtype, widened(x)
         mean, var = self.running_mean, self.running_var
         if self.training:
             var, mean = torch.var_mean(x, AXES, correction=0)
             with torch.no_grad():
                 self.running_mean.lerp_(mean, self.momentum)
                 self.running_var.lerp_(var, self.momentum)
-        return scale_and_shift((x - of_channels(mean)) * of_channels((var + self.eps).rsqrt()), self.weight, self.bias)
+        y = (x - of_channels(mean)) * of_channels((var + self.eps).rsqrt())
+        return scale_and_shift(y, self.weight, self.bias).to(dtype)
 
 
 class GhostBatchNorm(nn.BatchNorm2d):
@@ -67,6 +69,7 @@ class BatchRenorm(nn.BatchNorm2d):
         assert running_mean is not None
         assert running_var is not None
         assert steps is not None
+        dtype, x = x.dtype, widened(x)
         var, mean = torch.var_mean(x, AXES, correction=0)
         std = (var + self.eps).sqrt()
         with torch.no_grad():
@@ -80,7 +83,7 @@ class BatchRenorm(nn.BatchNorm2d):
             running_var.lerp_(var * (count / max(count - 1, 1)), self.momentum or 0.0)
             steps += 1
         y = (x - of_channels(mean)) * of_channels(r / std) + of_channels(d)
-        return scale_and_shift(y, self.weight, self.bias)
+        return scale_and_shift(y, self.weight, self.bias).to(dtype)
 
 
 class SyncBatchNorm(nn.SyncBatchNorm):
@@ -94,11 +97,13 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         """The output for this process's samples, of the shape of x."""
         if x.is_cuda or not (self.training and dist.is_available() and dist.is_initialized()):
             return super().forward(x)
+        dtype, x = x.dtype, widened(x)
         count = _sum_over_processes(x.new_tensor([x.numel() // x.shape[1]]))
         mean = _sum_over_processes(x.sum(AXES)) / count
         var = _sum_over_processes((x - of_channels(mean)).square().sum(AXES)) / count
         self._track(mean.detach(), var.detach() * (count / (count - 1).clamp(min=1)))
-        return scale_and_shift((x - of_channels(mean)) * of_channels((var + self.eps).rsqrt()), self.weight, self.bias)
+        y = (x - of_channels(mean)) * of_channels((var + self.eps).rsqrt())
+        return scale_and_shift(y, self.weight, self.bias).to(dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, unbiased_var: Tensor) -> None:
@@ -116,9 +121,14 @@ def of_channels(values: Tensor) -> Tensor:
     return values[..., None, None]
 
 
-def scale_and_shift(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x * weight + bias by channel."""
-    return x * of_channels(weight) + of_channels(bias)
+def widened(x: Tensor) -> Tensor:
+    """In float32 what comes in half precision: statistics are never taken in less."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def scale_and_shift(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """x * weight + bias by channel; x where they are not learned."""
+    return x if weight is None or bias is None else x * of_channels(weight) + of_channels(bias)
 
 
 def _sum_over_processes(values: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from normbench.norms.batch_layers import AXES, of_channels, scale_and_shift
+from normbench.norms.batch_layers import AXES, of_channels, scale_and_shift, widened
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, Momentum, NormSpec, Shape
 
@@ -16,7 +16,8 @@ def switchable(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
 
     y = (x - mean) / sqrt(var + eps) * gamma + beta, x of shape (n, c, h, w), mean = sum_k softmax(m)_k mean_k and var =
     sum_k softmax(v)_k var_k over k = in (axes h, w), ln (c, h, w), bn (n, h, w), all biased. Learned: gamma and beta of
-    shape (c,), m and v of shape (3,), which start equal. Evaluation takes bn's part from running averages.
+    shape (c,), m and v of shape (3,), which start equal. Evaluation takes bn's part from running averages,
+    the paper from some batches under the final weights (train.bn_evaluations does, over all images).
     """
 
     def refuse(shape: Shape) -> str | None:
@@ -64,6 +65,7 @@ class SwitchableNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """y = (x - mean) / sqrt(var + eps) * weight + bias, of the shape of x."""
+        dtype, x = x.dtype, widened(x)
         var_in, mean_in = torch.var_mean(x, (2, 3), correction=0)  # (n, c)
         var_ln, mean_ln = torch.var_mean(x, (1, 2, 3), correction=0)  # (n,)
         var_bn, mean_bn = self.running_var, self.running_mean  # (c,)
@@ -76,7 +78,7 @@ class SwitchableNorm(nn.Module):
         mean = _mix(self.mean_logits, mean_in, mean_ln[:, None], mean_bn[None])
         var = _mix(self.var_logits, var_in, var_ln[:, None], var_bn[None])
         y = (x - of_channels(mean)) * of_channels((var + self.eps).rsqrt())
-        return scale_and_shift(y, self.weight, self.bias)
+        return scale_and_shift(y, self.weight, self.bias).to(dtype)
 
 
 class HalfInstanceNorm(nn.Module):

@@ -14,24 +14,26 @@ import importlib.util
 import inspect
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from inspect import Parameter
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import ConfigDict, PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from normbench.errors import USER_FILES, NormbenchError, invalid, unknown
-from normbench.norms.spec import Failed, NormSpec, Shape
+from normbench.norms.spec import Failed, NormSpec, Scope, Shape
 
 MakeLayer = Callable[..., nn.Module]
+POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
 
 def is_own(name: str) -> bool:
@@ -61,10 +63,13 @@ def build(name: str, given: Mapping[str, Any]) -> NormSpec:
     make = _load(name, Path(checked["file"]), checked["content"])
 
     def layer(num_features: int) -> nn.Module:
-        return make(num_features, **checked["options"])
+        made = make(num_features, **checked["options"])
+        if not isinstance(made, nn.Module):
+            raise NormbenchError(f"norm {name} is to make an nn.Module, and made a {type(made).__name__}")
+        return made
 
     return NormSpec(
-        scope=getattr(make, "scope", "undeclared"),
+        scope=_scope(name, make),
         norm=layer,
         norm_act=layer if getattr(make, "owns_activation", False) else None,
         conv_bias=bool(getattr(make, "conv_bias", False)),
@@ -72,10 +77,16 @@ def build(name: str, given: Mapping[str, Any]) -> NormSpec:
     )
 
 
-def described(name: str) -> tuple[str, str]:
-    """The name of the class and its own docstring."""
-    path = _source(name, None)
-    make = _load(name, path, _content(path))
+def _scope(name: str, make: MakeLayer) -> Scope:
+    scope: Any = getattr(make, "scope", "undeclared")
+    if scope not in get_args(Scope):
+        raise unknown(f"scope of norm {name}", str(scope), get_args(Scope))
+    return scope  # type: ignore[no-any-return]
+
+
+def described(name: str, checked: Mapping[str, Any]) -> tuple[str, str]:
+    """The name of the class and its own docstring, of a norm whose options have been checked."""
+    make = _load(name, Path(checked["file"]), checked["content"])
     return name.rpartition(":")[2], inspect.cleandoc(make.__doc__ or "")
 
 
@@ -144,23 +155,37 @@ def _layers_in(module: ModuleType) -> list[str]:
 def _checked_options(name: str, make: MakeLayer, given: Mapping[str, Any]) -> dict[str, Any]:
     """All options of the constructor that YAML can hold: those given, checked by their annotations, and defaults."""
     parameters = inspect.signature(make).parameters.values()
-    positional = [p for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
-    if not positional:
-        raise NormbenchError(f"norm {name}: its constructor takes no num_features")
-    options = [p for p in parameters if p is not positional[0] and p.kind in NAMED]
-    for key in given.keys() - {p.name for p in options}:
-        raise unknown(f"option of norm {name}", key, (f"norm.options.{p.name}" for p in options))
-    hints: dict[str, Any] = {}
-    with suppress(NameError, TypeError):  # annotations that cannot be evaluated check nothing
-        hints = get_type_hints(make.__init__ if inspect.isclass(make) else make, include_extras=True)
-    fields: dict[str, Any] = {
-        p.name: (hints.get(p.name, Any), ... if p.default is Parameter.empty else p.default) for p in options
-    }
+    first = next((p for p in parameters if p.kind in POSITIONAL), None)
+    if first is None:
+        raise NormbenchError(f"norm {name}: its constructor takes no num_features: name it as the first parameter")
+    options = {p.name: p for p in parameters if p is not first and p.kind in NAMED}
+    for key in given.keys() - options.keys():
+        raise unknown(f"option of norm {name}", key, (f"norm.options.{known}" for known in options))
+    if missing := [key for key, p in options.items() if p.default is Parameter.empty and key not in given]:
+        raise NormbenchError(f"norm {name} needs norm.options.{missing[0]}=VALUE")
+    hints = _hints(make)
+    values = {key: p.default for key, p in options.items()}
+    values |= {key: _converted(key, value, hints.get(key, Any)) for key, value in given.items()}
+    return {key: plain for key, value in values.items() if (plain := _plain(value)) is not _NOT_PLAIN}
+
+
+def _hints(make: MakeLayer) -> dict[str, Any]:
+    """The annotations; those that are no types, but remarks or numbers, check nothing."""
+    with suppress(Exception):
+        return get_type_hints(make.__init__ if inspect.isclass(make) else make, include_extras=True)
+    return {}
+
+
+def _converted(key: str, value: Any, hint: Any) -> Any:
+    """An option's value as its annotation wants it: a list for a tuple, a whole number for a float."""
+    adapter: TypeAdapter[Any] = TypeAdapter(Any)
+    with warnings.catch_warnings(), suppress(PydanticUserError, PydanticUndefinedAnnotation):
+        warnings.simplefilter("ignore")  # of a remark in an annotation's place
+        adapter = TypeAdapter(hint, config=STRICT)
     try:
-        checked = create_model("own_options", __config__=STRICT, **fields).model_validate_json(json.dumps(dict(given)))
+        return adapter.validate_json(json.dumps(value))
     except ValidationError as error:
-        raise invalid("norm.options", error) from None
-    return {key: plain for key, value in checked.model_dump().items() if (plain := _plain(value)) is not _NOT_PLAIN}
+        raise invalid(f"norm.options.{key}", error) from None
 
 
 _NOT_PLAIN = object()
@@ -179,6 +204,8 @@ def _try(layer: Callable[[int], nn.Module], shape: Shape) -> str | None:
     try:
         with torch.no_grad():
             y = layer(shape[1]).train()(x)
+    except NormbenchError:
+        raise
     except Exception as error:
         reason = Failed(f"on a batch of shape {shape} it raises {type(error).__name__}: {error}".splitlines()[0])
         reason.error = error

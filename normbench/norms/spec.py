@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import nn
 
 Shape = tuple[int, int, int, int]
+Scope = Literal["batch", "sample", "weight", "none", "undeclared"]
 Eps = Annotated[float, Field(gt=0)]
 Momentum = Annotated[float, Field(ge=0, le=1)]  # torch's: running = (1 - momentum) * running + momentum * batch
 NumGroups = Annotated[int, Field(ge=1)]
@@ -42,7 +43,7 @@ class NormSpec:
     refuse: why an input of shape (n, channels, height, width) cannot be normalized in training, or None.
     """
 
-    scope: Literal["batch", "sample", "weight", "none", "undeclared"]
+    scope: Scope
     norm: Callable[[int], nn.Module]
     norm_act: Callable[[int], nn.Module] | None = None
     reparametrize: Callable[[nn.Module], nn.Module] | None = None

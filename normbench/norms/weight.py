@@ -15,7 +15,9 @@ from normbench.norms.registry import norms
 from normbench.norms.sample import gn
 from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups
 
-RELU_GAIN = 1.7139588594436646  # sqrt(2 / (1 - 1 / pi)): 1 / the deviation of ReLU of a normal variable
+RELU_GAIN = (
+    1.7139588594436646  # timm's, sampled, for sqrt(2 / (1 - 1 / pi)) = 1.71286: 1 / the deviation of ReLU(N(0, 1))
+)
 
 
 class WeightStandardization(nn.Module):
@@ -42,7 +44,7 @@ class ScaledWeightStandardization(WeightStandardization):
         self.gain = nn.Parameter(torch.ones(num_filters, 1, 1, 1))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """gain * sqrt(2 / (1 - 1 / pi)) / sqrt(fan-in) * the standardized weight."""
+        """gain * RELU_GAIN / sqrt(fan-in) * the standardized weight."""
         scaled: Tensor = super().forward(weight) * (self.gain * self.scale)
         return scaled
 
@@ -52,7 +54,8 @@ def ws_gn(*, num_groups: NumGroups = 4, eps: Eps = 1e-5, weight_eps: Eps = 1e-5)
     """Weight standardization of every convolution, then gn (arXiv:1903.10520).
 
     W = (W - mean) / sqrt(var + weight_eps) over the axes (in, h, w) of W (out, in, h, w), var biased; y as for gn. The
-    linear head keeps its weight.
+    linear head keeps its weight. weight_eps stands within the root, where at a fan-in of 2,304 and torch's initial
+    weights the default is 7 % of the variance; the norm that follows takes out what that changes in the scale.
     """
     return _standardized(gn(num_groups=num_groups, eps=eps), weight_eps)
 
@@ -71,9 +74,9 @@ def scaled_ws(*, weight_eps: Eps = 1e-6) -> NormSpec:
     """Weight standardization that keeps the signal's variance, and no norm of activations (arXiv:2101.08692).
 
     W = gain * g * (W - mean) / sqrt(fan_in * (var + weight_eps)) over the axes (in, h, w) of W (out, in, h, w), var
-    biased, g = sqrt(2 / (1 - 1 / pi)) for the ReLU that follows; the gain of shape (out,) and the convolutions' biases
-    are learned. Training and evaluation are the same. Plain weight standardization without a norm would let the signal
-    grow by sqrt(fan_in) a layer.
+    biased, g = 1.714, about sqrt(2 / (1 - 1 / pi)), for the ReLU that follows; the gain of shape (out,) and the
+    convolutions' biases are learned. Training and evaluation are the same. Plain weight standardization without a norm
+    would let the signal grow by sqrt(fan_in) a layer.
     """
 
     def reparametrize(module: nn.Module) -> nn.Module:

@@ -196,13 +196,14 @@ def _metrics_row(
     for name, loader in evaluated.items():
         row[f"{name}_loss"], row[f"{name}_accuracy"] = evaluate(trainer.model, loader, trainer.runtime)
         check_finite(row[f"{name}_loss"], f"the {name} loss after epoch {trainer.epoch}")
+    eval_seconds = trainer.runtime.now() - start
     if train is not None:
         model, test, runtime = trainer.model, evaluated["test"], trainer.runtime
         row["test_accuracy_precise"] = precise_accuracy(model, train, test, runtime)
         row["test_accuracy_batch"] = batch_accuracy(model, test, runtime, trainer.batch_size)
     return row | {
         "train_seconds": result.seconds,
-        "eval_seconds": trainer.runtime.now() - start,
+        "eval_seconds": eval_seconds,
         "compile_seconds": seconds_compiling,
         "images_per_second": result.num_images / result.seconds,
         "peak_memory_mib": trainer.runtime.peak_memory_mib(),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.data.loader import DeviceLoader
+from normbench.errors import NormbenchError
 from normbench.seeds import stream
 from normbench.train.engine import EVAL_BATCH_SIZE, Metrics, exact_dtype
 from normbench.train.runtime import Runtime
@@ -29,7 +30,7 @@ def tracking_layers(model: nn.Module) -> list[nn.Module]:
 
 @torch.no_grad()
 def precise_accuracy(model: nn.Module, train: DeviceLoader, test: DeviceLoader, runtime: Runtime) -> float:
-    """Test accuracy with the mean and variance over all images of `train` in place of the running ones."""
+    """Test accuracy with the mean and variance over all images of `train`, not augmented, for the running ones."""
     metrics = Metrics(runtime.device)
     with precise_statistics(model, train, runtime):
         for images, labels in test.in_order(EVAL_BATCH_SIZE):
@@ -41,15 +42,18 @@ def precise_accuracy(model: nn.Module, train: DeviceLoader, test: DeviceLoader, 
 def batch_accuracy(model: nn.Module, test: DeviceLoader, runtime: Runtime, batch_size: int) -> float:
     """Test accuracy with the statistics of the test batch, in random batches of as many images as in training.
 
-    The last batch is filled up with images of the first, which are not counted again.
+    Layers with running statistics normalize as in training: batch_renorm corrects towards the running ones, and an
+    InstanceNorm that keeps some takes those of each image. The last batch is filled up with images of the first, which
+    are not counted again.
     """
     metrics = Metrics(runtime.device)
     order = torch.randperm(len(test), generator=stream(0, "test batches")).to(runtime.device)
-    with batch_statistics(model):
-        for indices in order.split(batch_size):
-            missing = min(batch_size, len(order)) - len(indices)
-            images, labels = test.gather(torch.cat([indices, order[:missing]]))
-            _count(metrics, _logits(model, images, runtime), labels[: len(indices)])
+    for indices in order.split(batch_size):
+        missing = min(batch_size, len(order)) - len(indices)
+        images, labels = test.gather(torch.cat([indices, order[:missing]]))
+        with batch_statistics(model):  # for each batch anew: what one leaves in the state is none of the next one's
+            logits = _logits(model, images, runtime)
+        _count(metrics, logits, labels[: len(indices)])
     return metrics.read()[1]
 
 
@@ -68,7 +72,7 @@ def precise_statistics(
             moments = _moments(layer, model, loader.in_order(batch_size), runtime)
             for name, value in zip(RUNNING, moments, strict=True):
                 if (running := getattr(layer, name, None)) is not None:
-                    running.copy_(value)
+                    running.copy_(_in_shape(value, running))
         yield
 
 
@@ -85,15 +89,27 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _left_as_it_was(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
-    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    values = [  # by name, since a layer may put another tensor in a buffer's place
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     try:
         yield
     finally:
         for module, training in modes:
             module.training = training
         with torch.no_grad():
-            for buffer, value in values:
-                buffer.copy_(value)
+            for module, name, buffer, value in values:
+                setattr(module, name, buffer.copy_(value))
+
+
+def _in_shape(value: Tensor, running: Tensor) -> Tensor:
+    """A value per channel in the shape that the layer keeps it in, such as (1, c, 1, 1)."""
+    if value.numel() != running.numel():
+        kept = tuple(running.shape)
+        raise NormbenchError(f"train.bn_evaluations: running statistics of shape {kept} are not one value per channel")
+    return value.view_as(running)
 
 
 class _SeenEnough(Exception):

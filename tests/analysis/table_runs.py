@@ -54,7 +54,7 @@ def one_run(
     }
     for key, value in settings.items():
         section, _, name = key.partition(".")
-        config[section] = {**config[section], name: value} if name else value
+        config[section] = {**config.get(section, {}), name: value} if name else value
     environment = {
         "data": {"name": "cifar10-jpeg", "num_test": 10_000},
         "concurrent_runs": concurrent_runs,

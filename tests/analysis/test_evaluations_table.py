@@ -22,9 +22,10 @@ def evaluated(run: RunFiles, precise: float, batch: float) -> RunFiles:
 
 
 def measured() -> list[RunFiles]:
-    runs = [evaluated(one_run("bn", 1, seed, 0.1), 0.3 + seed / 100, 0.4) for seed in (0, 1, 2)]
-    runs += [evaluated(one_run("bn", 64, 0, 0.5), 0.51, 0.49), one_run("gn", 64, 0, 0.45)]
-    return [*runs, one_run("bn", 2, 0, state="diverged", reason="the loss of step 3 is nan")]
+    asked = {"train.bn_evaluations": True}
+    runs = [evaluated(one_run("bn", 1, seed, 0.1, **asked), 0.3 + seed / 100, 0.4) for seed in (0, 1, 2)]
+    runs += [evaluated(one_run("bn", 64, 0, 0.5, **asked), 0.51, 0.49), one_run("gn", 64, 0, 0.45, **asked)]
+    return [*runs, one_run("bn", 2, 0, state="diverged", reason="the loss of step 3 is nan", **asked)]
 
 
 def test_each_evaluation_has_a_column_with_its_interval() -> None:
@@ -41,6 +42,12 @@ def test_a_norm_without_running_statistics_has_one_evaluation_only() -> None:
     table = evaluations_table(in_frames(*measured()))
     row = table.shown.set_index(["norm", "batch size"]).loc[("gn", "64")]
     assert row.tolist() == ["45.0 %", "keeps none", "keeps none"]
+
+
+def test_a_run_that_was_not_asked_is_not_said_to_keep_none() -> None:
+    table = evaluations_table(in_frames(*measured(), one_run("ln", 64, 0, 0.4)))
+    row = table.shown.set_index(["norm", "batch size"]).loc[("ln", "64")]
+    assert row.tolist() == ["40.0 %", "not measured", "not measured"]
 
 
 def test_the_data_are_unrounded_with_a_row_for_each_evaluation() -> None:

@@ -101,6 +101,28 @@ class TakesNothing(nn.Module):
     pass
 
 
+class WrongScope(MyNorm):
+    scope = "smaple"
+
+
+class Remarked(nn.Module):
+    def __init__(self, num_features, a: "a number between 0 and 1" = 0.5, b: "torch.Tensr" = 1, copy=2, _c=3, json=4):
+        super().__init__()
+        self.options = a, b, copy, _c, json
+
+    def forward(self, x):
+        return x
+
+
+class Numbered(Remarked):
+    def __init__(self, num_features, a: 0.5 = 0.5):
+        super().__init__(num_features, a)
+
+
+def makes_a_number(num_features):
+    return 3
+
+
 def made(num_features, eps=0.5):
     return nn.GroupNorm(1, num_features, eps)
 
@@ -153,13 +175,21 @@ def test_its_layer_has_the_options_and_its_class_says_the_rest(file: Path) -> No
     assert norms.build("torch.nn:BatchNorm2d", options={"options": {"momentum": 0.5}}).norm(4).momentum == 0.5
 
 
+def test_annotations_that_are_remarks_check_nothing_and_any_name_can_be_an_option(file: Path) -> None:
+    given = {"a": 2, "b": 3, "copy": 4, "_c": 5, "json": 6}
+    assert norms.build("my_norms.py:Remarked", options={"options": given}).norm(4).options == (2, 3, 4, 5, 6)
+    checked = norms.check("my_norms.py:Remarked", {})["options"]
+    assert checked == {"a": 0.5, "b": 1, "copy": 2, "_c": 3, "json": 4}
+    assert norms.check("my_norms.py:Numbered", {"options": {"a": 1}})["options"] == {"a": 1}
+
+
 def fingerprint(*overrides: str) -> str:
     return resolve(compose([*TINY, *overrides]))[0].fingerprint
 
 
 def test_the_run_s_id_changes_with_the_content_and_not_with_the_place(file: Path, tmp_path: Path) -> None:
     before = fingerprint("norm=my_norms.py:MyNorm")
-    elsewhere = tmp_path / "deep" / "my_norms.py"
+    elsewhere = tmp_path / "deep down" / "other.py"
     elsewhere.parent.mkdir()
     elsewhere.write_text(SOURCE)
     assert fingerprint(f"norm={elsewhere}:MyNorm") == before
@@ -208,9 +238,11 @@ def test_it_finds_its_neighbours_and_leaves_the_path_as_it_was(file: Path, monke
         (
             "my_norms.py:MyNorm",
             ["norm.alpha=1"],
-            "unknown key 'norm.alpha': allowed: norm.content, norm.file, norm.opt",
+            "unknown key 'norm.alpha': an own norm's options are set as 'norm.options.alpha'",
         ),
-        ("my_norms.py:Activated", [], "norm.options.slope: Field required"),
+        ("my_norms.py:Activated", [], "norm my_norms.py:Activated needs norm.options.slope=VALUE"),
+        ("my_norms.py:WrongScope", [], "unknown scope of norm my_norms.py:WrongScope 'smaple': did you mean 'sample'?"),
+        ("my_norms.py:makes_a_number", [], "norm my_norms.py:makes_a_number is to make an nn.Module, and made a int"),
         (
             "my_norms.py:Pools",
             [],
@@ -296,6 +328,9 @@ def test_its_certificate_and_its_contract_are_computed(file: Path, normbench: Ru
     assert found["certificate"]["ignores_scale_of"] == ["sample", "batch"]
     code, out, err = normbench("norms", "my_norms.py:MyNorm", "--check")
     assert code == 0, out
+    code, out, err = normbench("norms", "my_norms.py:Activated", "norm.options.slope=0.5")
+    assert code == 0, err
+    assert "norm.options.slope=0.5" in out
     code, out, err = normbench("norms", "my_norms.py:NeedsFour", "--check")
     assert code == 1
     assert "BROKEN" in out

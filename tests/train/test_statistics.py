@@ -16,8 +16,9 @@ from normbench.compose import compose
 from normbench.config import from_yaml
 from normbench.data.loader import DeviceLoader
 from normbench.data.source import Split
+from normbench.errors import NormbenchError
 from normbench.models import Layers, materialize, models
-from normbench.norms import norms
+from normbench.norms import NormSpec, norms
 from normbench.train import statistics
 from normbench.train.run import execute
 from normbench.train.runtime import Runtime
@@ -164,6 +165,68 @@ def test_the_model_is_left_as_it_was_also_on_an_error(precise: bool, call: int) 
     with pytest.raises(RuntimeError, match="out of memory"):
         precise_accuracy(model, loader(), test, RUNTIME) if precise else batch_accuracy(model, test, RUNTIME, 8)
     assert_untouched(model, before)
+
+
+class TextbookNorm(nn.Module):
+    """Keeps its statistics as (1, c, 1, 1), and puts new tensors in their place."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(1, num_features, 1, 1))
+        self.register_buffer("running_var", torch.ones(1, num_features, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, var = self.running_mean, self.running_var
+        if self.training:
+            mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True)
+            self.running_mean = 0.9 * self.running_mean + 0.1 * mean.detach()
+            self.running_var = 0.9 * self.running_var + 0.1 * var.detach()
+        return (x - mean) / (var + 1e-5).sqrt()
+
+
+def test_a_textbook_norm_is_evaluated_and_left_as_it_was_like_any_other() -> None:
+    layers = Layers(NormSpec("batch", TextbookNorm), seed=3)
+    model = in_double(models.build("normresnet", layers, 10, options={"widths": (8, 16)}).double())
+    before = everything(model)
+    assert 0 <= precise_accuracy(model, loader(), loader(seed=1), RUNTIME) <= 1
+    assert 0 <= batch_accuracy(model, loader(seed=1), RUNTIME, 8) <= 1
+    assert_untouched(model, before)
+
+
+def test_statistics_that_are_not_one_value_per_channel_are_refused_in_a_line() -> None:
+    class Single(TextbookNorm):
+        def __init__(self, num_features: int) -> None:
+            super().__init__(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    layers = Layers(NormSpec("batch", Single), seed=3)
+    model = models.build("normresnet", layers, 10, options={"widths": (8, 16)}).double()
+    before = everything(model)
+    with pytest.raises(
+        NormbenchError, match=r"running statistics of shape \(1, 1, 1, 1\) are not one value per channel"
+    ):
+        precise_accuracy(in_double(model), loader(), loader(seed=1), RUNTIME)
+    assert before[0].keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("norm", TRACKING)
+def test_one_test_batch_leaves_nothing_for_the_next(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The logits of a batch are the same whichever batches came before it: batch_renorm counts them, for one."""
+    options = {"warmup_steps": 2, "ramp_steps": 4} if norm == "batch_renorm" else {}
+    model, given = in_double(trained(norm, **options)), []
+    shown = statistics._logits
+
+    def twice(model: nn.Module, images: Tensor, runtime: Runtime) -> Tensor:
+        given.append((images, shown(model, images, runtime)))
+        return given[-1][1]
+
+    monkeypatch.setattr(statistics, "_logits", twice)
+    batch_accuracy(model, loader(seed=1), RUNTIME, 10)
+    for images, logits in given[::-1]:
+        with torch.no_grad(), batch_statistics(model):
+            torch.testing.assert_close(shown(model, images, RUNTIME), logits, rtol=0, atol=0)
 
 
 def test_batch_statistics_normalize_as_training_does() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from normbench.analysis.frames import Frames
@@ -26,14 +28,18 @@ def evaluations_table(frames: Frames) -> Table:
     """
     parts = {metric: cells(frames, BY, metric) for metric in EVALUATIONS}
     shown = parts["test_accuracy"][BY].rename(columns={"batch_size": "batch size"}).astype(str)
+    asked = {run for run, config in frames.configs.items() if config.get("train.bn_evaluations")}
+    all_asked = frames.runs.assign(asked=frames.runs["run"].isin(asked)).groupby(BY)["asked"].all()
     for metric, title in EVALUATIONS.items():
-        shown[title] = [_shown(cell, metric) for cell in parts[metric].to_dict("records")]
+        cells_of = parts[metric].to_dict("records")
+        shown[title] = [_shown(cell, metric, all_asked[cell["norm"], cell["batch_size"]]) for cell in cells_of]
     data = pd.concat(
         [part.assign(statistics=EVALUATIONS[metric]) for metric, part in _renamed(parts)], ignore_index=True
     )
     basis = (
-        f"{caption(frames.runs)} Statistics for evaluation from running averages of training, from all training images "
-        "under the final weights, layer by layer, or from random test batches of the size of training."
+        f"{caption(frames.runs)} Statistics for evaluation from running averages of training, from all training "
+        "images, not augmented, under the final weights, layer by layer, or from random test batches as large as in "
+        "training."
     )
     return Table("Test accuracy by statistics of evaluation", data, shown, basis, unfinished(frames.runs))
 
@@ -43,8 +49,9 @@ def _renamed(parts: dict[str, pd.DataFrame]) -> list[tuple[str, pd.DataFrame]]:
     return [(metric, part.rename(columns={metric: "test_accuracy"})) for metric, part in parts.items()]
 
 
-def _shown(cell: dict[object, object], metric: str) -> str:
-    estimate = Estimate(cell[metric], cell["half_width"], cell["n"])  # type: ignore[arg-type]
+def _shown(cell: dict[Any, Any], metric: str, asked: bool) -> str:
+    """A run that was asked for its other evaluations and has none keeps no statistics."""
+    estimate = Estimate(cell[metric], cell["half_width"], cell["n"])
     if estimate.n:
         return as_text(estimate, metric)
-    return str(cell["status"]) or (NOT_MEASURED if metric == "test_accuracy" else ONLY_ONE)
+    return str(cell["status"]) or (ONLY_ONE if asked and metric != "test_accuracy" else NOT_MEASURED)
