@@ -47,7 +47,7 @@ class Layers:
     def _made(self, make: Callable[[int], nn.Module], num_features: int) -> nn.Module:
         """The i-th norm, whose random initial values, if an own norm has any, come from the stream ("norm", i)."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream_seed(self.seed, "norm", self._num_norms))
+            torch.default_generator.manual_seed(stream_seed(self.seed, "norm", self._num_norms))
             self._num_norms += 1
             return make(num_features)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -79,11 +81,30 @@ class BatchRenorm(nn.BatchNorm2d):
             r = (std / running_std).clamp(1 / r_max, r_max)
             d = ((mean - running_mean) / running_std).clamp(-d_max, d_max)
             count = x.numel() // x.shape[1]
-            running_mean.lerp_(mean, self.momentum or 0.0)
-            running_var.lerp_(var * (count / max(count - 1, 1)), self.momentum or 0.0)
-            steps += 1
+            # New tensors: compiled, r and d are computed again in the backward pass, from what these were.
+            self.running_mean = running_mean.lerp(mean, self.momentum or 0.0)
+            self.running_var = running_var.lerp(var * (count / max(count - 1, 1)), self.momentum or 0.0)
+            self.num_batches_tracked = steps + 1
         y = (x - of_channels(mean)) * of_channels(r / std) + of_channels(d)
         return scale_and_shift(y, self.weight, self.bias).to(dtype)
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """The sum over all processes; its gradient is summed in the same way."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        """The sum of every process's values, of their shape."""
+        summed = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """The sum of every process's gradients."""
+        summed = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed
 
 
 class SyncBatchNorm(nn.SyncBatchNorm):
@@ -98,9 +119,9 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         if x.is_cuda or not (self.training and dist.is_available() and dist.is_initialized()):
             return super().forward(x)
         dtype, x = x.dtype, widened(x)
-        count = _sum_over_processes(x.new_tensor([x.numel() // x.shape[1]]))
-        mean = _sum_over_processes(x.sum(AXES)) / count
-        var = _sum_over_processes((x - of_channels(mean)).square().sum(AXES)) / count
+        count = SumOverProcesses.apply(x.new_tensor([x.numel() // x.shape[1]]))
+        mean = SumOverProcesses.apply(x.sum(AXES)) / count
+        var = SumOverProcesses.apply((x - of_channels(mean)).square().sum(AXES)) / count
         self._track(mean.detach(), var.detach() * (count / (count - 1).clamp(min=1)))
         y = (x - of_channels(mean)) * of_channels((var + self.eps).rsqrt())
         return scale_and_shift(y, self.weight, self.bias).to(dtype)
@@ -129,11 +150,3 @@ def widened(x: Tensor) -> Tensor:
 def scale_and_shift(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     """x * weight + bias by channel; x where they are not learned."""
     return x if weight is None or bias is None else x * of_channels(weight) + of_channels(bias)
-
-
-def _sum_over_processes(values: Tensor) -> Tensor:
-    """The sum over all processes; its gradient is summed in the same way."""
-    from torch.distributed.nn.functional import all_reduce
-
-    summed: Tensor = all_reduce(values)
-    return summed

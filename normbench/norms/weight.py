@@ -118,7 +118,9 @@ def spectral_norm(*, num_power_iterations: Annotated[int, Field(ge=1)] = 1, eps:
 
     def reparametrize(module: nn.Module) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # the iteration's first vectors, which must not depend on what was drawn before
+            torch.default_generator.manual_seed(
+                0
+            )  # the iteration's first vectors, which must not depend on what was drawn before
             return parametrizations.spectral_norm(module, n_power_iterations=num_power_iterations, eps=eps)
 
     return NormSpec(

@@ -18,6 +18,7 @@ Named = Mapping[str, Values]  # parameters or statistics by their names in the l
 Formula = Callable[..., Values]  # (x, parameters, statistics, training, **options)
 BATCH, INSTANCE, SAMPLE, PIXEL = (0, 2, 3), (2, 3), (1, 2, 3), (1,)
 STEP = 1e-30
+RELU_GAIN = 1.7139588594436646  # sampled by timm for sqrt(2 / (1 - 1 / pi))
 
 
 def column(values: Values) -> Values:
@@ -195,7 +196,7 @@ def standardized(p: Named, weight_eps: float, **_: Any) -> Values:
 
 def scaled_standardized(p: Named, weight_eps: float) -> Values:
     fan_in = p["original"][0].size
-    return p["0.gain"] * np.sqrt(2 / (1 - 1 / np.pi)) / np.sqrt(fan_in) * standardized(p, weight_eps)
+    return p["0.gain"] * RELU_GAIN / np.sqrt(fan_in) * standardized(p, weight_eps)
 
 
 def length_and_direction(p: Named) -> Values:

@@ -24,13 +24,20 @@ from timm.layers.evo_norm import EvoNorm2dB0, EvoNorm2dS0
 from timm.layers.filter_response_norm import FilterResponseNormTlu2d
 from timm.layers.norm import GroupNorm, GroupNorm1, LayerNorm2d
 from timm.layers.std_conv import ScaledStdConv2d, StdConv2d
+from timm.models.nfnet import _nonlin_gamma
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 from torchvision.models.convnext import LayerNorm2d as ConvNeXtLayerNorm
 from torchvision.ops import FrozenBatchNorm2d
 
+from normbench.norms.weight import RELU_GAIN
+
 SHAPE = (5, CHANNELS, 4, 3)
-RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
+
+
+def test_timm_s_sampled_gain_is_the_formula_s_to_a_thousandth() -> None:
+    assert pytest.approx(math.sqrt(2 / (1 - 1 / math.pi)), rel=1e-3) == RELU_GAIN
+    assert _nonlin_gamma["relu"] == RELU_GAIN
 
 
 class ChannelsLast(nn.RMSNorm):

@@ -49,6 +49,7 @@ OTHERS = {
 }
 FREE = [pair for pairs in itertools.zip_longest(*OTHERS.values()) for pair in pairs if pair]  # the colour changes first
 Styles = dict[str, tuple[str, str]]  # colour and marker by label
+ROOM_FOR_ROWS = 3  # of a legend, in a figure of the usual height
 LONGEST_AT_END = 20  # letters of a label that stands at the end of its line: longer ones leave no room for the lines
 
 
@@ -153,6 +154,9 @@ def add_labels(figure: Figure, axes: Sequence[Axes], size: Size) -> None:
     elif named:
         columns = max(1, int(size.width * 72 / (size.font * (max(map(len, named)) * 0.6 + 4))))
         figure.legend(list(named.values()), list(named), loc="outside upper left", ncols=columns, frameon=False)
+        more = max(0, -(-len(named) // columns) - ROOM_FOR_ROWS)
+        if size.height is None:  # a long legend takes nothing from the panels
+            figure.set_figheight(figure.get_figheight() + 1.5 * more * size.font / 72)
 
 
 def alt_text(figure: Figure) -> str:
