@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_up_runs import COMMAND, write_runs
+from table_runs import in_frames, one_run
 
 from normbench.analysis.choice import rate_varies
 from normbench.analysis.figures import FIGURES
@@ -335,6 +336,12 @@ def test_a_page_says_how_it_was_made_and_how_to_make_it_again(of_sweep: Report) 
     values = {element.text for element in found.named("dd")}
     assert {"a processor", "2.15.0", "0123456789abcdef", "cifar10-jpeg"} <= values
     assert [pre.text for pre in found.named("pre") if "table" not in pre.ancestors] == [COMMAND]
+
+
+def test_a_heading_names_the_norms_while_it_can_hold_them() -> None:
+    frames = {number: in_frames(*(one_run(f"norm{index}") for index in range(number))) for number in (8, 9)}
+    assert f"<h1>{', '.join(f'norm{index}' for index in range(8))} on cifar10-jpeg</h1>" in page(frames[8], {}, {}, [])
+    assert "<h1>9 norms on cifar10-jpeg</h1>" in page(frames[9], {}, {}, [])
 
 
 def test_runs_that_cannot_be_read_are_named_on_the_page(tmp_path: Path) -> None:

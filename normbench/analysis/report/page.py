@@ -22,6 +22,7 @@ from normbench.analysis.report.svg import inline_svg
 from normbench.analysis.runfiles import at
 from normbench.analysis.tables.table import Table
 
+MOST_IN_TITLE = 8
 FILTERS = {"norm": "norm", "batch_size": "batch size", "lr": "lr", "status": "status"}
 ENVIRONMENT = {
     "device": "hardware.device_name",
@@ -50,6 +51,12 @@ class Drawing:
     phone_svg: str
 
 
+def _norms(runs: pd.DataFrame) -> str:
+    """The norms by name while a heading holds them, else how many there are."""
+    names = [str(norm) for norm in runs["norm"].unique()]
+    return ", ".join(names) if len(names) <= MOST_IN_TITLE else f"{len(names)} norms"
+
+
 def page(
     frames: Frames,
     tables: Mapping[str, Table],
@@ -71,7 +78,7 @@ def page(
     runs = frames.runs
     return environment.get_template("page.html").render(
         version=normbench.__version__,
-        title=f"{', '.join(map(str, runs['norm'].unique()))} on {distinct(runs, 'data') or 'no data'}",
+        title=f"{_norms(runs)} on {distinct(runs, 'data') or 'no data'}",
         summary=summary(frames),
         notes=[note.removeprefix("left out: ") for note in (*frames.notes, *missing)],
         report_command=command,
