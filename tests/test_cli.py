@@ -95,7 +95,7 @@ def test_a_failure_exits_with_1(normbench: Run, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--norm", "bm"], "unknown norm 'bm': did you mean 'bn'? allowed: bn, gn, in, ln, none"),
+        (["--norm", "bm"], "unknown norm 'bm': did you mean 'bn'? allowed: adain, batch_renorm, bn, "),
         (["--norm", "bn,gn"], "norm=bn,gn is several values for one run: use sweep for that"),
         (["norm=bn,gn"], "'norm=bn,gn' is several values for one run: use sweep for that"),
         (["--norm", "bn", "norm=gn"], "'norm' is given twice: as 'bn' and in 'norm=gn'"),
