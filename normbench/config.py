@@ -42,6 +42,11 @@ class Choice(Section):
     name: str
 
     @property
+    def label(self) -> str:
+        """The name without its place: of a norm of the user's own, file.py:Class, the class."""
+        return self.name.rpartition(":")[2]
+
+    @property
     def options(self) -> dict[str, Any]:
         """The options of the entry itself."""
         return dict(self.model_extra or {})
@@ -119,7 +124,7 @@ class RunConfig(Section):
         values = self.model_dump(mode="json", exclude={"system"})
         values["data"].pop("root", None)
         if values["norm"].pop("file", None):  # an own norm is known by its class and content, wherever it lies
-            values["norm"]["name"] = self.norm.name.rpartition(":")[2]
+            values["norm"]["name"] = self.norm.label
         if not self.train.bn_evaluations:  # what was not asked for leaves the ids of runs as they were before it
             values["train"].pop("bn_evaluations")
         return values
@@ -133,8 +138,7 @@ class RunConfig(Section):
     @property
     def run_id(self) -> str:
         """`<model>-<norm>-b<batch>-s<seed>-<fingerprint>`, the name of the run's directory."""
-        norm = self.norm.name.rpartition(":")[2]  # of an own norm the class
-        return f"{self.model.name}-{norm}-b{self.batch_size}-s{self.seed}-{self.fingerprint}"
+        return f"{self.model.name}-{self.norm.label}-b{self.batch_size}-s{self.seed}-{self.fingerprint}"
 
     @property
     def run_path(self) -> Path:

@@ -192,7 +192,7 @@ def trains(spec: NormSpec) -> None:
 
 
 def _descend(model: nn.Module, rate: float) -> None:
-    """A step of plain gradient descent."""
+    """A step of plain gradient descent, without torch.optim, whose first use imports torch._dynamo for seconds."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.grad is not None:

@@ -34,8 +34,7 @@ class WrittenOutBatchNorm(nn.Module):
             with torch.no_grad():
                 self.running_mean.lerp_(mean, self.momentum)
                 self.running_var.lerp_(var, self.momentum)
-        y = (x - of_channels(mean)) * of_channels((var + self.eps).rsqrt())
-        return scale_and_shift(y, self.weight, self.bias).to(dtype)
+        return scale_and_shift(normalized(x, mean, var, self.eps), self.weight, self.bias).to(dtype)
 
 
 class GhostBatchNorm(nn.BatchNorm2d):
@@ -123,8 +122,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         mean = SumOverProcesses.apply(x.sum(AXES)) / count
         var = SumOverProcesses.apply((x - of_channels(mean)).square().sum(AXES)) / count
         self._track(mean.detach(), var.detach() * (count / (count - 1).clamp(min=1)))
-        y = (x - of_channels(mean)) * of_channels((var + self.eps).rsqrt())
-        return scale_and_shift(y, self.weight, self.bias).to(dtype)
+        return scale_and_shift(normalized(x, mean, var, self.eps), self.weight, self.bias).to(dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, unbiased_var: Tensor) -> None:
@@ -140,6 +138,11 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 def of_channels(values: Tensor) -> Tensor:
     """Values of shape (..., c), to go with (n, c, h, w)."""
     return values[..., None, None]
+
+
+def normalized(x: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
+    """(x - mean) / sqrt(var + eps)."""
+    return (x - of_channels(mean)) * of_channels((var + eps).rsqrt())
 
 
 def widened(x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from normbench.norms.batch_layers import AXES, of_channels, scale_and_shift, widened
+from normbench.norms.batch_layers import AXES, WrittenOutBatchNorm, normalized, scale_and_shift, widened
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, Momentum, NormSpec, Shape
 
@@ -47,21 +47,13 @@ def ibn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
     )
 
 
-class SwitchableNorm(nn.Module):
+class SwitchableNorm(WrittenOutBatchNorm):
     """Mean and variance as mixes of those over pixels, over the sample, and over the batch; the mix is learned."""
 
-    running_mean: Tensor
-    running_var: Tensor
-
     def __init__(self, num_features: int, eps: float, momentum: float) -> None:
-        super().__init__()
-        self.eps, self.momentum = eps, momentum
-        self.weight = nn.Parameter(torch.ones(num_features))
-        self.bias = nn.Parameter(torch.zeros(num_features))
+        super().__init__(num_features, eps, momentum)
         self.mean_logits = nn.Parameter(torch.zeros(3))
         self.var_logits = nn.Parameter(torch.zeros(3))
-        self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_var", torch.ones(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """y = (x - mean) / sqrt(var + eps) * weight + bias, of the shape of x."""
@@ -77,8 +69,7 @@ class SwitchableNorm(nn.Module):
                 self.running_var.lerp_(var_bn * (count / max(count - 1, 1)), self.momentum)
         mean = _mix(self.mean_logits, mean_in, mean_ln[:, None], mean_bn[None])
         var = _mix(self.var_logits, var_in, var_ln[:, None], var_bn[None])
-        y = (x - of_channels(mean)) * of_channels((var + self.eps).rsqrt())
-        return scale_and_shift(y, self.weight, self.bias).to(dtype)
+        return scale_and_shift(normalized(x, mean, var, self.eps), self.weight, self.bias).to(dtype)
 
 
 class HalfInstanceNorm(nn.Module):

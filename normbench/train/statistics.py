@@ -2,7 +2,7 @@
 
 The usual one takes running averages of training. Here the statistics come from the whole training set under the final
 weights ("precise", arXiv:2105.07576), or from the test batch, as in training. The model is left as it was, whatever
-happens. A compiled model runs uncompiled here, because its layers are watched.
+happens. A compiled model runs uncompiled where its layers are watched, or are in another mode than it was compiled for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from normbench.data.loader import DeviceLoader
 from normbench.errors import NormbenchError
 from normbench.seeds import stream
-from normbench.train.engine import EVAL_BATCH_SIZE, Metrics, exact_dtype
+from normbench.train.engine import EVAL_BATCH_SIZE, Metrics, evaluate, exact_dtype
 from normbench.train.runtime import Runtime
 
 RUNNING = ("running_mean", "running_var")
@@ -31,11 +31,8 @@ def tracking_layers(model: nn.Module) -> list[nn.Module]:
 @torch.no_grad()
 def precise_accuracy(model: nn.Module, train: DeviceLoader, test: DeviceLoader, runtime: Runtime) -> float:
     """Test accuracy with the mean and variance over all images of `train`, not augmented, for the running ones."""
-    metrics = Metrics(runtime.device)
     with precise_statistics(model, train, runtime):
-        for images, labels in test.in_order(EVAL_BATCH_SIZE):
-            _count(metrics, _logits(model, images, runtime), labels)
-    return metrics.read()[1]
+        return evaluate(model, test, runtime)[1]
 
 
 @torch.no_grad()
@@ -53,7 +50,8 @@ def batch_accuracy(model: nn.Module, test: DeviceLoader, runtime: Runtime, batch
         images, labels = test.gather(torch.cat([indices, order[:missing]]))
         with batch_statistics(model):  # for each batch anew: what one leaves in the state is none of the next one's
             logits = _logits(model, images, runtime)
-        _count(metrics, logits, labels[: len(indices)])
+        new = len(indices)
+        metrics.add(torch.zeros((), device=logits.device), logits[:new], labels[:new])  # of a loss nobody asks
     return metrics.read()[1]
 
 
@@ -185,7 +183,3 @@ def _logits(model: nn.Module, images: Tensor, runtime: Runtime) -> Tensor:
     with runtime.autocast():
         logits: Tensor = model.forward(images)
     return logits.float()
-
-
-def _count(metrics: Metrics, logits: Tensor, labels: Tensor) -> None:
-    metrics.add(torch.zeros((), device=logits.device), logits[: len(labels)], labels)
