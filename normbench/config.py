@@ -91,6 +91,7 @@ class RuntimeConfig(Section):
     precision: Literal["auto", "fp32", "bf16"]
     channels_last: bool
     compile: bool
+    cuda_graphs: bool = False  # a default, for runs from before it
 
 
 class SystemConfig(Section):
@@ -127,6 +128,8 @@ class RunConfig(Section):
             values["norm"]["name"] = self.norm.label
         if not self.train.bn_evaluations:  # what was not asked for leaves the ids of runs as they were before it
             values["train"].pop("bn_evaluations")
+        if not self.runtime.cuda_graphs:
+            values["runtime"].pop("cuda_graphs")
         return values
 
     @property

@@ -21,13 +21,15 @@ class FlipAndCrop:
         self.num_images = num_images
         self.seed = seed
         self.device = device
+        self.flips = torch.empty(num_images, dtype=torch.bool, device=device)
+        self.shifts = torch.empty(2, num_images, dtype=torch.int64, device=device)
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int) -> None:
-        """Draws this epoch's flips and shifts."""
+        """Draws this epoch's flips and shifts, into the same memory: a captured step knows them by their place."""
         generator = stream(self.seed, "augment", epoch)
-        self.flips = torch.randint(2, (self.num_images,), generator=generator).bool().to(self.device)
-        self.shifts = torch.randint(2 * PADDING + 1, (2, self.num_images), generator=generator).to(self.device)
+        self.flips.copy_(torch.randint(2, (self.num_images,), generator=generator))
+        self.shifts.copy_(torch.randint(2 * PADDING + 1, (2, self.num_images), generator=generator))
 
     def __call__(self, images: Tensor, indices: Tensor) -> Tensor:
         """The augmented images, uint8 of shape (n, 3, h, w), for the images at `indices`."""

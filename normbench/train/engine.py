@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from normbench.data.loader import DeviceLoader
-from normbench.train.optim import Schedule
+from normbench.train.capture import Captured
+from normbench.train.optim import Schedule, make_capturable, set_lr
 from normbench.train.runtime import Runtime
 
 EVAL_BATCH_SIZE = 250
@@ -34,29 +35,33 @@ class Metrics:
     def __init__(self, device: torch.device) -> None:
         self.loss_sum = torch.zeros((), dtype=exact_dtype(device), device=device)
         self.num_correct = torch.zeros((), dtype=torch.int64, device=device)
-        self.count = 0
+        self.count = torch.zeros((), dtype=torch.int64, device=device)
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Adds a batch: its mean loss, logits (n, classes) and labels (n,)."""
         self.loss_sum.add_(loss.detach(), alpha=len(labels))
         self.num_correct.add_((logits.detach().argmax(1) == labels).sum())
-        self.count += len(labels)
+        self.count.add_(len(labels))
 
     def read(self, *more: Tensor) -> list[float]:
         """Mean loss, accuracy, and the values of `more` scalars; waits for the device once."""
-        scalars = [scalar.to(self.loss_sum.dtype) for scalar in (self.loss_sum, self.num_correct, *more)]
-        loss_sum, num_correct, *values = torch.stack(scalars).tolist()
-        return [loss_sum / self.count, num_correct / self.count, *values]
+        scalars = [scalar.to(self.loss_sum.dtype) for scalar in (*vars(self).values(), *more)]
+        loss_sum, num_correct, count, *values = torch.stack(scalars).tolist()
+        return [loss_sum / count, num_correct / count, *values]
+
+    def reset(self) -> None:
+        """To nothing, where it lies: a captured step knows it by its place."""
+        for total in (self.loss_sum, self.num_correct, self.count):
+            total.zero_()
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values to save."""
-        return {"loss_sum": self.loss_sum.item(), "num_correct": int(self.num_correct.item()), "count": self.count}
+        return {name: total.item() for name, total in vars(self).items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what `state_dict` gave."""
-        self.loss_sum.fill_(state["loss_sum"])
-        self.num_correct.fill_(state["num_correct"])
-        self.count = state["count"]
+        for name, total in vars(self).items():
+            total.fill_(state[name])
 
 
 @dataclass(frozen=True)
@@ -119,15 +124,19 @@ class Trainer:
         self.metrics = Metrics(self.runtime.device)
         self.steps_per_epoch = math.ceil(len(self.loader) / (self.batch_size * self.accumulate))
         self.num_steps = count_steps(len(self.loader), self.batch_size * self.accumulate, self.epochs, self.max_steps)
+        self.update: Callable[[Tensor], Tensor] = self._update
+        if self.runtime.cuda_graphs:
+            self.update = Captured(self._update, self.batch_size * self.accumulate, self.runtime)
+            make_capturable(self.optimizer, self.runtime.device)
 
     @property
     def is_done(self) -> bool:
         """Whether every step has been taken and its epoch finished."""
-        return self.step >= self.num_steps and self.metrics.count == 0
+        return self.step >= self.num_steps and self.steps_into_epoch <= 0
 
     @property
     def steps_into_epoch(self) -> int:
-        """How many steps of the epoch under way are done."""
+        """How many steps of the epoch under way are done; negative if max_steps has ended the one before."""
         return self.step - self.epoch * self.steps_per_epoch
 
     @property
@@ -168,7 +177,14 @@ class Trainer:
         return StepLog(step, self.epoch + 1, own_loss, lr, mean_loss, accuracy)
 
     def _take_step(self, group: Tensor, lr: float) -> Tensor:
-        """One optimizer step on the images at `group`, in batches of batch_size; returns their mean loss."""
+        """One step at this learning rate on the images at `group`; returns their mean loss."""
+        set_lr(self.optimizer, lr)
+        loss = self.update(group)
+        self.step += 1
+        return loss
+
+    def _update(self, group: Tensor) -> Tensor:
+        """Moves the weights by what the images at `group` say, in batches of batch_size; returns their mean loss."""
         total = torch.zeros((), device=group.device)
         for indices in group.split(self.batch_size):
             images, labels = self.loader.gather(indices)
@@ -179,21 +195,17 @@ class Trainer:
             share.backward()
             total += share.detach()
             self.metrics.add(loss, logits, labels)
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = lr
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.step += 1
         return total
 
     def _finish_epoch(self, seconds: float) -> EpochResult:
-        loss, accuracy = self.metrics.read()
+        loss, accuracy, num_images = self.metrics.read(self.metrics.count)
         check_finite(loss, f"the mean loss of epoch {self.epoch + 1}")
-        result = EpochResult(loss, accuracy, seconds, self.metrics.count)
         self.epoch += 1
         self.seconds = 0.0
-        self.metrics = Metrics(self.runtime.device)
-        return result
+        self.metrics.reset()
+        return EpochResult(loss, accuracy, seconds, int(num_images))
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the run depends on, in types that `torch.load(weights_only=True)` accepts."""
@@ -210,6 +222,8 @@ class Trainer:
         """Goes on where `state_dict` was taken."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.runtime.cuda_graphs:
+            make_capturable(self.optimizer, self.runtime.device)
         self.metrics.load_state_dict(state["metrics"])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 from pydantic import Field
@@ -20,8 +21,9 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 MakeOptimizer = Callable[[ParamGroups, float], torch.optim.Optimizer]  # of parameter groups and a learning rate
 
-# Entries make a function that makes the optimizer: so that options are checked in a plan without torch.optim, whose
-# first use imports torch._dynamo, which takes seconds.
+Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
+
+# Entries make a function that makes the optimizer: so that options are checked in a plan, which has no model.
 optimizers: Registry[MakeOptimizer] = Registry("optim")
 
 
@@ -33,7 +35,7 @@ def adam(
     weight_decay: NonNegative = 0.0,
 ) -> MakeOptimizer:
     """Adam (arXiv:1412.6980, algorithm 1); weight decay, where there is any, is added to the gradient (L2)."""
-    return lambda groups, lr: torch.optim.Adam(groups, lr, betas, eps, weight_decay, fused=True)
+    return lambda groups, lr: plain(torch.optim.Adam)(groups, lr, betas, eps, weight_decay, fused=True)
 
 
 @optimizers.register("sgd", title="SGD")
@@ -46,7 +48,33 @@ def sgd(
     """Stochastic gradient descent with (Nesterov) momentum and L2 weight decay."""
     if nesterov and momentum == 0:
         raise NormbenchError("optim.nesterov: needs optim.momentum > 0")
-    return lambda groups, lr: torch.optim.SGD(groups, lr, momentum, 0, weight_decay, nesterov, fused=True)
+    return lambda groups, lr: plain(torch.optim.SGD)(groups, lr, momentum, 0, weight_decay, nesterov, fused=True)
+
+
+def plain(kind: type[Kind]) -> type[Kind]:
+    """The optimizer without the wrappers that keep it out of compiled code, where it never is.
+
+    They import torch._dynamo at the first call, more than two seconds of every run's start (results/speed).
+    """
+    wrapped = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in wrapped}
+    return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
+def make_capturable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Lets a CUDA graph hold the optimizer's step: its learning rate becomes a tensor, read where it lies."""
+    lr = torch.zeros((), device=device)
+    for group in optimizer.param_groups:
+        group.update(lr=lr, capturable=True)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The learning rate of the next step."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 def parameter_groups(model: nn.Module) -> ParamGroups:

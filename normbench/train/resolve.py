@@ -21,7 +21,7 @@ from normbench.models import Site, models, norm_sites, unsupported
 from normbench.norms import norms
 from normbench.registry import Registry
 from normbench.train.optim import optimizers, schedule
-from normbench.train.runtime import check_compiler, resolve_device, resolve_precision
+from normbench.train.runtime import check_compiler, check_cuda_graphs, resolve_device, resolve_precision
 
 
 def resolve(config: RunConfig) -> tuple[RunConfig, Source]:
@@ -146,6 +146,7 @@ def _resolved_runtime(config: RunConfig) -> Any:
     device = resolve_device(config.runtime.device)
     precision = resolve_precision(config.runtime.precision, device)
     check_compiler(config.runtime.compile, device)
+    check_cuda_graphs(config.runtime.cuda_graphs, device)
     return config.runtime.model_copy(update={"device": device, "precision": precision})
 
 

@@ -12,14 +12,12 @@ from typing import Any
 from normbench import environment
 from normbench.config import RunConfig
 from normbench.data import Dataset, Source, Split
-from normbench.data.augment import FlipAndCrop
 from normbench.data.cache import load
 from normbench.data.loader import DeviceLoader
 from normbench.data.subset import hold_out, limit
 from normbench.errors import NormbenchError
-from normbench.models import Layers, materialize, models
-from normbench.norms import norms
 from normbench.rundir import STEP_COLUMNS, RunDir, open_run
+from normbench.train.build import build_loader, build_trainer, runtime_of
 from normbench.train.engine import (
     Diverged,
     EpochResult,
@@ -30,10 +28,8 @@ from normbench.train.engine import (
     compile_seconds,
     evaluate,
 )
-from normbench.train.optim import optimizers, parameter_groups, scaled_lr, schedule
 from normbench.train.progress import Progress
 from normbench.train.resolve import Resolver, data_home
-from normbench.train.runtime import Runtime, open_runtime
 from normbench.train.signals import stop_signals
 from normbench.train.statistics import batch_accuracy, precise_accuracy, tracking_layers
 
@@ -82,12 +78,10 @@ def _splits(dataset: Dataset, config: RunConfig) -> Splits:
 
 def _train(run: RunDir, config: RunConfig, source: Source, splits: Splits) -> None:
     """Trains and records how it ended, whatever happens."""
-    where = config.runtime
-    settings = (where.device, where.precision, where.channels_last, where.compile, config.system.threads)
-    with open_runtime(*settings) as runtime, stop_signals() as should_stop:
+    with runtime_of(config) as runtime, stop_signals() as should_stop:
         run.begin(config.to_yaml(), _environment(config, source))
         try:
-            trainer = _build_trainer(config, splits["train"], len(source.classes), runtime)
+            trainer = build_trainer(config, splits["train"], len(source.classes), runtime)
             run.finish(*_train_to_an_end(run, trainer, config, splits, should_stop))
         except KeyboardInterrupt:
             run.finish("interrupted", "stopped at once: it goes on from the last checkpoint")
@@ -112,47 +106,12 @@ def _train_to_an_end(
     return "done", None
 
 
-def _build_trainer(config: RunConfig, split: Split, num_classes: int, runtime: Runtime) -> Trainer:
-    spec = norms.build(config.norm.name, options=config.norm.options)
-    layers = Layers(spec, config.seed)
-    model = models.build(config.model.name, layers, num_classes, options=config.model.options)
-    augment = FlipAndCrop(len(split), config.seed, runtime.device) if config.data.augment == "standard" else None
-    optim, train = config.optim, config.train
-    images_per_step = config.batch_size * train.accumulate
-    lr = scaled_lr(optim.lr, optim.lr_scaling, images_per_step, optim.reference_batch_size)
-    return Trainer(
-        model=runtime.prepare(materialize(model, split.images.shape[1:])),
-        optimizer=optimizers.build(optim.name, options=optim.options)(parameter_groups(model), lr),
-        loader=_loader(split, config, runtime, augment),
-        runtime=runtime,
-        lr=lr,
-        schedule=schedule(optim.schedule, optim.warmup_fraction),
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        seed=config.seed,
-        accumulate=train.accumulate,
-        label_smoothing=train.label_smoothing,
-        max_steps=train.max_steps,
-        log_every=train.log_every,
-    )
-
-
-def _loader(split: Split, config: RunConfig, runtime: Runtime, augment: FlipAndCrop | None = None) -> DeviceLoader:
-    return DeviceLoader(
-        split,
-        mean=config.data.mean,
-        std=config.data.std,
-        device=runtime.device,
-        channels_last=runtime.channels_last,
-        augment=augment,
-    )
-
-
 def _train_epochs(run: RunDir, trainer: Trainer, config: RunConfig, splits: Splits, should_stop: StopAsked) -> None:
     """To the end, from the checkpoint if there is one. A row is written before the checkpoint that covers it."""
-    evaluated = {name: _loader(split, config, trainer.runtime) for name, split in splits.items() if name != "train"}
+    held_out = {name: split for name, split in splits.items() if name != "train"}
+    evaluated = {name: build_loader(split, config, trainer.runtime) for name, split in held_out.items()}
     has_more = config.train.bn_evaluations and tracking_layers(trainer.model)
-    train = _loader(splits["train"], config, trainer.runtime) if has_more else None
+    train = build_loader(splits["train"], config, trainer.runtime) if has_more else None
     seconds_compiling = compile_seconds(trainer, evaluated.values())
     if run.has_checkpoint:
         trainer.load_state_dict(run.load_checkpoint())

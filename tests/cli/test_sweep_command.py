@@ -33,7 +33,7 @@ def tiny(*overrides: str) -> list[str]:
 @pytest.fixture
 def unlucky(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Training with norm gn runs out of memory; undo it to be lucky."""
-    build = run_module._build_trainer
+    build = run_module.build_trainer
 
     def failing(config: object, *others: object) -> Trainer:
         if config.norm.name == "gn":  # type: ignore[attr-defined]
@@ -41,7 +41,7 @@ def unlucky(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         return build(config, *others)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(run_module, "_build_trainer", failing)
+        patched.setattr(run_module, "build_trainer", failing)
         yield patched
 
 

@@ -1,0 +1,60 @@
+"""From a resolved configuration to what trains: runtime, loaders, model, optimizer."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from normbench.config import RunConfig
+from normbench.data import Split
+from normbench.data.augment import FlipAndCrop
+from normbench.data.loader import DeviceLoader
+from normbench.models import Layers, materialize, models
+from normbench.norms import norms
+from normbench.train.engine import Trainer
+from normbench.train.optim import optimizers, parameter_groups, scaled_lr, schedule
+from normbench.train.runtime import Runtime, open_runtime
+
+
+def runtime_of(config: RunConfig) -> AbstractContextManager[Runtime]:
+    """The runtime to train this configuration in."""
+    where = config.runtime
+    settings = (where.device, where.precision, where.channels_last, where.compile)
+    return open_runtime(*settings, config.system.threads, where.cuda_graphs)
+
+
+def build_trainer(config: RunConfig, split: Split, num_classes: int, runtime: Runtime) -> Trainer:
+    """A model on the images of `split`, at the beginning of its training."""
+    spec = norms.build(config.norm.name, options=config.norm.options)
+    layers = Layers(spec, config.seed)
+    model = models.build(config.model.name, layers, num_classes, options=config.model.options)
+    augment = FlipAndCrop(len(split), config.seed, runtime.device) if config.data.augment == "standard" else None
+    optim, train = config.optim, config.train
+    images_per_step = config.batch_size * train.accumulate
+    lr = scaled_lr(optim.lr, optim.lr_scaling, images_per_step, optim.reference_batch_size)
+    return Trainer(
+        model=runtime.prepare(materialize(model, split.images.shape[1:])),
+        optimizer=optimizers.build(optim.name, options=optim.options)(parameter_groups(model), lr),
+        loader=build_loader(split, config, runtime, augment),
+        runtime=runtime,
+        lr=lr,
+        schedule=schedule(optim.schedule, optim.warmup_fraction),
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=config.seed,
+        accumulate=train.accumulate,
+        label_smoothing=train.label_smoothing,
+        max_steps=train.max_steps,
+        log_every=train.log_every,
+    )
+
+
+def build_loader(split: Split, config: RunConfig, runtime: Runtime, augment: FlipAndCrop | None = None) -> DeviceLoader:
+    """The images of `split` on the device, normalized as the configuration says."""
+    return DeviceLoader(
+        split,
+        mean=config.data.mean,
+        std=config.data.std,
+        device=runtime.device,
+        channels_last=runtime.channels_last,
+        augment=augment,
+    )
