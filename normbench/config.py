@@ -28,6 +28,10 @@ PositiveChannels = Annotated[
 ]
 
 
+# Beginnings of the dotted keys that the cost of a step depends on.
+COSTLY = ("norm.", "model.", "runtime.", "batch_size", "optim.name", "train.accumulate", "data.augment")
+
+
 class Section(BaseModel):
     """A frozen part of the configuration in which every key and type is checked."""
 
@@ -171,3 +175,22 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
         return RunConfig.model_validate(dict(values))
     except ValidationError as error:
         raise invalid("", error) from None
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def cost_settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """Of a configuration with dotted keys, as text, what the time and memory of a step depend on besides the images.
+
+    A norm of the user's own goes by its class and content, as in `identity`.
+    """
+    costly = {key: value for key, value in config.items() if key.startswith(COSTLY) and key != "norm.file"}
+    costly |= {"norm.name": config["norm.name"].rpartition(":")[2]}
+    return {key: str(value) for key, value in costly.items() if (key, value) != ("runtime.cuda_graphs", False)}

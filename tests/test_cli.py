@@ -69,14 +69,14 @@ def test_an_interrupted_run_exits_with_130_and_names_the_command_that_goes_on(
 ) -> None:
     import signal
 
-    take_step = Trainer._take_step
+    take_step = Trainer.take_step
 
     def interrupted(self: Trainer, *arguments: object) -> object:
         signal.raise_signal(signal.SIGINT)
         return take_step(self, *arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_take_step", interrupted)
+        patched.setattr(Trainer, "take_step", interrupted)
         code, out, _ = normbench("train", "--norm", "gn", "--restart", *TINY)
     assert code == 130
     assert "stopped after step 1 of 14; go on with: normbench train --norm gn data=synthetic" in out

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from normbench.analysis.listing import WIDTH, cut, run_record
-from normbench.analysis.runfiles import RunFiles, flatten, read_run, run_dirs
+from normbench.analysis.runfiles import RunFiles, read_run, run_dirs
 from normbench.analysis.where import text_of
+from normbench.config import flatten
 from normbench.errors import NormbenchError
 
 ENVIRONMENT = ("versions", "hardware", "git", "concurrent_runs")

@@ -6,14 +6,17 @@ Every table has the columns that say which run a row belongs to, so that it can 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from normbench.analysis.runfiles import Columns, RunFiles, at, flatten, read_columns, read_run, standing
+from normbench.analysis.runfiles import Columns, RunFiles, at, read_columns, read_run, standing
+from normbench.config import flatten
+
+Clock = dict[tuple[str, int], float]  # seconds of an epoch by race and round
 
 KEYS = ("run", "model", "norm", "batch_size", "seed")
 RUNS = (
@@ -32,7 +35,8 @@ COUNTS = ("num_test", "threads")  # unknown where a run failed before it knew it
 class Frames:
     """The tables of a set of runs, each run's environment and flat configuration by its id, and what was left out.
 
-    configs is empty where the runs come from files that do not hold them.
+    configs is empty where the runs come from files that do not hold them. bench: what `normbench bench` timed for them;
+    clocks: what follows from it for a run, if anything was timed of its settings.
     """
 
     runs: pd.DataFrame
@@ -41,6 +45,8 @@ class Frames:
     environments: dict[str, dict[str, Any]]
     configs: dict[str, dict[str, Any]]
     notes: tuple[str, ...] = ()
+    bench: pd.DataFrame = field(default_factory=pd.DataFrame)
+    clocks: dict[str, Clock] = field(default_factory=dict)
 
     def only(self, kept: Collection[str]) -> Frames:
         """The same of these runs alone."""
@@ -50,7 +56,8 @@ class Frames:
         environments, configs = (
             {run: known[run] for run in known if run in kept} for known in (self.environments, self.configs)
         )
-        return Frames(runs, metrics, steps, environments, configs, self.notes)
+        clocks = {run: self.clocks[run] for run in self.clocks if run in kept}
+        return Frames(runs, metrics, steps, environments, configs, self.notes, self.bench, clocks)
 
 
 def read_frames(paths: Iterable[Path], refused: Iterable[RunFiles] = ()) -> Frames:
@@ -121,7 +128,7 @@ def with_settings(runs: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]) 
     `val_accuracy` stays in it where any run held images out. Without configurations, the settings are those it has.
     """
     known = [] if not configs else settings_of_study(runs)
-    table = runs.drop(columns=known).assign(**_settings_that_vary(runs["run"], configs))
+    table = runs.drop(columns=known).assign(**settings_that_vary(runs["run"], configs))
     if "val_accuracy" in table and table["val_accuracy"].isna().all():
         table = table.drop(columns="val_accuracy")
     return table.astype({name: "Int64" for name in COUNTS if table[name].isna().any()})
@@ -137,7 +144,8 @@ def is_setting(column: str) -> bool:
     return "." in column or column == "planned_epochs"
 
 
-def _settings_that_vary(runs: Iterable[str], configs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def settings_that_vary(runs: Iterable[str], configs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """For every setting in which runs of one norm differ, its value as text in each; not those with fixed columns."""
     flat = [configs.get(run, {}) for run in runs]
     keys = dict.fromkeys(key for config in flat for key in config if key not in NO_SETTING)
     values = {key: [str(config.get(key, "")) for config in flat] for key in keys}

@@ -15,8 +15,9 @@ from typing import Any
 import pandas as pd
 
 from normbench.analysis.frames import RUNS, run_row
-from normbench.analysis.runfiles import flatten, read_run, run_dirs, standing
+from normbench.analysis.runfiles import read_run, run_dirs, standing
 from normbench.analysis.where import is_missing, select, text_of
+from normbench.config import flatten
 from normbench.errors import unknown
 
 WIDTH = 100

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from normbench.analysis.clocks import FILE, with_times, write_rounds
 from normbench.analysis.frames import METRICS, RUNS, STEPS, Frames, is_setting, read_frames, with_settings
 from normbench.analysis.runfiles import half_written, known_schema, run_dirs
 from normbench.analysis.where import select
@@ -24,8 +25,10 @@ NUMBERS = {"batch_size", "seed", "lr", "epochs", "test_accuracy", "test_loss", "
 TABLES = {"metrics.csv": METRICS, "steps.csv": STEPS}
 
 
-def load_frames(paths: Sequence[Path], where: str | None = None) -> Frames:
+def load_frames(paths: Sequence[Path], where: str | None = None, bench: Path | None = None) -> Frames:
     """The runs at `paths` for which `where` holds, each once; notes say which were left out, and why.
+
+    bench: where their times are, if not in the bench.csv of a folder among `paths`.
 
     A path is a run directory, a folder of them, a study's folder with its runs.csv, or that file. Raises NormbenchError
     where there is no run in one of them, or all are left out.
@@ -46,7 +49,8 @@ def load_frames(paths: Sequence[Path], where: str | None = None) -> Frames:
     notes = [note for part in every for note in part.notes]
     if not parts:
         raise NormbenchError("; ".join([f"no runs in {', '.join(map(str, paths))}", *notes]))
-    return _where(replace(_joined(parts), notes=tuple(notes)), where)
+    frames = with_times(replace(_joined(parts), notes=tuple(notes)), [bench] if bench else paths)
+    return _where(frames, where)
 
 
 def check_comparable(runs: pd.DataFrame, apart: Sequence[str] = ()) -> None:
@@ -65,6 +69,8 @@ def write_study(frames: Frames, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     for name, table in (("runs", frames.runs), ("metrics", frames.metrics), ("steps", frames.steps)):
         write_text(folder / f"{name}.csv", table.to_csv(index=False))
+    if not frames.bench.empty:
+        write_rounds(frames.bench, folder / FILE)
     write_json(folder / "env.json", frames.environments)
     write_json(folder / "configs.json", _packed(frames.configs) | {"left_out": list(frames.notes)})
 

@@ -7,8 +7,8 @@ import pandas as pd
 from normbench.analysis.frames import settings_of_study
 
 
-def caption(runs: pd.DataFrame, *, test_set: bool = False, times: bool = False) -> str:
-    """What a table of these runs rests on and how to read it; test_set, times: it has columns of these."""
+def caption(runs: pd.DataFrame, *, test_set: bool = False, times: str = "") -> str:
+    """What a table of these runs rests on and how to read it; test_set: it has columns of these; times: their note."""
     done = runs[runs["status"] == "done"]
     if done.empty:
         return f"None of {counted(len(runs), 'run')} finished."
@@ -16,7 +16,7 @@ def caption(runs: pd.DataFrame, *, test_set: bool = False, times: bool = False) 
     floor = f"Test set: the 95 % interval that {distinct(runs, 'num_test')} test images leave of each. " * test_set
     return (
         f"Data {distinct(runs, 'data')}, {epochs(done)}, final epoch; {finished}, {_spread(done)} "
-        f"{floor}{_time_note(done) if times else ''}"
+        f"{floor}{times}"
         f"{distinct(runs, 'device')}, threads: {distinct(runs, 'threads')}, {distinct(runs, 'precision')}, "
         f"torch {distinct(runs, 'torch')}, commit {commits(runs)}."
     )
@@ -108,12 +108,3 @@ def _spread(done: pd.DataFrame) -> str:
     if done["seed"].nunique() == 1:
         return "one seed each, so nothing is said of the spread over seeds."
     return f"{seeds(done['seed'].nunique())}; ± is the 95 % Student-t interval over them."
-
-
-def _time_note(runs: pd.DataFrame) -> str:
-    """How the times are to be read; those of runs that shared the machine are not there to be read."""
-    shared = runs["concurrent_runs"] > 1
-    if shared.all():
-        return "No times are compared: the runs shared the machine. "
-    note = "Time per epoch is the median of the epochs' training seconds, without evaluation; ratios are of equal seeds"
-    return f"{note}; runs that shared the machine are left out of it. " if shared.any() else f"{note}. "

@@ -108,15 +108,6 @@ def read_columns(text: str) -> Columns:
     return {name: _counts(column) if name in COUNTED else column for name, column in columns.items()}
 
 
-def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        name = f"{prefix}{key}"
-        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat
-
-
 def at(content: Any, key: str) -> Any:
     """The value under a dotted key; None where there is none."""
     for part in key.split("."):

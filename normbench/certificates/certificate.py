@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
-from normbench.certificates.probes import block_of, close, drawn, fresh, images, layer_of, saved_bytes, settled
+from normbench.certificates.probes import block_of, close, drawn, fresh, images, layer_of, settled
 from normbench.models import Layers, materialize
 from normbench.norms import NormSpec
 from normbench.norms.spec import Shape
+from normbench.train.footprint import saved_bytes
 
 N, C, SIDE = 32, 16, 5
 SHAPE: Shape = (N, C, SIDE, SIDE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -70,20 +69,3 @@ def close(one: Tensor, other: Tensor, tolerance: float = 1e-3) -> bool:
     one, other = one.detach(), other.detach()
     size = max(float(one.abs().max()), 1e-6)
     return bool((one - other).abs().max() <= tolerance * size)
-
-
-def saved_bytes(module: Callable[[Tensor], Tensor], x: Tensor, parameters: list[nn.Parameter]) -> int:
-    """Bytes that one forward pass keeps for the backward pass: every storage once, parameters not counted."""
-    sizes: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        y = module(x)
-    for parameter in parameters:
-        sizes.pop(parameter.untyped_storage().data_ptr(), None)
-    del y
-    return sum(sizes.values())

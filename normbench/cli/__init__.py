@@ -7,7 +7,7 @@ import traceback
 
 import typer
 
-from normbench.cli import about, data, norms, runs, sweep, tables, train
+from normbench.cli import about, bench, data, norms, runs, sweep, tables, train
 from normbench.errors import NormbenchError, user_traceback
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 ABOUT_RUNS = (tables.table, tables.compare, tables.plot, tables.report)
-for command in (train.train, sweep.sweep, sweep.demo, *ABOUT_RUNS, norms.norms, about.doctor):
+for command in (train.train, sweep.sweep, sweep.demo, *ABOUT_RUNS, bench.bench, norms.norms, about.doctor):
     app.command()(command)
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")

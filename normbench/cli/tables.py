@@ -41,18 +41,23 @@ def table(
     normbench table results/first-sweep --by norm,batch_size
     normbench table --where 'batch_size=64' --latex
     """
-    from normbench.analysis.tables.rendering import FORMS, to_terminal
-
     asked = [form for form, wanted in {"markdown": markdown, "latex": latex, "csv": csv}.items() if wanted]
     if len(asked) > 1:
         raise NormbenchError(f"choose one of --{' and --'.join(asked)}")
     if by is None and metric != "test_accuracy":
         raise NormbenchError("--metric needs --by: say by which settings, as --by norm,batch_size")
     shown = _table(_load(runs, where, by or ""), by, metric, source=source)
-    if not asked and sys.stdout.isatty():
-        to_terminal(shown)
+    show(shown, asked[0] if asked else None)
+
+
+def show(table: Table, form: str | None = None) -> None:
+    """Prints the table in this form; without one as fits a terminal, or as Markdown in a pipe."""
+    from normbench.analysis.tables.rendering import FORMS, to_terminal
+
+    if form is None and sys.stdout.isatty():
+        to_terminal(table)
     else:
-        print(FORMS[asked[0] if asked else "markdown"](shown), end="")
+        print(FORMS[form or "markdown"](table), end="")
 
 
 def compare(

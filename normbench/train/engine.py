@@ -170,13 +170,13 @@ class Trainer:
 
     def _logged_step(self, group: Tensor) -> StepLog | None:
         is_due, step, lr = self.steps_into_epoch % self.log_every == 0, self.step, self.lr_at(self.step)
-        loss = self._take_step(group, lr)
+        loss = self.take_step(group, lr)
         if not is_due:
             return None
         mean_loss, accuracy, own_loss = self.metrics.read(loss)
         return StepLog(step, self.epoch + 1, own_loss, lr, mean_loss, accuracy)
 
-    def _take_step(self, group: Tensor, lr: float) -> Tensor:
+    def take_step(self, group: Tensor, lr: float) -> Tensor:
         """One step at this learning rate on the images at `group`; returns their mean loss."""
         set_lr(self.optimizer, lr)
         loss = self.update(group)

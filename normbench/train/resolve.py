@@ -69,7 +69,7 @@ class Resolver:
     def check_supported(self, config: RunConfig, source: Source, num_train: int) -> None:
         """Raises Unsupported where the norm cannot work in a full batch or in the last, short one of `num_train`."""
         spec = norms.build(config.norm.name, options=config.norm.options)
-        sites = self._norm_sites(config.model, source)
+        sites = self.norm_sites(config.model, source)
         for batch_size in {min(config.batch_size, num_train), num_train % config.batch_size} - {0}:
             if reason := unsupported(spec, sites, batch_size):
                 what = f"norm {config.norm.name} cannot train {config.model.name} at batch {batch_size}"
@@ -85,7 +85,8 @@ class Resolver:
             self._sources[key] = known or build()
         return self._sources[key]
 
-    def _norm_sites(self, model: Choice, source: Source) -> list[Site]:
+    def norm_sites(self, model: Choice, source: Source) -> list[Site]:
+        """The shape (c, h, w) of the input of each norm in this model on these images."""
         key = repr((model, source.classes, source.image_shape))
         if key not in self._sites:
             build = partial(_build_model, model, len(source.classes))

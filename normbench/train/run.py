@@ -178,6 +178,7 @@ def _environment(config: RunConfig, source: Source) -> dict[str, Any]:
             "name": source.name,
             "content": source.content,
             "classes": list(source.classes),
+            "image_shape": list(source.image_shape),
             "num_train": source.num_train,
             "num_test": source.num_test,
         },

@@ -41,6 +41,9 @@ class Runtime:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         if self.compile:
+            import torch._dynamo.config as dynamo
+
+            dynamo.recompile_limit, dynamo.fail_on_recompile_limit_hit = 256, True  # rather than eager, in silence
             model.compile(dynamic=False)
         return model
 

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from normbench.analysis.frames import read_frames
 from normbench.analysis.listing import list_runs
 from normbench.analysis.loading import load_frames
-from normbench.analysis.runfiles import COUNTED, at, flatten, read_columns, read_run, run_dirs
+from normbench.analysis.runfiles import COUNTED, at, read_columns, read_run, run_dirs
+from normbench.config import flatten
 
 WriteRun = Callable[..., Path]
 BN, GN = (f"normresnet-{norm}-b64-s0-{digit * 12}" for norm, digit in (("bn", "0"), ("gn", "1")))

@@ -126,7 +126,7 @@ def test_a_diverged_run_is_exit_code_3(normbench: Run) -> None:
 def test_an_interrupted_sweep_is_exit_code_130_and_names_the_command_that_goes_on(
     normbench: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take_step = Trainer._take_step
+    take_step = Trainer.take_step
 
     def interrupted(self: Trainer, *arguments: object) -> object:
         signal.raise_signal(signal.SIGINT)
@@ -134,7 +134,7 @@ def test_an_interrupted_sweep_is_exit_code_130_and_names_the_command_that_goes_o
 
     command = ["sweep", *tiny("norm=gn,bn"), *INLINE]
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_take_step", interrupted)
+        patched.setattr(Trainer, "take_step", interrupted)
         code, out, _ = normbench(*command, "--restart")
     assert code == 130
     assert out.splitlines()[-2] == "sweep: 1 interrupted, 1 new"

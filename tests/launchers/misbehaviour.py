@@ -149,12 +149,12 @@ class Silent:
 @contextmanager
 def at_step(number: int, happens: Callable[[], object]) -> Iterator[None]:
     """Within, something happens when a run has done so many steps."""
-    take_step = Trainer._take_step
+    take_step = Trainer.take_step
 
     def wrapped(self: Trainer, *arguments: object) -> object:
         if self.step == number:
             happens()
         return take_step(self, *arguments)  # type: ignore[arg-type]
 
-    with mock.patch.object(Trainer, "_take_step", wrapped):
+    with mock.patch.object(Trainer, "take_step", wrapped):
         yield

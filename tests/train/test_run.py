@@ -118,7 +118,7 @@ def test_restart_trains_again(tmp_path: Path) -> None:
 def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(
     uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after_steps: int, number: int
 ) -> None:
-    take_step = Trainer._take_step
+    take_step = Trainer.take_step
 
     def interrupted_step(self: Trainer, *arguments: torch.Tensor) -> torch.Tensor:
         loss = take_step(self, *arguments)
@@ -127,7 +127,7 @@ def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(
         return loss
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_take_step", interrupted_step)
+        patched.setattr(Trainer, "take_step", interrupted_step)
         stopped = tiny(tmp_path)
     assert stopped.state == "interrupted"
     assert stopped.reason == f"stopped after step {after_steps} of 21"
@@ -158,8 +158,8 @@ def die_at(function, count):
         return function(*arguments, **options)
     return wrapped
 
-def in_the_first_epoch(): Trainer._take_step = die_at(Trainer._take_step, 5)
-def in_the_second_epoch(): Trainer._take_step = die_at(Trainer._take_step, 12)
+def in_the_first_epoch(): Trainer.take_step = die_at(Trainer.take_step, 5)
+def in_the_second_epoch(): Trainer.take_step = die_at(Trainer.take_step, 12)
 def while_evaluating(): run.evaluate = die_at(run.evaluate, 2)
 def between_row_and_checkpoint(): rundir.RunDir.save_checkpoint = die_at(rundir.RunDir.save_checkpoint, 2)
 def within_the_checkpoint():
@@ -217,7 +217,7 @@ def test_a_killed_run_leaves_readable_files_and_goes_on_to_the_same_bits(
 def test_a_second_ctrl_c_stops_at_once_and_loses_at_most_one_epoch(
     uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take_step = Trainer._take_step
+    take_step = Trainer.take_step
 
     def interrupted_twice(self: Trainer, *arguments: torch.Tensor) -> torch.Tensor:
         if self.step == 10:
@@ -226,7 +226,7 @@ def test_a_second_ctrl_c_stops_at_once_and_loses_at_most_one_epoch(
         return take_step(self, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_take_step", interrupted_twice)
+        patched.setattr(Trainer, "take_step", interrupted_twice)
         with pytest.raises(KeyboardInterrupt):
             tiny(tmp_path)
     (path,) = tmp_path.glob("normresnet-*")
@@ -245,7 +245,7 @@ def test_runs_of_equal_seed_start_from_the_same_convolutions_and_see_the_same_or
 ) -> None:
     starts: dict[str, list[torch.Tensor]] = {}
     orders: dict[str, list[list[int]]] = {}
-    take_step = Trainer._take_step
+    take_step = Trainer.take_step
 
     def spy(self: Trainer, group: torch.Tensor, lr: float) -> torch.Tensor:
         norm = type(self.model[0].norm_act[0]).__name__
@@ -254,7 +254,7 @@ def test_runs_of_equal_seed_start_from_the_same_convolutions_and_see_the_same_or
         orders.setdefault(norm, []).append(group.tolist())
         return take_step(self, group, lr)
 
-    monkeypatch.setattr(Trainer, "_take_step", spy)
+    monkeypatch.setattr(Trainer, "take_step", spy)
     for norm in ("bn", "gn", "in", "none"):
         tiny(tmp_path, f"norm={norm}", "epochs=1")
     first, *others = starts.values()
@@ -282,7 +282,7 @@ def test_an_error_while_training_is_recorded_and_raised(tmp_path: Path, monkeypa
         raise RuntimeError("out of memory\nand more")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_take_step", broken)
+        patched.setattr(Trainer, "take_step", broken)
         with pytest.raises(RuntimeError, match="out of memory"):
             tiny(tmp_path)
     (path,) = tmp_path.glob("normresnet-*")

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from normbench.analysis.choice import at_chosen_rate
+from normbench.analysis.clocks import clock_of, time_note
 from normbench.analysis.figures.layout import basis, by_line, by_panel, finished, link, prepared
 from normbench.analysis.figures.style import (
     PAGE,
@@ -24,10 +26,10 @@ from normbench.analysis.figures.style import (
     is_first,
     panels,
 )
-from normbench.analysis.frames import Frames
-from normbench.analysis.stats import Estimate, mean_interval, paired_ratio
+from normbench.analysis.frames import Clock, Frames
+from normbench.analysis.stats import Estimate, mean_interval, median_ratio
 from normbench.analysis.tables.crosstab import final
-from normbench.analysis.tables.table import BASELINE, seconds_by_seed, times
+from normbench.analysis.tables.table import BASELINE, times
 from normbench.errors import NormbenchError
 
 DODGE = 0.05  # how far norms stand apart at one setting, of the distance between settings
@@ -57,26 +59,23 @@ def learning_rate(frames: Frames, size: Size = PAGE) -> Figure:
 
 
 def time(frames: Frames, size: Size = PAGE) -> Figure:
-    """Training seconds per epoch of each norm, by runs that had the machine to themselves.
+    """Training seconds per epoch of each norm, as timed by `normbench bench`.
 
-    Raises NormbenchError where there are no such runs.
+    Raises NormbenchError where nothing was timed of these runs.
     """
     frames, colours = prepared(frames)
     frames = finished(frames)
-    frames = replace(frames, runs=frames.runs[frames.runs["concurrent_runs"] == 1])
+    frames = replace(frames, runs=frames.runs[frames.runs["run"].isin(frames.clocks)])
     if frames.runs.empty:
-        raise NormbenchError("no times to compare: all runs shared the machine with others")
+        raise NormbenchError("no times: normbench bench measures them")
     with drawing(size):
         facets = by_panel(frames.runs)
         figure, axes = panels(size, len(facets), sharey=False)
         for ax, (title, runs) in zip(axes, facets, strict=True):
-            _times(
-                ax,
-                {str(label): seconds_by_seed(of_line) for label, of_line in runs.groupby("line", sort=False)},
-                colours,
-            )
+            lines = runs.groupby("line", sort=False)
+            _times(ax, {str(label): clock_of(frames, line) for label, line in lines}, colours)
             ax.set_title(title, loc="left")
-        add_caption(figure, basis(frames, "Median over epochs, without evaluation.", INTERVAL), size)
+        add_caption(figure, time_note(frames).strip(), size)
     return figure
 
 
@@ -158,18 +157,17 @@ def _log_axis(ax: Axes, ticks: Sequence[float], base: int) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
 
 
-def _times(ax: Axes, seconds: dict[str, dict[int, float]], colours: Styles) -> None:
-    """A row per norm, the first on top: mean, interval, and how it stands to bn."""
-    estimates = {label: mean_interval(list(found.values())) for label, found in seconds.items()}
-    for row, (label, one) in enumerate(estimates.items()):
+def _times(ax: Axes, clocks: dict[str, Clock], colours: Styles) -> None:
+    """A row per norm, the first on top: the middle half of the rounds, their median, and how it stands to bn."""
+    for row, (label, clock) in enumerate(clocks.items()):
         colour, marker = colours[label]
-        spread = 0.0 if math.isnan(one.half_width) else one.half_width
-        ax.errorbar([one.mean], [row], xerr=[spread] if spread else None, color=colour, marker=marker, capsize=2)
-        ratio = paired_ratio(seconds[label], seconds.get(BASELINE, {}))
+        low, middle, high = np.percentile([*clock.values()], [25, 50, 75])
+        ax.errorbar([middle], [row], xerr=[[middle - low], [high - middle]], color=colour, marker=marker, capsize=2)
+        ratio = median_ratio(clock, clocks.get(BASELINE, {}))
         if ratio is not None and label != BASELINE:
-            ax.annotate(times(ratio), (one.mean + spread, row), xytext=(6, 0), textcoords="offset points", va="center")
-    ax.set_yticks(range(len(estimates)), list(estimates))
-    ax.set_ylim(len(estimates) - 0.5, -0.5)
+            ax.annotate(times(ratio), (high, row), xytext=(6, 0), textcoords="offset points", va="center")
+    ax.set_yticks(range(len(clocks)), list(clocks))
+    ax.set_ylim(len(clocks) - 0.5, -0.5)
     ax.set_xlim(left=0)
-    ax.margins(x=0.15)
-    ax.set_xlabel("training time per epoch (s)")
+    ax.margins(x=0.3)
+    ax.set_xlabel("training time per epoch (s); bars: the middle half of the rounds")

@@ -87,7 +87,7 @@ def figures_for(frames: Frames) -> dict[str, Draw]:
         "accuracy": True,
         "batch-size": runs["batch_size"].nunique() > 1,
         "learning-rate": rate_varies(runs),
-        "time": True,
+        "time": bool(frames.clocks),
     }
     return {name: partial(FIGURES[name], frames) for name in TITLES if wanted[name]}
 

@@ -126,13 +126,10 @@ def _order(done: pd.DataFrame, pairs: Sequence[Paired]) -> Iterator[str]:
 def _times(frames: Frames) -> Iterator[str]:
     """Epoch times relative to bn, or why there are none."""
     done = frames.runs[frames.runs["status"] == "done"]
-    if (done["concurrent_runs"] > 1).all():
-        yield "Times are not compared, as the runs shared the machine with others."
-        return
+    if not frames.clocks:
+        yield "Times are not measured here: normbench bench does that."
     for batch_size in sorted(done["batch_size"].unique()):
-        found = {
-            norm: relative_time(frames.runs, norm, batch_size) for norm in done["norm"].unique() if norm != BASELINE
-        }
-        told = [f"{norm} {times(one)} ({seeds(one.n)})" for norm, one in found.items() if one is not None]
+        found = {norm: relative_time(frames, norm, batch_size) for norm in done["norm"].unique() if norm != BASELINE}
+        told = [f"{norm} {times(one)}" for norm, one in found.items() if one is not None]
         if told:
-            yield f"An epoch at batch size {batch_size} took, relative to {BASELINE}: {', '.join(told)}."
+            yield f"An epoch at batch size {batch_size} takes, relative to {BASELINE}: {', '.join(told)}."

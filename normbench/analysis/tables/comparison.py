@@ -9,33 +9,35 @@ from typing import Any
 import pandas as pd
 
 from normbench.analysis.choice import best_rates, rates_are_chosen
-from normbench.analysis.frames import Frames
+from normbench.analysis.clocks import clock_of, time_note
+from normbench.analysis.frames import Clock, Frames
 from normbench.analysis.provenance import beside_norm, caption, settings_columns, unfinished
-from normbench.analysis.stats import Estimate, half_width_of_test_set, mean_interval, paired_ratio
-from normbench.analysis.tables.table import BASELINE, Table, as_text, ended_otherwise, figure, seconds_by_seed, times
+from normbench.analysis.stats import Estimate, Ratio, half_width_of_test_set, mean_interval, median_ratio
+from normbench.analysis.tables.table import BASELINE, Table, as_text, ended_otherwise, figure, times
 
-Seconds = dict[Any, dict[int, float]]  # by settings, by seed
+RATIO = ("relative_time", "relative_time_low", "relative_time_high", "rounds")
 
 
 def comparison_table(frames: Frames) -> Table:
     """The comparison of all runs, with a row for each norm and choice of settings."""
-    data = comparison(frames.runs)
-    basis = caption(frames.runs, test_set=True, times=True)
+    data = comparison(frames)
+    basis = caption(frames.runs, test_set=True, times=time_note(frames))
     return Table("What each norm reached", data, _shown(data), basis, unfinished(frames.runs))
 
 
-def comparison(runs: pd.DataFrame) -> pd.DataFrame:
+def comparison(frames: Frames) -> pd.DataFrame:
     """One row per norm, batch size, learning rate and whatever else runs of a norm differ in, in the order of the runs.
 
     Columns: norm, settings, n (finished runs, one seed each), test accuracy (mean over them), half_width (of its 95 %
     Student-t interval over seeds; nan for one), test_set_half_width (of the interval that a finite test set leaves even
-    then), seconds per epoch (median), relative_time (the mean over equal seeds of the seconds over bn's at the same
-    settings) and its half width; status counts what did not finish. Seconds of runs that shared the machine are left
-    out. Where images were held out: their accuracy, and chosen, whether the learning rate is the one chosen by it.
+    then), seconds per epoch (median over the rounds of a race), relative_time (the median over rounds of the seconds
+    over bn's at the same settings), its interval and the rounds; status counts what did not finish. Where images were
+    held out: their accuracy, and chosen, whether the learning rate is the one chosen by it.
     """
-    baseline = _baseline(runs)
+    runs = frames.runs
+    baseline = _baseline(frames)
     groups = runs.groupby(["norm", *settings_columns(runs)], sort=False, dropna=False)
-    table = pd.DataFrame([_row(group, baseline) for _, group in groups])
+    table = pd.DataFrame([_row(frames, group, baseline) for _, group in groups])
     if rates_are_chosen(runs):
         best = best_rates(runs)
         table["chosen"] = table.merge(best.assign(chosen=True), how="left")["chosen"].eq(True).to_numpy()
@@ -62,12 +64,12 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
     return shown.loc[:, [name for name in shown if name != "ended otherwise" or shown[name].any()]].astype(str)
 
 
-def _row(group: pd.DataFrame, baseline: Seconds) -> dict[str, object]:
+def _row(frames: Frames, group: pd.DataFrame, baseline: dict[Any, Clock]) -> dict[str, object]:
     done = group[group["status"] == "done"]
     accuracy, values = done["test_accuracy"].mean(), done["test_accuracy"].tolist()
-    seconds = seconds_by_seed(group)
+    seconds = clock_of(frames, group)
     of_bn = baseline.get(tuple(group[beside_norm(group)].iloc[0]), {})
-    ratio = paired_ratio(seconds, of_bn) or Estimate(math.nan, math.nan, 0)
+    ratio = median_ratio(seconds, of_bn) or Ratio(math.nan, math.nan, math.nan, 0)
     return {
         "norm": group["norm"].iloc[0],
         **{name: group[name].iloc[0] for name in settings_columns(group)},
@@ -77,16 +79,19 @@ def _row(group: pd.DataFrame, baseline: Seconds) -> dict[str, object]:
         "half_width": mean_interval(values).half_width if values else math.nan,
         "test_set_half_width": half_width_of_test_set(accuracy, int(done["num_test"].iloc[0])) if values else math.nan,
         "seconds": median(seconds.values()) if seconds else math.nan,
-        "relative_time": ratio.mean,
-        "relative_time_half_width": ratio.half_width,
+        "relative_time": ratio.median,
+        "relative_time_low": ratio.low,
+        "relative_time_high": ratio.high,
+        "rounds": ratio.n,
         "status": ended_otherwise(group),
     }
 
 
-def _baseline(runs: pd.DataFrame) -> Seconds:
-    """The seconds of bn by seed, at each choice of settings but the norm's own."""
+def _baseline(frames: Frames) -> dict[Any, Clock]:
+    """The seconds of bn by round, at each choice of settings but the norm's own."""
+    runs = frames.runs
     groups = runs[runs["norm"] == BASELINE].groupby(beside_norm(runs), dropna=False)
-    return {key: seconds_by_seed(group) for key, group in groups}
+    return {key: clock_of(frames, group) for key, group in groups}
 
 
 def _varying(table: pd.DataFrame) -> dict[str, pd.Series]:
@@ -107,8 +112,8 @@ def _times(table: pd.DataFrame) -> dict[str, list[str]]:
     """The columns of times, where any was measured."""
     if table["seconds"].isna().all():
         return {}
-    ratios = zip(table["relative_time"], table["relative_time_half_width"], strict=True)
+    ratios = [Ratio(*values) for values in zip(*(table[name] for name in RATIO), strict=True)]
     return {
         "time per epoch": [figure(value, "{:.1f} s") for value in table["seconds"]],
-        "relative to bn": [times(Estimate(*pair, 0)) for pair in ratios],
+        "relative to bn": [times(ratio if ratio.n else None) for ratio in ratios],
     }

@@ -7,17 +7,18 @@ CIFAR-10, Adam at 1e-3.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from normbench.analysis.choice import at_chosen_rate
+from normbench.analysis.clocks import clock_of, time_note
 from normbench.analysis.frames import Frames
 from normbench.analysis.provenance import caption, unfinished
-from normbench.analysis.stats import Estimate, paired_ratio
+from normbench.analysis.stats import Estimate, Ratio, median_ratio
 from normbench.analysis.tables.crosstab import cells
-from normbench.analysis.tables.table import BASELINE, NOT_MEASURED, Table, as_text, seconds_by_seed, times
+from normbench.analysis.tables.table import BASELINE, NOT_MEASURED, Table, as_text, times
 
 BATCH = 64
 SMALLEST = 1
@@ -54,19 +55,16 @@ def source_table(frames: Frames) -> Table:
         "The source's table, claimed and measured",
         data,
         _shown(data),
-        caption(runs, times=True) + note,
+        caption(runs, times=time_note(frames)) + note,
         unfinished(runs),
     )
 
 
-def relative_time(runs: pd.DataFrame, norm: str, batch_size: int = BATCH) -> Estimate | None:
-    """The norm's training seconds per epoch over bn's at this batch size, by pairs of equal seed that ran alone.
-
-    None where there is no such pair, or a norm has several runs of one seed.
-    """
-    runs = at_chosen_rate(runs[runs["batch_size"] == batch_size])
-    first, second = (seconds_by_seed(runs[runs["norm"] == name]) for name in (norm, BASELINE))
-    return paired_ratio(first, second)
+def relative_time(frames: Frames, norm: str, batch_size: int = BATCH) -> Ratio | None:
+    """The norm's training seconds per epoch over bn's at this batch size, by rounds; None where they were not timed."""
+    runs = at_chosen_rate(frames.runs[frames.runs["batch_size"] == batch_size])
+    first, second = (clock_of(frames, runs[runs["norm"] == name]) for name in (norm, BASELINE))
+    return median_ratio(first, second)
 
 
 def _row(frames: Frames, norm: str, claim: Claim) -> dict[str, object]:
@@ -75,7 +73,7 @@ def _row(frames: Frames, norm: str, claim: Claim) -> dict[str, object]:
         "claimed_accuracy": claim.accuracy,
         **_estimate("accuracy", *_accuracy(frames, norm, BATCH)),
         "claimed_time": claim.relative_time,
-        **_estimate("time", relative_time(frames.runs, norm) or NOTHING),
+        **_time(relative_time(frames, norm)),
         "claimed_at_batch_1": claim.at_batch_1,
         **_estimate("at_batch_1", *_accuracy(frames, norm, SMALLEST)),
     }
@@ -88,6 +86,12 @@ def _accuracy(frames: Frames, norm: str, batch_size: int) -> tuple[Estimate, str
         return NOTHING, ""
     cell = cells(replace(frames, runs=chosen), ["norm"]).iloc[0]
     return Estimate(cell[ACCURACY], cell["half_width"], int(cell["n"])), str(cell["status"])
+
+
+def _time(ratio: Ratio | None) -> dict[str, object]:
+    """The measured ratio in text and numbers."""
+    median, low, high, n = astuple(ratio) if ratio else (math.nan, math.nan, math.nan, 0)
+    return {"time": median, "time_low": low, "time_high": high, "time_n": n, "time_shown": times(ratio)}
 
 
 def _estimate(name: str, measured: Estimate, status: str = "") -> dict[str, object]:
@@ -103,7 +107,7 @@ def _shown(data: pd.DataFrame) -> pd.DataFrame:
             "accuracy claimed": [f"{100 * row['claimed_accuracy']:.1f} %" for row in rows],
             "accuracy measured": [_measured(row, "accuracy") for row in rows],
             "time claimed": [f"{row['claimed_time']:.2f}x" for row in rows],
-            "time measured": [_measured(row, "time") for row in rows],
+            "time measured": [row["time_shown"] for row in rows],
             "batch 1 claimed": data["claimed_at_batch_1"],
             "batch 1 measured": [_measured(row, "at_batch_1") for row in rows],
         }
@@ -114,5 +118,4 @@ def _measured(row: dict[Any, Any], name: str) -> str:
     estimate, status = Estimate(*(row[key] for key in (name, f"{name}_half_width", f"{name}_n"))), row[f"{name}_status"]
     if not estimate.n:
         return status or NOT_MEASURED
-    text = times(estimate) if name == "time" else as_text(estimate, ACCURACY)
-    return f"{text} ({', '.join(filter(None, [f'n = {estimate.n}', status]))})"
+    return f"{as_text(estimate, ACCURACY)} ({', '.join(filter(None, [f'n = {estimate.n}', status]))})"

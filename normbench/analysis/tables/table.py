@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from normbench.analysis.stats import Estimate
+from normbench.analysis.stats import Estimate, Ratio
 
 BASELINE = "bn"
 NOT_MEASURED = "not measured"
@@ -55,20 +55,9 @@ def figure(value: float, form: str) -> str:
     return NOT_MEASURED if math.isnan(value) else form.format(value)
 
 
-def times(ratio: Estimate) -> str:
+def times(ratio: Ratio | None) -> str:
     """How many times as long, with its interval where there is one."""
-    if math.isnan(ratio.mean):
+    if ratio is None:
         return NOT_MEASURED
-    spread = "" if math.isnan(ratio.half_width) else f" ± {ratio.half_width:.2f}"
-    return f"{ratio.mean:.2f}{spread}x"
-
-
-def seconds_by_seed(runs: pd.DataFrame) -> dict[int, float]:
-    """Training seconds per epoch by seed, of finished runs that had the machine to themselves.
-
-    None of them where several runs have the same seed, which then differ in more.
-    """
-    alone = runs[(runs["status"] == "done") & (runs["concurrent_runs"] == 1)]
-    if alone["seed"].duplicated().any():
-        return {}
-    return dict(zip(alone["seed"], alone["median_train_seconds"], strict=True))
+    spread = "" if math.isnan(ratio.low) or ratio.low == ratio.high else f" ({ratio.low:.2f} to {ratio.high:.2f})"
+    return f"{ratio.median:.2f}x{spread}"

@@ -1,0 +1,51 @@
+"""What `normbench bench` shows and writes: the rounds as CSV, a table, a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from normbench.analysis.clocks import FILE, as_rounds, write_rounds
+from normbench.analysis.figures.costs import costs_figure
+from normbench.analysis.figures.style import save
+from normbench.analysis.tables.costs import costs_table
+from normbench.analysis.tables.layers import layers_table
+from normbench.analysis.tables.rendering import to_markdown
+from normbench.analysis.tables.table import Table
+from normbench.atomic import write_text
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """Rounds and the file for them, and what they come to; figure: where there is one."""
+
+    file: str
+    rounds: pd.DataFrame
+    table: Table
+    figure: Figure | None = None
+
+    def write(self, folder: Path) -> None:
+        """Writes the rounds, the table and the figure to the folder, all called alike."""
+        path = folder / self.file
+        write_rounds(self.rounds, path)
+        write_text(path.with_suffix(".md"), to_markdown(self.table))
+        if self.figure is not None:
+            for suffix in (".svg", ".png"):
+                save(self.figure, path.with_suffix(suffix))
+
+
+def of_steps(rows: Sequence[Mapping[str, Any]]) -> BenchReport:
+    """Of the rows that `bench_steps` gives."""
+    rounds = as_rounds(rows)
+    return BenchReport(FILE, rounds, costs_table(rounds), costs_figure(rounds))
+
+
+def of_layers(rows: Sequence[Mapping[str, Any]]) -> BenchReport:
+    """Of the rows that `bench_layers` gives."""
+    rounds = pd.DataFrame(rows)
+    return BenchReport("layers.csv", rounds, layers_table(rounds))

@@ -1,0 +1,102 @@
+"""What a training step costs under each norm, as `normbench bench` timed it: time, relative to bn, and memory."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+from typing import Any
+
+import pandas as pd
+
+from normbench.analysis.clocks import basis_of, columns_of_settings
+from normbench.analysis.frames import settings_that_vary
+from normbench.analysis.stats import Ratio, median_ratio
+from normbench.analysis.tables.table import BASELINE, Table, times
+
+MIB = 2**20
+SHORT = {"runtime.": "", "norm.options.": "", "norm.": "", "model.": "", "data.": "", "train.": "", "_": " "}
+NOTE = (
+    "Medians over {rounds} rounds, in which all of one batch size took their turns; relative to bn: the median of the "
+    "rounds' ratios, with its 95 % interval, free of any distribution. Peak: the most that tensors take in a step "
+    "beyond what lasts; saved: what a forward pass keeps for the backward pass; state: weights, buffers, optimizer. "
+)
+
+
+def costs_table(rounds: pd.DataFrame) -> Table:
+    """A row for each configuration that was timed; `rounds` as `bench.csv` has them."""
+    data = costs(rounds)
+    number = math.ceil(data["rounds"].median())
+    return Table("What a training step costs", data, _shown(data), NOTE.format(rounds=number) + basis_of(rounds) + ".")
+
+
+def costs(rounds: pd.DataFrame) -> pd.DataFrame:
+    """One row for each configuration, in the order of the rounds.
+
+    Columns: norm, batch_size, the settings that vary; seconds (median step), relative_time (median over rounds of the
+    seconds over bn's at the same other settings), its interval from low to high, rounds; images_per_second;
+    compile_seconds; peak_bytes, saved_bytes and state_bytes.
+    """
+    names = columns_of_settings(rounds)
+    groups = [group for _, group in rounds.groupby(names, sort=False)]
+    varying = _varying([{str(key): value for key, value in group[names].iloc[0].items()} for group in groups])
+    shared = [name for name in names if not name.startswith("norm.")]
+    of_bn = {
+        tuple(group[shared].iloc[0]): _by_round(group) for group in groups if group["norm.name"].iloc[0] == BASELINE
+    }
+    rows = [
+        _row(group, {name: column[i] for name, column in varying.items()}, of_bn.get(tuple(group[shared].iloc[0]), {}))
+        for i, group in enumerate(groups)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _row(group: pd.DataFrame, settings: dict[str, str], of_bn: dict[Any, float]) -> dict[str, object]:
+    first = group.iloc[0]
+    seconds = _by_round(group)
+    ratio = median_ratio(seconds, of_bn) or Ratio(math.nan, math.nan, math.nan, 0)
+    step, images = median(seconds.values()), int(first["batch_size"]) * int(first["train.accumulate"])
+    return {
+        "norm": first["norm.name"],
+        "batch_size": int(first["batch_size"]),
+        **settings,
+        "seconds": step,
+        "relative_time": ratio.median,
+        "relative_time_low": ratio.low,
+        "relative_time_high": ratio.high,
+        "rounds": len(seconds),
+        "images_per_second": images / step,
+        **{name: first[name] for name in ("compile_seconds", "peak_bytes", "saved_bytes", "state_bytes")},
+    }
+
+
+def _varying(settings: list[dict[str, str]]) -> dict[str, list[str]]:
+    """The settings in which configurations of one norm differ, by short names."""
+    configs = {str(i): one for i, one in enumerate(settings)}
+    return {_short(name): column for name, column in settings_that_vary(configs, configs).items()}
+
+
+def _short(name: str) -> str:
+    for long, short in SHORT.items():
+        name = name.replace(long, short)
+    return name
+
+
+def _by_round(group: pd.DataFrame) -> dict[Any, float]:
+    return dict(zip(zip(group["race"], group["round"], strict=True), group["seconds"], strict=True))
+
+
+def _shown(data: pd.DataFrame) -> pd.DataFrame:
+    first = data.columns.get_loc("seconds")
+    assert isinstance(first, int)
+    ratios = [
+        Ratio(*values) for values in data[["relative_time", "relative_time_low", "relative_time_high", "rounds"]].values
+    ]
+    shown = {
+        **{str(name).replace("_", " "): data[name] for name in data.columns[:first]},
+        "step": [f"{1000 * value:.1f} ms" for value in data["seconds"]],
+        "relative to bn": [times(None if math.isnan(ratio.median) else ratio) for ratio in ratios],
+        "images/s": [f"{value:.0f}" for value in data["images_per_second"]],
+        **({"compilation": [f"{v:.0f} s" for v in data["compile_seconds"]]} if data["compile_seconds"].any() else {}),
+        **{name: [f"{v / MIB:.1f} MiB" for v in data[f"{name}_bytes"]] for name in ("peak", "saved", "state")},
+    }
+    return pd.DataFrame(shown).astype(str)
