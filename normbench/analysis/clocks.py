@@ -54,12 +54,13 @@ def write_rounds(rounds: pd.DataFrame, path: Path) -> None:
 
 
 def with_times(frames: Frames, places: Sequence[Path]) -> Frames:
-    """The runs with the rounds that are in these folders and files, as far as there are any."""
-    found = [place for place in places if (place / FILE).is_file() or place.name == FILE]
-    return with_bench(frames, pd.concat(map(read_bench, found), ignore_index=True)) if found else frames
+    """The runs with the rounds that lie in these folders or beside these files, as far as there are any."""
+    folders = dict.fromkeys(place if place.is_dir() else place.parent for place in places)
+    found = [folder for folder in folders if (folder / FILE).is_file()]
+    return with_rounds(frames, pd.concat(map(read_bench, found), ignore_index=True)) if found else frames
 
 
-def with_bench(frames: Frames, rounds: pd.DataFrame) -> Frames:
+def with_rounds(frames: Frames, rounds: pd.DataFrame) -> Frames:
     """The runs with what their epochs take by these rounds, where any is of their settings."""
     timed = dict(_by_settings(rounds))
     clocks = {}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.clocks import FILE, with_times, write_rounds
+from normbench.analysis.clocks import FILE, read_bench, with_rounds, with_times, write_rounds
 from normbench.analysis.frames import METRICS, RUNS, STEPS, Frames, is_setting, read_frames, with_settings
 from normbench.analysis.runfiles import half_written, known_schema, run_dirs
 from normbench.analysis.where import select
@@ -49,7 +49,8 @@ def load_frames(paths: Sequence[Path], where: str | None = None, bench: Path | N
     notes = [note for part in every for note in part.notes]
     if not parts:
         raise NormbenchError("; ".join([f"no runs in {', '.join(map(str, paths))}", *notes]))
-    frames = with_times(replace(_joined(parts), notes=tuple(notes)), [bench] if bench else paths)
+    frames = replace(_joined(parts), notes=tuple(notes))
+    frames = with_rounds(frames, read_bench(bench)) if bench else with_times(frames, paths)
     return _where(frames, where)
 
 

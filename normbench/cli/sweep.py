@@ -122,11 +122,14 @@ def _carry_out(plan: Plan, open_runs: list[RunConfig], launcher: Launcher, outpu
         check_folder(output)
     plan = run_plan(plan, open_runs, launcher, live=live)
     # Drawing takes seconds to import: not before the runs.
+    from normbench.analysis.clocks import with_times
     from normbench.analysis.report import write_report
     from normbench.analysis.tables.comparison import comparison_table
     from normbench.analysis.tables.rendering import to_markdown
 
     frames = read_runs(plan.runs)
+    if output is not None:
+        frames = with_times(frames, [output])
     for note in frames.notes:
         print(note, file=sys.stderr)
     if not frames.runs.empty:

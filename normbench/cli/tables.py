@@ -20,6 +20,9 @@ Runs = Annotated[
     typer.Argument(help="Run directories, folders of them, or a study's runs.csv.  [default: results/runs]"),
 ]
 Where = Annotated[str | None, typer.Option(help="Conditions, as 'norm=bn,gn and batch_size<=4'.")]
+Bench = Annotated[
+    Path | None, typer.Option(help="Where their times are: a bench.csv.  [default: the one beside the runs]")
+]
 DEFAULT_RUNS = (Path("results/runs"),)
 
 
@@ -29,6 +32,7 @@ def table(
     by: Annotated[str | None, typer.Option(help="Settings, as norm,batch_size: rows, then columns.")] = None,
     metric: Annotated[str, typer.Option(help="With --by: a column of metrics.csv, as test_loss.")] = "test_accuracy",
     source: Annotated[bool, typer.Option("--source", help="The source's table, claimed beside measured.")] = False,
+    bench: Bench = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown; so it is in a pipe.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="LaTeX with booktabs.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="CSV with every figure unrounded.")] = False,
@@ -46,7 +50,7 @@ def table(
         raise NormbenchError(f"choose one of --{' and --'.join(asked)}")
     if by is None and metric != "test_accuracy":
         raise NormbenchError("--metric needs --by: say by which settings, as --by norm,batch_size")
-    shown = _table(_load(runs, where, by or ""), by, metric, source=source)
+    shown = _table(_load(runs, where, by or "", bench), by, metric, source=source)
     show(shown, asked[0] if asked else None)
 
 
@@ -89,6 +93,7 @@ def plot(
     smooth: Annotated[
         int | None, typer.Option(help="loss: logged steps in a running mean, odd; 1 for none.  [default: up to 9]")
     ] = None,
+    bench: Bench = None,
     debug: Debug = False,
 ) -> None:
     """Draw one figure of the runs.
@@ -106,7 +111,7 @@ def plot(
         raise NormbenchError(f"--smooth is for the figure loss, not for {figure}")
     chosen, path = size_called(size), output or Path(f"{figure}.svg")
     options = {"smooth": smooth} if figure == "loss" else {}
-    save(FIGURES[figure](_load(runs, where), chosen, **options), path, chosen)
+    save(FIGURES[figure](_load(runs, where, bench=bench), chosen, **options), path, chosen)
     print(path)
 
 
@@ -114,6 +119,7 @@ def report(
     runs: Runs = None,
     where: Where = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder for it.")] = Path("results/report"),
+    bench: Bench = None,
     debug: Debug = False,
 ) -> None:
     """Write everything the runs say to a folder: one HTML page, tables, figures, and the runs as CSV.
@@ -127,7 +133,7 @@ def report(
     from normbench.environment import command
 
     check_folder(output)
-    frames = _load(runs, where)
+    frames = _load(runs, where, bench=bench)
     check_keeps(output, frames.runs["run"])
     print(write_report(frames, output, command()))
 
@@ -144,11 +150,11 @@ def _table(frames: Frames, by: str | None, metric: str, *, source: bool) -> Tabl
     return comparison_table(frames) if by is None else cross_table(frames, _names(by), metric)
 
 
-def _load(paths: list[Path] | None, where: str | None, by: str = "") -> Frames:
+def _load(paths: list[Path] | None, where: str | None, by: str = "", bench: Path | None = None) -> Frames:
     """The runs, comparable but for what `by` shows apart; notes on those left out go to standard error."""
     from normbench.analysis.loading import check_comparable, load_frames
 
-    frames = load_frames([path.expanduser() for path in paths or DEFAULT_RUNS], where)
+    frames = load_frames([path.expanduser() for path in paths or DEFAULT_RUNS], where, bench)
     for note in frames.notes:
         print(note, file=sys.stderr)
     check_comparable(frames.runs, apart=_names(by))
