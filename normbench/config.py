@@ -93,8 +93,8 @@ class RuntimeConfig(Section):
 
     device: Literal["auto", "cpu", "cuda", "mps"]
     precision: Literal["auto", "fp32", "bf16"]
-    channels_last: bool
-    compile: bool
+    channels_last: bool | Literal["auto"]
+    compile: bool | Literal["auto"]
     cuda_graphs: bool = False  # a default, for runs from before it
 
 

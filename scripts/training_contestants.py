@@ -1,4 +1,4 @@
-"""The processes that bench_training.py lets train in turn, and the race that picks the fastest variant of a loop."""
+"""The processes that bench_training.py lets train in turn, and the race that finds the fastest variant of a loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RACE_ROUNDS = 3
 
 
 class WorkerDied(Exception):
-    """A worker process has ended by itself; it has said why on standard error."""
+    """A process has ended by itself; it has said why on standard error."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Contestant:
         return 1000 * seconds / (steps * len(self.workers))
 
 
-def race(
+def fastest(
     name: str, variants: Sequence[Variant], norm: str, batch_size: int, stack: ExitStack
 ) -> tuple[Contestant, str]:
     """The fastest of these variants, warm and calibrated, and a line that says how fast each was.

@@ -1,4 +1,4 @@
-"""What bench_training.py prints: what was measured where, and tables of medians, ratios and shares with their spread."""
+"""What bench_training.py prints: what was measured where, and tables of medians, ratios and shares."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ CONTESTANTS = f"""\
   of one thread at the same time, a step of either counted as one. At other batch sizes all have all threads.
 - Share of the limit: the multiplications and additions of a step's convolutions and linear layer, per second, over
   those of torch.mm on square matrices of {MATRIX_SIDE:,} in the same type of numbers, on all threads.
-- Ratios and shares are taken round by round; peak memory is resident memory of the whole process, with
-  {NUM_IMAGES:,} images in it."""
+- Ratios and shares are taken round by round. Peak memory is resident memory of the whole process, of both for x2, with
+  {NUM_IMAGES:,} images in it; normbench has its evaluations in it too, but for x2 and fastest."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def limit_row(measured: Measured) -> dict[str, str]:
     return {
         "norm": measured.norm,
         **{f"torch.mm, {kind}, GFLOP/s": spread(product_rate(times, kind) / 1e9, ".0f") for kind in kinds},
-        f"normbench's {EVALUATION}, ms": spread(times[EVALUATION], ".4g"),
+        f"normbench's {EVALUATION}, ms": spread(times[EVALUATION], ".0f"),
         "evaluation's % of an epoch": spread(100 * evaluation / (training + evaluation), ".1f"),
     }
 

@@ -49,6 +49,8 @@ LEVELS = (
         "normbench.bench.*",
         "normbench.train.progress",
         "normbench.train.build",
+        "normbench.train.trial",
+        "normbench.train.choose",
         "normbench.train.resolve",
         "normbench.train.run",
         "normbench.analysis",

@@ -18,6 +18,8 @@ from normbench.train.runtime import Runtime, open_runtime
 def runtime_of(config: RunConfig) -> AbstractContextManager[Runtime]:
     """The runtime to train this configuration in."""
     where = config.runtime
+    assert isinstance(where.channels_last, bool), "resolved"
+    assert isinstance(where.compile, bool), "resolved"
     settings = (where.device, where.precision, where.channels_last, where.compile)
     return open_runtime(*settings, config.system.threads, where.cuda_graphs)
 

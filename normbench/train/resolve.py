@@ -20,6 +20,8 @@ from normbench.errors import NormbenchError, Unsupported
 from normbench.models import Site, models, norm_sites, unsupported
 from normbench.norms import norms
 from normbench.registry import Registry
+from normbench.train.choose import choose
+from normbench.train.engine import count_steps
 from normbench.train.optim import optimizers, schedule
 from normbench.train.runtime import check_compiler, check_cuda_graphs, resolve_device, resolve_precision
 
@@ -62,6 +64,8 @@ class Resolver:
                 "runtime": _resolved_runtime(config) if self.device is None else _runtime_on(self.device, config),
             }
         )
+        if "auto" in (config.runtime.channels_last, config.runtime.compile):
+            config = self._chosen(config, source)
         _check_optimizer(config)
         _check_runs_dir(Path(config.system.runs_dir).expanduser())
         return config, source
@@ -74,6 +78,18 @@ class Resolver:
             if reason := unsupported(spec, sites, batch_size):
                 what = f"norm {config.norm.name} cannot train {config.model.name} at batch {batch_size}"
                 raise Unsupported(f"{what}: {reason}") from getattr(reason, "error", None)
+
+    def _chosen(self, config: RunConfig, source: Source) -> RunConfig:
+        """With the layout and compilation that a measurement chooses; the plain ones where the norm cannot work."""
+        num_train = count_train(config, source)
+        try:
+            self.check_supported(config, source, num_train)
+        except Unsupported:
+            plain = config.runtime.model_copy(update={"channels_last": False, "compile": False})
+            return config.model_copy(update={"runtime": plain})
+        images_per_step = config.batch_size * config.train.accumulate
+        num_steps = count_steps(num_train, images_per_step, config.epochs, config.train.max_steps)
+        return choose(config, source, num_steps, data_home(config).cache_dir)
 
     def source(self, config: RunConfig) -> Source:
         """By its content from the cache, if that is known, else from the files it is made of."""
@@ -146,7 +162,8 @@ def _with_content(data: Any, source: Source) -> Any:
 def _resolved_runtime(config: RunConfig) -> Any:
     device = resolve_device(config.runtime.device)
     precision = resolve_precision(config.runtime.precision, device)
-    check_compiler(config.runtime.compile, device)
+    if config.runtime.compile != "auto":
+        check_compiler(config.runtime.compile, device)
     check_cuda_graphs(config.runtime.cuda_graphs, device)
     return config.runtime.model_copy(update={"device": device, "precision": precision})
 
@@ -156,8 +173,13 @@ def _runtime_on(device: str, config: RunConfig) -> Any:
     runtime = config.runtime
     if runtime.device not in ("auto", device):
         raise NormbenchError(f"runtime.device={runtime.device}: the runs are given {device}; see --gpus-per-run")
-    if runtime.precision == "auto":
-        raise NormbenchError("runtime.precision=auto: another machine's processor is not known here; say fp32 or bf16")
+    for name, allowed in (
+        ("precision", "fp32 or bf16"),
+        ("channels_last", "true or false"),
+        ("compile", "true or false"),
+    ):
+        if getattr(runtime, name) == "auto":
+            raise NormbenchError(f"runtime.{name}=auto: another machine is not known here; say {allowed}")
     return runtime.model_copy(update={"device": device})
 
 

@@ -183,6 +183,7 @@ def _environment(config: RunConfig, source: Source) -> dict[str, Any]:
             "num_test": source.num_test,
         },
         "concurrent_runs": config.system.concurrent_runs,
+        "runtime": config.runtime.model_dump(),
         "hardware": environment.hardware(config.runtime.device),
         "versions": environment.versions(),
         "git": environment.git(),

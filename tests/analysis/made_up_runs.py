@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from made_up_rounds import COSTS, IMAGE, NUM_TRAIN
 
 Where = tuple[str, int]  # a norm at a batch size
 COMMAND = "normbench sweep --norm bn,gn"
@@ -41,8 +42,9 @@ def write_runs(
         config = {
             "norm": {"name": norm},
             "model": {"name": "normresnet"},
-            "data": {"name": "cifar10_parquet", "val_fraction": 0.1 if held_out else 0.0},
+            "data": {"name": "cifar10_parquet", **COSTS["data"], "val_fraction": 0.1 if held_out else 0.0},
             "optim": {"name": "adam", "lr": rate, "weight_decay": 0.0},
+            "train": COSTS["train"],
             "runtime": {"precision": "fp32"},
             "batch_size": batch_size,
             "epochs": epochs,
@@ -52,7 +54,7 @@ def write_runs(
         for section, values in also.items():
             config[section] = {**config[section], **values} if isinstance(values, Mapping) else values
         environment = {
-            "data": {"name": "cifar10-jpeg", "num_test": 10_000},
+            "data": {"name": "cifar10-jpeg", "image_shape": IMAGE, "num_train": NUM_TRAIN, "num_test": 10_000},
             "concurrent_runs": 2 if norm in shared else 1,
             "hardware": {"device_name": "a processor", "threads": 2},
             "versions": {"torch": "2.15.0"},

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from made_up_rounds import COSTS, IMAGE, NUM_TRAIN
 
 from normbench.analysis.frames import Frames, read_frames
 from normbench.analysis.runfiles import RunFiles
@@ -44,8 +45,9 @@ def one_run(
     config: dict[str, Any] = {
         "norm": {"name": norm},
         "model": {"name": "normresnet"},
-        "data": {"name": "cifar10_parquet", "limit_test": None},
-        "optim": {"lr": lr},
+        "data": {"name": "cifar10_parquet", **COSTS["data"], "limit_test": None},
+        "optim": {"name": "adam", "lr": lr},
+        "train": COSTS["train"],
         "runtime": {"precision": "fp32"},
         "batch_size": batch_size,
         "epochs": len(each),
@@ -56,7 +58,7 @@ def one_run(
         section, _, name = key.partition(".")
         config[section] = {**config.get(section, {}), name: value} if name else value
     environment = {
-        "data": {"name": "cifar10-jpeg", "num_test": 10_000},
+        "data": {"name": "cifar10-jpeg", "image_shape": IMAGE, "num_train": NUM_TRAIN, "num_test": 10_000},
         "concurrent_runs": concurrent_runs,
         "hardware": {"device_name": "a processor", "threads": 2},
         "versions": {"torch": "2.15.0"},

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from made_up_rounds import Seconds, timed
 from table_runs import in_frames, one_run
 
 from normbench.analysis.frames import Frames
@@ -37,14 +38,19 @@ TABLES: dict[str, Callable[[Frames], Table]] = {
 
 
 def small_study() -> Frames:
-    """bn, ln and gn at batch sizes 64 and 1: bn diverged once at 1, ln was refused there, and gn has no run there."""
+    """bn, ln and gn at batch sizes 64 and 1: bn diverged once at 1, ln was refused there, and gn has no run there.
+
+    All were timed in turns but those at batch size 1.
+    """
     bn = [one_run("bn", 64, seed, 0.75 + seed / 64, seconds=(10.0, 8.0, 9.0)) for seed in (0, 1, 2)]
     ln = [one_run("ln", 64, seed, 0.5 + seed / 128, seconds=(10.0, 12.0, 11.0)) for seed in (0, 1, 2)]
     gn = [one_run("gn", 64, seed, 0.75 - seed / 32, seconds=(9.0, 10.0, 9.5)) for seed in (0, 1)]
     at_1 = [one_run("bn", 1, seed, 0.125 + seed / 32, seconds=(80.0, 90.0, 100.0)) for seed in (0, 1)]
     diverged = one_run("bn", 1, 2, state="diverged", reason="the loss of step 3 is nan", seconds=(1.0, 1.0, 1.0))
     refused = one_run("ln", 1, 0, state="refused", reason="a 1x1 map at width_1 & 100 %", seconds=(1.0, 1.0, 1.0))
-    return in_frames(*bn, *ln, *gn, *at_1, diverged, refused)
+    ticks = {"bn": (16, 18, 17, 16, 20, 16, 16), "ln": (20, 18, 19, 20, 25, 17, 22), "gn": (17, 18, 18, 18, 15, 18, 20)}
+    seconds: Seconds = {(norm, 64): [number / 1024 for number in found] for norm, found in ticks.items()}
+    return timed(in_frames(*bn, *ln, *gn, *at_1, diverged, refused), seconds)
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -6,59 +6,103 @@ import math
 
 import pandas as pd
 import pytest
+from made_up_rounds import COSTS, IMAGE, Seconds, timed
 
+from normbench.analysis.clocks import with_rounds
 from normbench.analysis.frames import METRICS, STEPS, Frames
 from normbench.analysis.tables.comparison import comparison, comparison_table
 from normbench.analysis.tables.rendering import to_markdown
 
+BATCHES = 100  # of 64 images, in an epoch: a step of 0.1 s makes one of 10 s
 
-def run(norm: str, accuracy: float, seconds: float, **values: object) -> dict[str, object]:
+
+def run(norm: str, accuracy: float, **values: object) -> dict[str, object]:
     """One row of the table of runs."""
-    row: dict[str, object] = {"run": f"{norm}-0", "model": "normresnet", "norm": norm, "batch_size": 64, "seed": 0}
+    row: dict[str, object] = {"model": "normresnet", "norm": norm, "batch_size": 64, "seed": 0}
     row |= {"lr": 0.001, "status": "done", "reason": None, "epochs": 5, "test_accuracy": accuracy, "num_test": 10_000}
-    row |= {"median_train_seconds": seconds, "data": "cifar10-jpeg", "device": "a processor", "threads": 2}
+    row |= {"median_train_seconds": 987.0, "data": "cifar10-jpeg", "device": "a processor", "threads": 2}
     row |= {"precision": "fp32", "concurrent_runs": 1, "torch": "2.15.0", "commit": "0123456789abcdef", "dirty": False}
     return row | values
 
 
-def table(*rows: dict[str, object]) -> pd.DataFrame:
-    return pd.DataFrame(list(rows))
-
-
-def shown_table(runs: pd.DataFrame) -> str:
-    """The comparison of these runs as people read it."""
+def table(*rows: dict[str, object], seconds: Seconds | None = None) -> Frames:
+    """Runs of these rows, with the times that follow from these seconds of a step."""
+    runs = pd.DataFrame([{"run": f"run-{number}", **row} for number, row in enumerate(rows)])
     metrics, steps = (pd.DataFrame(columns=["run", *names]) for names in (METRICS, STEPS))
-    return to_markdown(comparison_table(Frames(runs, metrics, steps, {}, {})))
+    configs = {row["run"]: configuration(row) for row in runs.to_dict("records")}
+    environments = {run: {"data": {"image_shape": IMAGE, "num_train": 64 * BATCHES}} for run in configs}
+    frames = Frames(runs, metrics, steps, environments, configs)
+    return timed(frames, seconds) if seconds else frames
+
+
+def configuration(row: dict[object, object]) -> dict[str, object]:
+    """What the row says of its run's configuration, with dotted keys."""
+    costs = {f"{section}.{name}": value for section, values in COSTS.items() for name, value in values.items()}
+    options = {str(key): value for key, value in row.items() if "." in str(key) and isinstance(value, str)}
+    return {"norm.name": row["norm"], "batch_size": row["batch_size"]} | costs | options
+
+
+def shown_table(frames: Frames) -> str:
+    """The comparison of these runs as people read it."""
+    return to_markdown(comparison_table(frames))
 
 
 def test_accuracies_are_averaged_and_times_related_to_bn() -> None:
-    runs = table(run("gn", 0.70, 12.0), run("bn", 0.80, 10.0), run("bn", 0.84, 10.0, seed=1))
-    shown = comparison(runs).set_index("norm")
+    runs = run("gn", 0.70), run("bn", 0.80), run("bn", 0.84, seed=1)
+    shown = comparison(table(*runs, seconds={"gn": [0.12], "bn": [0.1]})).set_index("norm")
     assert shown["n"].to_dict() == {"gn": 1, "bn": 2}
     assert shown["test_accuracy"].to_dict() == pytest.approx({"gn": 0.70, "bn": 0.82})
+    assert shown["seconds"].to_dict() == pytest.approx({"gn": 12.0, "bn": 10.0})
     assert shown["relative_time"].to_dict() == pytest.approx({"gn": 1.2, "bn": 1.0})
 
 
+def test_a_time_and_a_ratio_are_medians_over_rounds() -> None:
+    seconds = {"bn": [0.1, 0.2, 0.4, 0.1, 0.2, 0.1, 0.1], "gn": [0.3, 0.2, 0.4, 0.2, 0.6, 0.2, 0.1]}
+    shown = comparison(table(run("bn", 0.8), run("gn", 0.7), seconds=seconds)).set_index("norm")
+    assert shown["seconds"].to_dict() == pytest.approx({"bn": 10.0, "gn": 20.0})
+    ratio = ["relative_time", "relative_time_low", "relative_time_high", "rounds"]
+    assert shown.loc["gn", ratio].tolist() == pytest.approx([2.0, 1.0, 3.0, 7])  # 1, 1, 1, 2, 2, 3, 3
+    assert shown.loc["bn", ratio].tolist() == [1.0, 1.0, 1.0, 7]
+
+
 def test_times_are_related_within_one_batch_size() -> None:
-    runs = table(run("bn", 0.8, 10.0), run("bn", 0.8, 100.0, batch_size=1), run("gn", 0.8, 50.0, batch_size=1))
-    assert comparison(runs)["relative_time"].tolist() == [1.0, 1.0, 0.5]
+    runs = run("bn", 0.8), run("bn", 0.8, batch_size=1), run("gn", 0.8, batch_size=1)
+    seconds: Seconds = {("bn", 64): [0.1], ("bn", 1): [0.02], ("gn", 1): [0.01]}
+    found = comparison(table(*runs, seconds=seconds))
+    assert found["relative_time"].tolist() == [1.0, 1.0, 0.5]
+    assert found["seconds"].tolist() == pytest.approx([10.0, 128.0, 64.0])
 
 
-def test_seconds_of_runs_that_shared_the_machine_are_compared_nowhere() -> None:
-    runs = table(run("bn", 0.8, 10.0, concurrent_runs=2), run("gn", 0.8, 12.0, concurrent_runs=2))
-    assert comparison(runs)["seconds"].isna().all()
-    shown = shown_table(runs)
+@pytest.mark.parametrize("concurrent_runs", [1, 2])
+def test_seconds_of_the_runs_themselves_are_compared_nowhere(concurrent_runs: int) -> None:
+    runs = [run(norm, 0.8, concurrent_runs=concurrent_runs) for norm in ("bn", "gn")]
+    shown = shown_table(table(*runs))
+    assert comparison(table(*runs))[["seconds", "relative_time"]].isna().all(axis=None)
     assert "time per epoch" not in shown
-    assert "No times are compared: the runs shared the machine." in shown
+    assert "987" not in shown
+    assert "Times are not measured here: normbench bench does that." in shown
+    seconds = {"bn": [0.1], "gn": [0.2]}
+    slower = [one | {"median_train_seconds": 1234.0} for one in runs]
+    assert shown_table(table(*runs, seconds=seconds)) == shown_table(table(*slower, seconds=seconds))
+    assert "10.0 s" in shown_table(table(*runs, seconds=seconds))
 
 
 def test_a_time_that_was_not_measured_says_so() -> None:
-    runs = table(run("bn", 0.8, 10.0), run("gn", 0.8, 12.0, concurrent_runs=2))
-    assert shown_table(runs).count("not measured") == 2
+    assert shown_table(table(run("bn", 0.8), run("gn", 0.8), seconds={"bn": [0.1]})).count("not measured") == 2
+
+
+def test_times_of_different_races_are_shown_and_not_related() -> None:
+    frames = table(run("bn", 0.8), run("gn", 0.8), seconds={"bn": [0.1], "gn": [0.2]})
+    races = frames.bench["race"].where(frames.bench["norm.name"] == "bn", "another day")
+    apart = with_rounds(frames, frames.bench.assign(race=races))
+    found = comparison(apart).set_index("norm")
+    assert found["seconds"].to_dict() == pytest.approx({"bn": 10.0, "gn": 20.0})
+    assert found["relative_time"].isna().to_dict() == {"bn": False, "gn": True}
+    assert shown_table(apart).count("not measured") == 1
 
 
 def test_a_run_without_a_result_is_counted_and_not_averaged() -> None:
-    runs = table(run("bn", 0.8, 10.0), run("none", 0.1, 10.0, status="diverged"))
+    runs = table(run("bn", 0.8), run("none", 0.1, status="diverged"))
     shown = comparison(runs).set_index("norm")
     assert shown.loc["none", "n"] == 0
     assert math.isnan(shown.loc["none", "test_accuracy"])
@@ -68,36 +112,42 @@ def test_a_run_without_a_result_is_counted_and_not_averaged() -> None:
 
 
 def test_without_bn_no_ratio_is_made_up() -> None:
-    assert comparison(table(run("gn", 0.8, 12.0)))["relative_time"].isna().all()
+    rounds = table(run("gn", 0.8), run("bn", 0.8), seconds={"gn": [0.12], "bn": [0.1]}).bench
+    found = comparison(with_rounds(table(run("gn", 0.8)), rounds))
+    assert found["seconds"].tolist() == pytest.approx([12.0])
+    assert found["relative_time"].isna().all()
 
 
 def test_the_markdown_table_says_what_its_figures_rest_on() -> None:
-    assert shown_table(table(run("bn", 0.8, 10.0), run("gn", 0.7, 12.5))) == (
-        "| norm   | test accuracy   | test set   | time per epoch   | relative to bn   | runs   |\n"
-        "|:-------|:----------------|:-----------|:-----------------|:-----------------|:-------|\n"
-        "| bn     | 80.0 %          | ± 0.8 %    | 10.0 s           | 1.00x            | 1      |\n"
-        "| gn     | 70.0 %          | ± 0.9 %    | 12.5 s           | 1.25x            | 1      |\n"
+    seconds = {"bn": [0.1] * 6, "gn": [0.12, 0.13, 0.12, 0.13, 0.14, 0.11]}
+    assert shown_table(table(run("bn", 0.8), run("gn", 0.7), seconds=seconds)) == (
+        "| norm   | test accuracy   | test set   | time per epoch   | relative to bn       | runs   |\n"
+        "|:-------|:----------------|:-----------|:-----------------|:---------------------|:-------|\n"
+        "| bn     | 80.0 %          | ± 0.8 %    | 10.0 s           | 1.00x                | 1      |\n"
+        "| gn     | 70.0 %          | ± 0.9 %    | 12.5 s           | 1.25x (1.10 to 1.40) | 1      |\n"
         "\n"
         "Data cifar10-jpeg, 5 epochs, final epoch; 2 runs, one seed each, so nothing is said of the spread over seeds. "
         "Test set: the 95 % interval that 10000 test images leave of each. "
-        "Time per epoch is the median of the epochs' training seconds, without evaluation; ratios are of equal seeds. "
+        "Time per epoch is a training step's median, without evaluation, times the steps; relative to bn: the median "
+        "of pairs, with its 95 % interval; timed in turns, 6 rounds, on another processor, threads: 1, torch 2.16.0, "
+        "commit fedcba987654. "
         "a processor, threads: 2, fp32, torch 2.15.0, commit 0123456789ab.\n"
     )
 
 
 def test_batch_size_and_learning_rate_are_columns_only_where_they_vary() -> None:
-    assert "batch size" not in shown_table(table(run("bn", 0.8, 10.0), run("gn", 0.8, 10.0)))
-    assert "batch size" in shown_table(table(run("bn", 0.8, 10.0), run("bn", 0.8, 10.0, batch_size=1)))
+    assert "batch size" not in shown_table(table(run("bn", 0.8), run("gn", 0.8)))
+    assert "batch size" in shown_table(table(run("bn", 0.8), run("bn", 0.8, batch_size=1)))
 
 
 def test_more_seeds_do_not_shrink_what_one_test_set_leaves_open() -> None:
-    one, three = (table(*(run("bn", 0.8, 10.0, seed=seed) for seed in range(count))) for count in (1, 3))
+    one, three = (table(*(run("bn", 0.8, seed=seed) for seed in range(count))) for count in (1, 3))
     assert comparison(one)["test_set_half_width"].tolist() == comparison(three)["test_set_half_width"].tolist()
 
 
 def test_an_interval_over_seeds_is_students_and_a_single_seed_has_none() -> None:
-    one = table(run("bn", 0.72, 10.0))
-    three = table(*(run("bn", accuracy, 10.0, seed=seed) for seed, accuracy in enumerate((0.70, 0.72, 0.74))))
+    one = table(run("bn", 0.72))
+    three = table(*(run("bn", accuracy, seed=seed) for seed, accuracy in enumerate((0.70, 0.72, 0.74))))
     assert comparison(one)["half_width"].isna().all()
     assert "| 72.0 %          | ± 0.9 %" in shown_table(one)
     assert "| 72.0 ± 5.0 %    | ± 0.9 %" in shown_table(three)  # t(0.975, 2) = 4.30 times 2 points / sqrt(3)
@@ -105,22 +155,31 @@ def test_an_interval_over_seeds_is_students_and_a_single_seed_has_none() -> None
 
 
 def test_a_commit_with_changes_is_marked() -> None:
-    assert "commit 0123456789ab+." in shown_table(table(run("bn", 0.8, 10.0, dirty=True)))
-    assert "commit of an installed package." in shown_table(table(run("bn", 0.8, 10.0, commit=None, dirty=None)))
+    assert "commit 0123456789ab+." in shown_table(table(run("bn", 0.8, dirty=True)))
+    assert "commit of an installed package." in shown_table(table(run("bn", 0.8, commit=None, dirty=None)))
 
 
 def test_a_learning_rate_is_chosen_by_the_images_held_out_and_never_by_the_test_set() -> None:
     rates = [(0.001, 0.60, 0.75), (0.003, 0.65, 0.70), (0.01, 0.50, 0.80)]
-    runs = table(*(run("bn", test, 10.0, lr=lr, val_accuracy=held_out) for lr, held_out, test in rates))
+    rows = [run("bn", test, lr=lr, val_accuracy=held_out) for lr, held_out, test in rates]
+    runs = table(*rows)
     assert comparison(runs).set_index("lr")["chosen"].to_dict() == {0.001: False, 0.003: True, 0.01: False}
     assert "65.0 % (best)" in shown_table(runs)
-    by_batch = pd.concat([runs, runs.assign(batch_size=8, val_accuracy=[0.9, 0.1, 0.1])])
-    assert comparison(by_batch).query("chosen")[["batch_size", "lr"]].values.tolist() == [[64, 0.003], [8, 0.001]]
+    at_8 = [
+        row | {"batch_size": 8, "val_accuracy": held_out} for row, held_out in zip(rows, (0.9, 0.1, 0.1), strict=True)
+    ]
+    assert comparison(table(*rows, *at_8)).query("chosen")[["batch_size", "lr"]].values.tolist() == [
+        [64, 0.003],
+        [8, 0.001],
+    ]
 
 
 def test_runs_that_differ_in_an_option_of_the_norm_have_a_row_each() -> None:
-    runs = table(*(run("gn", 0.7 + 0.01 * i, 10.0, **{"norm.num_groups": str(i)}) for i in (1, 2)), run("bn", 0.7, 5.0))
-    shown = comparison(runs)
+    rows = [run("gn", 0.7 + 0.01 * i, **{"norm.num_groups": str(i)}) for i in (1, 2)]
+    frames = table(*rows, run("bn", 0.7), seconds={"gn": [0.1], "bn": [0.05]})
+    of_two_groups = frames.bench["norm.num_groups"] == "2"
+    slower = frames.bench["seconds"].where(~of_two_groups, 0.15)
+    shown = comparison(with_rounds(frames, frames.bench.assign(seconds=slower)))
     assert shown["norm.num_groups"].fillna("").tolist() == ["1", "2", ""]
     assert shown["n"].tolist() == [1, 1, 1]
-    assert shown["relative_time"].tolist() == [2.0, 2.0, 1.0]
+    assert shown["relative_time"].tolist() == pytest.approx([2.0, 3.0, 1.0])
