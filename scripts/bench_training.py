@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from training_contestants import Variant, WorkerDied, race
+from training_contestants import Variant, WorkerDied, fastest
 from training_loops import NORMS
 from training_tables import EVALUATION, PRODUCT, Measured, has_lightning, header, section, spread
 
@@ -33,12 +33,11 @@ FIRST_STEP_ROUNDS = 5
 FIRST_STEP = """
 import os, time
 from normbench.train.engine import Trainer
-take_step = Trainer._take_step
-def take_one_step(*arguments):
-    take_step(*arguments)
+train_epoch = Trainer.train_epoch
+def end(log):
     print(time.time(), flush=True)
     os._exit(0)
-Trainer._take_step = take_one_step
+Trainer.train_epoch = lambda trainer, on_step, should_stop: train_epoch(trainer, end, should_stop)
 from normbench.cli import main
 main()
 """
@@ -84,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 report.keep(measured[-1])
             report.say(section(batch_size, measured))
         report.say(start_up(options.norms[0], options.batches[0]))
-    except (WorkerDied, subprocess.CalledProcessError) as error:
+    except WorkerDied as error:
         sys.exit(f"bench_training: {error}")
 
 
@@ -118,7 +117,7 @@ def measure(norm: str, batch_size: int, rounds: int) -> Measured:
     with ExitStack() as stack:
         print(f"batch {batch_size}, {norm} ...", file=sys.stderr, flush=True)
         entries = lineup(batch_size).items()
-        raced = [race(name, variants, norm, batch_size, stack) for name, variants in entries]
+        raced = [fastest(name, variants, norm, batch_size, stack) for name, variants in entries]
         contestants = [contestant for contestant, _ in raced]
         by_name = {contestant.name: contestant for contestant in contestants}
         rows = []
@@ -171,7 +170,9 @@ def first_step_seconds(norm: str, batch_size: int) -> list[float]:
         for number in range(FIRST_STEP_ROUNDS + 1):
             command = [sys.executable, "-c", FIRST_STEP, "train", *settings, f"system.runs_dir={folder}/{number}"]
             start = time.time()
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+            if done.returncode != 0:
+                raise WorkerDied(f"`normbench train` ended with exit code {done.returncode} before its first step")
             seconds.append(float(done.stdout.split()[-1]) - start)
     return seconds[1:]
 

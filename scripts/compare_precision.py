@@ -7,12 +7,13 @@ hardware, sixteen times as slowly.) runtime.precision=auto rests on the outcome.
 
     python scripts/compare_precision.py FOLDER SEEDS key=value ...    e.g. results/speed 0,1,2 data=cifar10_parquet ...
 
-Prints the differences with intervals and writes each run's accuracy to FOLDER. What is done is not done again.
+Prints the differences with intervals and writes the pairs to FOLDER. What is done is not done again.
 """
 
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -25,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from normbench.analysis.stats import paired_difference
 from normbench.compose import compose
-from normbench.train.run import execute
+from normbench.train.run import Outcome, execute
 from normbench.train.runtime import has_native_bf16
 
 NORMS = ("bn", "ln", "in", "gn")
@@ -69,34 +70,45 @@ def _wide(tensors: Any) -> list[Any]:
     return [None if t is None else t.detach().float() for t in tensors]
 
 
-def accuracy(norm: str, seed: int, precision: str, settings: list[str]) -> float:
-    """Final test accuracy of one run, in percent."""
+def train(norm: str, seed: int, precision: str, settings: list[str]) -> Outcome:
+    """One run, or what came of it before."""
     config = compose([f"norm={norm}", f"seed={seed}", f"runtime.precision={precision}", *settings])
     rounds = precision == "bf16" and not has_native_bf16("cpu")
     native = patch("normbench.train.runtime.has_native_bf16", lambda device: True)
     with RoundedFactors() if rounds else nullcontext(), native if rounds else nullcontext():
-        return 100 * execute(config).metrics["test_accuracy"]
+        return execute(config)
 
 
 def main() -> None:
     """Trains, prints and writes."""
     folder, seeds, *settings = sys.argv[1:]
     rows = []
-    for seed in map(int, seeds.split(",")):
-        for norm in NORMS:
-            for precision in ("fp32", "bf16"):
-                rows.append((norm, seed, precision, accuracy(norm, seed, precision, settings)))
-    runs = pd.DataFrame(rows, columns=["norm", "seed", "precision", "test_accuracy"])
+    for seed, norm in product(map(int, seeds.split(",")), NORMS):
+        fp32, bf16 = (train(norm, seed, precision, settings) for precision in ("fp32", "bf16"))
+        accuracies = [100 * one.metrics["test_accuracy"] for one in (fp32, bf16)]
+        rows.append((norm, seed, *accuracies, loss_difference(fp32, bf16)))
+    pairs = pd.DataFrame(rows, columns=["norm", "seed", "fp32", "bf16", "largest_loss_difference"])
     Path(folder).mkdir(parents=True, exist_ok=True)
-    runs.to_csv(Path(folder) / "precision.csv", index=False)
-    wide = runs.pivot(index=["norm", "seed"], columns="precision", values="test_accuracy")
+    pairs.to_csv(Path(folder) / "precision.csv", index=False)
     for norm in (*NORMS, "all"):
-        chosen = wide if norm == "all" else wide.loc[[norm]]
-        pairs = [dict(enumerate(chosen[precision])) for precision in ("bf16", "fp32")]
-        difference = paired_difference(*pairs)
-        assert difference is not None
-        estimate = difference.estimate
-        print(f"{norm}: bf16 - fp32 {estimate.mean:+.2f} ± {estimate.half_width:.2f} points, n = {estimate.n}")
+        print(sentence(norm, pairs if norm == "all" else pairs[pairs["norm"] == norm]))
+
+
+def loss_difference(first: Outcome, second: Outcome) -> float:
+    """The largest difference between training losses that both runs have logged of the same step."""
+    losses = [pd.read_csv(run.path / "steps.csv").set_index("step")["loss"] for run in (first, second)]
+    return float((losses[0] - losses[1]).abs().max())
+
+
+def sentence(name: str, pairs: pd.DataFrame) -> str:
+    """The difference in accuracy with its interval, and how far losses were apart."""
+    difference = paired_difference(*(dict(enumerate(pairs[precision])) for precision in ("bf16", "fp32")))
+    assert difference is not None
+    estimate = difference.estimate
+    return (
+        f"{name}: bf16 - fp32 {estimate.mean:+.2f} ± {estimate.half_width:.2f} points of accuracy, n = {estimate.n}; "
+        f"logged losses at most {pairs['largest_loss_difference'].max():.3f} apart"
+    )
 
 
 if __name__ == "__main__":

@@ -280,14 +280,16 @@ def test_a_norm_refused_at_one_batch_size_differs_from_itself_in_nothing_else(fi
     assert "runtime" not in table
 
 
-def test_the_caption_of_runs_that_shared_the_machine_says_so_beside_a_refused_one(
-    leave_run: LeaveRun, tmp_path: Path
+@pytest.mark.parametrize("concurrent_runs", [1, 2])
+def test_the_caption_of_runs_that_were_not_timed_in_turns_says_so_beside_a_refused_one(
+    leave_run: LeaveRun, tmp_path: Path, concurrent_runs: int
 ) -> None:
     def work(config: RunConfig, restart: bool) -> None:
-        leave_run(config.with_system(concurrent_runs=2))
+        leave_run(config.with_system(concurrent_runs=concurrent_runs))
 
     _, _, table = compared(carry_out(tiny(ON_A_PIXEL, "norm=ln,in"), work), tmp_path / "out")
-    assert "No times are compared: the runs shared the machine." in table
+    assert "Times are not measured here: normbench bench does that." in table
+    assert "time per epoch" not in table
     assert "a processor, threads: 1, fp32, torch 2.15.0, commit 0123456789ab." in table
 
 

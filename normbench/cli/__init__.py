@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 
@@ -26,6 +27,7 @@ app.add_typer(data.app, name="data")
 
 def main() -> None:
     """Runs the command line; a user's mistake becomes one line on standard error and its exit code."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or torch's profiler, which counts memory, talks on standard error
     try:
         code = app(standalone_mode=False)
         if code == 130:  # Typer's answer to a Ctrl-C that no command has handled: they exit by themselves

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,9 +37,6 @@ def bench(
     normbench bench norm=bn,gn batch_size=1,64 runtime.channels_last=false,true -o results/speed
     normbench bench --layers
     """
-    os.environ.setdefault(
-        "KINETO_LOG_LEVEL", "99"
-    )  # torch's profiler, which counts memory, says much on standard error
     from normbench.analysis.loading import check_folder
     from normbench.plan import make_plan
     from normbench.study import Study

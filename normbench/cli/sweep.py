@@ -94,7 +94,7 @@ def demo(
     plan, open_runs = _plan(
         _study(["demo", *(overrides or ())]), flags, inline, retry_failed=retry_failed, restart=restart
     )
-    _carry_out(plan, open_runs, inline, output, live=False)
+    _carry_out(plan, open_runs, inline, output, live=False, rounds=9)
 
 
 def _plan(
@@ -112,8 +112,10 @@ def _plan(
     return plan, open_runs
 
 
-def _carry_out(plan: Plan, open_runs: list[RunConfig], launcher: Launcher, output: Path | None, *, live: bool) -> None:
-    """Runs the plan, then shows how it stands; exits."""
+def _carry_out(
+    plan: Plan, open_runs: list[RunConfig], launcher: Launcher, output: Path | None, *, live: bool, rounds: int = 0
+) -> None:
+    """Runs the plan, then shows how it stands; exits. rounds: of a bench of its finished runs, if any is wanted."""
     from normbench.analysis.loading import check_folder
     from normbench.environment import command
     from normbench.sweep import exit_code, read_runs, run_plan, summary
@@ -122,13 +124,17 @@ def _carry_out(plan: Plan, open_runs: list[RunConfig], launcher: Launcher, outpu
         check_folder(output)
     plan = run_plan(plan, open_runs, launcher, live=live)
     # Drawing takes seconds to import: not before the runs.
-    from normbench.analysis.clocks import with_times
+    from normbench.analysis.clocks import as_rounds, with_rounds, with_times
     from normbench.analysis.report import write_report
     from normbench.analysis.tables.comparison import comparison_table
     from normbench.analysis.tables.rendering import to_markdown
+    from normbench.bench.steps import bench_steps
 
     frames = read_runs(plan.runs)
-    if output is not None:
+    timed = [run.config for run in plan.runs if rounds and run.state == "done"]
+    if timed:
+        frames = with_rounds(frames, as_rounds([*bench_steps(timed, rounds, lambda: None)]))
+    elif output is not None:
         frames = with_times(frames, [output])
     for note in frames.notes:
         print(note, file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from normbench.analysis.clocks import as_rounds, with_rounds
@@ -25,6 +26,11 @@ MACHINE = {
 }
 BYTES = {"compile_seconds": 0.0, "peak_bytes": 3 * 2**20, "saved_bytes": 2 * 2**20, "state_bytes": 2**20}
 Seconds = Mapping[str | tuple[str, int], Sequence[float]]  # of a step, by round: of a norm, or of it at a batch size
+
+
+def some_seconds(*norms: str, rounds: int = 9) -> Seconds:
+    """Of every norm, other ones in every round."""
+    return {norm: np.random.default_rng(i).uniform(0.05, 0.15, rounds).tolist() for i, norm in enumerate(norms)}
 
 
 def rows_of(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_rounds import NUM_TRAIN, rows_of, some_seconds, timed
 from made_up_runs import write_runs
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection, PolyCollection
@@ -22,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 
+from normbench.analysis.clocks import as_rounds, with_rounds
 from normbench.analysis.figures import FIGURES
 from normbench.analysis.figures.layout import MAX_PANELS
 from normbench.analysis.figures.style import (
@@ -54,16 +56,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def one_panel(folder: Path) -> Frames:
-    return load_frames([write_runs(folder / "one", ("bn", "gn", "ln"), seeds=(0, 1, 2), epochs=4, logged=40)])
+    runs = write_runs(folder / "one", ("bn", "gn", "ln"), seeds=(0, 1, 2), epochs=4, logged=40)
+    return timed(load_frames([runs]), some_seconds("bn", "gn", "ln"))
 
 
 @pytest.fixture(scope="module")
 def sweep(folder: Path) -> Frames:
-    """Nothing of bn finished at batch size 1; gn shared the machine."""
+    """Nothing of bn finished at batch size 1; gn was not timed, and ln was, whose runs shared the machine."""
     ended = {("bn", 1): ("diverged", "the loss is nan")}
-    return load_frames(
-        [write_runs(folder / "sweep", ("bn", "gn", "ln"), (1, 8, 64), (0, 1, 2), ended=ended, shared=["gn"])]
-    )
+    runs = write_runs(folder / "sweep", ("bn", "gn", "ln"), (1, 8, 64), (0, 1, 2), ended=ended, shared=["ln"])
+    return timed(load_frames([runs]), some_seconds("bn", "ln"))
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +77,9 @@ def rates(folder: Path) -> Frames:
 
 @pytest.fixture(scope="module")
 def new_norms(folder: Path) -> Frames:
-    runs = write_runs(folder / "new", ("bn", "gn", *NEW_NORMS), (8, 64), rates=(0.001, 0.01), shared=["brn"])
-    return load_frames([runs])
+    """All but brn were timed."""
+    runs = write_runs(folder / "new", ("bn", "gn", *NEW_NORMS), (8, 64), rates=(0.001, 0.01))
+    return timed(load_frames([runs]), some_seconds("bn", "gn", "evo", "frn"))
 
 
 @pytest.fixture(scope="module")
@@ -393,41 +396,47 @@ def test_norms_stay_in_one_panel_where_none_finished_at_a_batch_size_and_rates_w
     assert [shape(one) for one in scatters(axes)].count("x") == 1
 
 
-def test_a_time_is_the_mean_over_seeds_of_medians_over_epochs_with_its_ratio_to_bn(
-    time_figure: Figure, one_panel: Frames
-) -> None:
+def test_a_time_is_the_median_over_rounds_with_the_middle_half_of_them_and_its_ratio_to_bn(time_figure: Figure) -> None:
     (axes,) = time_figure.axes
-    expected = {}
-    for norm in ("bn", "gn", "ln"):
-        rows = of(one_panel.metrics, one_panel, norm=norm)
-        of_run = {run: [row["train_seconds"] for row in rows if row["run"] == run] for run in {r["run"] for r in rows}}
-        expected[norm] = mean_interval([statistics.median(found) for found in of_run.values()])  # type: ignore[type-var]
-    assert [text.get_text() for text in axes.get_yticklabels()] == list(expected)
+    steps = {norm: np.array(found) for norm, found in some_seconds("bn", "gn", "ln").items()}
+    assert [text.get_text() for text in axes.get_yticklabels()] == list(steps)
     assert axes.yaxis.get_inverted()
-    for container, one in zip(axes.containers, expected.values(), strict=True):
-        assert container[0].get_xdata() == pytest.approx([one.mean])
-        ((low, high),) = [(segment[0][0], segment[1][0]) for segment in container[2][0].get_segments()]
-        assert (low, high) == pytest.approx((one.low, one.high))
-    runs = {row["run"]: row for row in one_panel.runs.to_dict("records") if row["status"] == "done"}
-    alone: dict[str, dict[int, float]] = {}
-    for run, rows in one_panel.metrics.groupby("run"):
-        if run in runs and runs[run]["concurrent_runs"] == 1:
-            alone.setdefault(runs[run]["norm"], {})[runs[run]["seed"]] = rows["train_seconds"].median()
-    ratios = [mean_interval([alone[norm][seed] / alone["bn"][seed] for seed in alone["bn"]]) for norm in ("gn", "ln")]
-    assert [text.get_text() for text in axes.texts] == [f"{one.mean:.2f} ± {one.half_width:.2f}x" for one in ratios]
+    for container, found in zip(axes.containers, steps.values(), strict=True):
+        low, middle, high = np.sort(found)[[2, 4, 6]] * NUM_TRAIN / 64  # of nine rounds
+        assert container[0].get_xdata() == pytest.approx([middle])
+        (ends,) = [(segment[0][0], segment[1][0]) for segment in container[2][0].get_segments()]
+        assert ends == pytest.approx((low, high))
+    ratios = [np.sort(steps[norm] / steps["bn"]) for norm in ("gn", "ln")]
+    assert [text.get_text() for text in axes.texts] == [f"{r[4]:.2f}x ({r[1]:.2f} to {r[7]:.2f})" for r in ratios]
     assert axes.get_xlim()[0] == 0
 
 
-def test_times_are_of_runs_that_had_the_machine_to_themselves(sweep: Frames) -> None:
+def test_the_seconds_of_the_runs_themselves_are_in_no_figure(time_figure: Figure, one_panel: Frames) -> None:
+    slower = replace(
+        one_panel,
+        runs=one_panel.runs.assign(median_train_seconds=1e6),
+        metrics=one_panel.metrics.assign(train_seconds=1e6),
+    )
+    another = FIGURES["time"](slower)
+    assert [one[0].get_xdata().tolist() for axes in another.axes for one in axes.containers] == [
+        one[0].get_xdata().tolist() for axes in time_figure.axes for one in axes.containers
+    ]
+    assert another.get_label() == time_figure.get_label()
+
+
+def test_times_are_of_what_was_timed_whether_or_not_its_runs_shared_the_machine(sweep: Frames) -> None:
     figure = FIGURES["time"](sweep)
-    shown = {text.get_text() for axes in figure.axes for text in axes.get_yticklabels()}
-    assert shown == {"bn", "ln"}
+    shown = {axes.get_title("left"): [text.get_text() for text in axes.get_yticklabels()] for axes in figure.axes}
+    assert shown == {"batch size 1": ["ln"], "batch size 8": ["bn", "ln"], "batch size 64": ["bn", "ln"]}
+    assert [len(axes.texts) for axes in figure.axes] == [0, 1, 1], "no ratio to a bn that did not finish"
 
 
-def test_without_a_run_that_was_alone_no_time_is_shown(folder: Path) -> None:
-    frames = load_frames([write_runs(folder / "shared", shared=["bn", "gn"])])
-    with pytest.raises(NormbenchError, match="no times to compare: all runs shared the machine with others"):
-        FIGURES["time"](frames)
+def test_without_a_run_that_was_timed_no_time_is_shown(folder: Path) -> None:
+    frames = load_frames([write_runs(folder / "untimed")])
+    others = [rows_of(config | {"norm.name": "in"}, [0.1]) for config in frames.configs.values()]
+    for untimed in (frames, with_rounds(frames, as_rounds(others[0]))):
+        with pytest.raises(NormbenchError, match=r"^no times: normbench bench measures them$"):
+            FIGURES["time"](untimed)
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -515,7 +524,7 @@ def test_more_panels_than_one_can_look_at_are_refused(folder: Path) -> None:
         ("loss", "step", ["training loss (nats)"]),
         ("accuracy", "epoch", ["loss (nats)", "accuracy (%)"]),
         ("batch-size", "batch size (images, log2)", ["test accuracy (%)"]),
-        ("time", "training time per epoch (s)", [""]),
+        ("time", "training time per epoch (s); bars: the middle half of the rounds", [""]),
     ],
 )
 def test_axes_say_what_they_show_in_which_unit(sweep: Frames, name: str, x: str, y: list[str]) -> None:
@@ -525,20 +534,24 @@ def test_axes_say_what_they_show_in_which_unit(sweep: Frames, name: str, x: str,
     assert [axes.get_ylabel() for axes in first_of_rows] == y
 
 
-@pytest.mark.parametrize("name", ["loss", "accuracy", "batch-size", "time"])
-def test_a_caption_says_what_a_figure_rests_on(sweep: Frames, name: str) -> None:
+OF_RUNS = ("cifar10-jpeg", "3 epochs", "24 runs", "3 seeds", "a processor", "fp32", "torch 2.15.0", "0123456789ab.")
+OF_ROUNDS = ("a training step's median", "9 rounds", "another processor", "threads: 1", "torch 2.16.0", "fedcba987654.")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("loss", OF_RUNS), ("accuracy", OF_RUNS), ("batch-size", OF_RUNS), ("time", OF_ROUNDS)]
+)
+def test_a_caption_says_what_a_figure_rests_on(sweep: Frames, name: str, words: tuple[str, ...]) -> None:
     figure = FIGURES[name](sweep)
     said = figure.get_label()
-    number = {"time": 15}.get(name, 24)
-    words = ["cifar10-jpeg", "3 epochs", f"{number} runs", "3 seeds", "a processor", "fp32", "torch 2.15.0"]
-    assert [word for word in [*words, "commit 0123456789ab"] if word not in said] == []
+    assert [word for word in words if word not in said] == []
     assert figure.get_supxlabel().split() == said.split()
 
 
 def test_on_a_phone_the_page_says_the_caption(one_panel: Frames) -> None:
     figure = FIGURES["time"](one_panel, PHONE)
     assert figure.get_supxlabel() == ""
-    assert "torch 2.15.0" in figure.get_label()
+    assert "torch 2.16.0" in figure.get_label()
 
 
 @pytest.mark.parametrize("size", [*SIZES.values(), PHONE], ids=[*SIZES, "phone"])
@@ -620,7 +633,7 @@ def test_a_file_of_another_format_is_refused(time_figure: Figure, tmp_path: Path
 def test_text_in_an_svg_stays_text(time_figure: Figure, tmp_path: Path) -> None:
     save(time_figure, tmp_path / "time.svg")
     written = (tmp_path / "time.svg").read_text()
-    assert ">training time per epoch (s)</text>" in written
+    assert ">training time per epoch (s); bars: the middle half of the rounds</text>" in written
     assert ">gn</text>" in written
 
 

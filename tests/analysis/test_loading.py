@@ -384,9 +384,9 @@ def test_a_rate_at_which_seeds_diverged_is_not_chosen() -> None:
 def test_runs_on_different_data_are_never_averaged(write_run: WriteRun, tmp_path: Path) -> None:
     for name, data in ((f"{BN[:-1]}1", "cifar10"), (f"{BN[:-1]}2", "synthetic")):
         write_run(name, config={"data": {"name": data, "limit_train": None, "limit_test": None}})
-    runs = load_frames([tmp_path / "runs"]).runs
-    assert runs["data.name"].tolist() == ["cifar10", "synthetic"]
-    assert len(comparison(runs)) == 2
+    frames = load_frames([tmp_path / "runs"])
+    assert frames.runs["data.name"].tolist() == ["cifar10", "synthetic"]
+    assert len(comparison(frames)) == 2
 
 
 def test_an_own_norm_goes_by_its_class_and_its_options_by_their_names() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from made_up_rounds import some_seconds, timed
 from made_up_runs import COMMAND, write_runs
 from table_runs import in_frames, one_run
 
@@ -110,12 +111,12 @@ class Report:
 
 
 def sweep(folder: Path) -> Frames:
-    """bn diverged at batch size 1, with a reason to be escaped; a run of in was refused; gn shared the machine."""
+    """bn diverged at batch size 1, with a reason to be escaped; a run of in was refused; gn was not timed."""
     ended = {("bn", 1): ("diverged", NASTY)}
-    runs = write_runs(folder, ("bn", "gn", "ln"), (1, 8, 64), (0, 1), ended=ended, shared=["gn"])
+    runs = write_runs(folder, ("bn", "gn", "ln"), (1, 8, 64), (0, 1), ended=ended, shared=["ln"])
     config = {"norm": {"name": "in"}, "model": {"name": "normresnet"}, "batch_size": 1, "seed": 0}
     refused = refused_run(REFUSED, config | {"optim": {"lr": 0.001}}, "one value per channel & image")
-    return read_frames(sorted(runs.iterdir()), [refused])
+    return timed(read_frames(sorted(runs.iterdir()), [refused]), some_seconds("bn", "ln"))
 
 
 def rates(folder: Path) -> Frames:
@@ -123,7 +124,7 @@ def rates(folder: Path) -> Frames:
 
 
 def single(folder: Path) -> Frames:
-    return load_frames([write_runs(folder, ("gn",), epochs=1)])
+    return timed(load_frames([write_runs(folder, ("gn",), epochs=1)]), some_seconds("gn"))
 
 
 def diverged(folder: Path) -> Frames:
@@ -189,6 +190,7 @@ def of_rates(reports: Callable[[str], Report]) -> Report:
 def test_a_report_has_its_page_its_tables_in_three_forms_and_its_runs_as_csv(written: Report) -> None:
     names = {*written.files}
     assert {"report.html", "table.md", "runs.csv", "metrics.csv", "steps.csv", "env.json", "configs.json"} <= names
+    assert ("bench.csv" in names) == bool(written.frames.clocks)
     tables = {Path(name).stem for name in names if name.startswith("tables/")}
     assert "comparison" in tables
     assert {f"tables/{table}{suffix}" for table in tables for suffix in (".md", ".tex", ".csv")} <= names
@@ -199,7 +201,7 @@ def test_a_report_has_its_page_its_tables_in_three_forms_and_its_runs_as_csv(wri
     ("study", "tables", "figures"),
     [
         ("sweep", {"source", "comparison", "batch-size", "pairs"}, {"loss", "accuracy", "batch-size", "time"}),
-        ("rates", {"source", "comparison", "learning-rate", "pairs"}, {"loss", "accuracy", "learning-rate", "time"}),
+        ("rates", {"source", "comparison", "learning-rate", "pairs"}, {"loss", "accuracy", "learning-rate"}),
         ("single", {"source", "comparison"}, {"loss", "accuracy", "time"}),
         ("diverged", {"source", "comparison"}, set()),
     ],
@@ -473,20 +475,25 @@ def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     ) in summary(frames)
 
 
-def test_times_are_of_pairs_that_had_the_machine_to_themselves(of_sweep: Report) -> None:
-    seconds = of_sweep.frames.runs.set_index(["norm", "batch_size", "seed"])["median_train_seconds"]
-    for batch_size in (8, 64):
-        ratio = statistics.fmean(seconds["ln", batch_size, seed] / seconds["bn", batch_size, seed] for seed in (0, 1))
-        (sentence,) = [
-            one
-            for one in summary(of_sweep.frames)
-            if one.startswith(f"An epoch at batch size {batch_size} took, relative to bn: ")
-        ]
-        assert re.findall(r"(\w+) ([\d.]+) ± [\d.]+x", sentence) == [("ln", f"{ratio:.2f}")]
-    shared = of_sweep.frames.runs.assign(concurrent_runs=2)
-    assert "Times are not compared, as the runs shared the machine with others." in summary(
-        replace(of_sweep.frames, runs=shared)
-    )
+def test_times_are_of_rounds_and_said_where_both_were_timed(of_sweep: Report) -> None:
+    """At every batch size: what bn's runs at 1 ended in is nothing to the time of their steps."""
+    steps = {norm: np.array(found) for norm, found in some_seconds("bn", "ln").items()}
+    ratios = np.sort(steps["ln"] / steps["bn"])
+    said = summary(of_sweep.frames)
+    for batch_size in (1, 8, 64):
+        assert (
+            f"An epoch at batch size {batch_size} takes, relative to bn: "
+            f"ln {ratios[4]:.2f}x ({ratios[1]:.2f} to {ratios[7]:.2f})."
+        ) in said
+    assert sum(one.startswith("An epoch at batch size") for one in said) == 3
+
+
+def test_without_rounds_no_time_is_told_whatever_the_runs_own_seconds(of_sweep: Report) -> None:
+    untimed = replace(of_sweep.frames, bench=pd.DataFrame(), clocks={})
+    for concurrent_runs in (1, 2):
+        said = summary(replace(untimed, runs=untimed.runs.assign(concurrent_runs=concurrent_runs)))
+        assert "Times are not measured here: normbench bench does that." in said
+        assert not [one for one in said if one.startswith("An epoch")]
 
 
 def test_the_summary_names_each_kind_of_run_that_did_not_finish(of_sweep: Report) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from made_up_rounds import some_seconds, timed
 from made_up_runs import write_runs
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
@@ -58,8 +59,8 @@ class Open(Protocol):
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     ended = {("bn", 1): ("diverged", "the loss is <b>nan</b>")}
-    runs = write_runs(folder / "runs", NORMS, BATCH_SIZES, SEEDS, ended=ended, shared=["in"])
-    return write_report(load_frames([runs]), folder / "report")
+    runs = write_runs(folder / "runs", NORMS, BATCH_SIZES, SEEDS, ended=ended)
+    return write_report(timed(load_frames([runs]), some_seconds("bn", "gn")), folder / "report")
 
 
 @pytest.fixture(scope="module")

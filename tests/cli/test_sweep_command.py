@@ -192,7 +192,8 @@ def test_the_demo_compares_four_norms_in_tables_figures_and_a_report(normbench: 
     assert (code, err) == (0, "")
     assert f"\nreport: {Path('results/demo') / 'report.html'}\n" in out
     files = {path.name for path in (tmp_path / "results" / "demo").iterdir()}
-    assert files >= {*STUDY, "table.md", "tables", "report.html", "loss.svg", "loss.png"}
+    assert files >= {*STUDY, "table.md", "tables", "report.html", "loss.svg", "loss.png", "time.svg", "bench.csv"}
+    assert "| relative to bn" in out, "its norms are timed in turns at the end"
     table = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("|")]
     assert table[2:] == ["bn", "ln", "in", "gn"]
     assert len(list((tmp_path / "results" / "demo" / "runs").iterdir())) == 4
