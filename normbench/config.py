@@ -13,12 +13,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from normbench.errors import NormbenchError, invalid
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with libyaml
 
+
+def _on_off_or_auto(value: Any) -> Any:
+    if value is True or value is False or value == "auto":
+        return value
+    raise ValueError("should be true, false or auto")
+
+
+Switch = Annotated[bool | Literal["auto"], PlainValidator(_on_off_or_auto)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Channels = Annotated[tuple[float, float, float], Field(strict=False)]
@@ -93,8 +101,8 @@ class RuntimeConfig(Section):
 
     device: Literal["auto", "cpu", "cuda", "mps"]
     precision: Literal["auto", "fp32", "bf16"]
-    channels_last: bool | Literal["auto"]
-    compile: bool | Literal["auto"]
+    channels_last: Switch
+    compile: Switch
     cuda_graphs: bool = False  # a default, for runs from before it
 
 

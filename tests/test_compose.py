@@ -76,7 +76,7 @@ def refusal(*overrides: str, flags: dict[str, Any] | None = None) -> str:
         (["batch_size=8.0"], "batch_size: should be a valid integer, not 8.0"),
         (["batch_size=true"], "batch_size: should be a valid integer, not True"),
         (["batch_size='8'"], "batch_size: should be a valid integer, not '8'"),
-        (["runtime.compile=1"], "runtime.compile: should be a valid boolean, not 1"),
+        (["runtime.compile=1"], "runtime.compile: should be true, false or auto, not 1"),
         (["data.mean=0.5"], "data.mean: should be a valid tuple, not 0.5"),
         (["data.mean=[0.5,0.5,x]"], "data.mean.2: should be a valid number, not 'x'"),
         # ranges
