@@ -496,6 +496,15 @@ def test_without_rounds_no_time_is_told_whatever_the_runs_own_seconds(of_sweep: 
         assert not [one for one in said if one.startswith("An epoch")]
 
 
+def test_a_norm_of_several_options_has_no_one_time(tmp_path: Path) -> None:
+    options = {"gn": [{"norm": {"num_groups": groups}} for groups in (2, 16)]}
+    runs = write_runs(tmp_path / "runs", ("bn", "gn", "ln"), settings=options)
+    said = summary(timed(load_frames([runs]), {"bn": [0.1], "gn": [0.2], "ln": [0.3]}))
+    assert [one for one in said if one.startswith("An epoch")] == [
+        "An epoch at batch size 64 takes, relative to bn: ln 3.00x."
+    ]
+
+
 def test_the_summary_names_each_kind_of_run_that_did_not_finish(of_sweep: Report) -> None:
     ended = [one for one in summary(of_sweep.frames) if one.startswith("Not finished: ")]
     assert ended == [

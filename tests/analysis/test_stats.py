@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -10,9 +12,16 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normbench.analysis.stats import half_width_of_test_set, holm, mean_interval, paired_difference
+from normbench.analysis.stats import (
+    half_width_of_test_set,
+    holm,
+    mean_interval,
+    median_ratio,
+    paired_difference,
+)
 
 VALUES = st.lists(st.floats(0, 1), min_size=2, max_size=12).filter(lambda values: len(set(values)) > 1)
+RATIOS = st.floats(0.01, 100)
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=10)
 
 
@@ -79,6 +88,62 @@ def test_only_seeds_that_both_have_are_paired() -> None:
     assert single is not None
     assert math.isnan(single.p_value)
     assert math.isnan(single.estimate.half_width)
+
+
+def over_ones(values: Sequence[float]) -> tuple[float, float, float, int]:
+    """The median ratio of these values to 1: median, low, high, n."""
+    found = median_ratio(dict(enumerate(values)), dict.fromkeys(range(len(values)), 1.0))
+    assert found is not None
+    return astuple(found)
+
+
+@given(st.dictionaries(st.integers(0, 9), RATIOS), st.dictionaries(st.integers(0, 9), RATIOS))
+def test_a_ratio_is_the_median_over_what_both_have(first: dict[int, float], second: dict[int, float]) -> None:
+    found = median_ratio(first, second)
+    both = {*first} & {*second}
+    assert (found is None) == (not both)
+    if found is not None:
+        assert found.n == len(both)
+        assert found.median == pytest.approx(np.median([first[key] / second[key] for key in both]))
+
+
+@given(st.lists(RATIOS, min_size=1, max_size=40))
+def test_an_interval_of_a_median_is_of_two_of_its_values_and_around_it(values: list[float]) -> None:
+    median, low, high, n = over_ones(values)
+    assert n == len(values)
+    assert math.isnan(low) == math.isnan(high) == (n < 6)
+    if n >= 6:
+        assert {low, high} <= {*values}
+        assert low <= median <= high
+    inverse = median_ratio(dict.fromkeys(range(n), 1.0), dict(enumerate(values)))
+    assert inverse is not None
+    if n >= 6:
+        assert (inverse.low, inverse.high) == pytest.approx((1 / high, 1 / low))
+
+
+def test_six_rounds_have_the_interval_from_the_least_to_the_most_and_five_have_none() -> None:
+    assert over_ones([3.0, 1.0, 2.0, 6.0, 5.0, 4.0]) == (3.5, 1.0, 6.0, 6)
+    median, low, high, n = over_ones([3.0, 1.0, 2.0, 5.0, 4.0])
+    assert (median, n) == (3.0, 5)
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
+def test_the_interval_of_a_median_is_the_narrowest_that_the_binomial_law_allows() -> None:
+    """From the k-th smallest to the k-th largest of n: neither end is beyond the median in 2 P(B(n, 1/2) < k)."""
+    for n in range(6, 200):
+        _, low, high, _ = over_ones([float(value) for value in range(1, n + 1)])
+        k = round(low)
+        assert (low, high) == (k, n + 1 - k)
+        outside = [2 * scipy.stats.binom.cdf(rank - 1, n, 0.5) for rank in (k, k + 1)]
+        assert outside[0] <= 0.05 < outside[1]
+
+
+@pytest.mark.parametrize("n", [6, 9, 25])
+def test_the_interval_of_a_median_holds_the_truth_in_95_percent_of_10000_draws_however_skewed(n: int) -> None:
+    draws = np.random.default_rng(n).lognormal(np.log(1.1), 0.5, size=(10_000, n))
+    held = [low <= 1.1 <= high for _, low, high, _ in map(over_ones, draws.tolist())]
+    assert 0.95 <= np.mean(held) <= 0.98
 
 
 def test_holm_gives_the_worked_example() -> None:

@@ -6,9 +6,9 @@ import math
 
 import pandas as pd
 import pytest
-from made_up_rounds import COSTS, IMAGE, Seconds, timed
+from made_up_rounds import COSTS, IMAGE, Seconds, rows_of, timed
 
-from normbench.analysis.clocks import with_rounds
+from normbench.analysis.clocks import as_rounds, with_rounds
 from normbench.analysis.frames import METRICS, STEPS, Frames
 from normbench.analysis.tables.comparison import comparison, comparison_table
 from normbench.analysis.tables.rendering import to_markdown
@@ -116,6 +116,13 @@ def test_without_bn_no_ratio_is_made_up() -> None:
     found = comparison(with_rounds(table(run("gn", 0.8)), rounds))
     assert found["seconds"].tolist() == pytest.approx([12.0])
     assert found["relative_time"].isna().all()
+
+
+def test_of_two_kinds_of_bn_none_is_chosen_to_relate_to() -> None:
+    frames = table(*(run("bn", 0.8, **{"norm.eps": eps}) for eps in ("0.1", "0.2")), run("gn", 0.8))
+    steps = zip(frames.configs.values(), (0.1, 0.2, 0.4), strict=True)
+    rows = [row for config, seconds in steps for row in rows_of(config, [seconds])]
+    assert comparison(with_rounds(frames, as_rounds(rows))).set_index("norm")["relative_time"].isna()["gn"]
 
 
 def test_the_markdown_table_says_what_its_figures_rest_on() -> None:

@@ -249,6 +249,13 @@ def test_smoothing_changes_the_figure_of_losses(normbench: Run, tmp_path: Path) 
     assert raw != smooth
 
 
+@pytest.mark.usefixtures("runs")
+def test_there_is_no_figure_of_times_that_were_not_measured(normbench: Run, tmp_path: Path) -> None:
+    code, out, err = normbench("plot", "time")
+    assert (code, out, err) == (2, "", "normbench: no times: normbench bench measures them\n")
+    assert not (tmp_path / "time.svg").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -258,7 +265,6 @@ def test_smoothing_changes_the_figure_of_losses(normbench: Run, tmp_path: Path) 
         (["batch-size", SWEEP, "-o", "x"], "unknown format 'x': "),
         (["accuracy", SWEEP, "--smooth", "3"], "--smooth is for the figure loss, not for accuracy"),
         (["loss", SWEEP, "--smooth", "0"], "--smooth 0: give the odd number of logged steps"),
-        (["time", SWEEP], "no times: normbench bench measures them"),
         (["time", SWEEP, "--bench", "nowhere"], "no bench.csv in nowhere: `normbench bench -o nowhere` writes it"),
         (["learning-rate", SWEEP], "no figure against lr: all runs have 0.001"),
         (["batch-size", SWEEP, "--where", "batch_size=8"], "no figure against batch_size: all runs have 8"),

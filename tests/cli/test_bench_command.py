@@ -1,0 +1,222 @@
+"""normbench bench as a user meets it: what it prints, writes and refuses, and the reports that take times from it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from normbench.analysis.clocks import read_bench
+from normbench.analysis.tables.costs import costs_table
+from normbench.analysis.tables.layers import layers_table
+from normbench.analysis.tables.rendering import to_markdown
+from normbench.bench import layers as layers_module
+from normbench.bench import steps
+from normbench.compose import compose
+from normbench.config import RunConfig
+
+TINY = ["data=synthetic", "data.num_train=100", "data.num_test=20", "model.widths=[4,8]", "batch_size=4"]
+ON_A_PIXEL = "model.widths=[8,8,8,8,8,8]"  # a 1x1 map before the last norm
+Run = Callable[..., tuple[int, str, str]]
+LeaveRun = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call of each in its turn, and no compiler."""
+    monkeypatch.setenv("KINETO_LOG_LEVEL", "99")
+    for module in (steps, layers_module):
+        monkeypatch.setattr(module, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(layers_module, "MODES", ("eager",))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """The configurations that would be timed; the first ends the command."""
+    found: list[RunConfig] = []
+
+    def record(configs: Sequence[RunConfig], rounds: int, done: Callable[[], object]) -> Iterator[dict[str, Any]]:
+        found.extend(configs)
+        raise KeyboardInterrupt
+        yield {}
+
+    monkeypatch.setattr(steps, "bench_steps", record)
+    return found
+
+
+def tiny(*overrides: str) -> list[str]:
+    keys = {text.partition("=")[0] for text in overrides}
+    return [*(text for text in TINY if text.partition("=")[0] not in keys), *overrides]
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def rows_of(markdown: str) -> list[list[str]]:
+    """The cells of a Markdown table, its header first."""
+    lines = [line for line in markdown.splitlines() if line.startswith("|") and not line.startswith("|:")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_what_is_printed_is_the_table_of_the_rounds_that_are_written(normbench: Run, tmp_path: Path) -> None:
+    code, out, err = normbench("bench", *tiny("norm=bn,gn", "batch_size=4,8"), "--rounds", "6", "-o", "new/speed")
+    assert (code, err) == (0, "")
+    folder = tmp_path / "new" / "speed"
+    assert files_in(folder) == {"bench.csv", "bench.md", "bench.svg", "bench.png"}
+    rounds = read_bench(folder)
+    assert out == (folder / "bench.md").read_text() == to_markdown(costs_table(rounds))
+    header, *rows = rows_of(out)
+    assert header[:2] == ["norm", "batch size"]
+    assert [row[:2] for row in rows] == [["bn", "4"], ["gn", "4"], ["bn", "8"], ["gn", "8"]]
+    assert "Medians over 6 rounds" in out
+    assert len(rounds) == 4 * 6
+    assert "batch size 8" in (folder / "bench.svg").read_text()
+    assert (folder / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_folder_nothing_is_written(normbench: Run, tmp_path: Path) -> None:
+    code, out, err = normbench("bench", *tiny("norm=bn"), "--rounds", "1")
+    assert (code, err) == (0, "")
+    assert rows_of(out)[1][0] == "bn"
+    assert files_in(tmp_path) == set()
+
+
+def test_in_a_process_of_its_own_it_says_the_table_and_nothing_else(tmp_path: Path) -> None:
+    """Torch's profiler, which counts memory, talks on standard error below Python."""
+    command = [sys.executable, "-m", "normbench", "bench", *tiny("norm=bn"), "--rounds", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout.startswith("| norm ")
+
+
+def test_layers_are_timed_alone(normbench: Run, tmp_path: Path) -> None:
+    code, out, err = normbench("bench", *tiny("norm=bn,gn"), "--layers", "--rounds", "2", "-o", "speed")
+    assert (code, err) == (0, "")
+    assert files_in(tmp_path) == {"speed/layers.csv", "speed/layers.md"}
+    rounds = pd.read_csv(tmp_path / "speed" / "layers.csv")
+    assert out == (tmp_path / "speed" / "layers.md").read_text() == to_markdown(layers_table(rounds))
+    assert [row[1:4] for row in rows_of(out)[1:]] == [
+        [norm, layout, "eager"] for layout in ("contiguous", "channels_last") for norm in ("bn", "gn")
+    ]
+
+
+def test_by_default_the_four_norms_of_the_source_are_timed_at_its_batch_size(
+    normbench: Run, asked: list[RunConfig]
+) -> None:
+    for given, norms, batch_sizes in (
+        ([], ["bn", "ln", "in", "gn"], {64}),
+        (["norm=rms,frn"], ["rms", "frn"], {64}),
+        (["batch_size=8"], ["bn", "ln", "in", "gn"], {8}),
+    ):
+        asked.clear()
+        normbench("bench", *given)
+        assert [config.norm.name for config in asked] == norms
+        assert {config.batch_size for config in asked} == batch_sizes
+        assert {config.data.name for config in asked} == {"synthetic"}
+
+
+def test_a_norm_that_cannot_train_there_is_named_and_the_others_are_timed(normbench: Run) -> None:
+    code, out, err = normbench("bench", *tiny(ON_A_PIXEL, "norm=in,ln"), "--rounds", "1")
+    assert code == 0
+    assert err.startswith("refused: norm in cannot train normresnet at batch 4: ")
+    assert err.count("\n") == 1
+    assert [row[0] for row in rows_of(out)] == ["norm", "ln"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["norm=bnn"], "unknown norm 'bnn': did you mean 'bn'?"),
+        (["batch_sizes=4"], "batch_size"),
+        (["batch_size=0"], "batch_size: should be greater than or equal to 1, not 0"),
+        ([*tiny(ON_A_PIXEL, "norm=in")], "nothing to run: norm in cannot train normresnet at batch 4: "),
+        (["--rounds", "0"], "Invalid value for '--rounds'"),
+        (["--rounds", "many"], "Invalid value for '--rounds'"),
+        (["-o", "file"], "--output: 'file' is not a folder"),
+        (["-o", "runs"], "--output: 'runs' holds run directories, which its runs.csv would hide"),
+        (["--layers", "-o", "runs"], "--output: 'runs' holds run directories"),
+    ],
+)
+def test_bad_input_of_bench_is_one_line_and_exit_code_2_and_nothing_is_timed(
+    normbench: Run, leave_run: LeaveRun, tmp_path: Path, asked: list[RunConfig], arguments: list[str], message: str
+) -> None:
+    (tmp_path / "file").touch()
+    leave_run(compose([*TINY, "epochs=1"], {"norm": "bn", "system.runs_dir": "runs"}))
+    before = files_in(tmp_path)
+    code, out, err = normbench("bench", *arguments)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert message in err
+    assert asked == []
+    assert files_in(tmp_path) == before
+
+
+# Reports of runs that were timed
+
+
+@pytest.fixture
+def trained_and_timed(normbench: Run) -> None:
+    """A run of bn and one of gn under results/runs, and their steps timed under speed."""
+    assert normbench("sweep", *tiny("norm=bn,gn", "epochs=1"), "--launcher", "inline")[0] == 0
+    assert normbench("bench", *tiny("norm=bn,gn"), "--rounds", "6", "-o", "speed")[0] == 0
+
+
+@pytest.mark.usefixtures("trained_and_timed")
+def test_a_table_takes_its_times_from_a_bench_and_never_from_its_runs(normbench: Run, tmp_path: Path) -> None:
+    code, out, err = normbench("table")
+    assert (code, err) == (0, "")
+    assert "time per epoch" not in out
+    assert "Times are not measured here: normbench bench does that." in out
+    seconds = read_bench(tmp_path / "speed").groupby("norm.name")["seconds"].median() * 100 / 4
+    for place in ("speed", "speed/bench.csv"):
+        code, out, err = normbench("table", "--bench", place)
+        assert (code, err) == (0, "")
+        header, *rows = rows_of(out)
+        shown = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+        assert {norm: one["time per epoch"] for norm, one in shown.items()} == {
+            norm: f"{seconds[norm]:.1f} s" for norm in ("bn", "gn")
+        }
+        assert shown["bn"]["relative to bn"] == "1.00x"
+        assert " to " in shown["gn"]["relative to bn"]
+        assert "timed in turns, 6 rounds" in out
+
+
+@pytest.mark.usefixtures("trained_and_timed")
+def test_a_report_keeps_the_rounds_it_was_made_with(normbench: Run, tmp_path: Path) -> None:
+    assert normbench("report", "-o", "untimed")[0] == 0
+    assert not files_in(tmp_path / "untimed") & {"bench.csv", "time.svg"}
+    assert normbench("report", "--bench", "speed", "-o", "timed")[0] == 0
+    assert files_in(tmp_path / "timed") >= {"bench.csv", "time.svg", "time.png"}
+    assert normbench("table", "timed") == normbench("table", "--bench", "speed")
+    assert normbench("plot", "time", "timed", "-o", "time.svg") == (0, "time.svg\n", "")
+    assert (tmp_path / "time.svg").read_text() == (tmp_path / "timed" / "time.svg").read_text()
+
+
+@pytest.mark.usefixtures("trained_and_timed")
+def test_a_sweep_takes_the_times_that_lie_in_the_folder_of_its_report(normbench: Run, tmp_path: Path) -> None:
+    command = ["sweep", *tiny("norm=bn,gn", "epochs=1"), "--launcher", "inline", "-o", "speed"]
+    code, out, _ = normbench(*command)
+    assert code == 0
+    assert "| time per epoch" in out
+    assert "time.svg" in files_in(tmp_path / "speed")
+    assert "| time per epoch" not in normbench(*command[:-2])[1]
+
+
+@pytest.mark.usefixtures("trained_and_timed")
+@pytest.mark.parametrize("command", [["table"], ["plot", "time"], ["report", "-o", "out"]])
+def test_a_bench_that_is_missing_or_damaged_is_one_line(normbench: Run, tmp_path: Path, command: list[str]) -> None:
+    code, out, err = normbench(*command, "--bench", "nowhere")
+    assert (code, out) == (2, "")
+    assert err == "normbench: no bench.csv in nowhere: `normbench bench -o nowhere` writes it\n"
+    (tmp_path / "broken.csv").write_text("race,round\n")
+    code, out, err = normbench(*command, "--bench", "broken.csv")
+    assert (code, out) == (1, "")
+    assert err.startswith("normbench: 'broken.csv' cannot be read: no column ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
