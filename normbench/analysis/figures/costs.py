@@ -14,6 +14,7 @@ from normbench.analysis.provenance import describe
 from normbench.analysis.tables.costs import costs
 
 NOTE = "Dots: median over rounds of the ratio to bn in the same round; bars: its 95 % interval."
+MARGIN = 0.03  # of the axis, on both sides
 
 
 def costs_figure(rounds: pd.DataFrame, size: Size = PAGE) -> Figure:
@@ -25,7 +26,10 @@ def costs_figure(rounds: pd.DataFrame, size: Size = PAGE) -> Figure:
         varying = [name for name in settings if data[name].nunique() > 1]
         facets = [*data.groupby(varying, sort=False)] if varying else [((), data)]
         figure, axes = panels(size, len(facets), sharey=False)
+        ends = [data[f"relative_time{end}"] for end in ("", "_low", "_high")]
+        low, high = min(end.min() for end in ends), max(end.max() for end in ends)
         for ax, (key, group) in zip(axes, facets, strict=True):
+            ax.set_xlim(low - MARGIN, high + MARGIN)
             _ratios(ax, group, looks)
             ax.set_title(describe(dict(zip(varying, key, strict=True))), loc="left")
         add_caption(figure, f"{NOTE} {basis_of(rounds)}.", size)
@@ -44,5 +48,4 @@ def _ratios(ax: Axes, group: pd.DataFrame, looks: Styles) -> None:
     ax.axvline(1, linewidth=0.8, alpha=0.5, color="0.4", zorder=0)
     ax.set_yticks(range(len(group)), [*group["norm"]])
     ax.set_ylim(len(group) - 0.4, -0.6)
-    ax.margins(x=0.15)
     ax.set_xlabel("time of a step over bn's")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from normbench.errors import NormbenchError
 DODGE = 0.05  # how far norms stand apart at one setting, of the distance between settings
 MOST_APART = 8  # norms that stand as far apart as that
 INTERVAL = "Bars: 95 % Student-t interval over seeds; small dots: each seed."
+MIDDLE_HALF = "Bars: the middle half of the rounds."
 NO_RESULT = "x at the foot: no run finished there."
 
 
@@ -75,7 +77,7 @@ def time(frames: Frames, size: Size = PAGE) -> Figure:
             lines = runs.groupby("line", sort=False)
             _times(ax, {str(label): clock_of(frames, line) for label, line in lines}, colours)
             ax.set_title(title, loc="left")
-        add_caption(figure, time_note(frames).strip(), size)
+        add_caption(figure, f"{time_note(frames)}{MIDDLE_HALF}", size)
     return figure
 
 
@@ -159,15 +161,17 @@ def _log_axis(ax: Axes, ticks: Sequence[float], base: int) -> None:
 
 def _times(ax: Axes, clocks: dict[str, Clock], colours: Styles) -> None:
     """A row per norm, the first on top: the middle half of the rounds, their median, and how it stands to bn."""
+    longest = max((median(clock.values()) for clock in clocks.values()), default=0.0)
     for row, (label, clock) in enumerate(clocks.items()):
         colour, marker = colours[label]
         low, middle, high = np.percentile([*clock.values()], [25, 50, 75])
         ax.errorbar([middle], [row], xerr=[[middle - low], [high - middle]], color=colour, marker=marker, capsize=2)
         ratio = median_ratio(clock, clocks.get(BASELINE, {}))
         if ratio is not None and label != BASELINE:
-            ax.annotate(times(ratio), (high, row), xytext=(6, 0), textcoords="offset points", va="center")
+            end, side, align = (low, -6, "right") if middle > longest / 2 else (high, 6, "left")  # where there is room
+            ax.annotate(times(ratio), (end, row), (side, 0), textcoords="offset points", va="center", ha=align)
     ax.set_yticks(range(len(clocks)), list(clocks))
     ax.set_ylim(len(clocks) - 0.5, -0.5)
     ax.set_xlim(left=0)
-    ax.margins(x=0.3)
-    ax.set_xlabel("training time per epoch (s); bars: the middle half of the rounds")
+    ax.margins(x=0.15)
+    ax.set_xlabel("training time per epoch (s)")
