@@ -6,7 +6,7 @@ Runs do not time their own epochs for a comparison: they share a machine, hours 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from normbench.errors import NormbenchError, RunFailure
 
 FILE = "bench.csv"
 NUMBERS = ("round", "seconds", "compile_seconds", "peak_bytes", "saved_bytes", "state_bytes")
-NEEDED = {"race", "image", "device", "threads", "torch", "norm.name", "batch_size", *NUMBERS}
+NEEDED = {"race", "image", "device", "threads", "torch", "commit", "dirty", "norm.name", "batch_size", *NUMBERS}
 OF_OLD_RUNS = dict.fromkeys(("cifar10", "cifar10-jpeg", "synthetic"), (3, 32, 32))  # whose environment does not say
 
 
@@ -32,10 +32,13 @@ def read_bench(path: Path) -> pd.DataFrame:
     if not file.exists():
         raise NormbenchError(f"no {FILE} in {path}: `normbench bench -o {path}` writes it")
     try:
+        if not file.read_bytes().endswith(b"\n"):
+            raise ValueError("it ends within a row")
         table = pd.read_csv(file, dtype=str, keep_default_na=False)
         if missing := NEEDED - {*table}:
             raise ValueError(f"no column {min(missing)}")
-        return table.assign(**{name: pd.to_numeric(table[name]) for name in NUMBERS})
+        numbers = {name: pd.to_numeric(table[name]) for name in NUMBERS}
+        return table.assign(**numbers, dirty=table["dirty"] == "True")
     except (ValueError, OSError) as error:
         raise RunFailure(f"'{file}' cannot be read: {str(error).splitlines()[0]}") from None
 
@@ -57,7 +60,13 @@ def with_times(frames: Frames, places: Sequence[Path]) -> Frames:
     """The runs with the rounds that lie in these folders or beside these files, as far as there are any."""
     folders = dict.fromkeys(place if place.is_dir() else place.parent for place in places)
     found = [folder for folder in folders if (folder / FILE).is_file()]
-    return with_rounds(frames, pd.concat(map(read_bench, found), ignore_index=True)) if found else frames
+    return with_rounds(frames, _together(map(read_bench, found))) if found else frames
+
+
+def _together(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """The rounds of several files; a setting that one of them lacks is empty there, as it is within one."""
+    table = pd.concat(tables, ignore_index=True)
+    return table.assign(**{name: table[name].fillna("") for name in columns_of_settings(table)})
 
 
 def with_rounds(frames: Frames, rounds: pd.DataFrame) -> Frames:
@@ -80,6 +89,8 @@ def clock_of(frames: Frames, runs: pd.DataFrame) -> Clock:
 
 def time_note(frames: Frames) -> str:
     """What the times of a table rest on, or that there are none."""
+    if not frames.clocks and not frames.bench.empty:
+        return "Times are not known: none of these runs has settings that were timed. "
     if not frames.clocks:
         return "Times are not measured here: normbench bench does that. "
     rounds = frames.bench

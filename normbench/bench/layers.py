@@ -74,7 +74,7 @@ def _work(spec: NormSpec, shape: Sequence[int], layout: str, mode: str, part: st
     def both() -> None:
         with runtime.autocast():
             y = forward(x)
-        torch.autograd.grad(y, (x, *layer.parameters()), gradient)
+        torch.autograd.grad(y, (x, *layer.parameters()), gradient, allow_unused=True)
 
     def there() -> None:
         with runtime.autocast():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -73,7 +73,7 @@ def _is_compiling_worth_it(config: RunConfig, source: Source, num_steps: int, ca
 def _duel(first: RunConfig, second: RunConfig, source: Source, cache_dir: Path) -> Duel:
     """From the cache, or timed now and put there."""
     file = cache_dir / "speed" / f"{_fingerprint(first, second, source)}.json"
-    if file.exists():
+    with suppress(OSError, ValueError, TypeError):  # no such file, or a damaged one: it is timed again
         return Duel(**json.loads(file.read_text()))
     with ExitStack() as stack:
         trials = [trial(one, source, stack.enter_context(runtime_of(one))) for one in (first, second)]
@@ -103,6 +103,6 @@ def _say(config: RunConfig, what: str, duel: Duel, *, chosen: bool) -> None:
     first, second = (f"{1000 * median(seconds):.1f}" for seconds in (duel.first, duel.second))
     print(
         f"{config.norm.label} at batch {config.batch_size}: {first} ms a step, {what} {second} ms: "
-        f"{'chosen' if chosen else 'not chosen'}",
+        f"{'chosen' if chosen else 'not chosen, as it was not quicker in all rounds but one, or not by enough'}",
         file=sys.stderr,
     )

@@ -253,7 +253,7 @@ def evaluate(model: nn.Module, loader: DeviceLoader, runtime: Runtime) -> tuple[
 
 
 def compile_seconds(trainer: Trainer, evaluated: Iterable[DeviceLoader]) -> float:
-    """Seconds it takes to compile the model for every batch shape it will meet; the model is left as it was.
+    """Seconds it takes to compile the model for every batch shape it will meet; it is left as it was, in training.
 
     Without this the first steps would compile, and the first epoch's time would be that of the compiler.
     """
@@ -270,6 +270,7 @@ def compile_seconds(trainer: Trainer, evaluated: Iterable[DeviceLoader]) -> floa
         for size in {size for loader in evaluated for size in _batch_sizes(len(loader), EVAL_BATCH_SIZE)}:
             _forward(trainer, size)
     trainer.model.load_state_dict(before)
+    trainer.model.train()
     return trainer.runtime.now() - start
 
 

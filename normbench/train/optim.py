@@ -54,7 +54,7 @@ def sgd(
 def plain(kind: type[Kind]) -> type[Kind]:
     """The optimizer without the wrappers that keep it out of compiled code, where it never is.
 
-    They import torch._dynamo at the first call, more than two seconds of every run's start (results/speed).
+    They import torch._dynamo at the first call, more than two seconds of every run's start (results/LOG.md).
     """
     wrapped = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     methods = {name: inspect.unwrap(getattr(kind, name)) for name in wrapped}

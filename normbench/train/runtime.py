@@ -117,7 +117,7 @@ def keep_freed_memory() -> None:
     """Has glibc keep the memory that is freed in this process, where glibc is what allocates.
 
     As it is, every large tensor is mapped anew and zeroed page by page when it is first written: a sixth of a training
-    step at batch 64 on two cores, and a third of an evaluation (results/speed). The peak is the same.
+    step at batch 64 on two cores, and a third of an evaluation (results/LOG.md). The peak is the same.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

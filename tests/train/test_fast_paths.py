@@ -18,15 +18,20 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from normbench.compose import compose
+from normbench.data import sources
 from normbench.data.augment import FlipAndCrop
 from normbench.data.loader import DeviceLoader
 from normbench.data.source import Split
 from normbench.models import Layers, models
 from normbench.norms import norms
+from normbench.train.build import runtime_of
 from normbench.train.capture import WARM_UP, Captured
 from normbench.train.engine import StepLog, Stopped, Trainer, evaluate
 from normbench.train.optim import optimizers, parameter_groups, schedule
+from normbench.train.resolve import data_home
 from normbench.train.runtime import Runtime
+from normbench.train.trial import trial
 
 CPU = torch.device("cpu")
 HALF = (0.5, 0.5, 0.5)
@@ -173,3 +178,18 @@ def test_before_recording_the_work_is_done_as_it_is_and_then_never_again() -> No
     assert calls == [3] * (WARM_UP + 1), "each time of the warm-up, and once to record"
     assert step(torch.arange(2)).item() == 1
     assert calls[-1] == 2
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("compiled", ["false", "true"])
+def test_a_trial_takes_its_steps_in_training_mode(compiled: str) -> None:
+    settings = ["data=synthetic", "data.num_train=64", "data.num_test=10", "model.widths=[2]", "batch_size=4"]
+    config = compose([*settings, "norm=bn", "runtime.device=cpu", f"runtime.compile={compiled}"])
+    source = sources.build("synthetic", data_home(config), options={"num_train": 64, "num_test": 10})
+    with runtime_of(config) as runtime:
+        ready = trial(config, source, runtime)
+        means = {name: buffer.clone() for name, buffer in ready.trainer.model.named_buffers() if "mean" in name}
+        ready.take_step()
+    assert ready.trainer.model.training
+    assert means
+    assert not any(torch.equal(dict(ready.trainer.model.named_buffers())[name], mean) for name, mean in means.items())

@@ -27,7 +27,7 @@ def costs_figure(rounds: pd.DataFrame, size: Size = PAGE) -> Figure:
         facets = [*data.groupby(varying, sort=False)] if varying else [((), data)]
         figure, axes = panels(size, len(facets), sharey=False)
         ends = [data[f"relative_time{end}"] for end in ("", "_low", "_high")]
-        low, high = min(end.min() for end in ends), max(end.max() for end in ends)
+        low, high = min(1.0, *(end.min() for end in ends)), max(1.0, *(end.max() for end in ends))  # nan is no limit
         for ax, (key, group) in zip(axes, facets, strict=True):
             ax.set_xlim(low - MARGIN, high + MARGIN)
             _ratios(ax, group, looks)

@@ -17,8 +17,10 @@ MIB = 2**20
 SHORT = {"runtime.": "", "norm.options.": "", "norm.": "", "model.": "", "data.": "", "train.": "", "_": " "}
 NOTE = (
     "Medians over {rounds} rounds, in which all of one batch size took their turns; relative to bn: the median of the "
-    "rounds' ratios, with its 95 % interval, free of any distribution. Peak: the most that tensors take in a step "
-    "beyond what lasts; saved: what a forward pass keeps for the backward pass; state: weights, buffers, optimizer. "
+    "rounds' ratios, which is not the ratio of the medians where the machine's speed drifts, with its 95 % interval, "
+    "free of any distribution. Compilation: less where the compiler's own cache helps. Peak: the most that tensors "
+    "take in a step beyond what lasts; saved: what a forward pass keeps for the backward pass; state: weights, "
+    "buffers, optimizer. "
 )
 
 
