@@ -83,8 +83,10 @@ def with_rounds(frames: Frames, rounds: pd.DataFrame) -> Frames:
 
 
 def clock_of(frames: Frames, runs: pd.DataFrame) -> Clock:
-    """The seconds per epoch of runs that differ in nothing but the seed; none where they were not timed."""
-    return next((frames.clocks[run] for run in runs["run"] if run in frames.clocks), {})
+    """The seconds per epoch of these runs; none where they were not timed, or are of several costs."""
+    timed = [run for run in runs["run"] if run in frames.clocks]
+    kinds = {str(cost_settings(frames.configs[run])) for run in timed}
+    return frames.clocks[timed[0]] if len(kinds) == 1 else {}
 
 
 def time_note(frames: Frames) -> str:

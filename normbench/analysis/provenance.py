@@ -83,7 +83,7 @@ def commits(runs: pd.DataFrame) -> str:
     """The commits of the code that ran, with + where files differed from it."""
     began = runs[runs["torch"].notna()]
     known = [
-        f"{commit[:12]}{'+' if dirty else ''}" if isinstance(commit, str) else "of an installed package"
+        f"{commit[:12]}{'+' if dirty else ''}" if isinstance(commit, str) and commit else "of an installed package"
         for commit, dirty in zip(began["commit"], began["dirty"], strict=True)
     ]
     return " / ".join(dict.fromkeys(known))

@@ -32,8 +32,10 @@ def bench_steps(configs: Sequence[RunConfig], rounds: int, done: Callable[[], ob
     """A row for each configuration and round: its settings, the seconds of a step, and what it needs in memory.
 
     Those of one batch size are timed in turns; the images are random ones, of the size that the data have. Compilation
-    and warm-up are not in the seconds. `done` is called after each round. Raises what training raises.
+    and warm-up are not in the seconds. What costs the same, as two seeds do, is timed once. `done` is called after each
+    round. Raises what training raises.
     """
+    configs = [*{str(cost_settings(flatten(config.identity()))): config for config in configs}.values()]
     started = datetime.now(UTC).isoformat(timespec="seconds")
     for batch_size in dict.fromkeys(config.batch_size for config in configs):
         chosen = [config for config in configs if config.batch_size == batch_size]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,7 +49,7 @@ def bench(
     for run in plan.runs:
         if run.state == "refused":
             print(f"refused: {run.reason}", file=sys.stderr)
-    configs = _distinct(run.config for run in plan.runs if run.state != "refused")
+    configs = [run.config for run in plan.runs if run.state != "refused"]
     rows = [*_rows(configs, rounds, layers=layers)]
     from normbench.analysis.bench_report import of_layers, of_steps
 
@@ -57,13 +57,6 @@ def bench(
     show(report.table)
     if output is not None:
         report.write(output)
-
-
-def _distinct(configs: Iterable[RunConfig]) -> list[RunConfig]:
-    """One configuration of each cost: a seed or a learning rate changes none."""
-    from normbench.config import cost_settings, flatten
-
-    return [*{str(cost_settings(flatten(config.identity()))): config for config in configs}.values()]
 
 
 def _rows(configs: list[RunConfig], rounds: int, *, layers: bool) -> Iterator[dict[str, Any]]:

@@ -42,12 +42,16 @@ def costs(rounds: pd.DataFrame) -> pd.DataFrame:
     groups = [group for _, group in rounds.groupby(names, sort=False)]
     varying = _varying([{str(key): value for key, value in group[names].iloc[0].items()} for group in groups])
     shared = [name for name in names if not name.startswith("norm.")]
-    of_bn = {
-        tuple(group[shared].iloc[0]): _by_round(group) for group in groups if group["norm.name"].iloc[0] == BASELINE
+    others = [tuple(group[shared].iloc[0]) for group in groups]
+    bn = [place for place, group in zip(others, groups, strict=True) if group["norm.name"].iloc[0] == BASELINE]
+    of_bn = {  # of two kinds of bn at the same other settings none is the one to relate to
+        place: _by_round(group)
+        for place, group in zip(others, groups, strict=True)
+        if group["norm.name"].iloc[0] == BASELINE and bn.count(place) == 1
     }
     rows = [
-        _row(group, {name: column[i] for name, column in varying.items()}, of_bn.get(tuple(group[shared].iloc[0]), {}))
-        for i, group in enumerate(groups)
+        _row(group, {name: column[i] for name, column in varying.items()}, of_bn.get(place, {}))
+        for i, (place, group) in enumerate(zip(others, groups, strict=True))
     ]
     return pd.DataFrame(rows)
 
