@@ -524,7 +524,7 @@ def test_more_panels_than_one_can_look_at_are_refused(folder: Path) -> None:
         ("loss", "step", ["training loss (nats)"]),
         ("accuracy", "epoch", ["loss (nats)", "accuracy (%)"]),
         ("batch-size", "batch size (images, log2)", ["test accuracy (%)"]),
-        ("time", "training time per epoch (s); bars: the middle half of the rounds", [""]),
+        ("time", "training time per epoch (s)", [""]),
     ],
 )
 def test_axes_say_what_they_show_in_which_unit(sweep: Frames, name: str, x: str, y: list[str]) -> None:
@@ -536,10 +536,12 @@ def test_axes_say_what_they_show_in_which_unit(sweep: Frames, name: str, x: str,
 
 OF_RUNS = ("cifar10-jpeg", "3 epochs", "24 runs", "3 seeds", "a processor", "fp32", "torch 2.15.0", "0123456789ab.")
 OF_ROUNDS = ("a training step's median", "9 rounds", "another processor", "threads: 1", "torch 2.16.0", "fedcba987654.")
+OF_BARS = ("Bars: the middle half of the rounds.",)
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("loss", OF_RUNS), ("accuracy", OF_RUNS), ("batch-size", OF_RUNS), ("time", OF_ROUNDS)]
+    ("name", "words"),
+    [("loss", OF_RUNS), ("accuracy", OF_RUNS), ("batch-size", OF_RUNS), ("time", OF_ROUNDS + OF_BARS)],
 )
 def test_a_caption_says_what_a_figure_rests_on(sweep: Frames, name: str, words: tuple[str, ...]) -> None:
     figure = FIGURES[name](sweep)
@@ -633,7 +635,7 @@ def test_a_file_of_another_format_is_refused(time_figure: Figure, tmp_path: Path
 def test_text_in_an_svg_stays_text(time_figure: Figure, tmp_path: Path) -> None:
     save(time_figure, tmp_path / "time.svg")
     written = (tmp_path / "time.svg").read_text()
-    assert ">training time per epoch (s); bars: the middle half of the rounds</text>" in written
+    assert ">training time per epoch (s)</text>" in written
     assert ">gn</text>" in written
 
 
