@@ -40,6 +40,7 @@ LEVELS = (
         "normbench.train.footprint",
         "normbench.train.race",
         "normbench.train.engine",
+        "normbench.train.compilation",
         "normbench.train.statistics",
     },
     {

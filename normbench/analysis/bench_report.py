@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from normbench.analysis import loading
 from normbench.analysis.clocks import FILE, as_rounds, write_rounds
 from normbench.analysis.figures.costs import costs_figure
 from normbench.analysis.figures.style import save
@@ -18,6 +19,9 @@ from normbench.analysis.tables.layers import layers_table
 from normbench.analysis.tables.rendering import to_markdown
 from normbench.analysis.tables.table import Table
 from normbench.atomic import write_text
+from normbench.errors import NormbenchError
+
+LAYERS_FILE = "layers.csv"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,14 @@ class BenchReport:
                 save(self.figure, path.with_suffix(suffix))
 
 
+def check_folder(folder: Path, *, layers: bool, overwrite: bool) -> None:
+    """Raises NormbenchError where these rounds cannot be written to `folder`, or would replace others unasked."""
+    loading.check_folder(folder)
+    file = folder / (LAYERS_FILE if layers else FILE)
+    if file.exists() and not overwrite:
+        raise NormbenchError(f"--output: '{file}' holds rounds already; --overwrite replaces them")
+
+
 def of_steps(rows: Sequence[Mapping[str, Any]]) -> BenchReport:
     """Of the rows that `bench_steps` gives."""
     rounds = as_rounds(rows)
@@ -48,4 +60,4 @@ def of_steps(rows: Sequence[Mapping[str, Any]]) -> BenchReport:
 def of_layers(rows: Sequence[Mapping[str, Any]]) -> BenchReport:
     """Of the rows that `bench_layers` gives."""
     rounds = pd.DataFrame(rows)
-    return BenchReport("layers.csv", rounds, layers_table(rounds))
+    return BenchReport(LAYERS_FILE, rounds, layers_table(rounds))

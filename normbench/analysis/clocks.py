@@ -16,6 +16,7 @@ import pandas as pd
 from normbench.analysis.frames import Clock, Frames
 from normbench.analysis.provenance import commits, distinct
 from normbench.analysis.runfiles import at
+from normbench.analysis.stats import with_interval
 from normbench.atomic import disk_errors, write_text
 from normbench.config import COSTLY, cost_settings
 from normbench.errors import NormbenchError, RunFailure
@@ -99,13 +100,14 @@ def time_note(frames: Frames) -> str:
     number = math.ceil(len(rounds) / rounds.groupby(["race", *columns_of_settings(rounds)]).ngroups)
     return (
         f"Time per epoch is a training step's median, without evaluation, times the steps; relative to bn: the median "
-        f"of pairs, with its 95 % interval; timed in turns, {number} rounds, on {basis_of(rounds)}. "
+        f"of pairs, {with_interval(number)}; timed in turns, {number} rounds, on {basis_of(rounds)}. "
     )
 
 
 def basis_of(rounds: pd.DataFrame) -> str:
     """The machine and versions that did the rounds."""
-    known = f"{distinct(rounds, 'device')}, threads: {distinct(rounds, 'threads')}"
+    machines = rounds.groupby("device", sort=False)
+    known = "; ".join(f"{device}, threads: {distinct(of_it, 'threads')}" for device, of_it in machines)
     return f"{known}, torch {distinct(rounds, 'torch')}, commit {commits(rounds)}"
 
 

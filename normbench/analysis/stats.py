@@ -107,6 +107,11 @@ def median_ratio(first: Mapping[Any, float], second: Mapping[Any, float]) -> Rat
     return Ratio(median(ratios), low, high, len(ratios))
 
 
+def with_interval(n: int) -> str:
+    """What a note says of the interval of a median over n ratios."""
+    return "with its 95 % interval" if _outside(n) else "without an interval, which takes 6 rounds"
+
+
 def _outside(n: int) -> int:
     """The largest k for which the k-th smallest and the k-th largest of n values enclose the median with CONFIDENCE."""
     k = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from normbench.bench.steps import LEAST_SECONDS, machine
 from normbench.config import RunConfig
+from normbench.errors import NormbenchError
 from normbench.models import Layers, Site, materialize
 from normbench.norms import NormSpec, norms
 from normbench.train.build import runtime_of
@@ -33,8 +35,9 @@ def sites_of(config: RunConfig) -> list[Site]:
 def bench_layers(configs: Sequence[RunConfig], rounds: int, done: Callable[[], object]) -> Iterator[dict[str, Any]]:
     """A row for each norm, site, layout, mode, part (forward; forward and backward: both) and round.
 
-    All of one site and batch size are timed in turns. Norms of one name with other options are not told apart.
+    All of one site and batch size are timed in turns. Raises NormbenchError for a norm that comes twice.
     """
+    _check_distinct(configs)
     for config in {config.batch_size: config for config in configs}.values():
         chosen = {one.norm.label: one for one in configs if one.batch_size == config.batch_size}
         with runtime_of(config) as runtime:
@@ -44,6 +47,16 @@ def bench_layers(configs: Sequence[RunConfig], rounds: int, done: Callable[[], o
                 for turn in _race_at(site, specs, config.batch_size, runtime, rounds):
                     yield from (facts | row for row in turn)
                     done()
+
+
+def _check_distinct(configs: Sequence[RunConfig]) -> None:
+    """What else the configurations differ in, a layer alone does not see, or a row does not say."""
+    for (label, batch_size), number in Counter((one.norm.label, one.batch_size) for one in configs).items():
+        if number > 1:
+            raise NormbenchError(
+                f"--layers: {label} at batch size {batch_size} comes {number} times; a layer is timed with one choice "
+                "of options, in both layouts, eager and compiled"
+            )
 
 
 def _race_at(

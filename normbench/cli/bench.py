@@ -26,6 +26,7 @@ def bench(
     layers: Annotated[bool, typer.Option("--layers", help="Time each norm layer alone, forward and backward.")] = False,
     rounds: Annotated[int, typer.Option(help="Turns that everyone takes.", min=1)] = 25,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The folder for CSV, table and figure.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace rounds that lie in that folder.")] = False,
     debug: Debug = False,
 ) -> None:
     """Time training steps in turns, in one process: time relative to bn with its interval, and memory.
@@ -37,12 +38,12 @@ def bench(
     normbench bench norm=bn,gn batch_size=1,64 runtime.channels_last=false,true -o results/speed
     normbench bench --layers
     """
-    from normbench.analysis.loading import check_folder
+    from normbench.analysis.bench_report import check_folder, of_layers, of_steps
     from normbench.plan import make_plan
     from normbench.study import Study
 
     if output is not None:
-        check_folder(output)
+        check_folder(output, layers=layers, overwrite=overwrite)
     given = overrides or []
     chosen = [value for key, value in DEFAULTS.items() if not any(one.startswith(f"{key}=") for one in given)]
     plan = make_plan(Study("bench", ()).with_overrides([*chosen, *given]))
@@ -51,8 +52,6 @@ def bench(
             print(f"refused: {run.reason}", file=sys.stderr)
     configs = [run.config for run in plan.runs if run.state != "refused"]
     rows = [*_rows(configs, rounds, layers=layers)]
-    from normbench.analysis.bench_report import of_layers, of_steps
-
     report = of_layers(rows) if layers else of_steps(rows)
     show(report.table)
     if output is not None:

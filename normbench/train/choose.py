@@ -1,6 +1,7 @@
 """What `auto` stands for in layout and compilation: what made steps quicker here, for this norm, model and batch size.
 
-It is measured once on a machine and then known from the cache, so that the same command means the same run again.
+It is measured once on a machine and then known from the cache (`speed/` in it; without that folder all is measured
+anew), so that the same command means the same run again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import sys
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
@@ -28,11 +30,12 @@ WORTH_A_TRIAL = 300.0  # seconds of steps: in a shorter run compiling is not tri
 
 @dataclass(frozen=True)
 class Duel:
-    """Two configurations timed in turns: the seconds of a step of each, by rounds, and how long the second compiled."""
+    """Two configurations timed in turns: seconds of a step of each, by rounds; how long the second compiled; when."""
 
     first: list[float]
     second: list[float]
     seconds_compiling: float
+    measured_at: str
 
     @property
     def is_won_by_second(self) -> bool:
@@ -80,7 +83,9 @@ def _duel(first: RunConfig, second: RunConfig, source: Source, cache_dir: Path) 
         works = {str(number): one.take_step for number, one in enumerate(trials)}
         timer = timer_for(trials[0].trainer.runtime.device)
         rounds = [*race(works, timer, rounds=ROUNDS, least_seconds=LEAST_SECONDS)]
-    duel = Duel([one["0"] for one in rounds], [one["1"] for one in rounds], trials[1].seconds_compiling)
+    first_seconds, second_seconds = ([one[name] for one in rounds] for name in works)
+    now = datetime.now(UTC).isoformat(timespec="minutes")
+    duel = Duel(first_seconds, second_seconds, trials[1].seconds_compiling, now)
     with disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, asdict(duel))
@@ -103,6 +108,7 @@ def _say(config: RunConfig, what: str, duel: Duel, *, chosen: bool) -> None:
     first, second = (f"{1000 * median(seconds):.1f}" for seconds in (duel.first, duel.second))
     print(
         f"{config.norm.label} at batch {config.batch_size}: {first} ms a step, {what} {second} ms: "
-        f"{'chosen' if chosen else 'not chosen, as it was not quicker in all rounds but one, or not by enough'}",
+        f"{'chosen' if chosen else 'not chosen, as it was not quicker in all rounds but one, or not by enough'} "
+        f"(measured {duel.measured_at})",
         file=sys.stderr,
     )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -250,37 +249,3 @@ def evaluate(model: nn.Module, loader: DeviceLoader, runtime: Runtime) -> tuple[
         metrics.add(cross_entropy(logits.float(), labels), logits, labels)
     loss, accuracy = metrics.read()
     return loss, accuracy
-
-
-def compile_seconds(trainer: Trainer, evaluated: Iterable[DeviceLoader]) -> float:
-    """Seconds it takes to compile the model for every batch shape it will meet; it is left as it was, in training.
-
-    Without this the first steps would compile, and the first epoch's time would be that of the compiler.
-    """
-    if not trainer.runtime.compile:
-        return 0.0
-    start = trainer.runtime.now()
-    before = copy.deepcopy(trainer.model.state_dict())
-    trainer.model.train()
-    for size in _batch_sizes(len(trainer.loader), trainer.batch_size):
-        _forward(trainer, size).sum().backward()
-    trainer.optimizer.zero_grad()
-    trainer.model.eval()
-    with torch.no_grad():
-        for size in {size for loader in evaluated for size in _batch_sizes(len(loader), EVAL_BATCH_SIZE)}:
-            _forward(trainer, size)
-    trainer.model.load_state_dict(before)
-    trainer.model.train()
-    return trainer.runtime.now() - start
-
-
-def _forward(trainer: Trainer, batch_size: int) -> Tensor:
-    images, _ = trainer.loader.gather(torch.zeros(batch_size, dtype=torch.int64, device=trainer.runtime.device))
-    with trainer.runtime.autocast():
-        logits: Tensor = trainer.model(images)
-    return logits.float()
-
-
-def _batch_sizes(num_images: int, batch_size: int) -> set[int]:
-    """The full batch and the last short one."""
-    return {min(batch_size, num_images), num_images % batch_size} - {0}

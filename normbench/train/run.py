@@ -18,16 +18,8 @@ from normbench.data.subset import hold_out, limit
 from normbench.errors import NormbenchError
 from normbench.rundir import STEP_COLUMNS, RunDir, open_run
 from normbench.train.build import build_loader, build_trainer, runtime_of
-from normbench.train.engine import (
-    Diverged,
-    EpochResult,
-    StepLog,
-    Stopped,
-    Trainer,
-    check_finite,
-    compile_seconds,
-    evaluate,
-)
+from normbench.train.compilation import compile_seconds
+from normbench.train.engine import Diverged, EpochResult, StepLog, Stopped, Trainer, check_finite, evaluate
 from normbench.train.progress import Progress
 from normbench.train.resolve import Resolver, data_home
 from normbench.train.signals import stop_signals

@@ -10,7 +10,8 @@ import numpy as np
 from normbench.config import RunConfig
 from normbench.data import Source, Split
 from normbench.train.build import build_trainer
-from normbench.train.engine import Trainer, compile_seconds
+from normbench.train.compilation import compile_seconds
+from normbench.train.engine import Trainer
 from normbench.train.race import WARM_UP, Work
 from normbench.train.runtime import Runtime
 

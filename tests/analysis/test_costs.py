@@ -18,7 +18,7 @@ from made_up_rounds import MACHINE, rows_of
 from matplotlib.axes import Axes
 
 from normbench.analysis.bench_report import of_layers, of_steps
-from normbench.analysis.clocks import as_rounds
+from normbench.analysis.clocks import as_rounds, basis_of
 from normbench.analysis.figures.costs import costs_figure
 from normbench.analysis.figures.style import PHONE, STYLES, save, size_called
 from normbench.analysis.tables.costs import costs, costs_table
@@ -206,8 +206,17 @@ def test_each_batch_size_and_layout_is_a_panel() -> None:
     assert "another processor, threads: 1, torch 2.16.0, commit fedcba987654." in figure.get_label()
 
 
+def test_each_machine_stands_with_its_own_threads() -> None:
+    here, there = many_rounds([config("bn")]), many_rounds([config("gn")])
+    both = pd.concat([here, there.assign(device="another still", threads="16")])
+    assert basis_of(both).startswith("another processor, threads: 1; another still, threads: 16, torch 2.16.0")
+
+
 def test_few_rounds_have_dots_without_bars_and_norms_without_bn_have_none() -> None:
-    few = costs_figure(many_rounds([config("bn"), config("gn")], rounds=3))
+    rounds = many_rounds([config("bn"), config("gn")], rounds=3)
+    few = costs_figure(rounds)
+    for note in (few.get_label(), costs_table(rounds).caption):
+        assert "without an interval, which takes 6 rounds" in note
     assert [low == middle == high for low, middle, high in dots(few.axes[0])] == [True, True]
     alone = costs_figure(many_rounds([config("gn"), config("ln"), config("bn", 8)]))
     assert [len(axes.containers) for axes in alone.axes] == [0, 1]

@@ -63,6 +63,13 @@ def test_every_norm_has_a_row_for_each_site_layout_part_and_round() -> None:
     assert all({*row} == FACTS | {"norm", "site", "layout", "mode", "part", "round", "seconds"} for row in rows)
 
 
+@pytest.mark.parametrize("other", [{"norm.num_groups": 4}, {"runtime.channels_last": True}])
+def test_a_norm_that_comes_twice_is_refused_rather_than_timed_once(other: dict[str, Any]) -> None:
+    twice = [tiny("gn", **{"norm.num_groups": 2}), tiny("gn", **other)]
+    with pytest.raises(NormbenchError, match="gn at batch size 4 comes 2 times"):
+        bench(*twice)
+
+
 def test_the_rows_make_a_table_of_every_norm_and_layout() -> None:
     table = layers(pd.DataFrame(bench(tiny("bn"), tiny("gn"))))
     assert {*zip(table["norm"], table["layout"], strict=True)} == {*itertools.product(("bn", "gn"), LAYOUTS)}

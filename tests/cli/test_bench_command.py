@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pandas as pd
 import pytest
@@ -106,6 +107,17 @@ def test_layers_are_timed_alone(normbench: Run, tmp_path: Path) -> None:
     ]
 
 
+def test_rounds_are_replaced_only_if_asked_to(normbench: Run, tmp_path: Path) -> None:
+    for kind, file in ([], "bench.csv"), (["--layers"], "layers.csv"):
+        timing = ["bench", *tiny("norm=bn"), *kind, "--rounds", "1", "-o", "speed"]
+        assert normbench(*timing)[0] == 0
+        before = (tmp_path / "speed" / file).read_text()
+        assert normbench(*timing) == (2, "", ANY)
+        assert (tmp_path / "speed" / file).read_text() == before
+        assert normbench(*timing, "--overwrite")[0] == 0
+        assert (tmp_path / "speed" / file).read_text() != before
+
+
 def test_by_default_the_four_norms_of_the_source_are_timed_at_its_batch_size(
     normbench: Run, asked: list[RunConfig]
 ) -> None:
@@ -141,12 +153,15 @@ def test_a_norm_that_cannot_train_there_is_named_and_the_others_are_timed(normbe
         (["-o", "file"], "--output: 'file' is not a folder"),
         (["-o", "runs"], "--output: 'runs' holds run directories, which its runs.csv would hide"),
         (["--layers", "-o", "runs"], "--output: 'runs' holds run directories"),
+        (["-o", "timed"], "--output: 'timed/bench.csv' holds rounds already; --overwrite replaces them"),
     ],
 )
 def test_bad_input_of_bench_is_one_line_and_exit_code_2_and_nothing_is_timed(
     normbench: Run, leave_run: LeaveRun, tmp_path: Path, asked: list[RunConfig], arguments: list[str], message: str
 ) -> None:
     (tmp_path / "file").touch()
+    (tmp_path / "timed").mkdir()
+    (tmp_path / "timed" / "bench.csv").touch()
     leave_run(compose([*TINY, "epochs=1"], {"norm": "bn", "system.runs_dir": "runs"}))
     before = files_in(tmp_path)
     code, out, err = normbench("bench", *arguments)

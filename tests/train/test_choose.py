@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -121,7 +122,9 @@ def test_what_was_measured_is_said_and_measured_once(
     first = choose(config, source, 10_000, tmp_path)
     timed, said = len(machine.timed), capsys.readouterr().err
     assert timed == 4
-    assert said.splitlines()[0] == "gn at batch 64: 1000.0 ms a step, channels_last 800.0 ms: chosen"
+    first_line, date = said.splitlines()[0].split(" (measured ")
+    assert first_line == "gn at batch 64: 1000.0 ms a step, channels_last 800.0 ms: chosen"
+    assert timedelta(0) <= datetime.now(UTC) - datetime.fromisoformat(date.rstrip(")")) < timedelta(hours=1)
     assert choose(config, source, 10_000, tmp_path) == first
     assert len(machine.timed) == timed
     assert capsys.readouterr().err == said, "what it rests on is said again"
@@ -144,7 +147,7 @@ def test_a_broken_measurement_leaves_no_file(on: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("quicker", "expected"), [(ROUNDS, True), (ROUNDS - 1, True), (ROUNDS - 2, False), (0, False)])
 def test_one_round_may_go_the_other_way(quicker: int, expected: bool) -> None:
     second = [0.9] * quicker + [1.1] * (ROUNDS - quicker)
-    assert Duel([1.0] * ROUNDS, second, 0.0).is_won_by_second == expected
+    assert Duel([1.0] * ROUNDS, second, 0.0, "today").is_won_by_second == expected
 
 
 def test_resolving_leaves_no_auto_and_a_second_time_changes_nothing(on: Any) -> None:

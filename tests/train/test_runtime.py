@@ -16,7 +16,8 @@ from normbench.errors import NormbenchError
 from normbench.models import Layers, models
 from normbench.norms import norms
 from normbench.train import runtime
-from normbench.train.engine import Trainer, compile_seconds, evaluate
+from normbench.train.compilation import compile_seconds
+from normbench.train.engine import Trainer, evaluate
 from normbench.train.optim import constant, optimizers, parameter_groups
 from normbench.train.runtime import (
     Runtime,

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from normbench.analysis.clocks import basis_of
 from normbench.analysis.figures.style import PAGE, Size, Styles, add_caption, drawing, panels, styles
 from normbench.analysis.provenance import describe
+from normbench.analysis.stats import with_interval
 from normbench.analysis.tables.costs import costs
 
-NOTE = "Dots: median over rounds of the ratio to bn in the same round; bars: its 95 % interval."
+NOTE = "Dots: median over rounds of the ratio to bn in the same round, {interval}."
 MARGIN = 0.03  # of the axis, on both sides
 
 
@@ -32,7 +33,8 @@ def costs_figure(rounds: pd.DataFrame, size: Size = PAGE) -> Figure:
             ax.set_xlim(low - MARGIN, high + MARGIN)
             _ratios(ax, group, looks)
             ax.set_title(describe(dict(zip(varying, key, strict=True))), loc="left")
-        add_caption(figure, f"{NOTE} {basis_of(rounds)}.", size)
+        note = NOTE.format(interval=with_interval(int(data["rounds"].median())))
+        add_caption(figure, f"{note} {basis_of(rounds)}.", size)
     return figure
 
 

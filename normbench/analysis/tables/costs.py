@@ -10,15 +10,15 @@ import pandas as pd
 
 from normbench.analysis.clocks import basis_of, columns_of_settings
 from normbench.analysis.frames import settings_that_vary
-from normbench.analysis.stats import Ratio, median_ratio
+from normbench.analysis.stats import Ratio, median_ratio, with_interval
 from normbench.analysis.tables.table import BASELINE, Table, times
 
 MIB = 2**20
 SHORT = {"runtime.": "", "norm.options.": "", "norm.": "", "model.": "", "data.": "", "train.": "", "_": " "}
 NOTE = (
     "Medians over {rounds} rounds, in which all of one batch size took their turns; relative to bn: the median of the "
-    "rounds' ratios, which is not the ratio of the medians where the machine's speed drifts, with its 95 % interval, "
-    "free of any distribution. Compilation: less where the compiler's own cache helps. Peak: the most that tensors "
+    "rounds' ratios, which is not the ratio of the medians where the machine's speed drifts, {interval}. "
+    "Compilation: less where the compiler's own cache helps. Peak: the most that tensors "
     "take in a step beyond what lasts; saved: what a forward pass keeps for the backward pass; state: weights, "
     "buffers, optimizer. "
 )
@@ -28,7 +28,8 @@ def costs_table(rounds: pd.DataFrame) -> Table:
     """A row for each configuration that was timed; `rounds` as `bench.csv` has them."""
     data = costs(rounds)
     number = math.ceil(data["rounds"].median())
-    return Table("What a training step costs", data, _shown(data), NOTE.format(rounds=number) + basis_of(rounds) + ".")
+    note = NOTE.format(rounds=number, interval=with_interval(number))
+    return Table("What a training step costs", data, _shown(data), note + basis_of(rounds) + ".")
 
 
 def costs(rounds: pd.DataFrame) -> pd.DataFrame:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pandas as pd
 
 from normbench.analysis.clocks import basis_of
-from normbench.analysis.stats import median_ratio
+from normbench.analysis.stats import median_ratio, with_interval
 from normbench.analysis.tables.table import BASELINE, Table, times
 
 NOTE = (
     "Each norm layer alone, summed over the network's sites ({sites}), median over {rounds} rounds in turns; relative "
-    "to bn: forward and backward in the same layout and mode, median of the rounds' ratios with its 95 % interval. "
+    "to bn: forward and backward in the same layout and mode, median of the rounds' ratios, {interval}. "
 )
 
 
@@ -21,7 +21,7 @@ def layers_table(rounds: pd.DataFrame) -> Table:
         "What a norm layer costs",
         layers(rounds),
         _shown(layers(rounds)),
-        NOTE.format(rounds=number, sites=sites) + basis_of(rounds) + ".",
+        NOTE.format(rounds=number, sites=sites, interval=with_interval(number)) + basis_of(rounds) + ".",
     )
 
 
