@@ -39,6 +39,9 @@ PositiveChannels = Annotated[
 # Beginnings of the dotted keys that the cost of a step depends on.
 COSTLY = ("norm.", "model.", "runtime.", "batch_size", "optim.name", "train.accumulate", "data.augment")
 
+# Settings that came later: at these values they leave the ids of runs, and what a bench timed, as they were before.
+ADDED = {("train", "bn_evaluations"): False, ("runtime", "cuda_graphs"): False, ("runtime", "onednn"): True}
+
 
 class Section(BaseModel):
     """A frozen part of the configuration in which every key and type is checked."""
@@ -103,7 +106,8 @@ class RuntimeConfig(Section):
     precision: Literal["auto", "fp32", "bf16"]
     channels_last: Switch
     compile: Switch
-    cuda_graphs: bool = False  # a default, for runs from before it
+    cuda_graphs: bool = False  # defaults, for runs from before these two
+    onednn: Switch = True
 
 
 class SystemConfig(Section):
@@ -138,10 +142,9 @@ class RunConfig(Section):
         values["data"].pop("root", None)
         if values["norm"].pop("file", None):  # an own norm is known by its class and content, wherever it lies
             values["norm"]["name"] = self.norm.label
-        if not self.train.bn_evaluations:  # what was not asked for leaves the ids of runs as they were before it
-            values["train"].pop("bn_evaluations")
-        if not self.runtime.cuda_graphs:
-            values["runtime"].pop("cuda_graphs")
+        for (section, key), default in ADDED.items():
+            if values[section][key] == default:
+                values[section].pop(key)
         return values
 
     @property
@@ -201,4 +204,5 @@ def cost_settings(config: Mapping[str, Any]) -> dict[str, str]:
     """
     costly = {key: value for key, value in config.items() if key.startswith(COSTLY) and key != "norm.file"}
     costly |= {"norm.name": config["norm.name"].rpartition(":")[2]}
-    return {key: str(value) for key, value in costly.items() if (key, value) != ("runtime.cuda_graphs", False)}
+    added = {f"{section}.{key}": default for (section, key), default in ADDED.items()}
+    return {key: str(value) for key, value in costly.items() if key not in added or value != added[key]}

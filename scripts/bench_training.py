@@ -136,6 +136,8 @@ def lineup(batch_size: int) -> dict[str, list[Variant]]:
     entries = {loop: [Variant(loop, number) for number in threads] for loop in loops}
     if batch_size == 1:
         entries["normbench x2"] = [Variant("normbench", 1, copies=2)]
+        eager = [settings for settings in fast_settings() if "runtime.compile=true" not in settings]
+        entries["normbench x2, fastest"] = [Variant("normbench", 1, settings, copies=2) for settings in eager]
     choices = [Variant("normbench", number, settings) for settings in fast_settings() for number in threads]
     entries["normbench, fastest"] = choices
     for kind in ("float32", "bfloat16") if has_native_bf16("cpu") else ("float32",):
@@ -145,10 +147,11 @@ def lineup(batch_size: int) -> dict[str, list[Variant]]:
 
 def fast_settings() -> list[tuple[str, ...]]:
     """The settings of normbench that may be the fastest, the default ones among them."""
-    settings: list[tuple[str, ...]] = [(), ("runtime.channels_last=true",)]
+    layouts: list[tuple[str, ...]] = [(), ("runtime.channels_last=true",)]
+    settings = [*layouts, *((*others, "runtime.onednn=false") for others in layouts)]
     with suppress(NormbenchError):
         check_compiler(True, "cpu")
-        settings += [(*others, "runtime.compile=true") for others in settings]
+        settings += [(*others, "runtime.compile=true") for others in layouts]
     if has_native_bf16("cpu"):
         settings += [(*others, "runtime.precision=bf16") for others in settings]
     return settings

@@ -87,6 +87,7 @@ def test_at_batch_1_threads_are_raced_and_two_trainings_go_at_a_time(monkeypatch
     lineup = bench_training.lineup(1)
     assert [variant.threads for variant in lineup["source"]] == [1, 2]
     assert lineup["normbench x2"] == [Variant("normbench", 1, copies=2)]
+    assert {(one.threads, one.copies) for one in lineup["normbench x2, fastest"]} == {(1, 2)}
     assert [variant.threads for variant in bench_training.lineup(64)["source"]] == [2]
     assert "normbench x2" not in bench_training.lineup(64)
 

@@ -20,8 +20,9 @@ def runtime_of(config: RunConfig) -> AbstractContextManager[Runtime]:
     where = config.runtime
     assert isinstance(where.channels_last, bool), "resolved"
     assert isinstance(where.compile, bool), "resolved"
+    assert isinstance(where.onednn, bool), "resolved"
     settings = (where.device, where.precision, where.channels_last, where.compile)
-    return open_runtime(*settings, config.system.threads, where.cuda_graphs)
+    return open_runtime(*settings, config.system.threads, where.cuda_graphs, where.onednn)
 
 
 def build_trainer(config: RunConfig, split: Split, num_classes: int, runtime: Runtime) -> Trainer:

@@ -1,4 +1,4 @@
-"""What `auto` stands for in layout and compilation: what made steps quicker here, for this norm, model and batch size.
+"""What `auto` stands for in layout, oneDNN and compilation: what makes steps quicker here, for this norm and batch.
 
 It is measured once on a machine and then known from the cache (`speed/` in it; without that folder all is measured
 anew), so that the same command means the same run again.
@@ -7,8 +7,10 @@ anew), so that the same command means the same run again.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -26,76 +28,91 @@ from normbench.train.trial import trial
 ROUNDS = 7
 LEAST_SECONDS = 0.05  # of a turn
 WORTH_A_TRIAL = 300.0  # seconds of steps: in a shorter run compiling is not tried, as it takes a good part of a minute
+PLAIN = {"channels_last": False, "onednn": True, "compile": False}  # what is taken unless another way is quicker
 
 
 @dataclass(frozen=True)
-class Duel:
-    """Two configurations timed in turns: seconds of a step of each, by rounds; how long the second compiled; when."""
+class Timing:
+    """Configurations timed in turns: the seconds of a step of each, by rounds; how long each compiled; when it was."""
 
-    first: list[float]
-    second: list[float]
-    seconds_compiling: float
+    seconds: list[list[float]]
+    seconds_compiling: list[float]
     measured_at: str
 
     @property
-    def is_won_by_second(self) -> bool:
-        """Whether the second was quicker in all rounds but one at most: by chance in one case of sixteen."""
-        return sum(b < a for a, b in zip(self.first, self.second, strict=True)) >= len(self.first) - 1
+    def steps(self) -> list[float]:
+        """Seconds of a step of each: medians."""
+        return [median(rounds) for rounds in self.seconds]
 
-    def saved_by_second(self, num_steps: int) -> float:
-        """The seconds that so many steps take less in the second, its compilation included."""
-        return num_steps * (median(self.first) - median(self.second)) - self.seconds_compiling
+    @property
+    def winner(self) -> int:
+        """The quickest, if it beat the first in all rounds but one at most (by chance in one case of sixteen); or 0."""
+        quickest = self.steps.index(min(self.steps))
+        won = sum(a < b for a, b in zip(self.seconds[quickest], self.seconds[0], strict=True))
+        return quickest if won >= len(self.seconds[0]) - 1 else 0
+
+    def saved(self, num_steps: int) -> float:
+        """The seconds that so many steps take less in the second than in the first, compilation included."""
+        return num_steps * (self.steps[0] - self.steps[1]) - self.seconds_compiling[1]
 
 
 def choose(config: RunConfig, source: Source, num_steps: int, cache_dir: Path) -> RunConfig:
     """The configuration without auto in its runtime, for a run of so many steps.
 
-    Layout first; then compilation, which is chosen if it saves more over the run than it takes. What was measured is
-    said on standard error.
+    Layout and oneDNN first, all ways in one race; then compilation, which is chosen if it saves more over the run than
+    it takes. What was measured is said on standard error.
     """
-    is_compiled = config.runtime.compile is True
-    pair = [_with(config, channels_last=layout, compile=is_compiled) for layout in (False, True)]
-    layouts = _duel(pair[0], pair[1], source, cache_dir)
-    if config.runtime.channels_last == "auto":
-        _say(config, "channels_last", layouts, chosen=layouts.is_won_by_second)
-        config = _with(config, channels_last=layouts.is_won_by_second)
-    if config.runtime.compile == "auto":
-        eager_seconds = num_steps * median(layouts.second if config.runtime.channels_last else layouts.first)
-        compiling = eager_seconds >= WORTH_A_TRIAL and _is_compiling_worth_it(config, source, num_steps, cache_dir)
-        config = _with(config, compile=compiling)
-    return config
+    asked = [name for name in ("channels_last", "onednn") if getattr(config.runtime, name) == "auto"]
+    ways = [
+        dict(zip(asked, values, strict=True))
+        for values in itertools.product(*((PLAIN[n], not PLAIN[n]) for n in asked))
+    ]
+    variants = [_with(plain(config), **way) for way in ways]
+    timing = _timed(variants, source, cache_dir)
+    chosen = timing.winner
+    if asked:
+        _say(variants, timing, chosen)
+    if config.runtime.compile == "auto" and num_steps * timing.steps[chosen] >= WORTH_A_TRIAL:
+        return _compiled_or_not(variants[chosen], source, num_steps, cache_dir)
+    return variants[chosen]
 
 
-def _is_compiling_worth_it(config: RunConfig, source: Source, num_steps: int, cache_dir: Path) -> bool:
-    duel = _duel(_with(config, compile=False), _with(config, compile=True), source, cache_dir)
-    is_worth_it = duel.is_won_by_second and duel.saved_by_second(num_steps) > 0
-    _say(config, f"compiled (in {duel.seconds_compiling:.0f} s, for {num_steps} steps)", duel, chosen=is_worth_it)
-    return is_worth_it
+def _compiled_or_not(config: RunConfig, source: Source, num_steps: int, cache_dir: Path) -> RunConfig:
+    pair = [config, _with(config, compile=True)]
+    timing = _timed(pair, source, cache_dir)
+    chosen = int(timing.winner == 1 and timing.saved(num_steps) > 0)
+    _say(pair, timing, chosen, f"; compiled in {timing.seconds_compiling[1]:.0f} s, for {num_steps} steps")
+    return pair[chosen]
 
 
-def _duel(first: RunConfig, second: RunConfig, source: Source, cache_dir: Path) -> Duel:
+def plain(config: RunConfig) -> RunConfig:
+    """With what is taken for auto where nothing is measured."""
+    return _with(config, **{name: value for name, value in PLAIN.items() if getattr(config.runtime, name) == "auto"})
+
+
+def _timed(configs: Sequence[RunConfig], source: Source, cache_dir: Path) -> Timing:
     """From the cache, or timed now and put there."""
-    file = cache_dir / "speed" / f"{_fingerprint(first, second, source)}.json"
+    file = cache_dir / "speed" / f"{_fingerprint(configs, source)}.json"
     with suppress(OSError, ValueError, TypeError):  # no such file, or a damaged one: it is timed again
-        return Duel(**json.loads(file.read_text()))
+        return Timing(**json.loads(file.read_text()))
     with ExitStack() as stack:
-        trials = [trial(one, source, stack.enter_context(runtime_of(one))) for one in (first, second)]
+        trials = [trial(one, source, stack.enter_context(runtime_of(one))) for one in configs]
         works = {str(number): one.take_step for number, one in enumerate(trials)}
         timer = timer_for(trials[0].trainer.runtime.device)
         rounds = [*race(works, timer, rounds=ROUNDS, least_seconds=LEAST_SECONDS)]
-    first_seconds, second_seconds = ([one[name] for one in rounds] for name in works)
+    seconds = [[one[name] for one in rounds] for name in works]
     now = datetime.now(UTC).isoformat(timespec="minutes")
-    duel = Duel(first_seconds, second_seconds, trials[1].seconds_compiling, now)
+    timing = Timing(seconds, [one.seconds_compiling for one in trials], now)
     with disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, asdict(duel))
-    return duel
+    write_json(file, asdict(timing))
+    return timing
 
 
-def _fingerprint(first: RunConfig, second: RunConfig, source: Source) -> str:
+def _fingerprint(configs: Sequence[RunConfig], source: Source) -> str:
     """Of all that the outcome depends on: settings, images, threads, machine, versions."""
-    settings = [cost_settings(flatten(one.identity())) for one in (first, second)]
-    machine = environment.hardware(first.runtime.device) | {"threads_set": first.system.threads}
+    settings = [cost_settings(flatten(one.identity())) for one in configs]
+    machine = environment.hardware(configs[0].runtime.device) | {"threads_set": configs[0].system.threads}
     content = [settings, source.image_shape, machine, environment.versions()]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -104,11 +121,19 @@ def _with(config: RunConfig, **runtime: bool) -> RunConfig:
     return config.model_copy(update={"runtime": config.runtime.model_copy(update=runtime)})
 
 
-def _say(config: RunConfig, what: str, duel: Duel, *, chosen: bool) -> None:
-    first, second = (f"{1000 * median(seconds):.1f}" for seconds in (duel.first, duel.second))
+def _say(variants: Sequence[RunConfig], timing: Timing, chosen: int, more: str = "") -> None:
+    """What each took, in the spelling of the configuration, and which it is to be."""
+    names = [_difference(one, variants[0]) for one in variants]
+    times = [f"{name} {1000 * step:.1f} ms" for name, step in zip(names, timing.steps, strict=True)]
+    config = variants[0]
     print(
-        f"{config.norm.label} at batch {config.batch_size}: {first} ms a step, {what} {second} ms: "
-        f"{'chosen' if chosen else 'not chosen, as it was not quicker in all rounds but one, or not by enough'} "
-        f"(measured {duel.measured_at})",
+        f"{config.norm.label} at batch {config.batch_size}, a step: {', '.join(times)}{more}; "
+        f"chosen: {names[chosen]} (measured {timing.measured_at})",
         file=sys.stderr,
     )
+
+
+def _difference(config: RunConfig, first: RunConfig) -> str:
+    ours, theirs = config.runtime, first.runtime
+    differing = [name for name in PLAIN if getattr(ours, name) != getattr(theirs, name)]
+    return " ".join(f"{name}={str(getattr(ours, name)).lower()}" for name in differing) or "as it is"

@@ -19,8 +19,9 @@ def compile_seconds(trainer: Trainer, evaluated: Iterable[DeviceLoader]) -> floa
     start = trainer.runtime.now()
     before = copy.deepcopy(trainer.model.state_dict())
     trainer.model.train()
-    for size in _batch_sizes(len(trainer.loader), trainer.batch_size):
-        _forward(trainer, size).sum().backward()
+    with trainer.runtime.kernels():
+        for size in _batch_sizes(len(trainer.loader), trainer.batch_size):
+            _forward(trainer, size).sum().backward()
     trainer.optimizer.zero_grad()
     trainer.model.eval()
     with torch.no_grad():

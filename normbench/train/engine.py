@@ -178,7 +178,8 @@ class Trainer:
     def take_step(self, group: Tensor, lr: float) -> Tensor:
         """One step at this learning rate on the images at `group`; returns their mean loss."""
         set_lr(self.optimizer, lr)
-        loss = self.update(group)
+        with self.runtime.kernels():
+            loss = self.update(group)
         self.step += 1
         return loss
 

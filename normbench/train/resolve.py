@@ -20,10 +20,10 @@ from normbench.errors import NormbenchError, Unsupported
 from normbench.models import Site, models, norm_sites, unsupported
 from normbench.norms import norms
 from normbench.registry import Registry
-from normbench.train.choose import choose
+from normbench.train.choose import PLAIN, choose, plain
 from normbench.train.engine import count_steps
 from normbench.train.optim import optimizers, schedule
-from normbench.train.runtime import check_compiler, check_cuda_graphs, resolve_device, resolve_precision
+from normbench.train.runtime import check_compiler, check_cuda_graphs, check_onednn, resolve_device, resolve_precision
 
 
 def resolve(config: RunConfig) -> tuple[RunConfig, Source]:
@@ -64,7 +64,7 @@ class Resolver:
                 "runtime": _resolved_runtime(config) if self.device is None else _runtime_on(self.device, config),
             }
         )
-        if "auto" in (config.runtime.channels_last, config.runtime.compile):
+        if "auto" in (getattr(config.runtime, name) for name in PLAIN):
             config = self._chosen(config, source)
         _check_optimizer(config)
         _check_runs_dir(Path(config.system.runs_dir).expanduser())
@@ -80,13 +80,12 @@ class Resolver:
                 raise Unsupported(f"{what}: {reason}") from getattr(reason, "error", None)
 
     def _chosen(self, config: RunConfig, source: Source) -> RunConfig:
-        """With the layout and compilation that a measurement chooses; the plain ones where the norm cannot work."""
+        """With layout, oneDNN and compilation as a measurement chooses; the plain ones where the norm cannot work."""
         num_train = count_train(config, source)
         try:
             self.check_supported(config, source, num_train)
         except Unsupported:
-            plain = config.runtime.model_copy(update={"channels_last": False, "compile": False})
-            return config.model_copy(update={"runtime": plain})
+            return plain(config)
         images_per_step = config.batch_size * config.train.accumulate
         num_steps = count_steps(num_train, images_per_step, config.epochs, config.train.max_steps)
         return choose(config, source, num_steps, data_home(config).cache_dir)
@@ -165,7 +164,9 @@ def _resolved_runtime(config: RunConfig) -> Any:
     if config.runtime.compile != "auto":
         check_compiler(config.runtime.compile, device)
     check_cuda_graphs(config.runtime.cuda_graphs, device)
-    return config.runtime.model_copy(update={"device": device, "precision": precision})
+    check_onednn(config.runtime.onednn, device)
+    onednn = config.runtime.onednn if device == "cpu" else True  # elsewhere there is nothing to measure
+    return config.runtime.model_copy(update={"device": device, "precision": precision, "onednn": onednn})
 
 
 def _runtime_on(device: str, config: RunConfig) -> Any:
@@ -177,6 +178,7 @@ def _runtime_on(device: str, config: RunConfig) -> Any:
         ("precision", "fp32 or bf16"),
         ("channels_last", "true or false"),
         ("compile", "true or false"),
+        ("onednn", "true or false"),
     ):
         if getattr(runtime, name) == "auto":
             raise NormbenchError(f"runtime.{name}=auto: another machine is not known here; say {allowed}")

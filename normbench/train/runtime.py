@@ -35,6 +35,7 @@ class Runtime:
     channels_last: bool
     compile: bool
     cuda_graphs: bool = False
+    onednn: bool = True
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """The model on the device, in the chosen layout; compiled in place, so that its state keeps its names."""
@@ -50,6 +51,16 @@ class Runtime:
     def autocast(self) -> AbstractContextManager[object]:
         """bf16 autocast where that is the precision, else nothing."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    @contextmanager
+    def kernels(self) -> Iterator[None]:
+        """With oneDNN or without, on a processor: for training steps. Evaluations have large batches, where it pays."""
+        before = torch.backends.mkldnn.enabled
+        torch.backends.mkldnn.enabled = self.onednn  # type: ignore[assignment]  # torch types the name, not its value
+        try:
+            yield
+        finally:
+            torch.backends.mkldnn.enabled = before
 
     @contextmanager
     def beside(self) -> Iterator[None]:
@@ -96,6 +107,7 @@ def open_runtime(
     compile_model: bool,
     threads: int | None,
     cuda_graphs: bool = False,
+    onednn: bool = True,
 ) -> Iterator[Runtime]:
     """A Runtime, with torch's global settings as it needs them; they are put back at the end, but for the allocator."""
     threads_before = torch.get_num_threads()
@@ -107,7 +119,7 @@ def open_runtime(
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     try:
-        yield Runtime(torch.device(device), precision, channels_last, compile_model, cuda_graphs)
+        yield Runtime(torch.device(device), precision, channels_last, compile_model, cuda_graphs, onednn)
     finally:
         torch.set_num_threads(threads_before)
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32_before
@@ -158,6 +170,12 @@ def check_cuda_graphs(cuda_graphs: bool, device: str) -> None:
     """Raises NormbenchError where CUDA graphs were asked for on another device."""
     if cuda_graphs and device != "cuda":
         raise NormbenchError(f"runtime.cuda_graphs=true needs a cuda device, and this run is on {device}")
+
+
+def check_onednn(onednn: bool | str, device: str) -> None:
+    """Raises NormbenchError where another device than a cpu was asked to do without oneDNN, which it never uses."""
+    if onednn is False and device != "cpu":
+        raise NormbenchError(f"runtime.onednn=false needs a cpu, and this run is on {device}")
 
 
 def has_native_bf16(device: str) -> bool:

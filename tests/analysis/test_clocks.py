@@ -49,6 +49,7 @@ COSTLY = {
     "runtime.channels_last": True,
     "runtime.compile": True,
     "runtime.cuda_graphs": True,
+    "runtime.onednn": False,
     "batch_size": 65,
 }
 FREE = {
@@ -94,13 +95,13 @@ def test_a_bench_is_of_the_runs_with_the_same_costly_settings_and_of_no_others(c
 
 
 def test_every_setting_that_is_changed_here_is_one_of_a_run() -> None:
-    assert {*COSTLY | FREE} - {*CONFIG} == {"runtime.cuda_graphs"}
+    assert {*COSTLY | FREE} - {*CONFIG} == {"runtime.cuda_graphs", "runtime.onednn"}
     assert all(CONFIG.get(key) != value for key, value in (COSTLY | FREE).items())
 
 
-@pytest.mark.parametrize("known", [{}, {"runtime.cuda_graphs": False}])
+@pytest.mark.parametrize("known", [{}, {"runtime.cuda_graphs": False}, {"runtime.onednn": True}])
 def test_runs_from_before_there_were_graphs_are_as_those_without(known: dict[str, bool]) -> None:
-    for other in ({}, {"runtime.cuda_graphs": False}):
+    for other in ({}, {"runtime.cuda_graphs": False}, {"runtime.onednn": True}):
         assert is_timed(CONFIG | known, rows_of(CONFIG | other, [0.1]))
 
 

@@ -1,4 +1,4 @@
-"""auto in layout and compilation: what decides, what is measured when, and that it is measured once."""
+"""auto in layout, oneDNN and compilation: what decides, what is measured when, and that it is measured once."""
 
 from __future__ import annotations
 
@@ -18,28 +18,31 @@ from normbench.config import RunConfig
 from normbench.data import Source, sources
 from normbench.errors import NormbenchError
 from normbench.train import choose as module
-from normbench.train.choose import ROUNDS, WORTH_A_TRIAL, Duel, choose
+from normbench.train.choose import ROUNDS, WORTH_A_TRIAL, Timing, choose
 from normbench.train.resolve import Resolver, data_home, resolve
 
 SMALL = ("data=synthetic", "data.num_train=64", "data.num_test=10", "model.widths=[4,8]", "runtime.device=cpu")
 
+Way = tuple[bool, bool, bool]
+
 
 @dataclass
 class Machine:
-    """A pretended machine: the seconds of a step by (channels_last, compile), and what was timed on it."""
+    """A pretended machine: the seconds of a step by (channels_last, onednn, compile), and what was timed on it."""
 
-    seconds: dict[tuple[bool, bool], float]
+    seconds: dict[Way, float]
     seconds_compiling: float = 10.0
-    timed: list[tuple[bool, bool]] = field(default_factory=list)
+    timed: list[Way] = field(default_factory=list)
 
     def trial(self, config: RunConfig, source: Source, runtime: object) -> Any:
         """Instead of a real one: its step is its name."""
         where = config.runtime
         assert isinstance(where.channels_last, bool)
+        assert isinstance(where.onednn, bool)
         assert isinstance(where.compile, bool)
-        self.timed.append((where.channels_last, where.compile))
         trainer = SimpleNamespace(runtime=SimpleNamespace(device=None))
-        variant = (where.channels_last, where.compile)
+        variant = (where.channels_last, where.onednn, where.compile)
+        self.timed.append(variant)
         return SimpleNamespace(
             trainer=trainer, take_step=variant, seconds_compiling=where.compile * self.seconds_compiling
         )
@@ -52,7 +55,7 @@ class Machine:
 
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
-    def use(seconds: dict[tuple[bool, bool], float], **given: Any) -> Machine:
+    def use(seconds: dict[Way, float], **given: Any) -> Machine:
         machine = Machine(seconds, **given)
         monkeypatch.setattr(module, "trial", machine.trial)
         monkeypatch.setattr(module, "race", machine.race)
@@ -68,16 +71,46 @@ def config_with(*overrides: str) -> tuple[RunConfig, Source]:
     return config, sources.build("synthetic", data_home(config), options={"num_train": 64, "num_test": 10})
 
 
-CONTIGUOUS = {(False, False): 1.0, (True, False): 1.5, (False, True): 0.9, (True, True): 0.1}
-LAST = {(False, False): 1.0, (True, False): 0.8, (False, True): 0.1, (True, True): 0.7}
+PLAIN, LAST, OFF, BOTH = (False, True, False), (True, True, False), (False, False, False), (True, False, False)
+ALL_WAYS = (PLAIN, LAST, OFF, BOTH)
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(CONTIGUOUS, False), (LAST, True)])
-def test_the_quicker_layout_is_chosen(seconds: Any, expected: bool, on: Any, tmp_path: Path) -> None:
-    on(seconds)
-    config, source = config_with("runtime.channels_last=auto")
-    chosen = choose(config, source, 10, tmp_path).runtime
-    assert (chosen.channels_last, chosen.compile) == (expected, False)
+def compiled(way: Way) -> Way:
+    return (*way[:2], True)
+
+
+def way_of(config: RunConfig) -> tuple[object, object, object]:
+    return config.runtime.channels_last, config.runtime.onednn, config.runtime.compile
+
+
+# In each, compiling the ways that are not the quickest would have won by far.
+QUICKEST = {
+    best: {way: 0.8 if way == best else 1.0 for way in ALL_WAYS}
+    | {compiled(way): 0.7 if way == best else 0.1 for way in ALL_WAYS}
+    for best in ALL_WAYS
+}
+
+
+@pytest.mark.parametrize("best", ALL_WAYS)
+def test_the_quickest_of_all_layouts_with_and_without_onednn_is_chosen(best: Way, on: Any, tmp_path: Path) -> None:
+    machine = on(QUICKEST[best])
+    config, source = config_with("runtime.channels_last=auto", "runtime.onednn=auto")
+    assert way_of(choose(config, source, 10, tmp_path)) == best
+    assert machine.timed == [PLAIN, OFF, LAST, BOTH]
+
+
+@pytest.mark.parametrize(
+    ("override", "ways"),
+    [
+        ("runtime.channels_last=auto", [PLAIN, LAST]),
+        ("runtime.onednn=auto", [PLAIN, OFF]),
+    ],
+)
+def test_what_is_not_auto_stays(override: str, ways: list[Way], on: Any, tmp_path: Path) -> None:
+    machine = on(QUICKEST[ways[1]])
+    config, source = config_with(override)
+    assert way_of(choose(config, source, 10, tmp_path)) == ways[1]
+    assert machine.timed == ways
 
 
 @pytest.mark.parametrize(
@@ -91,67 +124,79 @@ def test_the_quicker_layout_is_chosen(seconds: Any, expected: bool, on: Any, tmp
 def test_compiling_is_chosen_where_it_saves_more_than_it_takes(
     num_steps: int, seconds_compiling: float, expected: bool, on: Any, tmp_path: Path
 ) -> None:
-    machine = on(CONTIGUOUS, seconds_compiling=seconds_compiling)
+    machine = on(dict.fromkeys(ALL_WAYS, 1.0) | {compiled(PLAIN): 0.9}, seconds_compiling=seconds_compiling)
     config, source = config_with("runtime=fast", "runtime.precision=fp32")
-    chosen = choose(config, source, num_steps, tmp_path).runtime
-    assert (chosen.channels_last, chosen.compile) == (False, expected)
-    assert ((False, True) in machine.timed) == (num_steps >= WORTH_A_TRIAL)
+    assert way_of(choose(config, source, num_steps, tmp_path)) == (compiled(PLAIN) if expected else PLAIN)
+    assert (compiled(PLAIN) in machine.timed) == (num_steps >= WORTH_A_TRIAL)
 
 
-def test_compiling_is_tried_in_the_chosen_layout(on: Any, tmp_path: Path) -> None:
-    machine = on(LAST)
-    config, source = config_with("runtime.channels_last=auto", "runtime.compile=auto")
-    chosen = choose(config, source, 10_000, tmp_path).runtime
-    assert (chosen.channels_last, chosen.compile) == (True, True)
-    assert (False, True) not in machine.timed, "0.1 s in the other layout would have won"
+def test_whether_to_compile_is_asked_of_the_plain_way_where_only_that_is_auto(on: Any, tmp_path: Path) -> None:
+    machine = on({PLAIN: 1.0, compiled(PLAIN): 0.9})
+    config, source = config_with("runtime.compile=auto")
+    assert way_of(choose(config, source, 10_000, tmp_path)) == compiled(PLAIN)
+    assert machine.timed == [PLAIN, PLAIN, compiled(PLAIN)]
+
+
+@pytest.mark.parametrize("best", ALL_WAYS)
+def test_compiling_is_tried_in_the_chosen_way(best: Way, on: Any, tmp_path: Path) -> None:
+    machine = on(QUICKEST[best])
+    config, source = config_with("runtime=fast", "runtime.precision=fp32")
+    assert way_of(choose(config, source, 10_000, tmp_path)) == compiled(best)
+    assert machine.timed == [PLAIN, OFF, LAST, BOTH, best, compiled(best)]
 
 
 def test_the_layout_is_chosen_among_compiled_steps_where_compilation_is_set(on: Any, tmp_path: Path) -> None:
-    machine = on({(False, True): 1.0, (True, True): 0.5})
+    machine = on({compiled(PLAIN): 1.0, compiled(LAST): 0.5})
     config, source = config_with("runtime.channels_last=auto", "runtime.compile=true")
-    chosen = choose(config, source, 10, tmp_path).runtime
-    assert (chosen.channels_last, chosen.compile) == (True, True)
-    assert machine.timed == [(False, True), (True, True)]
+    assert way_of(choose(config, source, 10, tmp_path)) == compiled(LAST)
+    assert machine.timed == [compiled(PLAIN), compiled(LAST)]
 
 
 def test_what_was_measured_is_said_and_measured_once(
     on: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    machine = on(LAST)
+    machine = on(QUICKEST[LAST])
     config, source = config_with("runtime=fast", "runtime.precision=fp32", "norm=gn")
     first = choose(config, source, 10_000, tmp_path)
     timed, said = len(machine.timed), capsys.readouterr().err
-    assert timed == 4
-    first_line, date = said.splitlines()[0].split(" (measured ")
-    assert first_line == "gn at batch 64: 1000.0 ms a step, channels_last 800.0 ms: chosen"
+    assert timed == 6
+    lines, dates = zip(*(line.split(" (measured ") for line in said.splitlines()), strict=True)
+    assert lines == (
+        "gn at batch 64, a step: as it is 1000.0 ms, onednn=false 1000.0 ms, channels_last=true 800.0 ms, "
+        "channels_last=true onednn=false 1000.0 ms; chosen: channels_last=true",
+        "gn at batch 64, a step: as it is 800.0 ms, compile=true 700.0 ms; compiled in 10 s, for 10000 steps; "
+        "chosen: compile=true",
+    )
+    (date,) = {*dates}
     assert timedelta(0) <= datetime.now(UTC) - datetime.fromisoformat(date.rstrip(")")) < timedelta(hours=1)
     assert choose(config, source, 10_000, tmp_path) == first
     assert len(machine.timed) == timed
     assert capsys.readouterr().err == said, "what it rests on is said again"
     other, _ = config_with("runtime=fast", "runtime.precision=fp32", "norm=gn", "batch_size=8")
     choose(other, source, 10, tmp_path)
-    assert len(machine.timed) == timed + 2, "another batch size is another question"
+    assert len(machine.timed) == timed + 4, "another batch size is another question"
 
 
 def test_a_broken_measurement_leaves_no_file(on: Any, tmp_path: Path) -> None:
-    machine = on(LAST)
+    machine = on(QUICKEST[LAST])
     config, source = config_with("runtime.channels_last=auto")
     machine.seconds = {}
     with pytest.raises(KeyError):
         choose(config, source, 10, tmp_path)
     assert not [*tmp_path.rglob("*.json")]
-    machine.seconds = LAST
+    machine.seconds = QUICKEST[LAST]
     assert choose(config, source, 10, tmp_path).runtime.channels_last is True
 
 
 @pytest.mark.parametrize(("quicker", "expected"), [(ROUNDS, True), (ROUNDS - 1, True), (ROUNDS - 2, False), (0, False)])
 def test_one_round_may_go_the_other_way(quicker: int, expected: bool) -> None:
-    second = [0.9] * quicker + [1.1] * (ROUNDS - quicker)
-    assert Duel([1.0] * ROUNDS, second, 0.0, "today").is_won_by_second == expected
+    rounds = [0.9] * quicker + [1.1] * (ROUNDS - quicker)
+    timing = Timing([[1.0] * ROUNDS, [1.2] * ROUNDS, rounds], [0.0] * 3, "today")
+    assert timing.winner == (2 if expected else 0)
 
 
 def test_resolving_leaves_no_auto_and_a_second_time_changes_nothing(on: Any) -> None:
-    on(LAST)
+    on(QUICKEST[LAST])
     config, _ = resolve(compose([*SMALL, "runtime=fast"]))
     assert "auto" not in yaml.safe_load(config.to_yaml())["runtime"].values()
     again, _ = resolve(config)
@@ -161,21 +206,20 @@ def test_resolving_leaves_no_auto_and_a_second_time_changes_nothing(on: Any) -> 
 
 
 def test_a_norm_that_cannot_work_is_not_timed(on: Any) -> None:
-    machine = on(LAST)
+    machine = on(QUICKEST[LAST])
     config, _ = Resolver().complete(compose([*SMALL, "norm=gn", "norm.num_groups=3", "runtime=fast"]))
-    assert (config.runtime.channels_last, config.runtime.compile) == (False, False)
+    assert way_of(config) == PLAIN
     assert not machine.timed
 
 
-@pytest.mark.parametrize("name", ["channels_last", "compile"])
+@pytest.mark.parametrize("name", ["channels_last", "compile", "onednn"])
 def test_for_another_machine_it_must_be_said(name: str) -> None:
     with pytest.raises(NormbenchError, match=f"runtime.{name}=auto: another machine is not known here; say true or"):
         Resolver("cpu").complete(compose([*SMALL, f"runtime.{name}=auto"]))
 
 
 def test_a_real_choice_is_made_of_steps(tmp_path: Path) -> None:
-    config, source = config_with("runtime.channels_last=auto", "batch_size=4")
-    chosen = choose(config, source, 10, tmp_path)
-    assert chosen.runtime.channels_last in (True, False)
+    config, source = config_with("runtime.channels_last=auto", "runtime.onednn=auto", "batch_size=4")
+    assert way_of(choose(config, source, 10, tmp_path)) in ALL_WAYS
     (file,) = tmp_path.rglob("*.json")
-    assert len(yaml.safe_load(file.read_text())["first"]) == ROUNDS
+    assert [len(rounds) for rounds in yaml.safe_load(file.read_text())["seconds"]] == [ROUNDS] * 4

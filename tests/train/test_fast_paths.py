@@ -110,10 +110,38 @@ def figures(trainer: Trainer) -> list[float]:
 
 @pytest.mark.parametrize("norm", FOUR)
 @pytest.mark.parametrize("batch_size", [1, 8])
-def test_channels_last_gives_the_losses_of_the_plain_path_over_50_steps(norm: str, batch_size: int) -> None:
-    last = Runtime(CPU, "fp32", channels_last=True, compile=False)
-    one, other = (trainer_of(where, norm, batch_size=batch_size, max_steps=50) for where in (PLAIN, last))
+@pytest.mark.parametrize(("channels_last", "onednn"), [(True, True), (False, False), (True, False)])
+def test_layout_and_kernels_give_the_losses_of_the_plain_path_over_50_steps(
+    norm: str, batch_size: int, channels_last: bool, onednn: bool
+) -> None:
+    other_way = Runtime(CPU, "fp32", channels_last=channels_last, compile=False, onednn=onednn)
+    one, other = (trainer_of(where, norm, batch_size=batch_size, max_steps=50) for where in (PLAIN, other_way))
     np.testing.assert_allclose(figures(other), figures(one), rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_a_step_has_its_kernels_both_ways_and_an_evaluation_those_of_before(onednn: bool) -> None:
+    trainer = trainer_of(Runtime(CPU, "fp32", channels_last=False, compile=False, onednn=onednn), "bn", max_steps=1)
+    told: list[object] = []
+
+    def tell(module: torch.nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        told.append(torch.backends.mkldnn.enabled)
+        if output.requires_grad:
+            output.register_hook(lambda gradient: told.append(torch.backends.mkldnn.enabled))
+
+    trainer.model.register_forward_hook(tell)
+    figures(trainer)
+    assert told == [onednn, onednn, True], "forward, backward, the evaluation"
+
+
+def test_a_run_without_onednn_that_was_stopped_goes_on_to_the_same_bits() -> None:
+    where = Runtime(CPU, "fp32", channels_last=False, compile=False, onednn=False)
+    whole, begun, resumed = (trainer_of(where, "bn") for _ in range(3))
+    expected = figures(whole)
+    with pytest.raises(Stopped):
+        begun.train_epoch(lambda log: None, lambda: begun.step == 6)
+    resumed.load_state_dict(begun.state_dict())
+    assert figures(resumed) == expected[6:]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
