@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import normbench.compose
 from normbench.compose import compose, config_dir, groups
-from normbench.config import DataConfig, OptimConfig, RunConfig, validate
+from normbench.config import ADDED, DataConfig, OptimConfig, RunConfig, from_yaml, validate
 from normbench.data import sources
 from normbench.errors import NormbenchError
 from normbench.models import models
@@ -28,6 +28,18 @@ from normbench.train.resolve import resolve
 REGISTRY_OF: dict[str, Registry[Any]] = {"norm": norms, "model": models, "data": sources, "optim": optimizers}
 CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
 SHARED = {"data": DataConfig.model_fields, "optim": OptimConfig.model_fields}
+
+
+@pytest.mark.parametrize("asked", ["train.bn_evaluations=true", "runtime.cuda_graphs=true", "runtime.onednn=false"])
+def test_a_setting_that_came_later_makes_another_run_and_its_default_the_same_as_ever(asked: str) -> None:
+    config = compose(["data=synthetic"])
+    assert compose(["data=synthetic", asked]).fingerprint != config.fingerprint
+    section, key = asked.partition("=")[0].split(".")
+    assert key not in str(config.identity())
+    assert (section, key) in ADDED
+    before_it_was_there = yaml.safe_load(config.to_yaml())
+    before_it_was_there[section].pop(key)
+    assert from_yaml(yaml.safe_dump(before_it_was_there)).fingerprint == config.fingerprint
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from normbench.train.optim import constant, optimizers, parameter_groups
 from normbench.train.runtime import (
     Runtime,
     check_compiler,
+    check_onednn,
     has_native_bf16,
     open_runtime,
     resolve_device,
@@ -95,6 +96,13 @@ def test_compiling_without_a_compiler_is_refused_only_where_it_was_asked_for(mon
         check_compiler(True, "cpu")
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name == "clang++" else None)
     check_compiler(True, "cpu")
+
+
+def test_doing_without_onednn_is_for_a_cpu_alone() -> None:
+    check_onednn(False, "cpu")
+    check_onednn("auto", "cuda")
+    with pytest.raises(NormbenchError, match=r"^runtime\.onednn=false needs a cpu, and this run is on cuda"):
+        check_onednn(False, "cuda")
 
 
 def global_settings() -> tuple[int, bool]:

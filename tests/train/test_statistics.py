@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from normbench.compose import compose
-from normbench.config import from_yaml
 from normbench.data.loader import DeviceLoader
 from normbench.data.source import Split
 from normbench.errors import NormbenchError
@@ -285,12 +284,3 @@ def test_at_batch_1_without_a_map_to_average_over_the_last_test_batch_is_not_of_
     """21 test images in batches of 4 leave one, which bn could not normalize on a 1x1 map."""
     [row] = rows(tmp_path, "batch_size=4", "model.widths=[4,4,4,4,4,4]", "train.bn_evaluations=true")
     assert 0 <= float(row["test_accuracy_batch"]) <= 1
-
-
-def test_asking_for_them_makes_another_run_and_not_asking_the_same_as_ever() -> None:
-    config = compose(["data=synthetic"])
-    assert compose(["data=synthetic", "train.bn_evaluations=true"]).fingerprint != config.fingerprint
-    assert "bn_evaluations" not in str(config.identity())
-    before_it_was_there = config.to_yaml().replace(", bn_evaluations: false", "").replace("bn_evaluations: false, ", "")
-    assert "bn_evaluations" not in before_it_was_there
-    assert from_yaml(before_it_was_there).fingerprint == config.fingerprint
