@@ -131,7 +131,8 @@ def _unknown_key(values: dict[str, Any], key: str, depth: int) -> NormbenchError
     siblings = [".".join([*parts[:depth], name]) for name in _keys(values, parts[:depth])]
     if not siblings:
         return NormbenchError(f"unknown key '{key}': '{'.'.join(parts[:depth])}' is a value, not a section")
-    return unknown("key", key, siblings)
+    chosen = values[parts[0]].get("name") if depth else None
+    return unknown(f"key of {parts[0]} {chosen}" if chosen else "key", key, siblings)
 
 
 def _keys(values: dict[str, Any], path: Sequence[str]) -> list[str]:

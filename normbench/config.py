@@ -40,7 +40,7 @@ PositiveChannels = Annotated[
 COSTLY = ("norm.", "model.", "runtime.", "batch_size", "optim.name", "train.accumulate", "data.augment")
 
 # Settings that came later: at these values they leave the ids of runs, and what a bench timed, as they were before.
-ADDED = {("train", "bn_evaluations"): False, ("runtime", "cuda_graphs"): False, ("runtime", "onednn"): True}
+ADDED = {"train.bn_evaluations": False, "runtime.cuda_graphs": False, "runtime.onednn": True}
 
 
 class Section(BaseModel):
@@ -142,7 +142,8 @@ class RunConfig(Section):
         values["data"].pop("root", None)
         if values["norm"].pop("file", None):  # an own norm is known by its class and content, wherever it lies
             values["norm"]["name"] = self.norm.label
-        for (section, key), default in ADDED.items():
+        for name, default in ADDED.items():
+            section, key = name.split(".")
             if values[section][key] == default:
                 values[section].pop(key)
         return values
@@ -204,5 +205,4 @@ def cost_settings(config: Mapping[str, Any]) -> dict[str, str]:
     """
     costly = {key: value for key, value in config.items() if key.startswith(COSTLY) and key != "norm.file"}
     costly |= {"norm.name": config["norm.name"].rpartition(":")[2]}
-    added = {f"{section}.{key}": default for (section, key), default in ADDED.items()}
-    return {key: str(value) for key, value in costly.items() if key not in added or value != added[key]}
+    return {key: str(value) for key, value in costly.items() if key not in ADDED or value != ADDED[key]}

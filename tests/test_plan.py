@@ -148,7 +148,7 @@ def test_a_short_last_batch_that_a_norm_cannot_take_is_refused() -> None:
     [
         (["norm=bn,gm"], "unknown norm 'gm': did you mean 'gn'?"),
         (["nrom=bn,gn"], "unknown key 'nrom': did you mean 'norm'?"),
-        (["norm=gn,bn", "norm.num_groups=2,4"], "unknown key 'norm.num_groups'"),
+        (["norm=gn,bn", "norm.num_groups=2,4"], "unknown key of norm bn 'norm.num_groups'"),
         (["batch_size=8,0"], "batch_size: should be greater than or equal to 1, not 0"),
         (["norm=gn", "norm.num_groups=4,x"], "norm.num_groups: should be a valid integer, not 'x'"),
         (["data.limit_train=50,101"], "data.limit_train=101: there are 100 train images"),

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from normbench.analysis.runfiles import Columns, RunFiles, at, read_columns, read_run, standing
-from normbench.config import flatten
+from normbench.config import ADDED, flatten
 
 Clock = dict[tuple[str, int], float]  # seconds of an epoch by race and round
 
@@ -148,7 +148,7 @@ def settings_that_vary(runs: Iterable[str], configs: Mapping[str, Mapping[str, A
     """For every setting in which runs of one norm differ, its value as text in each; not those with fixed columns."""
     flat = [configs.get(run, {}) for run in runs]
     keys = dict.fromkeys(key for config in flat for key in config if key not in NO_SETTING)
-    values = {key: [str(config.get(key, "")) for config in flat] for key in keys}
+    values = {key: [str(config.get(key, ADDED.get(key, ""))) for config in flat] for key in keys}
     norms = [_norm(config.get("norm.name")) for config in flat]
     varying = {key: column for key, column in values.items() if len({*zip(norms, column, strict=True)}) > len({*norms})}
     return {

@@ -110,6 +110,9 @@ def test_settings_in_which_configurations_of_a_norm_differ_are_columns_by_short_
     assert found.columns[4] == "seconds"
     assert found["num groups"].tolist() == ["", "2", "4"]
     assert found["channels last"].tolist() == ["False", "True", "False"]
+    kernels = [config(norm, **{"runtime.onednn": on}) for norm in ("bn", "gn") for on in (True, False)]
+    found = costs(as_rounds([row for one in kernels for row in rows_of(one, [0.1])]))
+    assert found["onednn"].tolist() == ["True", "False"] * 2, "a default that leaves no trace in the id is shown"
     alone = costs(as_rounds([row for one in some[:2] for row in rows_of(one, [0.1])]))
     assert list(alone.columns[:3]) == ["norm", "batch_size", "seconds"]
 

@@ -23,6 +23,7 @@ from normbench.analysis.report.summary import summary
 from normbench.analysis.runfiles import RunFiles, refused_run, run_dirs
 from normbench.analysis.tables.comparison import comparison, comparison_table
 from normbench.analysis.tables.rendering import to_csv, to_latex, to_markdown
+from normbench.config import ADDED
 from normbench.errors import NormbenchError, RunFailure
 
 WriteRun = Callable[..., Path]
@@ -298,6 +299,18 @@ def test_every_setting_in_which_runs_of_a_norm_differ_is_a_column(
         of_section = {"name": "adam", "lr": 0.001} if section == "optim" else {}
         write_run(f"normresnet-bn-b64-s{index}-0", config={section: of_section | {key: value}})
     assert read_frames(run_dirs(tmp_path / "runs")).runs[setting].tolist() == ["none", "linear"]
+
+
+@pytest.mark.parametrize(("name", "default"), ADDED.items())
+def test_runs_from_before_a_setting_have_its_default(
+    write_run: WriteRun, tmp_path: Path, name: str, default: bool
+) -> None:
+    section, _, key = name.partition(".")
+    for index, values in enumerate(({}, {key: default})):
+        write_run(f"normresnet-bn-b64-s{index}-0", config={section: values})
+    assert name not in read_frames(run_dirs(tmp_path / "runs")).runs
+    write_run("normresnet-bn-b64-s2-0", config={section: {key: not default}})
+    assert read_frames(run_dirs(tmp_path / "runs")).runs[name].tolist() == [str(default)] * 2 + [str(not default)]
 
 
 # Scale

@@ -41,7 +41,7 @@ def costs(rounds: pd.DataFrame) -> pd.DataFrame:
     """
     names = columns_of_settings(rounds)
     groups = [group for _, group in rounds.groupby(names, sort=False)]
-    varying = _varying([{str(key): value for key, value in group[names].iloc[0].items()} for group in groups])
+    varying = _varying([_known(group[names].iloc[0]) for group in groups])
     shared = [name for name in names if not name.startswith("norm.")]
     others = [tuple(group[shared].iloc[0]) for group in groups]
     bn = [place for place, group in zip(others, groups, strict=True) if group["norm.name"].iloc[0] == BASELINE]
@@ -74,6 +74,10 @@ def _row(group: pd.DataFrame, settings: dict[str, str], of_bn: dict[Any, float])
         "images_per_second": images / step,
         **{name: first[name] for name in ("compile_seconds", "peak_bytes", "saved_bytes", "state_bytes")},
     }
+
+
+def _known(settings: pd.Series[Any]) -> dict[str, Any]:
+    return {str(name): value for name, value in settings.items() if value != ""}
 
 
 def _varying(settings: list[dict[str, str]]) -> dict[str, list[str]]:
