@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from normbench.analysis.listing import WIDTH, cut, run_record
 from normbench.analysis.runfiles import RunFiles, read_run, run_dirs
 from normbench.analysis.where import text_of
-from normbench.config import flatten
+from normbench.config import ADDED, flatten
 from normbench.errors import NormbenchError
 
 ENVIRONMENT = ("versions", "hardware", "git", "concurrent_runs")
@@ -71,7 +71,8 @@ def diff(first: Path, second: Path) -> str:
 
 
 def _config(files: RunFiles) -> dict[str, Any]:
-    return flatten({key: value for key, value in files.config.items() if key != "system"})
+    config = flatten({key: value for key, value in files.config.items() if key != "system"})
+    return config and {**ADDED, **config}
 
 
 def _environment(files: RunFiles) -> dict[str, Any]:

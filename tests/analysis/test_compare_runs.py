@@ -89,6 +89,15 @@ def test_where_a_run_writes_is_no_difference(write_run: WriteRun) -> None:
     assert "config: the same" in diff(write_run(BN), write_run(f"{BN}1", config=system))
 
 
+def test_a_setting_that_came_later_is_no_difference_at_its_default(write_run: WriteRun) -> None:
+    before, now, without = (
+        write_run(f"{BN}{index}", config={"runtime": runtime})
+        for index, runtime in enumerate(({}, {"onednn": True}, {"onednn": False}))
+    )
+    assert "config: the same" in diff(before, now)
+    assert ["runtime.onednn", "True", "False"] in [line.split() for line in diff(before, without).splitlines()]
+
+
 def test_seconds_of_a_shared_machine_are_shown_and_not_compared(write_run: WriteRun) -> None:
     text = diff(write_run(BN), write_run(GN, concurrent_runs=2))
     seconds = next(line for line in text.splitlines() if "median_train_seconds" in line)
