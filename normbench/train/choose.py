@@ -22,18 +22,22 @@ from normbench.atomic import disk_errors, write_json
 from normbench.config import RunConfig, cost_settings, flatten
 from normbench.data import Source
 from normbench.train.build import runtime_of
-from normbench.train.race import race, timer_for
+from normbench.train.race import Timer, Work, race, timer_for
 from normbench.train.trial import trial
 
 ROUNDS = 7
 LEAST_SECONDS = 0.05  # of a turn
+HOPELESS = 1.5  # times the quickest's seconds, in two single steps: such a one is not raced
 WORTH_A_TRIAL = 300.0  # seconds of steps: in a shorter run compiling is not tried, as it takes a good part of a minute
 PLAIN = {"channels_last": False, "onednn": True, "compile": False}  # what is taken unless another way is quicker
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Configurations timed in turns: the seconds of a step of each, by rounds; how long each compiled; when it was."""
+    """Configurations timed in turns: seconds of a step of each, by rounds; how long each compiled; when it was.
+
+    Of those too slow to be raced, but never of the first, there is one step.
+    """
 
     seconds: list[list[float]]
     seconds_compiling: list[float]
@@ -47,7 +51,8 @@ class Timing:
     @property
     def winner(self) -> int:
         """The quickest, if it beat the first in all rounds but one at most (by chance in one case of sixteen); or 0."""
-        quickest = self.steps.index(min(self.steps))
+        raced = [place for place, rounds in enumerate(self.seconds) if len(rounds) == len(self.seconds[0])]
+        quickest = min(raced, key=self.steps.__getitem__)
         won = sum(a < b for a, b in zip(self.seconds[quickest], self.seconds[0], strict=True))
         return quickest if won >= len(self.seconds[0]) - 1 else 0
 
@@ -97,16 +102,21 @@ def _timed(configs: Sequence[RunConfig], source: Source, cache_dir: Path) -> Tim
         return Timing(**json.loads(file.read_text()))
     with ExitStack() as stack:
         trials = [trial(one, source, stack.enter_context(runtime_of(one))) for one in configs]
-        works = {str(number): one.take_step for number, one in enumerate(trials)}
-        timer = timer_for(trials[0].trainer.runtime.device)
-        rounds = [*race(works, timer, rounds=ROUNDS, least_seconds=LEAST_SECONDS)]
-    seconds = [[one[name] for one in rounds] for name in works]
+        seconds = _raced([one.take_step for one in trials], timer_for(trials[0].trainer.runtime.device))
     now = datetime.now(UTC).isoformat(timespec="minutes")
     timing = Timing(seconds, [one.seconds_compiling for one in trials], now)
     with disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, asdict(timing))
     return timing
+
+
+def _raced(works: Sequence[Work], timer: Timer) -> list[list[float]]:
+    """The seconds of each, by rounds; of a hopeless one those of its quicker single call."""
+    once = [min(timer(work, 1), timer(work, 1)) for work in works]
+    contenders = {str(i): work for i, work in enumerate(works) if i == 0 or once[i] < HOPELESS * min(once)}
+    rounds = [*race(contenders, timer, rounds=ROUNDS, least_seconds=LEAST_SECONDS)]
+    return [[one[str(i)] for one in rounds] if str(i) in contenders else [once[i]] for i in range(len(works))]
 
 
 def _fingerprint(configs: Sequence[RunConfig], source: Source) -> str:

@@ -47,6 +47,9 @@ class Machine:
             trainer=trainer, take_step=variant, seconds_compiling=where.compile * self.seconds_compiling
         )
 
+    def timer(self, work: Any, calls: int) -> float:
+        return calls * self.seconds[work]
+
     def race(self, works: Mapping[str, Any], timer: object, **given: Any) -> Iterator[dict[str, float]]:
         """As many rounds as asked for, all alike."""
         for _ in range(given["rounds"]):
@@ -59,7 +62,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
         machine = Machine(seconds, **given)
         monkeypatch.setattr(module, "trial", machine.trial)
         monkeypatch.setattr(module, "race", machine.race)
-        monkeypatch.setattr(module, "timer_for", lambda device: None)
+        monkeypatch.setattr(module, "timer_for", lambda device: machine.timer)
         monkeypatch.setattr(module, "runtime_of", lambda config: nullcontext())
         return machine
 
@@ -186,6 +189,15 @@ def test_a_broken_measurement_leaves_no_file(on: Any, tmp_path: Path) -> None:
     assert not [*tmp_path.rglob("*.json")]
     machine.seconds = QUICKEST[LAST]
     assert choose(config, source, 10, tmp_path).runtime.channels_last is True
+
+
+def test_what_is_far_behind_in_single_steps_is_not_raced_and_the_first_always_is(on: Any, tmp_path: Path) -> None:
+    on({PLAIN: 1.0, LAST: 0.4, OFF: 0.7, BOTH: 0.5})
+    config, source = config_with("runtime.channels_last=auto", "runtime.onednn=auto")
+    assert way_of(choose(config, source, 10, tmp_path)) == LAST
+    (file,) = tmp_path.rglob("*.json")
+    assert yaml.safe_load(file.read_text())["seconds"] == [[1.0] * ROUNDS, [0.7], [0.4] * ROUNDS, [0.5] * ROUNDS]
+    assert Timing([[1.0] * ROUNDS, [0.1]], [0.0] * 2, "today").winner == 0, "a single step wins nothing"
 
 
 @pytest.mark.parametrize(("quicker", "expected"), [(ROUNDS, True), (ROUNDS - 1, True), (ROUNDS - 2, False), (0, False)])
