@@ -200,7 +200,7 @@ def test_each_batch_size_and_layout_is_a_panel() -> None:
         for norm in ("bn", "gn")
     ]
     figure = costs_figure(many_rounds(configs))
-    assert [axes.get_title("left") for axes in figure.axes] == [
+    assert [" ".join(axes.get_title("left").split()) for axes in figure.axes] == [
         f"batch size {batch_size}, channels last {last}" for batch_size in (1, 64) for last in (False, True)
     ]
     assert [len(axes.containers) for axes in figure.axes] == [2] * 4
@@ -213,6 +213,19 @@ def test_each_machine_stands_with_its_own_threads() -> None:
     here, there = many_rounds([config("bn")]), many_rounds([config("gn")])
     both = pd.concat([here, there.assign(device="another still", threads="16")])
     assert basis_of(both).startswith("another processor, threads: 1; another still, threads: 16, torch 2.16.0")
+
+
+def test_titles_of_many_settings_end_where_the_next_panel_begins() -> None:
+    settings = itertools.product((False, True), (True, False))
+    configs = [config("bn", 64, **{"runtime.channels_last": last, "runtime.onednn": dnn}) for last, dnn in settings]
+    figure = costs_figure(many_rounds([*configs, config("bn", 8)]))
+    figure.canvas.draw()
+    boxes = [axes._left_title.get_window_extent() for axes in figure.axes]
+    assert len(boxes) == 5
+    assert all(one.x1 <= other.x0 for one, other in itertools.pairwise(boxes) if one.y0 == other.y0)
+    assert all(box.x1 <= figure.bbox.x1 for box in boxes)
+    titles = [" ".join(axes.get_title("left").split()) for axes in figure.axes]
+    assert titles[1] == "batch size 64, channels last False, onednn False"
 
 
 def test_few_rounds_have_dots_without_bars_and_norms_without_bn_have_none() -> None:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normbench.analysis.clocks import basis_of
-from normbench.analysis.figures.style import PAGE, Size, Styles, add_caption, drawing, panels, styles
+from normbench.analysis.figures.style import PAGE, Size, Styles, add_caption, drawing, panels, set_title, styles
 from normbench.analysis.provenance import describe
 from normbench.analysis.stats import with_interval
 from normbench.analysis.tables.costs import costs
@@ -32,7 +32,7 @@ def costs_figure(rounds: pd.DataFrame, size: Size = PAGE) -> Figure:
         for ax, (key, group) in zip(axes, facets, strict=True):
             ax.set_xlim(low - MARGIN, high + MARGIN)
             _ratios(ax, group, looks)
-            ax.set_title(describe(dict(zip(varying, key, strict=True))), loc="left")
+            set_title(ax, describe(dict(zip(varying, key, strict=True))))
         note = NOTE.format(interval=with_interval(int(data["rounds"].median())))
         add_caption(figure, f"{note} {basis_of(rounds)}.", size)
     return figure

@@ -20,6 +20,7 @@ from normbench.analysis.figures.style import (
     drawing,
     is_first,
     panels,
+    set_title,
 )
 from normbench.analysis.frames import Frames
 from normbench.errors import NormbenchError
@@ -123,6 +124,6 @@ def _epoch_line(ax: Axes, metrics: pd.DataFrame, name: str, style: tuple[str, st
 
 
 def _finish(ax: Axes, title: str, x: str, y: str) -> None:
-    ax.set_title(title, loc="left")
+    set_title(ax, title)
     ax.set_xlabel(x)
     ax.set_ylabel(y)

@@ -26,6 +26,7 @@ from normbench.analysis.figures.style import (
     drawing,
     is_first,
     panels,
+    set_title,
 )
 from normbench.analysis.frames import Clock, Frames
 from normbench.analysis.stats import Estimate, mean_interval, median_ratio
@@ -76,7 +77,7 @@ def time(frames: Frames, size: Size = PAGE) -> Figure:
         for ax, (title, runs) in zip(axes, facets, strict=True):
             lines = runs.groupby("line", sort=False)
             _times(ax, {str(label): clock_of(frames, line) for label, line in lines}, colours)
-            ax.set_title(title, loc="left")
+            set_title(ax, title)
         add_caption(figure, f"{time_note(frames)}{MIDDLE_HALF}", size)
     return figure
 
@@ -96,7 +97,7 @@ def _against(frames: Frames, colours: Styles, x: str, metric: str, label: str, s
                 of_line = group[group["run"].isin(ids)]
                 _line(ax, of_line, x, values, name, colours[name], closer * (i - (len(lines) - 1) / 2), size.font)
             _log_axis(ax, sorted(group[x].unique()), 2 if x == "batch_size" else 10)
-            ax.set_title(title, loc="left")
+            set_title(ax, title)
             ax.set_xlabel(label)
             if is_first(ax):
                 ax.set_ylabel(f"{metric.replace('_', ' ').replace('val ', 'validation ')} (%)")

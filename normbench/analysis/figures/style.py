@@ -132,6 +132,16 @@ def is_first(axes: Axes) -> bool:
     return spec is None or spec.is_first_col()
 
 
+def set_title(axes: Axes, text: str) -> None:
+    """Above the panel's left end, broken into lines where the next panel begins."""
+    spec, figure = axes.get_subplotspec(), axes.get_figure(root=True)
+    assert spec is not None
+    assert figure is not None
+    points = 72 * figure.get_figwidth() / spec.get_gridspec().ncols
+    columns = int(points / (0.6 * mpl.rcParams["font.size"]))
+    axes.set_title(textwrap.fill(text, columns), loc="left")
+
+
 def styles(labels: Iterable[str]) -> Styles:
     """Colour and marker by label: fixed for the norms that have one, the next free pair for others."""
     free = itertools.cycle(FREE)
