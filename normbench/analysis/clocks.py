@@ -30,6 +30,8 @@ OF_OLD_RUNS = dict.fromkeys(("cifar10", "cifar10-jpeg", "synthetic"), (3, 32, 32
 def read_bench(path: Path) -> pd.DataFrame:
     """The rounds in a bench.csv, or in a folder's. Raises NormbenchError for none, RunFailure for another file."""
     file = path / FILE if path.is_dir() else path
+    if file.is_file() and file.suffix != ".csv":
+        raise NormbenchError(f"'{file}' is no CSV file: name a {FILE} or its folder")
     if not file.exists():
         raise NormbenchError(f"no {FILE} in {path}: `normbench bench -o {path}` writes it")
     try:
@@ -100,7 +102,8 @@ def time_note(frames: Frames) -> str:
     number = math.ceil(len(rounds) / rounds.groupby(["race", *columns_of_settings(rounds)]).ngroups)
     return (
         f"Time per epoch is a training step's median, without evaluation, times the steps; relative to bn: the median "
-        f"of pairs, {with_interval(number)}; timed in turns, {number} rounds, on {basis_of(rounds)}. "
+        f"of the rounds' ratios, not the ratio of medians, {with_interval(number)}; timed in turns, {number} rounds, "
+        f"on {basis_of(rounds)}. "
     )
 
 

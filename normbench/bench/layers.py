@@ -16,9 +16,10 @@ from normbench.errors import NormbenchError
 from normbench.models import Layers, Site, materialize
 from normbench.norms import NormSpec, norms
 from normbench.train.build import runtime_of
+from normbench.train.choose import PLAIN
 from normbench.train.race import Work, race, timer_for
 from normbench.train.resolve import Resolver
-from normbench.train.runtime import Runtime
+from normbench.train.runtime import Runtime, compile_all
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 MODES = ("eager", "compiled")
@@ -37,7 +38,7 @@ def bench_layers(configs: Sequence[RunConfig], rounds: int, done: Callable[[], o
 
     All of one site and batch size are timed in turns. Raises NormbenchError for a norm that comes twice.
     """
-    _check_distinct(configs)
+    _check(configs)
     for config in {config.batch_size: config for config in configs}.values():
         chosen = {one.norm.label: one for one in configs if one.batch_size == config.batch_size}
         with runtime_of(config) as runtime:
@@ -49,8 +50,11 @@ def bench_layers(configs: Sequence[RunConfig], rounds: int, done: Callable[[], o
                     done()
 
 
-def _check_distinct(configs: Sequence[RunConfig]) -> None:
-    """What else the configurations differ in, a layer alone does not see, or a row does not say."""
+def _check(configs: Sequence[RunConfig]) -> None:
+    """What else the configurations say, a layer alone does not see, or a row does not tell."""
+    for name, value in PLAIN.items():
+        if any(getattr(config.runtime, name) != value for config in configs):
+            raise NormbenchError(f"--layers: leave out runtime.{name}; both layouts are timed, eager and compiled")
     for (label, batch_size), number in Counter((one.norm.label, one.batch_size) for one in configs).items():
         if number > 1:
             raise NormbenchError(
@@ -64,6 +68,7 @@ def _race_at(
 ) -> Iterator[list[dict[str, Any]]]:
     """The rows of each round."""
     torch._dynamo.reset()  # what was compiled for other sites is done with
+    compile_all()
     works = {
         "|".join((name, layout, mode, part)): _work(specs[name], (batch_size, *site), layout, mode, part, runtime)
         for name, layout, mode, part in itertools.product(specs, LAYOUTS, MODES, PARTS)

@@ -35,7 +35,7 @@ def bench_steps(configs: Sequence[RunConfig], rounds: int, done: Callable[[], ob
     and warm-up are not in the seconds. What costs the same, as two seeds do, is timed once. `done` is called after each
     round. Raises what training raises.
     """
-    configs = [*{str(cost_settings(flatten(config.identity()))): config for config in configs}.values()]
+    configs = [*{_cost(config): config for config in configs}.values()]
     started = datetime.now(UTC).isoformat(timespec="seconds")
     for batch_size in dict.fromkeys(config.batch_size for config in configs):
         chosen = [config for config in configs if config.batch_size == batch_size]
@@ -48,6 +48,12 @@ def bench_steps(configs: Sequence[RunConfig], rounds: int, done: Callable[[], ob
                     place = {"race": f"{started} batch {batch_size}", "round": number, "seconds": seconds[name]}
                     yield one.facts | place
                 done()
+
+
+def _cost(config: RunConfig) -> tuple[object, ...]:
+    """What a step's cost depends on."""
+    source = Resolver().source(config)
+    return str(cost_settings(flatten(config.identity()))), source.image_shape, len(source.classes)
 
 
 def _contestant(config: RunConfig, stack: ExitStack) -> Contestant:

@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
+import torch
+
 from normbench import environment
 from normbench.atomic import disk_errors, write_json
 from normbench.config import RunConfig, cost_settings, flatten
@@ -27,8 +29,9 @@ from normbench.train.trial import trial
 
 ROUNDS = 7
 LEAST_SECONDS = 0.05  # of a turn
-HOPELESS = 1.5  # times the quickest's seconds, in two single steps: such a one is not raced
+HOPELESS = 2.0  # times the quickest's seconds, in the best of three single steps: such a one is not raced
 WORTH_A_TRIAL = 300.0  # seconds of steps: in a shorter run compiling is not tried, as it takes a good part of a minute
+SHAPES = 3  # that a run compiles and a trial does one of: the full batch, the last short one, those of evaluations
 PLAIN = {"channels_last": False, "onednn": True, "compile": False}  # what is taken unless another way is quicker
 
 
@@ -50,15 +53,18 @@ class Timing:
 
     @property
     def winner(self) -> int:
-        """The quickest, if it beat the first in all rounds but one at most (by chance in one case of sixteen); or 0."""
+        """The quickest, if it beat the first in all rounds but one at most; or 0.
+
+        By chance that comes in one case of sixteen where two are raced, and in one of eight where four are.
+        """
         raced = [place for place, rounds in enumerate(self.seconds) if len(rounds) == len(self.seconds[0])]
         quickest = min(raced, key=self.steps.__getitem__)
         won = sum(a < b for a, b in zip(self.seconds[quickest], self.seconds[0], strict=True))
         return quickest if won >= len(self.seconds[0]) - 1 else 0
 
     def saved(self, num_steps: int) -> float:
-        """The seconds that so many steps take less in the second than in the first, compilation included."""
-        return num_steps * (self.steps[0] - self.steps[1]) - self.seconds_compiling[1]
+        """The seconds that so many steps take less in the second than in the first, compilation of a run included."""
+        return num_steps * (self.steps[0] - self.steps[1]) - SHAPES * self.seconds_compiling[1]
 
 
 def choose(config: RunConfig, source: Source, num_steps: int, cache_dir: Path) -> RunConfig:
@@ -112,8 +118,8 @@ def _timed(configs: Sequence[RunConfig], source: Source, cache_dir: Path) -> Tim
 
 
 def _raced(works: Sequence[Work], timer: Timer) -> list[list[float]]:
-    """The seconds of each, by rounds; of a hopeless one those of its quicker single call."""
-    once = [min(timer(work, 1), timer(work, 1)) for work in works]
+    """The seconds of each, by rounds; of a hopeless one those of its quickest single call."""
+    once = [min(timer(work, 1) for _ in range(3)) for work in works]
     contenders = {str(i): work for i, work in enumerate(works) if i == 0 or once[i] < HOPELESS * min(once)}
     rounds = [*race(contenders, timer, rounds=ROUNDS, least_seconds=LEAST_SECONDS)]
     return [[one[str(i)] for one in rounds] if str(i) in contenders else [once[i]] for i in range(len(works))]
@@ -134,11 +140,17 @@ def _with(config: RunConfig, **runtime: bool) -> RunConfig:
 def _say(variants: Sequence[RunConfig], timing: Timing, chosen: int, more: str = "") -> None:
     """What each took, in the spelling of the configuration, and which it is to be."""
     names = [_difference(one, variants[0]) for one in variants]
-    times = [f"{name} {1000 * step:.1f} ms" for name, step in zip(names, timing.steps, strict=True)]
-    config = variants[0]
+    times = [
+        f"{name} {1000 * step:.1f} ms{'' if len(rounds) > 1 else ' (not raced)'}"
+        for name, step, rounds in zip(names, timing.steps, timing.seconds, strict=True)
+    ]
+    config, threads = variants[0], variants[0].system.threads or torch.get_num_threads()
+    unsure = (
+        "" if chosen or min(timing.steps) == timing.steps[0] else ", nothing else was quicker in all rounds but one"
+    )
     print(
-        f"{config.norm.label} at batch {config.batch_size}, a step: {', '.join(times)}{more}; "
-        f"chosen: {names[chosen]} (measured {timing.measured_at})",
+        f"{config.norm.label} at batch {config.batch_size}, threads: {threads}, a step: {', '.join(times)}{more}; "
+        f"chosen: {names[chosen]}{unsure} (measured {timing.measured_at})",
         file=sys.stderr,
     )
 

@@ -42,9 +42,7 @@ class Runtime:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         if self.compile:
-            import torch._dynamo.config as dynamo
-
-            dynamo.recompile_limit, dynamo.fail_on_recompile_limit_hit = 256, True  # rather than eager, in silence
+            compile_all()
             model.compile(dynamic=False)
         return model
 
@@ -92,7 +90,10 @@ class Runtime:
         return time.perf_counter()
 
     def peak_memory_mib(self) -> float:
-        """Peak memory in MiB: on cuda allocated in this run, elsewhere resident in the whole process so far."""
+        """Peak memory in MiB: on cuda allocated in this run, elsewhere resident in the whole process so far.
+
+        There the trials of an auto are in it, in the run for which they were made.
+        """
         if self.device.type == "cuda":
             return float(torch.cuda.max_memory_allocated()) / 2**20
         unit = 1 if sys.platform == "darwin" else 1024
@@ -109,7 +110,7 @@ def open_runtime(
     cuda_graphs: bool = False,
     onednn: bool = True,
 ) -> Iterator[Runtime]:
-    """A Runtime, with torch's global settings as it needs them; they are put back at the end, but for the allocator."""
+    """A Runtime, with torch's global settings as it needs them; put back at the end, but for allocator and compiler."""
     threads_before = torch.get_num_threads()
     tf32_before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.set_num_threads(threads or threads_before)
@@ -123,6 +124,13 @@ def open_runtime(
     finally:
         torch.set_num_threads(threads_before)
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32_before
+
+
+def compile_all() -> None:
+    """Has this process compile every layer and shape, and fail where there are too many: not go on eager in silence."""
+    import torch._dynamo.config as dynamo
+
+    dynamo.recompile_limit, dynamo.fail_on_recompile_limit_hit = 256, True
 
 
 def keep_freed_memory() -> None:

@@ -136,7 +136,8 @@ def test_the_markdown_table_says_what_its_figures_rest_on() -> None:
         "Data cifar10-jpeg, 5 epochs, final epoch; 2 runs, one seed each, so nothing is said of the spread over seeds. "
         "Test set: the 95 % interval that 10000 test images leave of each. "
         "Time per epoch is a training step's median, without evaluation, times the steps; relative to bn: the median "
-        "of pairs, with its 95 % interval; timed in turns, 6 rounds, on another processor, threads: 1, torch 2.16.0, "
+        "of the rounds' ratios, not the ratio of medians, with its 95 % interval; timed in "
+        "turns, 6 rounds, on another processor, threads: 1, torch 2.16.0, "
         "commit fedcba987654. "
         "a processor, threads: 2, fp32, torch 2.15.0, commit 0123456789ab.\n"
     )

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 from normbench.analysis.tables.layers import layers
 from normbench.bench import layers as layers_module
@@ -63,11 +64,31 @@ def test_every_norm_has_a_row_for_each_site_layout_part_and_round() -> None:
     assert all({*row} == FACTS | {"norm", "site", "layout", "mode", "part", "round", "seconds"} for row in rows)
 
 
-@pytest.mark.parametrize("other", [{"norm.num_groups": 4}, {"runtime.channels_last": True}])
-def test_a_norm_that_comes_twice_is_refused_rather_than_timed_once(other: dict[str, Any]) -> None:
-    twice = [tiny("gn", **{"norm.num_groups": 2}), tiny("gn", **other)]
+def test_a_norm_that_comes_twice_is_refused_rather_than_timed_once() -> None:
+    twice = [tiny("gn", **{"norm.num_groups": 2}), tiny("gn", **{"norm.num_groups": 4})]
     with pytest.raises(NormbenchError, match="gn at batch size 4 comes 2 times"):
         bench(*twice)
+
+
+@pytest.mark.parametrize("setting", [{"channels_last": True}, {"compile": True}, {"onednn": False}])
+def test_what_does_nothing_for_a_layer_is_refused(setting: dict[str, bool]) -> None:
+    (name,) = setting
+    with pytest.raises(NormbenchError, match=f"--layers: leave out runtime.{name}"):
+        bench(tiny("gn", **{f"runtime.{name}": setting[name]}))
+
+
+def test_however_many_norms_there_are_all_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = CompileCounter()
+
+    def compile_and_count(layer: nn.Module, *, dynamic: bool) -> Callable[[Tensor], Tensor]:
+        return really_compile(layer, dynamic=dynamic, backend=counts)
+
+    really_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_and_count)
+    monkeypatch.setattr(layers_module, "MODES", ("compiled",))
+    many = ("bn", "ln", "in", "gn", "in_affine", "ln_c")
+    bench(*(tiny(name) for name in many), rounds=1)
+    assert counts.frame_count >= len(many) * len(LAYOUTS) * len(SITES)
 
 
 def test_the_rows_make_a_table_of_every_norm_and_layout() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from normbench.bench import steps
 from normbench.bench.steps import bench_steps
 from normbench.compose import compose
 from normbench.config import RunConfig, cost_settings, flatten
+from normbench.data import Source
 from normbench.train.engine import Trainer
 from normbench.train.race import WARM_UP
-from normbench.train.resolve import resolve
+from normbench.train.resolve import Resolver, resolve
 from normbench.train.run import execute
 
 TINY = ["data=synthetic", "data.num_train=100", "data.num_test=20", "model.widths=[4,8]", "batch_size=4", "epochs=1"]
@@ -112,6 +114,16 @@ def test_what_costs_the_same_is_timed_once() -> None:
 
 
 # Which runs
+
+
+def test_images_of_two_sizes_are_two_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sizes(Resolver):
+        def source(self, config: RunConfig) -> Source:
+            source = super().source(config)
+            return replace(source, image_shape=(3, 16, 16)) if config.seed else source
+
+    monkeypatch.setattr(steps, "Resolver", Sizes)
+    assert {row["image"] for row in bench(tiny(), tiny("bn", "seed=1"))} == {"3x32x32", "3x16x16"}
 
 
 def test_rounds_are_those_of_runs_that_were_trained(tmp_path: Path) -> None:

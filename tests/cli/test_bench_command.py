@@ -229,6 +229,9 @@ def test_a_bench_that_is_missing_or_damaged_is_one_line(normbench: Run, tmp_path
     code, out, err = normbench(*command, "--bench", "nowhere")
     assert (code, out) == (2, "")
     assert err == "normbench: no bench.csv in nowhere: `normbench bench -o nowhere` writes it\n"
+    (tmp_path / "bench.md").write_text("| norm |\n")
+    code, out, err = normbench(*command, "--bench", "bench.md")
+    assert (code, out, err) == (2, "", "normbench: 'bench.md' is no CSV file: name a bench.csv or its folder\n")
     (tmp_path / "broken.csv").write_text("race,round\n")
     code, out, err = normbench(*command, "--bench", "broken.csv")
     assert (code, out) == (1, "")

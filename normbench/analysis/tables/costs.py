@@ -17,11 +17,11 @@ MIB = 2**20
 SHORT = {"runtime.": "", "norm.options.": "", "norm.": "", "model.": "", "data.": "", "train.": "", "_": " "}
 NOTE = (
     "Medians over {rounds} rounds, in which all of one batch size took their turns; relative to bn: the median of the "
-    "rounds' ratios, which is not the ratio of the medians where the machine's speed drifts, {interval}. "
-    "Compilation: less where the compiler's own cache helps. Peak: the most that tensors "
-    "take in a step beyond what lasts; saved: what a forward pass keeps for the backward pass; state: weights, "
-    "buffers, optimizer. "
+    "rounds' ratios at otherwise the same settings, which is not the ratio of the medians where the machine's speed "
+    "drifts, {interval}. Peak: the most that tensors take in a step beyond what lasts; saved: what a forward pass "
+    "keeps for the backward pass; state: weights, buffers, optimizer. "
 )
+COMPILATION = "Compilation: less where the compiler's own cache helps. "
 
 
 def costs_table(rounds: pd.DataFrame) -> Table:
@@ -29,6 +29,8 @@ def costs_table(rounds: pd.DataFrame) -> Table:
     data = costs(rounds)
     number = math.ceil(data["rounds"].median())
     note = NOTE.format(rounds=number, interval=with_interval(number))
+    if data["compile_seconds"].any():
+        note += COMPILATION
     return Table("What a training step costs", data, _shown(data), note + basis_of(rounds) + ".")
 
 
@@ -81,9 +83,14 @@ def _known(settings: pd.Series[Any]) -> dict[str, Any]:
 
 
 def _varying(settings: list[dict[str, str]]) -> dict[str, list[str]]:
-    """The settings in which configurations of one norm differ, by short names."""
+    """The settings in which configurations of one norm differ, and any in the runtime of all, by short names."""
     configs = {str(i): one for i, one in enumerate(settings)}
-    return {_short(name): column for name, column in settings_that_vary(configs, configs).items()}
+    without_norm = {place: one | {"norm.name": ""} for place, one in configs.items()}
+    between = settings_that_vary(without_norm, without_norm)
+    columns = settings_that_vary(configs, configs) | {
+        key: between[key] for key in between if key.startswith("runtime.")
+    }
+    return {_short(name): column for name, column in columns.items()}
 
 
 def _short(name: str) -> str:
