@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from normbench.analysis import loading
 from normbench.analysis.clocks import FILE, as_rounds, write_rounds
-from normbench.analysis.figures.costs import costs_figure
+from normbench.analysis.figures.costs import costs_figure, layers_figure
 from normbench.analysis.figures.style import save
 from normbench.analysis.tables.costs import costs_table
 from normbench.analysis.tables.layers import layers_table
@@ -26,21 +26,20 @@ LAYERS_FILE = "layers.csv"
 
 @dataclass(frozen=True)
 class BenchReport:
-    """Rounds and the file for them, and what they come to; figure: where there is one."""
+    """Rounds and the file for them, and what they come to."""
 
     file: str
     rounds: pd.DataFrame
     table: Table
-    figure: Figure | None = None
+    figure: Figure
 
     def write(self, folder: Path) -> None:
         """Writes the rounds, the table and the figure to the folder, all called alike."""
         path = folder / self.file
         write_rounds(self.rounds, path)
         write_text(path.with_suffix(".md"), to_markdown(self.table))
-        if self.figure is not None:
-            for suffix in (".svg", ".png"):
-                save(self.figure, path.with_suffix(suffix))
+        for suffix in (".svg", ".png"):
+            save(self.figure, path.with_suffix(suffix))
 
 
 def check_folder(folder: Path, *, layers: bool, overwrite: bool) -> None:
@@ -60,4 +59,4 @@ def of_steps(rows: Sequence[Mapping[str, Any]]) -> BenchReport:
 def of_layers(rows: Sequence[Mapping[str, Any]]) -> BenchReport:
     """Of the rows that `bench_layers` gives."""
     rounds = pd.DataFrame(rows)
-    return BenchReport(LAYERS_FILE, rounds, layers_table(rounds))
+    return BenchReport(LAYERS_FILE, rounds, layers_table(rounds), layers_figure(rounds))

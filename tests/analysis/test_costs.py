@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 
 from normbench.analysis.bench_report import of_layers, of_steps
 from normbench.analysis.clocks import as_rounds, basis_of
-from normbench.analysis.figures.costs import costs_figure
+from normbench.analysis.figures.costs import costs_figure, layers_figure
 from normbench.analysis.figures.style import PHONE, STYLES, save, size_called
 from normbench.analysis.tables.costs import costs, costs_table
 from normbench.analysis.tables.layers import layers, layers_table
@@ -284,8 +284,7 @@ def test_layers_are_summed_over_sites_and_the_way_back_is_what_both_ways_take_lo
         assert row["backward_seconds"] == pytest.approx(np.median(back[norm]))
         ratios = (there[norm] + back[norm]) / (there["bn"] + back["bn"])
         low, high = interval(ratios)
-        spread = "" if math.isnan(low) or norm == "bn" else f" ({low:.2f} to {high:.2f})"
-        assert row["relative_to_bn"] == f"{np.median(ratios):.2f}x{spread}"
+        assert [row[name] for name in RATIO] == pytest.approx([np.median(ratios), low, high], nan_ok=True)
 
 
 def test_layers_are_related_to_bn_in_the_same_layout_mode_and_batch_size() -> None:
@@ -313,6 +312,23 @@ def test_layers_are_related_to_bn_in_the_same_layout_mode_and_batch_size() -> No
     }
 
 
+def test_each_layout_and_mode_of_layers_is_a_panel() -> None:
+    seconds = {
+        (norm, "4x8x8", layout, mode, part): [seconds * (2 if part == "both" else 1)] * 6
+        for layout, mode in itertools.product(("contiguous", "channels_last"), ("eager", "compiled"))
+        for norm, seconds in (("bn", 0.1), ("gn", 0.3 if mode == "compiled" else 0.05))
+        for part in ("forward", "both")
+    }
+    figure = layers_figure(layer_rounds(seconds))
+    assert {axes.get_xlabel() for axes in figure.axes} == {"time of the layers over bn's"}
+    found = {" ".join(axes.get_title("left").split()): dots(axes) for axes in figure.axes}
+    assert {*found} == {
+        f"layout {layout}, mode {mode}" for layout in ("contiguous", "channels_last") for mode in ("eager", "compiled")
+    }
+    for title, ((_, bn, _), (_, gn, _)) in found.items():
+        assert (bn, gn) == (1, pytest.approx(3 if "compiled" in title else 0.5))
+
+
 def test_the_caption_of_layers_says_sites_rounds_and_machine() -> None:
     seconds = {
         ("bn", site, "contiguous", "eager", part): [0.1] * 5
@@ -337,6 +353,8 @@ def test_a_report_of_a_bench_is_files_that_are_called_alike(tmp_path: Any) -> No
     assert report.table.caption in (tmp_path / "new" / "bench.md").read_text()
     seconds = {("bn", "4x8x8", "contiguous", "eager", part): [0.1, 0.2] for part in ("forward", "both")}
     of_layers(layer_rounds(seconds).to_dict("records")).write(tmp_path / "new")
-    assert {path.name for path in (tmp_path / "new").glob("layers.*")} == {"layers.csv", "layers.md"}
+    assert {path.name for path in (tmp_path / "new").glob("layers.*")} == {
+        f"layers{end}" for end in (".csv", ".md", ".svg", ".png")
+    }
     written = pd.read_csv(io.StringIO((tmp_path / "new" / "layers.csv").read_text()))
     pd.testing.assert_frame_equal(written, layer_rounds(seconds))

@@ -138,7 +138,7 @@ def set_title(axes: Axes, text: str) -> None:
     assert spec is not None
     assert figure is not None
     points = 72 * figure.get_figwidth() / spec.get_gridspec().ncols
-    columns = int(points / (0.6 * mpl.rcParams["font.size"]))
+    columns = int(points / (0.65 * mpl.rcParams["font.size"]))
     axes.set_title(textwrap.fill(text, columns), loc="left")
 
 

@@ -10,8 +10,8 @@ import pandas as pd
 
 from normbench.analysis.clocks import basis_of, columns_of_settings
 from normbench.analysis.frames import settings_that_vary
-from normbench.analysis.stats import Ratio, median_ratio, with_interval
-from normbench.analysis.tables.table import BASELINE, Table, times
+from normbench.analysis.stats import median_ratio, with_interval
+from normbench.analysis.tables.table import BASELINE, Table, ratio_columns, ratios_as_text
 
 MIB = 2**20
 SHORT = {"runtime.": "", "norm.options.": "", "norm.": "", "model.": "", "data.": "", "train.": "", "_": " "}
@@ -62,16 +62,14 @@ def costs(rounds: pd.DataFrame) -> pd.DataFrame:
 def _row(group: pd.DataFrame, settings: dict[str, str], of_bn: dict[Any, float]) -> dict[str, object]:
     first = group.iloc[0]
     seconds = _by_round(group)
-    ratio = median_ratio(seconds, of_bn) or Ratio(math.nan, math.nan, math.nan, 0)
+    ratio = median_ratio(seconds, of_bn)
     step, images = median(seconds.values()), int(first["batch_size"]) * int(first["train.accumulate"])
     return {
         "norm": first["norm.name"],
         "batch_size": int(first["batch_size"]),
         **settings,
         "seconds": step,
-        "relative_time": ratio.median,
-        "relative_time_low": ratio.low,
-        "relative_time_high": ratio.high,
+        **ratio_columns(ratio),
         "rounds": len(seconds),
         "images_per_second": images / step,
         **{name: first[name] for name in ("compile_seconds", "peak_bytes", "saved_bytes", "state_bytes")},
@@ -106,13 +104,10 @@ def _by_round(group: pd.DataFrame) -> dict[Any, float]:
 def _shown(data: pd.DataFrame) -> pd.DataFrame:
     first = data.columns.get_loc("seconds")
     assert isinstance(first, int)
-    ratios = [
-        Ratio(*values) for values in data[["relative_time", "relative_time_low", "relative_time_high", "rounds"]].values
-    ]
     shown = {
         **{str(name).replace("_", " "): data[name] for name in data.columns[:first]},
         "step": [f"{1000 * value:.1f} ms" for value in data["seconds"]],
-        "relative to bn": [times(None if math.isnan(ratio.median) else ratio) for ratio in ratios],
+        "relative to bn": ratios_as_text(data),
         "images/s": [f"{value:.0f}" for value in data["images_per_second"]],
         **({"compilation": [f"{v:.0f} s" for v in data["compile_seconds"]]} if data["compile_seconds"].any() else {}),
         **{name: [f"{v / MIB:.1f} MiB" for v in data[f"{name}_bytes"]] for name in ("peak", "saved", "state")},

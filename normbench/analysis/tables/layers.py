@@ -6,7 +6,7 @@ import pandas as pd
 
 from normbench.analysis.clocks import basis_of
 from normbench.analysis.stats import median_ratio, with_interval
-from normbench.analysis.tables.table import BASELINE, Table, times
+from normbench.analysis.tables.table import BASELINE, RATIO, Table, ratio_columns, ratios_as_text
 
 NOTE = (
     "Each norm layer alone, summed over the network's sites ({sites}), median over {rounds} rounds in turns; relative "
@@ -26,22 +26,26 @@ def layers_table(rounds: pd.DataFrame) -> Table:
 
 
 def layers(rounds: pd.DataFrame) -> pd.DataFrame:
-    """Columns: batch_size, norm, layout, mode; seconds forward and backward, summed over sites, and relative to bn."""
+    """One row for each norm, layout and mode.
+
+    Columns: batch_size, norm, layout, mode; forward_seconds and backward_seconds, medians summed over sites;
+    relative_time (both ways, over bn's), its interval from low to high.
+    """
     keys = ["batch_size", "layout", "mode", "norm"]
     sums = rounds.groupby([*keys, "part", "round"], sort=False)["seconds"].sum().unstack("part")
     groups = {key: table.droplevel([0, 1, 2, 3]) for key, table in sums.groupby(keys, sort=False)}
     rows = []
     for (batch_size, layout, mode, norm), table in groups.items():
         of_bn = groups.get((batch_size, layout, mode, BASELINE))
-        ratio = None if of_bn is None else median_ratio(table["both"].to_dict(), of_bn["both"].to_dict())
+        ratio = median_ratio(table["both"].to_dict(), {} if of_bn is None else of_bn["both"].to_dict())
         forward, backward = table["forward"].median(), (table["both"] - table["forward"]).median()
-        rows.append((batch_size, norm, layout, mode, forward, backward, times(ratio)))
-    names = ["batch_size", "norm", "layout", "mode", "forward_seconds", "backward_seconds", "relative_to_bn"]
-    return pd.DataFrame(rows, columns=names)
+        place = {"batch_size": batch_size, "norm": norm, "layout": layout, "mode": mode}
+        rows.append(place | {"forward_seconds": forward, "backward_seconds": backward} | ratio_columns(ratio))
+    return pd.DataFrame(rows)
 
 
 def _shown(data: pd.DataFrame) -> pd.DataFrame:
-    shown = data.rename(columns=lambda name: name.replace("_seconds", "").replace("_", " "))
+    shown = data.drop(columns=RATIO).rename(columns=lambda name: name.replace("_seconds", "").replace("_", " "))
     for part in ("forward", "backward"):
         shown[part] = [f"{1000 * value:.2f} ms" for value in data[f"{part}_seconds"]]
-    return shown.astype(str)
+    return shown.assign(**{"relative to bn": ratios_as_text(data)}).astype(str)

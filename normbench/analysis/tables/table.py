@@ -20,6 +20,8 @@ UNITS = {
     "mib": (1, 0, " MiB"),
 }
 
+RATIO = ["relative_time", "relative_time_low", "relative_time_high"]
+
 
 @dataclass(frozen=True)
 class Table:
@@ -61,3 +63,15 @@ def times(ratio: Ratio | None) -> str:
         return NOT_MEASURED
     spread = "" if math.isnan(ratio.low) or ratio.low == ratio.high else f" ({ratio.low:.2f} to {ratio.high:.2f})"
     return f"{ratio.median:.2f}x{spread}"
+
+
+def ratio_columns(ratio: Ratio | None) -> dict[str, float]:
+    """A ratio as the columns RATIO; nan where there is none."""
+    values = [math.nan] * len(RATIO) if ratio is None else [ratio.median, ratio.low, ratio.high]
+    return dict(zip(RATIO, values, strict=True))
+
+
+def ratios_as_text(data: pd.DataFrame) -> list[str]:
+    """The columns RATIO as `times` says them."""
+    rows = data[RATIO].values.tolist()
+    return [times(None if math.isnan(middle) else Ratio(middle, low, high, 0)) for middle, low, high in rows]
