@@ -93,7 +93,7 @@ def test_at_batch_1_threads_are_raced_and_two_trainings_go_at_a_time(monkeypatch
 
 
 def test_lightning_takes_steps_when_it_is_told_to() -> None:
-    pytest.importorskip("lightning")
+    pytest.importorskip("lightning", reason="the extra `bench` is for measuring, and not in `dev`")
     contestant = Contestant("lightning", Variant("lightning", 1), "bn", 4)
     try:
         contestant.wait_until_ready()

@@ -10,6 +10,7 @@ from typing import Any
 
 from normbench import environment
 from normbench.config import RunConfig, cost_settings, flatten
+from normbench.data import Source
 from normbench.train.build import runtime_of
 from normbench.train.engine import Trainer
 from normbench.train.footprint import peak_bytes, saved_bytes, state_bytes
@@ -35,12 +36,14 @@ def bench_steps(configs: Sequence[RunConfig], rounds: int, done: Callable[[], ob
     and warm-up are not in the seconds. What costs the same, as two seeds do, is timed once. `done` is called after each
     round. Raises what training raises.
     """
-    configs = [*{_cost(config): config for config in configs}.values()]
+    resolver = Resolver()
+    configs = [*{_cost(config, resolver.source(config)): config for config in configs}.values()]
     started = datetime.now(UTC).isoformat(timespec="seconds")
     for batch_size in dict.fromkeys(config.batch_size for config in configs):
         chosen = [config for config in configs if config.batch_size == batch_size]
         with ExitStack() as stack:
-            contestants = {str(number): _contestant(config, stack) for number, config in enumerate(chosen)}
+            ready = [_contestant(config, resolver.source(config), stack) for config in chosen]
+            contestants = {str(number): one for number, one in enumerate(ready)}
             works = {name: one.ready.take_step for name, one in contestants.items()}
             timer = timer_for(next(iter(contestants.values())).ready.trainer.runtime.device)
             for number, seconds in enumerate(race(works, timer, rounds=rounds, least_seconds=LEAST_SECONDS)):
@@ -50,14 +53,12 @@ def bench_steps(configs: Sequence[RunConfig], rounds: int, done: Callable[[], ob
                 done()
 
 
-def _cost(config: RunConfig) -> tuple[object, ...]:
+def _cost(config: RunConfig, source: Source) -> tuple[object, ...]:
     """What a step's cost depends on."""
-    source = Resolver().source(config)
     return str(cost_settings(flatten(config.identity()))), source.image_shape, len(source.classes)
 
 
-def _contestant(config: RunConfig, stack: ExitStack) -> Contestant:
-    source = Resolver().source(config)
+def _contestant(config: RunConfig, source: Source, stack: ExitStack) -> Contestant:
     runtime = stack.enter_context(runtime_of(config))
     ready = trial(config, source, runtime)
     facts = cost_settings(flatten(config.identity())) | {

@@ -174,12 +174,7 @@ def _runtime_on(device: str, config: RunConfig) -> Any:
     runtime = config.runtime
     if runtime.device not in ("auto", device):
         raise NormbenchError(f"runtime.device={runtime.device}: the runs are given {device}; see --gpus-per-run")
-    for name, allowed in (
-        ("precision", "fp32 or bf16"),
-        ("channels_last", "true or false"),
-        ("compile", "true or false"),
-        ("onednn", "true or false"),
-    ):
+    for name, allowed in {"precision": "fp32 or bf16", **dict.fromkeys(PLAIN, "true or false")}.items():
         if getattr(runtime, name) == "auto":
             raise NormbenchError(f"runtime.{name}=auto: another machine is not known here; say {allowed}")
     return runtime.model_copy(update={"device": device})

@@ -35,7 +35,6 @@ def trial(config: RunConfig, source: Source, runtime: Runtime) -> Trial:
     seconds_compiling = compile_seconds(trainer, ())
     groups = itertools.cycle(trainer.loader.shuffled(0, trainer.seed).split(images_per_step))
     lr = trainer.lr_at(0)
-    trainer.model.train()
 
     def take_step() -> None:
         trainer.take_step(next(groups), lr)

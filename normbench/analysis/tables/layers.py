@@ -16,13 +16,9 @@ NOTE = (
 
 def layers_table(rounds: pd.DataFrame) -> Table:
     """A row for each norm, layout and mode; `rounds` as `layers.csv` has them."""
-    number, sites = rounds["round"].nunique(), ", ".join(rounds["site"].unique())
-    return Table(
-        "What a norm layer costs",
-        layers(rounds),
-        _shown(layers(rounds)),
-        NOTE.format(rounds=number, sites=sites, interval=with_interval(number)) + basis_of(rounds) + ".",
-    )
+    data, number, sites = layers(rounds), rounds["round"].nunique(), ", ".join(rounds["site"].unique())
+    note = NOTE.format(rounds=number, sites=sites, interval=with_interval(number))
+    return Table("What a norm layer costs", data, _shown(data), note + basis_of(rounds) + ".")
 
 
 def layers(rounds: pd.DataFrame) -> pd.DataFrame:
