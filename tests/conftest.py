@@ -1,5 +1,5 @@
-"""What every test may rely on: one thread, a cache of its own, hypothesis without a stopwatch, the command line, and
-run directories without the training."""
+"""What every test may rely on: one thread, random numbers of its own, a cache of its own, hypothesis without a
+stopwatch, the command line, and run directories without the training."""
 
 from __future__ import annotations
 
@@ -35,6 +35,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Each test draws what it draws alone, whichever tests its worker ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
