@@ -21,7 +21,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        with disk_errors(path):
+            temporary.replace(path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()

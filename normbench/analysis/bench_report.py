@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pandas as pd
@@ -18,7 +19,7 @@ from normbench.analysis.tables.costs import costs_table
 from normbench.analysis.tables.layers import layers_table
 from normbench.analysis.tables.rendering import to_markdown
 from normbench.analysis.tables.table import Table
-from normbench.atomic import write_text
+from normbench.atomic import disk_errors, write_text
 from normbench.errors import NormbenchError
 
 LAYERS_FILE = "layers.csv"
@@ -43,11 +44,17 @@ class BenchReport:
 
 
 def check_folder(folder: Path, *, layers: bool, overwrite: bool) -> None:
-    """Raises NormbenchError where these rounds cannot be written to `folder`, or would replace others unasked."""
+    """Makes the folder, so that nothing is measured in vain.
+
+    Raises NormbenchError where these rounds would replace others unasked, RunFailure where nothing can be written.
+    """
     loading.check_folder(folder)
     file = folder / (LAYERS_FILE if layers else FILE)
     if file.exists() and not overwrite:
         raise NormbenchError(f"--output: '{file}' holds rounds already; --overwrite replaces them")
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
 
 
 def of_steps(rows: Sequence[Mapping[str, Any]]) -> BenchReport:

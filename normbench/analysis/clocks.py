@@ -5,6 +5,7 @@ Runs do not time their own epochs for a comparison: they share a machine, hours 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,18 +18,23 @@ from normbench.analysis.frames import Clock, Frames
 from normbench.analysis.provenance import commits, distinct
 from normbench.analysis.runfiles import at
 from normbench.analysis.stats import with_interval
+from normbench.analysis.tables.table import BASELINE
 from normbench.atomic import disk_errors, write_text
 from normbench.config import COSTLY, cost_settings
 from normbench.errors import NormbenchError, RunFailure
 
 FILE = "bench.csv"
 NUMBERS = ("round", "seconds", "compile_seconds", "peak_bytes", "saved_bytes", "state_bytes")
-NEEDED = {"race", "image", "device", "threads", "torch", "commit", "dirty", "norm.name", "batch_size", *NUMBERS}
+MACHINE = ("device", "threads", "torch")
+SETTINGS = ("norm.name", "model.name", "batch_size", "optim.name", "train.accumulate", "data.augment")  # of every run
+NEEDED = {"race", "image", *MACHINE, "commit", "dirty", *SETTINGS, *NUMBERS}
+IMAGES = ("image", "classes")  # columns that say what images a step had
+OLD_CLASSES = "10"  # of all images, before there was that column
 OF_OLD_RUNS = dict.fromkeys(("cifar10", "cifar10-jpeg", "synthetic"), (3, 32, 32))  # whose environment does not say
 
 
 def read_bench(path: Path) -> pd.DataFrame:
-    """The rounds in a bench.csv, or in a folder's. Raises NormbenchError for none, RunFailure for another file."""
+    """The rounds in a bench.csv, or in a folder's. Raises NormbenchError for none, RunFailure for a damaged file."""
     file = path / FILE if path.is_dir() else path
     if file.is_file() and file.suffix != ".csv":
         raise NormbenchError(f"'{file}' is no CSV file: name a {FILE} or its folder")
@@ -41,9 +47,21 @@ def read_bench(path: Path) -> pd.DataFrame:
         if missing := NEEDED - {*table}:
             raise ValueError(f"no column {min(missing)}")
         numbers = {name: pd.to_numeric(table[name]) for name in NUMBERS}
-        return table.assign(**numbers, dirty=table["dirty"] == "True")
+        rounds = table.assign(**numbers, dirty=table["dirty"] == "True", classes=table.get("classes", OLD_CLASSES))
+        _check(rounds)
+        return rounds
     except (ValueError, OSError) as error:
         raise RunFailure(f"'{file}' cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def _check(rounds: pd.DataFrame) -> None:
+    """Raises ValueError for what no bench writes."""
+    if rounds.isna().any(axis=None):
+        raise ValueError("a row with an empty figure")
+    if not rounds["seconds"].between(0, math.inf, inclusive="neither").all():
+        raise ValueError("seconds of a step that are not above 0")
+    if rounds.duplicated(["race", "round", *columns_of_settings(rounds)]).any():
+        raise ValueError("a round of the same settings comes twice")
 
 
 def as_rounds(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -73,15 +91,21 @@ def _together(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 
 def with_rounds(frames: Frames, rounds: pd.DataFrame) -> Frames:
-    """The runs with what their epochs take by these rounds, where any is of their settings."""
-    timed = dict(_by_settings(rounds))
+    """The runs with what their epochs take by these rounds, where any is of their settings.
+
+    Raises NormbenchError where several machines timed the settings of one run.
+    """
+    names = columns_of_settings(rounds)
+    timed = {_settings(group[names].iloc[0]): group for _, group in rounds.groupby(names, sort=False)}
     clocks = {}
     for run, config in frames.configs.items():
         environment = frames.environments.get(run, {})
-        seconds = timed.get(_settings(cost_settings(config), _image(environment)))
-        if seconds is not None:
-            steps = _images(config, environment) / (config["batch_size"] * config["train.accumulate"])
-            clocks[run] = {place: steps * value for place, value in seconds.items()}
+        group = timed.get(frozenset({**cost_settings(config), **_images(environment)}.items()))
+        if group is not None:
+            _check_machine(group)
+            steps = _num_images(config, environment) / (config["batch_size"] * config["train.accumulate"])
+            places = zip(group["race"], group["round"], itertools.repeat(_beside_norm(config)))
+            clocks[run] = dict(zip(places, steps * group["seconds"], strict=True))
     return replace(frames, bench=rounds, clocks=clocks)
 
 
@@ -98,13 +122,25 @@ def time_note(frames: Frames) -> str:
         return "Times are not known: none of these runs has settings that were timed. "
     if not frames.clocks:
         return "Times are not measured here: normbench bench does that. "
-    rounds = frames.bench
-    number = math.ceil(len(rounds) / rounds.groupby(["race", *columns_of_settings(rounds)]).ngroups)
+    numbers = sorted({len(clock) for clock in frames.clocks.values()})
     return (
         f"Time per epoch is a training step's median, without evaluation, times the steps; relative to bn: the median "
-        f"of the rounds' ratios, not the ratio of medians, {with_interval(number)}; timed in turns, {number} rounds, "
-        f"on {basis_of(rounds)}. "
+        f"of the rounds' ratios, not the ratio of medians, {with_interval(numbers[-1])}; timed in turns, "
+        f"{' or '.join(map(str, numbers))} rounds, on {basis_of(frames.bench)}. {_apart(frames)}"
     )
+
+
+def _apart(frames: Frames) -> str:
+    """Which norms were timed in another way than bn, as `runtime=fast` may have chosen, so that no ratio is given."""
+    timed = {run: cost_settings(frames.configs[run]) for run in frames.clocks}
+    of_bn = [one for one in timed.values() if one["norm.name"] == BASELINE]
+    ways = {_beside_norm(one) for one in of_bn}
+    apart = {
+        f"{one['norm.name']} at batch {one['batch_size']}": None
+        for one in timed.values()
+        if _beside_norm(one) not in ways and one["batch_size"] in {bn["batch_size"] for bn in of_bn}
+    }
+    return f"In other settings than bn, so not related to it: {', '.join(apart)}. " if apart else ""
 
 
 def basis_of(rounds: pd.DataFrame) -> str:
@@ -116,27 +152,37 @@ def basis_of(rounds: pd.DataFrame) -> str:
 
 def columns_of_settings(rounds: pd.DataFrame) -> list[str]:
     """The columns that tell contestants apart."""
-    return [name for name in map(str, rounds.columns) if name.startswith(COSTLY) or name == "image"]
+    return [name for name in map(str, rounds.columns) if name.startswith(COSTLY) or name in IMAGES]
 
 
-def _by_settings(rounds: pd.DataFrame) -> Any:
-    for _, group in rounds.groupby(columns_of_settings(rounds), sort=False):
-        first = group.iloc[0]
-        settings = {name: first[name] for name in columns_of_settings(rounds) if first[name] != "" and name != "image"}
-        places = zip(group["race"], group["round"], strict=True)
-        yield _settings(settings, first["image"]), dict(zip(places, group["seconds"], strict=True))
+def _check_machine(rounds: pd.DataFrame) -> None:
+    """Raises NormbenchError where rounds of the same settings are of several machines or versions of torch."""
+    machines = rounds[[*MACHINE]].drop_duplicates().astype(str).agg(", ".join, axis=1)
+    if len(machines) > 1:
+        raise NormbenchError(
+            f"{rounds['norm.name'].iloc[0]} at batch {rounds['batch_size'].iloc[0]} was timed on several machines "
+            f"({'; '.join(machines)}): say by --bench which {FILE} counts"
+        )
 
 
-def _settings(settings: Mapping[str, str], image: str) -> frozenset[tuple[str, str]]:
-    return frozenset({**settings, "image": image}.items())
+def _beside_norm(config: Mapping[str, Any]) -> str:
+    """The settings that a step's cost depends on, but the norm's own: at the same ones, two norms are compared."""
+    return str(sorted((key, one) for key, one in cost_settings(config).items() if not key.startswith("norm.")))
 
 
-def _image(environment: Mapping[str, Any]) -> str:
+def _settings(of_a_round: pd.Series[Any]) -> frozenset[tuple[str, str]]:
+    """What was timed: settings, and images."""
+    return frozenset((str(name), value) for name, value in of_a_round.items() if value != "")
+
+
+def _images(environment: Mapping[str, Any]) -> dict[str, str]:
+    """Size and classes of a run's images, as the columns IMAGES say them."""
     shape = at(environment, "data.image_shape") or OF_OLD_RUNS.get(at(environment, "data.name"), ())
-    return "x".join(map(str, shape))
+    classes = at(environment, "data.classes")
+    return {"image": "x".join(map(str, shape)), "classes": str(len(classes)) if classes else OLD_CLASSES}
 
 
-def _images(config: Mapping[str, Any], environment: Mapping[str, Any]) -> float:
+def _num_images(config: Mapping[str, Any], environment: Mapping[str, Any]) -> float:
     """How many images an epoch trains on."""
     number = config["data.limit_train"] or at(environment, "data.num_train")
     return float(number - round(number * config["data.val_fraction"]))

@@ -16,7 +16,7 @@ import pandas as pd
 from normbench.analysis.runfiles import Columns, RunFiles, at, read_columns, read_run, standing
 from normbench.config import ADDED, flatten
 
-Clock = dict[tuple[str, int], float]  # seconds of an epoch by race and round
+Clock = dict[tuple[str, int, str], float]  # seconds of an epoch by race, round, and all settings but the norm's
 
 KEYS = ("run", "model", "norm", "batch_size", "seed")
 RUNS = (

@@ -114,8 +114,10 @@ def with_interval(n: int) -> str:
 
 def _outside(n: int) -> int:
     """The largest k for which the k-th smallest and the k-th largest of n values enclose the median with CONFIDENCE."""
+    from scipy.special import bdtr
+
     k = 0
-    while 2 * math.fsum(math.comb(n, i) for i in range(k + 1)) / 2**n <= 1 - CONFIDENCE:
+    while 2 * bdtr(k, n, 0.5) <= 1 - CONFIDENCE:
         k += 1
     return k
 

@@ -55,6 +55,8 @@ def _check(configs: Sequence[RunConfig]) -> None:
     for name, value in PLAIN.items():
         if any(getattr(config.runtime, name) != value for config in configs):
             raise NormbenchError(f"--layers: leave out runtime.{name}; both layouts are timed, eager and compiled")
+    if any(config.train.accumulate > 1 for config in configs):
+        raise NormbenchError("--layers: leave out train.accumulate, of which a layer alone sees nothing")
     for (label, batch_size), number in Counter((one.norm.label, one.batch_size) for one in configs).items():
         if number > 1:
             raise NormbenchError(
@@ -77,7 +79,10 @@ def _race_at(
     for number, seconds in enumerate(timed):
         place = {"site": "x".join(map(str, site)), "round": number}
         names = [dict(zip(("norm", "layout", "mode", "part"), key.split("|"), strict=True)) for key in seconds]
-        yield [name | place | {"seconds": value} for name, value in zip(names, seconds.values(), strict=True)]
+        yield [
+            name | place | {"own_activation": specs[name["norm"]].norm_act is not None, "seconds": value}
+            for name, value in zip(names, seconds.values(), strict=True)
+        ]
 
 
 def _work(spec: NormSpec, shape: Sequence[int], layout: str, mode: str, part: str, runtime: Runtime) -> Work:

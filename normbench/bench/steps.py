@@ -63,6 +63,7 @@ def _contestant(config: RunConfig, source: Source, stack: ExitStack) -> Contesta
     ready = trial(config, source, runtime)
     facts = cost_settings(flatten(config.identity())) | {
         "image": "x".join(map(str, source.image_shape)),
+        "classes": len(source.classes),
         **machine(config.runtime.device),
         "compile_seconds": ready.seconds_compiling,
         "peak_bytes": peak_bytes(ready.take_step, runtime.device),
@@ -87,5 +88,5 @@ def machine(device: str) -> dict[str, Any]:
 
 def _saved_bytes(trainer: Trainer) -> int:
     images, _ = trainer.loader.gather(trainer.loader.shuffled(0, trainer.seed)[: trainer.batch_size])
-    with trainer.runtime.autocast():
+    with trainer.runtime.kernels(), trainer.runtime.autocast():
         return saved_bytes(trainer.model, images, list(trainer.model.parameters()))

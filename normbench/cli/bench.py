@@ -32,13 +32,14 @@ def bench(
     """Time training steps in turns, in one process: time relative to bn with its interval, and memory.
 
     The images are random. A report of runs with the same settings takes its times from the bench.csv in its folder.
+    Interrupted, it shows the rounds of steps that are done, and keeps them where no others are.
 
     \b
     normbench bench
     normbench bench norm=bn,gn batch_size=1,64 runtime.channels_last=false,true -o results/speed
     normbench bench --layers
     """
-    from normbench.analysis.bench_report import check_folder, of_layers, of_steps
+    from normbench.analysis.bench_report import check_folder
     from normbench.plan import make_plan
     from normbench.study import Study
 
@@ -51,11 +52,26 @@ def bench(
         if run.state == "refused":
             print(f"refused: {run.reason}", file=sys.stderr)
     configs = [run.config for run in plan.runs if run.state != "refused"]
-    rows = [*_rows(configs, rounds, layers=layers)]
+    rows: list[dict[str, Any]] = []
+    try:
+        rows.extend(_rows(configs, rounds, layers=layers))
+    except BaseException:
+        if not layers:  # whose figures are sums over the network's sites, of which some are missing
+            _conclude(rows, output, layers=False, may_replace=False)
+        raise
+    _conclude(rows, output, layers=layers, may_replace=True)
+
+
+def _conclude(rows: list[dict[str, Any]], output: Path | None, *, layers: bool, may_replace: bool) -> None:
+    """Shows and writes the rounds that are done; rounds of an earlier bench are replaced by complete ones only."""
+    from normbench.analysis.bench_report import of_layers, of_steps
+
+    if not rows:
+        return
     report = of_layers(rows) if layers else of_steps(rows)
-    show(report.table)
-    if output is not None:
+    if output is not None and (may_replace or not (output / report.file).exists()):
         report.write(output)
+    show(report.table)
 
 
 def _rows(configs: list[RunConfig], rounds: int, *, layers: bool) -> Iterator[dict[str, Any]]:

@@ -11,18 +11,21 @@ import itertools
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
 import torch
+from pydantic import Field, TypeAdapter
 
 from normbench import environment
 from normbench.atomic import disk_errors, write_json
 from normbench.config import RunConfig, cost_settings, flatten
 from normbench.data import Source
+from normbench.errors import RunFailure
 from normbench.train.build import runtime_of
 from normbench.train.race import Timer, Work, race, timer_for
 from normbench.train.trial import trial
@@ -42,8 +45,8 @@ class Timing:
     Of those too slow to be raced, but never of the first, there is one step.
     """
 
-    seconds: list[list[float]]
-    seconds_compiling: list[float]
+    seconds: list[Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]]
+    seconds_compiling: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     measured_at: str
 
     @property
@@ -83,9 +86,13 @@ def choose(config: RunConfig, source: Source, num_steps: int, cache_dir: Path) -
     chosen = timing.winner
     if asked:
         _say(variants, timing, chosen)
-    if config.runtime.compile == "auto" and num_steps * timing.steps[chosen] >= WORTH_A_TRIAL:
-        return _compiled_or_not(variants[chosen], source, num_steps, cache_dir)
-    return variants[chosen]
+    if config.runtime.compile != "auto":
+        return variants[chosen]
+    seconds = num_steps * timing.steps[chosen]
+    if seconds < WORTH_A_TRIAL:
+        print(f"compilation is not tried: the run's steps take {seconds:.0f} s without it", file=sys.stderr)
+        return variants[chosen]
+    return _compiled_or_not(variants[chosen], source, num_steps, cache_dir)
 
 
 def _compiled_or_not(config: RunConfig, source: Source, num_steps: int, cache_dir: Path) -> RunConfig:
@@ -104,16 +111,35 @@ def plain(config: RunConfig) -> RunConfig:
 def _timed(configs: Sequence[RunConfig], source: Source, cache_dir: Path) -> Timing:
     """From the cache, or timed now and put there."""
     file = cache_dir / "speed" / f"{_fingerprint(configs, source)}.json"
-    with suppress(OSError, ValueError, TypeError):  # no such file, or a damaged one: it is timed again
-        return Timing(**json.loads(file.read_text()))
+    if (known := _known(file, len(configs))) is not None:
+        return known
+    first = configs[0]
+    print(f"measuring what is quicker for {first.norm.label} at batch {first.batch_size}, once", file=sys.stderr)
     with ExitStack() as stack:
         trials = [trial(one, source, stack.enter_context(runtime_of(one))) for one in configs]
         seconds = _raced([one.take_step for one in trials], timer_for(trials[0].trainer.runtime.device))
     now = datetime.now(UTC).isoformat(timespec="minutes")
     timing = Timing(seconds, [one.seconds_compiling for one in trials], now)
-    with disk_errors(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, asdict(timing))
+    try:
+        with disk_errors(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, asdict(timing))
+    except RunFailure as failure:  # the run itself needs nothing of it
+        print(f"{failure}: it will be measured again", file=sys.stderr)
+    return timing
+
+
+def _known(file: Path, number: int) -> Timing | None:
+    """What was timed of so many configurations, if it was; a damaged file is named, and timed again."""
+    try:
+        timing = TypeAdapter(Timing).validate_json(file.read_bytes())
+        if not number == len(timing.seconds) == len(timing.seconds_compiling):
+            raise ValueError("of other configurations")
+    except OSError:
+        return None
+    except ValueError:
+        print(f"'{file}' is damaged", file=sys.stderr)
+        return None
     return timing
 
 

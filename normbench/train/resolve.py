@@ -29,7 +29,7 @@ from normbench.train.runtime import check_compiler, check_cuda_graphs, check_one
 def resolve(config: RunConfig) -> tuple[RunConfig, Source]:
     """The configuration as it will run, and its data source. Resolving a second time changes nothing.
 
-    Raises NormbenchError for whatever cannot work; nothing has been written by then.
+    Raises NormbenchError for whatever cannot work; nothing has been written by then but what was measured for an auto.
     """
     return Resolver().resolve(config)
 
@@ -64,10 +64,10 @@ class Resolver:
                 "runtime": _resolved_runtime(config) if self.device is None else _runtime_on(self.device, config),
             }
         )
-        if "auto" in (getattr(config.runtime, name) for name in PLAIN):
-            config = self._chosen(config, source)
         _check_optimizer(config)
         _check_runs_dir(Path(config.system.runs_dir).expanduser())
+        if "auto" in (getattr(config.runtime, name) for name in PLAIN):
+            config = self._chosen(config, source)
         return config, source
 
     def check_supported(self, config: RunConfig, source: Source, num_train: int) -> None:
@@ -88,7 +88,9 @@ class Resolver:
             return plain(config)
         images_per_step = config.batch_size * config.train.accumulate
         num_steps = count_steps(num_train, images_per_step, config.epochs, config.train.max_steps)
-        return choose(config, source, num_steps, data_home(config).cache_dir)
+        tried = config.model_copy(update={"batch_size": min(config.batch_size, num_train)})
+        chosen = choose(tried, source, num_steps, data_home(config).cache_dir)
+        return config.model_copy(update={"runtime": chosen.runtime})
 
     def source(self, config: RunConfig) -> Source:
         """By its content from the cache, if that is known, else from the files it is made of."""

@@ -38,7 +38,7 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """The rows of a configuration with dotted keys, a round for each of these seconds; `facts` in place of ours."""
     race = race or f"2026-01-02T03:04:05+00:00 batch {config['batch_size']}"
-    known = {**cost_settings(config), "image": image, **MACHINE, **BYTES, **facts}
+    known = {**cost_settings(config), "image": image, "classes": 10, **MACHINE, **BYTES, **facts}
     return [{**known, "race": race, "round": number, "seconds": value} for number, value in enumerate(seconds)]
 
 

@@ -24,7 +24,7 @@ from normbench.analysis.clocks import (
     with_times,
     write_rounds,
 )
-from normbench.analysis.frames import Frames
+from normbench.analysis.frames import Clock, Frames
 from normbench.analysis.loading import load_frames, write_study
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.costs import costs_table
@@ -82,6 +82,11 @@ def is_timed(config: dict[str, Any], by: list[dict[str, Any]], environment: dict
     return "run" in with_rounds(of_one_run(config, environment), as_rounds(by)).clocks
 
 
+def by_place(clock: Clock) -> dict[tuple[str, int], float]:
+    """The seconds by race and round."""
+    return {(race, number): seconds for (race, number, _), seconds in clock.items()}
+
+
 # Which run
 
 
@@ -109,6 +114,19 @@ def test_images_of_another_size_are_another_cost() -> None:
     rows = rows_of(CONFIG, [0.1], image="3x32x32")
     for shape, same in (([3, 32, 32], True), ([3, 64, 64], False), ([1, 32, 32], False)):
         assert is_timed(CONFIG, rows, {"data": {**ENVIRONMENT["data"], "image_shape": shape}}) == same
+
+
+def test_another_number_of_classes_is_another_cost() -> None:
+    rows = rows_of(CONFIG, [0.1], classes=40)
+    for number, same in ((40, True), (10, False)):
+        classes = [str(i) for i in range(number)]
+        assert is_timed(CONFIG, rows, {"data": {**ENVIRONMENT["data"], "classes": classes}}) == same
+    assert not is_timed(CONFIG, rows), "which were ten where nothing is said"
+
+
+def test_a_bench_from_before_it_said_the_classes_was_of_ten(bench_csv: Path) -> None:
+    pd.read_csv(bench_csv).drop(columns="classes").to_csv(bench_csv, index=False)
+    assert "run" in with_rounds(of_one_run(CONFIG), read_bench(bench_csv)).clocks
 
 
 @pytest.mark.parametrize(("name", "known"), [("cifar10", True), ("cifar10-jpeg", True), ("image_folder", False)])
@@ -151,7 +169,9 @@ def test_an_epoch_is_a_step_for_every_batch_of_the_images_that_train(
     frames = with_rounds(of_one_run(config), as_rounds(rows_of(config, [step, 2 * step], "race")))
     there = limit or 10_000
     num_steps = (there - round(there * held_out)) / batch_size / accumulate
-    assert frames.clocks["run"] == pytest.approx({("race", 0): num_steps * step, ("race", 1): num_steps * 2 * step})
+    assert by_place(frames.clocks["run"]) == pytest.approx(
+        {("race", 0): num_steps * step, ("race", 1): num_steps * 2 * step}
+    )
 
 
 def test_every_seed_has_the_time_of_its_settings_and_each_race_counts() -> None:
@@ -161,7 +181,7 @@ def test_every_seed_has_the_time_of_its_settings_and_each_race_counts() -> None:
     clocks = with_rounds(frames, as_rounds(rows)).clocks
     epoch = NUM_TRAIN / 64
     of_bn = {("a", 0): epoch, ("a", 1): 2 * epoch, ("b", 0): 4 * epoch}
-    assert [*clocks.values()] == [of_bn, of_bn, {("a", 0): 3 * epoch}, {("a", 0): 3 * epoch}]
+    assert [*map(by_place, clocks.values())] == [of_bn, of_bn, {("a", 0): 3 * epoch}, {("a", 0): 3 * epoch}]
     assert list(clocks) == list(frames.configs)
 
 
@@ -178,7 +198,31 @@ def test_the_note_says_the_rounds_and_who_did_them() -> None:
     assert "11 rounds, on another processor, threads: 1, torch 2.16.0, commit fedcba987654. " in said
     rounds = rounds_of(frames, some_seconds("bn", "gn", rounds=11))
     twice = with_rounds(frames, pd.concat([rounds, rounds.assign(race="another day")], ignore_index=True))
-    assert "11 rounds" in time_note(twice), "of each race"
+    assert "22 rounds" in time_note(twice), "of both races"
+
+
+def test_a_norm_timed_in_other_settings_than_bn_is_not_related_to_it_and_the_caption_says_so() -> None:
+    """As runtime=fast leaves it, which chooses for each norm by itself."""
+    other = {"runtime.channels_last": True, "runtime.onednn": False}
+    frames = in_frames(one_run("bn"), one_run("gn"), one_run("in", **other), one_run("ln", 8, **other))
+    table = comparison_table(timed(frames, some_seconds("bn", "gn", "in", "ln")))
+    related = dict(zip(table.shown["norm"], table.shown["relative to bn"], strict=True))
+    assert related["in"] == related["ln"] == "not measured"
+    assert "x (" in related["gn"]
+    assert (table.shown["time per epoch"] != "not measured").all()
+    assert "In other settings than bn, so not related to it: in at batch 64. " in table.caption
+    alike = timed(in_frames(one_run("bn", **other), one_run("in", **other)), some_seconds("bn", "in"))
+    assert "x (" in comparison_table(alike).shown["relative to bn"].iloc[1]
+    assert "In other settings" not in comparison_table(alike).caption
+
+
+@pytest.mark.parametrize("other", [{"device": "a slower one"}, {"threads": 8}, {"torch": "2.17.0"}])
+def test_seconds_of_several_machines_are_no_median(other: dict[str, object]) -> None:
+    rows = [*rows_of(CONFIG, [0.1], "a"), *rows_of(CONFIG, [1.0], "b", **other)]
+    with pytest.raises(NormbenchError, match=r"gn at batch 64 was timed on several machines .*: say by --bench which"):
+        with_rounds(of_one_run(CONFIG), as_rounds(rows))
+    elsewhere = rows_of(CONFIG | {"batch_size": 8}, [1.0], "b", **other)
+    assert "run" in with_rounds(of_one_run(CONFIG), as_rounds([*rows_of(CONFIG, [0.1], "a"), *elsewhere])).clocks
 
 
 @pytest.mark.parametrize(
@@ -258,8 +302,24 @@ def refusal(path: Path) -> str:
         lambda text: text.replace("\n", ",1\n").replace(",1\n", "\n", 1),
         lambda text: text[:200] + '"' + text[200:],
         lambda text: f"{text}1,2,3,{','.join('4' * 99)}\n",
+        lambda text: text.replace("0.125", "0"),
+        lambda text: text.replace("0.125", "-0.125"),
+        lambda text: text.replace("0.125", "inf"),
+        lambda text: text.replace("0.125", ""),
+        lambda text: text.rpartition(",")[0] + "\n",
+        lambda text: text + text.splitlines()[-1] + "\n",
     ],
-    ids=["empty", "an empty line", "a word", "longer rows", "an open quote", "a long last row"],
+    ids=[
+        *("empty", "an empty line", "a word", "longer rows", "an open quote", "a long last row"),
+        *(
+            "no time at all",
+            "less than none",
+            "forever",
+            "no figure",
+            "a cut row that ends in a newline",
+            "a row twice",
+        ),
+    ],
 )
 def test_a_damaged_file_is_named_in_one_line(bench_csv: Path, spoil: Callable[[str], str]) -> None:
     bench_csv.write_text(spoil(bench_csv.read_text()))
@@ -281,7 +341,20 @@ def test_a_file_that_is_cut_anywhere_in_its_last_row_is_refused(bench_csv: Path)
 
 
 @pytest.mark.parametrize(
-    "name", ["race", "round", "image", "device", "threads", "torch", "norm.name", "batch_size", "seconds", "peak_bytes"]
+    "name",
+    [
+        "race",
+        "round",
+        "image",
+        "device",
+        "threads",
+        "torch",
+        "norm.name",
+        "batch_size",
+        "seconds",
+        "peak_bytes",
+        "train.accumulate",
+    ],
 )
 def test_a_column_that_is_missing_is_named(bench_csv: Path, name: str) -> None:
     pd.read_csv(bench_csv).drop(columns=name).to_csv(bench_csv, index=False)

@@ -256,7 +256,15 @@ def layer_rounds(seconds: dict[tuple[str, ...], Sequence[float]], **facts: Any) 
     """Rounds by norm, site, layout, mode and part."""
     names = ("norm", "site", "layout", "mode", "part")
     rows = [
-        {"batch_size": 64, **MACHINE, **facts, **dict(zip(names, key, strict=True)), "round": number, "seconds": value}
+        {
+            "batch_size": 64,
+            "own_activation": False,
+            **MACHINE,
+            **facts,
+            **dict(zip(names, key, strict=True)),
+            "round": number,
+            "seconds": value,
+        }
         for key, found in seconds.items()
         for number, value in enumerate(found)
     ]
@@ -338,6 +346,10 @@ def test_the_caption_of_layers_says_sites_rounds_and_machine() -> None:
     said = layers_table(layer_rounds(seconds)).caption
     assert "(4x8x8, 8x4x4), median over 5 rounds" in said
     assert said.endswith("another processor, threads: 1, torch 2.16.0, commit fedcba987654.")
+    assert "activation" not in said
+    own = layer_rounds({("frn", *key[1:]): found for key, found in seconds.items()}, own_activation=True)
+    both = layers_table(pd.concat([layer_rounds(seconds), own])).caption
+    assert "With an activation of its own, which the others leave to the network: frn. " in both
 
 
 # What is written

@@ -61,7 +61,10 @@ def test_every_norm_has_a_row_for_each_site_layout_part_and_round() -> None:
     assert {*keys} == {*at_4, *at_8}
     assert len(calls) == 3 * len(SITES) * 2
     assert all(row["seconds"] > 0 and row["mode"] == "eager" for row in rows)
-    assert all({*row} == FACTS | {"norm", "site", "layout", "mode", "part", "round", "seconds"} for row in rows)
+    own = {"norm", "site", "layout", "mode", "part", "round", "own_activation", "seconds"}
+    assert all({*row} == FACTS | own for row in rows)
+    assert not any(row["own_activation"] for row in rows)
+    assert all(row["own_activation"] for row in bench(tiny("frn")))
 
 
 def test_a_norm_that_comes_twice_is_refused_rather_than_timed_once() -> None:

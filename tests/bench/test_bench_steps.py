@@ -84,8 +84,8 @@ def test_the_rows_have_every_column_and_the_facts_of_the_machine() -> None:
     assert {*row} >= NEEDED
     settings = cost_settings(flatten(tiny("gn", "norm.num_groups=2", "data.augment=standard").identity()))
     assert {key: row[key] for key in settings} == settings
-    assert {*row} - {*NEEDED} - {*settings} == {"python"}
-    assert row["image"] == "3x32x32"
+    assert {*row} - {*NEEDED} - {*settings} == {"python", "classes"}
+    assert (row["image"], row["classes"]) == ("3x32x32", 10)
     assert row["threads"] == 2
     assert row["torch"] == torch.__version__.partition("+")[0]
     assert row["compile_seconds"] == 0

@@ -118,6 +118,60 @@ def test_rounds_are_replaced_only_if_asked_to(normbench: Run, tmp_path: Path) ->
         assert (tmp_path / "speed" / file).read_text() != before
 
 
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes in the last but one round."""
+    whole = steps.bench_steps
+
+    def until_then(configs: Sequence[RunConfig], rounds: int, done: Callable[[], object]) -> Iterator[dict[str, Any]]:
+        yield from whole(configs, rounds - 2, done)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps, "bench_steps", until_then)
+
+
+@pytest.mark.usefixtures("stopped")
+def test_the_rounds_of_an_interrupted_bench_are_shown_and_kept(normbench: Run, tmp_path: Path) -> None:
+    code, out, _ = normbench("bench", *tiny("norm=bn,gn"), "--rounds", "8", "-o", "speed")
+    assert code == 130
+    assert "Medians over 6 rounds" in out
+    assert read_bench(tmp_path / "speed").groupby("norm.name").size().to_dict() == {"bn": 6, "gn": 6}
+
+
+@pytest.mark.usefixtures("stopped")
+def test_an_interrupted_bench_replaces_no_rounds(normbench: Run, tmp_path: Path) -> None:
+    (tmp_path / "speed").mkdir()
+    (tmp_path / "speed" / "bench.csv").write_text("of yesterday")
+    code, out, _ = normbench("bench", *tiny("norm=bn"), "--rounds", "3", "-o", "speed", "--overwrite")
+    assert code == 130
+    assert "Medians over 1 rounds" in out
+    assert (tmp_path / "speed" / "bench.csv").read_text() == "of yesterday"
+    assert files_in(tmp_path) == {"speed/bench.csv"}
+
+
+def test_an_interrupted_bench_of_layers_whose_sums_lack_sites_shows_nothing(
+    normbench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = layers_module.bench_layers
+
+    def until_then(configs: Sequence[RunConfig], rounds: int, done: Callable[[], object]) -> Iterator[dict[str, Any]]:
+        yield next(whole(configs, rounds, done))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(layers_module, "bench_layers", until_then)
+    code, out, _ = normbench("bench", *tiny("norm=bn"), "--layers", "-o", "speed")
+    assert (code, out, files_in(tmp_path)) == (130, "", set())
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_anything_is_timed(
+    normbench: Run, asked: list[RunConfig]
+) -> None:
+    code, out, err = normbench("bench", "-o", "/proc/speed")
+    assert (code, out, asked) == (1, "", [])
+    assert err.startswith("normbench: '/proc/speed' cannot be written: ")
+    assert err.count("\n") == 1
+
+
 def test_by_default_the_four_norms_of_the_source_are_timed_at_its_batch_size(
     normbench: Run, asked: list[RunConfig]
 ) -> None:
@@ -148,6 +202,7 @@ def test_a_norm_that_cannot_train_there_is_named_and_the_others_are_timed(normbe
         (["batch_sizes=4"], "batch_size"),
         (["batch_size=0"], "batch_size: should be greater than or equal to 1, not 0"),
         ([*tiny(ON_A_PIXEL, "norm=in")], "nothing to run: norm in cannot train normresnet at batch 4: "),
+        (["--layers", "train.accumulate=4"], "--layers: leave out train.accumulate"),
         (["--rounds", "0"], "Invalid value for '--rounds'"),
         (["--rounds", "many"], "Invalid value for '--rounds'"),
         (["-o", "file"], "--output: 'file' is not a folder"),

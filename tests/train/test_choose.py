@@ -163,6 +163,9 @@ def test_what_was_measured_is_said_and_measured_once(
     first = choose(config, source, 10_000, tmp_path)
     timed, said = len(machine.timed), capsys.readouterr().err
     assert timed == 6
+    measuring = "measuring what is quicker for gn at batch 64, once\n"
+    assert said.count(measuring) == 2
+    said = said.replace(measuring, "")
     lines, dates = zip(*(line.split(" (measured ") for line in said.splitlines()), strict=True)
     assert lines == (
         "gn at batch 64, threads: 3, a step: as it is 1000.0 ms, onednn=false 1000.0 ms, "
@@ -200,6 +203,77 @@ def test_a_broken_measurement_leaves_no_file(on: Any, tmp_path: Path) -> None:
     assert not [*tmp_path.rglob("*.json")]
     machine.seconds = QUICKEST[LAST]
     assert choose(config, source, 10, tmp_path).runtime.channels_last is True
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "null",
+        '{"seconds": [], "seconds_compiling": [], "measured_at": "today"}',
+        '{"seconds": [[], []], "seconds_compiling": [0, 0], "measured_at": "today"}',
+        '{"seconds": [[1]], "seconds_compiling": [0], "measured_at": "today"}',
+        '{"seconds": [[1], ["b"]], "seconds_compiling": [0, 0], "measured_at": "today"}',
+        '{"seconds": [[NaN], [1]], "seconds_compiling": [0, 0], "measured_at": "today"}',
+        '{"seconds": [[1], [0]], "seconds_compiling": [0, 0], "measured_at": "today"}',
+    ],
+)
+def test_a_damaged_measurement_is_named_and_made_again(
+    content: str, on: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = on(QUICKEST[LAST])
+    config, source = config_with("runtime.channels_last=auto")
+    first = choose(config, source, 10, tmp_path)
+    (file,) = tmp_path.rglob("*.json")
+    whole = yaml.safe_load(file.read_text())
+    file.write_text(content)
+    capsys.readouterr()
+    assert choose(config, source, 10, tmp_path) == first
+    assert f"'{file}' is damaged\n" in capsys.readouterr().err
+    assert len(machine.timed) == 4
+    assert yaml.safe_load(file.read_text())["seconds"] == whole["seconds"]
+
+
+@pytest.mark.parametrize("in_the_way", ["the folder", "the file"])
+def test_a_cache_that_cannot_be_written_stops_no_run(
+    in_the_way: str, on: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on(QUICKEST[LAST])
+    config, source = config_with("runtime.channels_last=auto")
+    if in_the_way == "the folder":
+        (tmp_path / "speed").touch()
+    else:
+        choose(config, source, 10, tmp_path)
+        (file,) = tmp_path.rglob("*.json")
+        file.unlink()
+        file.mkdir()
+    assert way_of(choose(config, source, 10, tmp_path)) == LAST
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_nothing_is_measured_before_the_rest_is_known_to_be_right(on: Any, tmp_path: Path) -> None:
+    machine = on(QUICKEST[LAST])
+    (tmp_path / "file").touch()
+    two_warm_ups = ("optim.schedule=one_cycle", "optim.warmup_fraction=0.5")
+    for wrong in ((f"system.runs_dir={tmp_path / 'file'}",), two_warm_ups):
+        with pytest.raises(NormbenchError):
+            resolve(compose([*SMALL, "runtime=fast", *wrong]))
+    assert not machine.timed
+
+
+def test_no_larger_batch_is_timed_than_there_are_images(
+    on: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on(QUICKEST[LAST])
+    config, _ = resolve(compose([*SMALL, "runtime=fast", "batch_size=2048"]))
+    assert "at batch 64, threads" in capsys.readouterr().err
+    assert (config.batch_size, config.runtime.channels_last) == (2048, True)
+
+
+def test_why_compilation_is_not_tried_is_said(on: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    on(dict.fromkeys(ALL_WAYS, 1.0))
+    choose(*config_with("runtime.compile=auto"), 20, tmp_path)
+    assert "compilation is not tried: the run's steps take 20 s without it\n" in capsys.readouterr().err
 
 
 def test_what_is_far_behind_in_single_steps_is_not_raced_and_the_first_always_is(on: Any, tmp_path: Path) -> None:

@@ -12,12 +12,15 @@ NOTE = (
     "Each norm layer alone, summed over the network's sites ({sites}), median over {rounds} rounds in turns; relative "
     "to bn: forward and backward in the same layout and mode, median of the rounds' ratios, {interval}. "
 )
+WITH_ACTIVATION = "With an activation of its own, which the others leave to the network: {norms}. "
 
 
 def layers_table(rounds: pd.DataFrame) -> Table:
     """A row for each norm, layout and mode; `rounds` as `layers.csv` has them."""
     data, number, sites = layers(rounds), rounds["round"].nunique(), ", ".join(rounds["site"].unique())
     note = NOTE.format(rounds=number, sites=sites, interval=with_interval(number))
+    if (own := rounds.loc[rounds["own_activation"], "norm"].unique()).size:
+        note += WITH_ACTIVATION.format(norms=", ".join(own))
     return Table("What a norm layer costs", data, _shown(data), note + basis_of(rounds) + ".")
 
 
