@@ -17,11 +17,11 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Replaces `path` by `content` at once. Raises RunFailure on a full disk, and leaves the old file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with disk_errors(path), temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
         with disk_errors(path):
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(path)
     except BaseException:
         with suppress(OSError):

@@ -68,6 +68,7 @@ LEVELS = (
         "normbench.analysis.provenance",
         "normbench.analysis.choice",
         "normbench.analysis.clocks",
+        "normbench.analysis.rounds",
         "normbench.analysis.bench_report",
         "normbench.analysis.figures",
         "normbench.analysis.figures.*",

@@ -12,9 +12,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from normbench.analysis import loading
-from normbench.analysis.clocks import FILE, as_rounds, write_rounds
 from normbench.analysis.figures.costs import costs_figure, layers_figure
 from normbench.analysis.figures.style import save
+from normbench.analysis.rounds import FILE, as_rounds, write_rounds
 from normbench.analysis.tables.costs import costs_table
 from normbench.analysis.tables.layers import layers_table
 from normbench.analysis.tables.rendering import to_markdown
@@ -43,7 +43,7 @@ class BenchReport:
             save(self.figure, path.with_suffix(suffix))
 
 
-def check_folder(folder: Path, *, layers: bool, overwrite: bool) -> None:
+def prepare_folder(folder: Path, *, layers: bool, overwrite: bool) -> None:
     """Makes the folder, so that nothing is measured in vain.
 
     Raises NormbenchError where these rounds would replace others unasked, RunFailure where nothing can be written.

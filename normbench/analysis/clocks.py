@@ -1,4 +1,4 @@
-"""What `normbench bench` timed, and which of it is the cost of which run.
+"""Which of the rounds of a bench are the cost of which run.
 
 Runs do not time their own epochs for a comparison: they share a machine, hours apart. Steps taken in turns do not.
 """
@@ -6,8 +6,7 @@ Runs do not time their own epochs for a comparison: they share a machine, hours 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,79 +14,30 @@ from typing import Any
 import pandas as pd
 
 from normbench.analysis.frames import Clock, Frames
-from normbench.analysis.provenance import commits, distinct
+from normbench.analysis.rounds import (
+    FILE,
+    MACHINE,
+    OLD_CLASSES,
+    basis_of,
+    columns_of_settings,
+    in_words,
+    read_bench,
+    together,
+)
 from normbench.analysis.runfiles import at
 from normbench.analysis.stats import with_interval
 from normbench.analysis.tables.table import BASELINE
-from normbench.atomic import disk_errors, write_text
-from normbench.config import COSTLY, cost_settings
-from normbench.errors import NormbenchError, RunFailure
+from normbench.config import cost_settings
+from normbench.errors import NormbenchError
 
-FILE = "bench.csv"
-NUMBERS = ("round", "seconds", "compile_seconds", "peak_bytes", "saved_bytes", "state_bytes")
-MACHINE = ("device", "threads", "torch")
-SETTINGS = ("norm.name", "model.name", "batch_size", "optim.name", "train.accumulate", "data.augment")  # of every run
-NEEDED = {"race", "image", *MACHINE, "commit", "dirty", *SETTINGS, *NUMBERS}
-IMAGES = ("image", "classes")  # columns that say what images a step had
-OLD_CLASSES = "10"  # of all images, before there was that column
 OF_OLD_RUNS = dict.fromkeys(("cifar10", "cifar10-jpeg", "synthetic"), (3, 32, 32))  # whose environment does not say
-
-
-def read_bench(path: Path) -> pd.DataFrame:
-    """The rounds in a bench.csv, or in a folder's. Raises NormbenchError for none, RunFailure for a damaged file."""
-    file = path / FILE if path.is_dir() else path
-    if file.is_file() and file.suffix != ".csv":
-        raise NormbenchError(f"'{file}' is no CSV file: name a {FILE} or its folder")
-    if not file.exists():
-        raise NormbenchError(f"no {FILE} in {path}: `normbench bench -o {path}` writes it")
-    try:
-        if not file.read_bytes().endswith(b"\n"):
-            raise ValueError("it ends within a row")
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
-        if missing := NEEDED - {*table}:
-            raise ValueError(f"no column {min(missing)}")
-        numbers = {name: pd.to_numeric(table[name]) for name in NUMBERS}
-        rounds = table.assign(**numbers, dirty=table["dirty"] == "True", classes=table.get("classes", OLD_CLASSES))
-        _check(rounds)
-        return rounds
-    except (ValueError, OSError) as error:
-        raise RunFailure(f"'{file}' cannot be read: {str(error).splitlines()[0]}") from None
-
-
-def _check(rounds: pd.DataFrame) -> None:
-    """Raises ValueError for what no bench writes."""
-    if rounds.isna().any(axis=None):
-        raise ValueError("a row with an empty figure")
-    if not rounds["seconds"].between(0, math.inf, inclusive="neither").all():
-        raise ValueError("seconds of a step that are not above 0")
-    if rounds.duplicated(["race", "round", *columns_of_settings(rounds)]).any():
-        raise ValueError("a round of the same settings comes twice")
-
-
-def as_rounds(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The rows that a bench gives as a table, such as `read_bench` reads; settings that a norm lacks are empty."""
-    table = pd.DataFrame(rows).fillna("")
-    return table.astype(dict.fromkeys(columns_of_settings(table), str))
-
-
-def write_rounds(rounds: pd.DataFrame, path: Path) -> None:
-    """Writes the rounds as CSV, and the folder for them."""
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, rounds.to_csv(index=False))
 
 
 def with_times(frames: Frames, places: Sequence[Path]) -> Frames:
     """The runs with the rounds that lie in these folders or beside these files, as far as there are any."""
     folders = dict.fromkeys(place if place.is_dir() else place.parent for place in places)
     found = [folder for folder in folders if (folder / FILE).is_file()]
-    return with_rounds(frames, _together(map(read_bench, found))) if found else frames
-
-
-def _together(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """The rounds of several files; a setting that one of them lacks is empty there, as it is within one."""
-    table = pd.concat(tables, ignore_index=True)
-    return table.assign(**{name: table[name].fillna("") for name in columns_of_settings(table)})
+    return with_rounds(frames, together(map(read_bench, found))) if found else frames
 
 
 def with_rounds(frames: Frames, rounds: pd.DataFrame) -> Frames:
@@ -122,37 +72,24 @@ def time_note(frames: Frames) -> str:
         return "Times are not known: none of these runs has settings that were timed. "
     if not frames.clocks:
         return "Times are not measured here: normbench bench does that. "
-    numbers = sorted({len(clock) for clock in frames.clocks.values()})
+    numbers = {len(clock) for clock in frames.clocks.values()}
     return (
         f"Time per epoch is a training step's median, without evaluation, times the steps; relative to bn: the median "
-        f"of the rounds' ratios, not the ratio of medians, {with_interval(numbers[-1])}; timed in turns, "
-        f"{' or '.join(map(str, numbers))} rounds, on {basis_of(frames.bench)}. {_apart(frames)}"
+        f"of the rounds' ratios, not the ratio of medians, {with_interval(numbers)}; timed in turns, "
+        f"{in_words(numbers)} rounds, on {basis_of(frames.bench)}. {_apart(frames)}"
     )
 
 
 def _apart(frames: Frames) -> str:
     """Which norms were timed in another way than bn, as `runtime=fast` may have chosen, so that no ratio is given."""
     timed = {run: cost_settings(frames.configs[run]) for run in frames.clocks}
-    of_bn = [one for one in timed.values() if one["norm.name"] == BASELINE]
-    ways = {_beside_norm(one) for one in of_bn}
+    of_bn = {_beside_norm(one): one["batch_size"] for one in timed.values() if one["norm.name"] == BASELINE}
     apart = {
         f"{one['norm.name']} at batch {one['batch_size']}": None
         for one in timed.values()
-        if _beside_norm(one) not in ways and one["batch_size"] in {bn["batch_size"] for bn in of_bn}
+        if _beside_norm(one) not in of_bn and one["batch_size"] in of_bn.values()
     }
     return f"In other settings than bn, so not related to it: {', '.join(apart)}. " if apart else ""
-
-
-def basis_of(rounds: pd.DataFrame) -> str:
-    """The machine and versions that did the rounds."""
-    machines = rounds.groupby("device", sort=False)
-    known = "; ".join(f"{device}, threads: {distinct(of_it, 'threads')}" for device, of_it in machines)
-    return f"{known}, torch {distinct(rounds, 'torch')}, commit {commits(rounds)}"
-
-
-def columns_of_settings(rounds: pd.DataFrame) -> list[str]:
-    """The columns that tell contestants apart."""
-    return [name for name in map(str, rounds.columns) if name.startswith(COSTLY) or name in IMAGES]
 
 
 def _check_machine(rounds: pd.DataFrame) -> None:
@@ -176,7 +113,7 @@ def _settings(of_a_round: pd.Series[Any]) -> frozenset[tuple[str, str]]:
 
 
 def _images(environment: Mapping[str, Any]) -> dict[str, str]:
-    """Size and classes of a run's images, as the columns IMAGES say them."""
+    """Size and classes of a run's images, as the columns of a bench say them."""
     shape = at(environment, "data.image_shape") or OF_OLD_RUNS.get(at(environment, "data.name"), ())
     classes = at(environment, "data.classes")
     return {"image": "x".join(map(str, shape)), "classes": str(len(classes)) if classes else OLD_CLASSES}

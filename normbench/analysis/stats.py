@@ -7,7 +7,7 @@ against three cannot go below p = 0.1: hence t.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -107,9 +107,12 @@ def median_ratio(first: Mapping[Any, float], second: Mapping[Any, float]) -> Rat
     return Ratio(median(ratios), low, high, len(ratios))
 
 
-def with_interval(n: int) -> str:
-    """What a note says of the interval of a median over n ratios."""
-    return "with its 95 % interval" if _outside(n) else "without an interval, which takes 6 rounds"
+def with_interval(numbers: Iterable[int]) -> str:
+    """What a note says of the intervals of medians over these numbers of ratios."""
+    enough = {_outside(n) > 0 for n in numbers}
+    if not any(enough):
+        return "without an interval, which takes 6 rounds"
+    return "with its 95 % interval" if all(enough) else "with its 95 % interval where there are 6 rounds"
 
 
 def _outside(n: int) -> int:

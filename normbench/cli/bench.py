@@ -39,12 +39,12 @@ def bench(
     normbench bench norm=bn,gn batch_size=1,64 runtime.channels_last=false,true -o results/speed
     normbench bench --layers
     """
-    from normbench.analysis.bench_report import check_folder
+    from normbench.analysis.bench_report import prepare_folder
     from normbench.plan import make_plan
     from normbench.study import Study
 
     if output is not None:
-        check_folder(output, layers=layers, overwrite=overwrite)
+        prepare_folder(output, layers=layers, overwrite=overwrite)
     given = overrides or []
     chosen = [value for key, value in DEFAULTS.items() if not any(one.startswith(f"{key}=") for one in given)]
     plan = make_plan(Study("bench", ()).with_overrides([*chosen, *given]))

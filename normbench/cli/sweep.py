@@ -124,8 +124,9 @@ def _carry_out(
         check_folder(output)
     plan = run_plan(plan, open_runs, launcher, live=live)
     # Drawing takes seconds to import: not before the runs.
-    from normbench.analysis.clocks import as_rounds, with_rounds, with_times
+    from normbench.analysis.clocks import with_rounds, with_times
     from normbench.analysis.report import write_report
+    from normbench.analysis.rounds import as_rounds
     from normbench.analysis.tables.comparison import comparison_table
     from normbench.analysis.tables.rendering import to_markdown
     from normbench.bench.steps import bench_steps

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normbench.analysis.clocks import as_rounds, with_rounds
+from normbench.analysis.clocks import with_rounds
 from normbench.analysis.frames import Frames
+from normbench.analysis.rounds import as_rounds
 from normbench.config import cost_settings
 
 IMAGE = [3, 32, 32]

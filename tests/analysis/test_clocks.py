@@ -14,18 +14,10 @@ from hypothesis import strategies as st
 from made_up_rounds import MACHINE, NUM_TRAIN, rounds_of, rows_of, some_seconds, timed
 from table_runs import in_frames, one_run
 
-from normbench.analysis.clocks import (
-    as_rounds,
-    basis_of,
-    columns_of_settings,
-    read_bench,
-    time_note,
-    with_rounds,
-    with_times,
-    write_rounds,
-)
+from normbench.analysis.clocks import time_note, with_rounds, with_times
 from normbench.analysis.frames import Clock, Frames
 from normbench.analysis.loading import load_frames, write_study
+from normbench.analysis.rounds import as_rounds, basis_of, columns_of_settings, read_bench, write_rounds
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.costs import costs_table
 from normbench.analysis.tables.rendering import to_markdown

@@ -18,9 +18,9 @@ from made_up_rounds import MACHINE, rows_of
 from matplotlib.axes import Axes
 
 from normbench.analysis.bench_report import of_layers, of_steps
-from normbench.analysis.clocks import as_rounds, basis_of
 from normbench.analysis.figures.costs import costs_figure, layers_figure
 from normbench.analysis.figures.style import PHONE, STYLES, save, size_called
+from normbench.analysis.rounds import as_rounds, basis_of
 from normbench.analysis.tables.costs import costs, costs_table
 from normbench.analysis.tables.layers import layers, layers_table
 from normbench.compose import compose
@@ -120,13 +120,26 @@ def test_settings_in_which_configurations_of_a_norm_differ_are_columns_by_short_
     assert list(alone.columns[:3]) == ["norm", "batch_size", "seconds"]
 
 
+def test_rounds_of_an_interrupted_bench_are_counted_as_they_are() -> None:
+    """Not their median over batch sizes, which no contestant took."""
+    rows = [
+        row
+        for size, number in ((1, 25), (64, 3))
+        for norm in ("bn", "gn")
+        for row in rows_of(config(norm, size), [0.1] * number)
+    ]
+    said = costs_table(as_rounds(rows)).caption
+    assert "Medians over 3 or 25 rounds" in said
+    assert "with its 95 % interval where there are 6 rounds" in said
+
+
 def test_the_table_says_what_its_figures_rest_on() -> None:
     seconds = {
         "bn": [0.01, 0.011, 0.009, 0.01, 0.01, 0.01, 0.01],
         "gn": [0.012, 0.0132, 0.0117, 0.011, 0.013, 0.012, 0.012],
     }
     rows = [row for norm, found in seconds.items() for row in rows_of(config(norm), found)]
-    rows += rows_of(config("bn", 1), [0.0012])
+    rows += rows_of(config("bn", 1), [0.0012] * 7)
     table = costs_table(as_rounds(rows))
     assert table.title == "What a training step costs"
     assert table.shown.to_dict("list") == {

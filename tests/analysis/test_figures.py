@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 
-from normbench.analysis.clocks import as_rounds, with_rounds
+from normbench.analysis.clocks import with_rounds
 from normbench.analysis.figures import FIGURES
 from normbench.analysis.figures.layout import MAX_PANELS
 from normbench.analysis.figures.style import (
@@ -42,6 +42,7 @@ from normbench.analysis.figures.style import (
 )
 from normbench.analysis.frames import Frames
 from normbench.analysis.loading import load_frames
+from normbench.analysis.rounds import as_rounds
 from normbench.analysis.stats import mean_interval
 from normbench.errors import NormbenchError
 

@@ -9,7 +9,8 @@ import pytest
 from made_up_rounds import Seconds, rows_of, timed
 from table_runs import in_frames, one_run
 
-from normbench.analysis.clocks import as_rounds, with_rounds
+from normbench.analysis.clocks import with_rounds
+from normbench.analysis.rounds import as_rounds
 from normbench.analysis.runfiles import RunFiles
 from normbench.analysis.stats import mean_interval
 from normbench.analysis.tables.source import CLAIMS, relative_time, source_table

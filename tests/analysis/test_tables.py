@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from made_up_rounds import COSTS, IMAGE, Seconds, rows_of, timed
 
-from normbench.analysis.clocks import as_rounds, with_rounds
+from normbench.analysis.clocks import with_rounds
 from normbench.analysis.frames import METRICS, STEPS, Frames
+from normbench.analysis.rounds import as_rounds
 from normbench.analysis.tables.comparison import comparison, comparison_table
 from normbench.analysis.tables.rendering import to_markdown
 

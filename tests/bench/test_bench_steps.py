@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from normbench.analysis.clocks import NEEDED, NUMBERS, as_rounds, read_bench, with_rounds, write_rounds
+from normbench.analysis.clocks import with_rounds
 from normbench.analysis.loading import load_frames
+from normbench.analysis.rounds import NEEDED, NUMBERS, as_rounds, read_bench, write_rounds
 from normbench.bench import steps
 from normbench.bench.steps import bench_steps
 from normbench.compose import compose

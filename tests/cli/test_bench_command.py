@@ -12,7 +12,7 @@ from unittest.mock import ANY
 import pandas as pd
 import pytest
 
-from normbench.analysis.clocks import read_bench
+from normbench.analysis.rounds import read_bench
 from normbench.analysis.tables.costs import costs_table
 from normbench.analysis.tables.layers import layers_table
 from normbench.analysis.tables.rendering import to_markdown

@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from normbench.analysis.clocks import basis_of
 from normbench.analysis.figures.style import PAGE, Size, Styles, add_caption, drawing, panels, set_title, styles
 from normbench.analysis.provenance import describe
+from normbench.analysis.rounds import basis_of
 from normbench.analysis.stats import with_interval
 from normbench.analysis.tables.costs import costs
 from normbench.analysis.tables.layers import layers
@@ -23,14 +23,14 @@ def costs_figure(rounds: pd.DataFrame, size: Size = PAGE) -> Figure:
     """A panel for each batch size and choice of settings, a row per norm: its step over bn's, with interval."""
     data = costs(rounds)
     settings = [str(name) for name in data.columns[1 : data.columns.get_loc("seconds")]]
-    note = NOTE.format(interval=with_interval(int(data["rounds"].median())))
+    note = NOTE.format(interval=with_interval(data["rounds"]))
     return _figure(data, settings, "time of a step over bn's", f"{note} {basis_of(rounds)}.", size)
 
 
 def layers_figure(rounds: pd.DataFrame, size: Size = PAGE) -> Figure:
     """A panel for each batch size, layout and mode, a row per norm: its layers, both ways, over bn's, with interval."""
     settings = ["batch_size", "layout", "mode"]
-    note = NOTE.format(interval=with_interval(rounds["round"].nunique()))
+    note = NOTE.format(interval=with_interval([rounds["round"].nunique()]))
     return _figure(layers(rounds), settings, "time of the layers over bn's", f"{note} {basis_of(rounds)}.", size)
 
 

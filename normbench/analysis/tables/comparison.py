@@ -12,10 +12,16 @@ from normbench.analysis.choice import best_rates, rates_are_chosen
 from normbench.analysis.clocks import clock_of, time_note
 from normbench.analysis.frames import Clock, Frames
 from normbench.analysis.provenance import beside_norm, caption, settings_columns, unfinished
-from normbench.analysis.stats import Estimate, Ratio, half_width_of_test_set, mean_interval, median_ratio
-from normbench.analysis.tables.table import BASELINE, Table, as_text, ended_otherwise, figure, times
-
-RATIO = ("relative_time", "relative_time_low", "relative_time_high", "rounds")
+from normbench.analysis.stats import Estimate, half_width_of_test_set, mean_interval, median_ratio
+from normbench.analysis.tables.table import (
+    BASELINE,
+    Table,
+    as_text,
+    ended_otherwise,
+    figure,
+    ratio_columns,
+    ratios_as_text,
+)
 
 
 def comparison_table(frames: Frames) -> Table:
@@ -69,7 +75,7 @@ def _row(frames: Frames, group: pd.DataFrame, baseline: dict[Any, Clock]) -> dic
     accuracy, values = done["test_accuracy"].mean(), done["test_accuracy"].tolist()
     seconds = clock_of(frames, group)
     of_bn = baseline.get(tuple(group[beside_norm(group)].iloc[0]), {})
-    ratio = median_ratio(seconds, of_bn) or Ratio(math.nan, math.nan, math.nan, 0)
+    ratio = median_ratio(seconds, of_bn)
     return {
         "norm": group["norm"].iloc[0],
         **{name: group[name].iloc[0] for name in settings_columns(group)},
@@ -79,10 +85,8 @@ def _row(frames: Frames, group: pd.DataFrame, baseline: dict[Any, Clock]) -> dic
         "half_width": mean_interval(values).half_width if values else math.nan,
         "test_set_half_width": half_width_of_test_set(accuracy, int(done["num_test"].iloc[0])) if values else math.nan,
         "seconds": median(seconds.values()) if seconds else math.nan,
-        "relative_time": ratio.median,
-        "relative_time_low": ratio.low,
-        "relative_time_high": ratio.high,
-        "rounds": ratio.n,
+        **ratio_columns(ratio),
+        "rounds": ratio.n if ratio else 0,
         "status": ended_otherwise(group),
     }
 
@@ -112,8 +116,7 @@ def _times(table: pd.DataFrame) -> dict[str, list[str]]:
     """The columns of times, where any was measured."""
     if table["seconds"].isna().all():
         return {}
-    ratios = [Ratio(*values) for values in zip(*(table[name] for name in RATIO), strict=True)]
     return {
         "time per epoch": [figure(value, "{:.1f} s") for value in table["seconds"]],
-        "relative to bn": [times(ratio if ratio.n else None) for ratio in ratios],
+        "relative to bn": ratios_as_text(table),
     }

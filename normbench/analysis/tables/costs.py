@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from statistics import median
 from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.clocks import basis_of, columns_of_settings
 from normbench.analysis.frames import settings_that_vary
+from normbench.analysis.rounds import basis_of, columns_of_settings, in_words
 from normbench.analysis.stats import median_ratio, with_interval
 from normbench.analysis.tables.table import BASELINE, Table, ratio_columns, ratios_as_text
 
@@ -27,8 +26,7 @@ COMPILATION = "Compilation: less where the compiler's own cache helps. "
 def costs_table(rounds: pd.DataFrame) -> Table:
     """A row for each configuration that was timed; `rounds` as `bench.csv` has them."""
     data = costs(rounds)
-    number = math.ceil(data["rounds"].median())
-    note = NOTE.format(rounds=number, interval=with_interval(number))
+    note = NOTE.format(rounds=in_words(data["rounds"]), interval=with_interval(data["rounds"]))
     if data["compile_seconds"].any():
         note += COMPILATION
     return Table("What a training step costs", data, _shown(data), note + basis_of(rounds) + ".")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from normbench.analysis.clocks import basis_of
+from normbench.analysis.rounds import basis_of
 from normbench.analysis.stats import median_ratio, with_interval
 from normbench.analysis.tables.table import BASELINE, RATIO, Table, ratio_columns, ratios_as_text
 
@@ -18,7 +18,7 @@ WITH_ACTIVATION = "With an activation of its own, which the others leave to the 
 def layers_table(rounds: pd.DataFrame) -> Table:
     """A row for each norm, layout and mode; `rounds` as `layers.csv` has them."""
     data, number, sites = layers(rounds), rounds["round"].nunique(), ", ".join(rounds["site"].unique())
-    note = NOTE.format(rounds=number, sites=sites, interval=with_interval(number))
+    note = NOTE.format(rounds=number, sites=sites, interval=with_interval([number]))
     if (own := rounds.loc[rounds["own_activation"], "norm"].unique()).size:
         note += WITH_ACTIVATION.format(norms=", ".join(own))
     return Table("What a norm layer costs", data, _shown(data), note + basis_of(rounds) + ".")
