@@ -9,10 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from normbench.compose import from_settings
+from normbench.config.compose import from_settings
 from normbench.environment import cpu_name, num_cores
-from normbench.launchers import launchers
-from normbench.rundir import RunDir
+from normbench.runs.rundir import RunDir
+from normbench.sweeps.launchers import launchers
 from normbench.train.resolve import resolve
 
 STEPS = {1: 400, 8: 160, 64: 24}  # a few seconds each

@@ -25,7 +25,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from normbench.analysis.stats import paired_difference
-from normbench.compose import compose
+from normbench.config.compose import compose
 from normbench.train.run import Outcome, execute
 from normbench.train.runtime import has_native_bf16
 

@@ -187,7 +187,7 @@ def lightning(task: Task, pacer: Pacer) -> None:
 
 def normbench(task: Task, pacer: Pacer) -> None:
     """What `normbench train` does in its epochs, under its default settings or those of the task."""
-    from normbench.compose import compose
+    from normbench.config.compose import compose
     from normbench.data import Split
     from normbench.train.build import build_loader, build_trainer, runtime_of
     from normbench.train.engine import evaluate

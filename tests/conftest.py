@@ -13,8 +13,8 @@ import torch
 from hypothesis import settings
 
 from normbench import cli
-from normbench.config import RunConfig
-from normbench.rundir import open_run
+from normbench.config.schema import RunConfig
+from normbench.runs.rundir import open_run
 
 Run = Callable[..., tuple[int, str, str]]
 LeaveRun = Callable[..., Path]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from normbench.compose import compose
+from normbench.config.compose import compose
 from normbench.models import Layers, models
 from normbench.norms import norms
 from normbench.train.optim import optimizers

@@ -11,11 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from normbench import compose, rundir
-from normbench.data import cifar10
+from normbench.config import compose
+from normbench.data.formats import cifar10
+from normbench.runs import rundir
 from normbench.train.engine import Trainer
 
-TINY = ["data=synthetic", "data.num_train=100", "data.num_test=20", "model.widths=[4,8]", "batch_size=16", "epochs=2"]
+TINY = [
+    "data=synthetic",
+    "data.num_train=100",
+    "data.num_test=20",
+    "model.widths=[4,8]",
+    "batch_size=16",
+    "epochs=2",
+]
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -37,14 +45,50 @@ def test_the_same_command_again_reports_the_finished_run(normbench: Run) -> None
 
 
 def test_a_flag_and_its_override_are_the_same_thing(normbench: Run) -> None:
-    flags = ["--norm", "gn", "--batch-size", "8", "--epochs", "3", "--seed", "4", "--lr", "0.01", "--device", "cpu"]
-    flags += ["--precision", "fp32", "--model", "normresnet", "--data", "synthetic", "--runs-dir", "elsewhere"]
-    overrides = ["norm=gn", "batch_size=8", "epochs=3", "seed=4", "optim.lr=0.01", "runtime.device=cpu"]
-    overrides += ["runtime.precision=fp32", "model=normresnet", "data=synthetic", "system.runs_dir=elsewhere"]
+    flags = [
+        "--norm",
+        "gn",
+        "--batch-size",
+        "8",
+        "--epochs",
+        "3",
+        "--seed",
+        "4",
+        "--lr",
+        "0.01",
+        "--device",
+        "cpu",
+    ]
+    flags += [
+        "--precision",
+        "fp32",
+        "--model",
+        "normresnet",
+        "--data",
+        "synthetic",
+        "--runs-dir",
+        "elsewhere",
+    ]
+    overrides = [
+        "norm=gn",
+        "batch_size=8",
+        "epochs=3",
+        "seed=4",
+        "optim.lr=0.01",
+        "runtime.device=cpu",
+    ]
+    overrides += [
+        "runtime.precision=fp32",
+        "model=normresnet",
+        "data=synthetic",
+        "system.runs_dir=elsewhere",
+    ]
     assert normbench("train", "--dry-run", *flags) == normbench("train", "--dry-run", *overrides)
 
 
-def test_a_dry_run_prints_config_and_run_id_and_writes_nothing(normbench: Run, tmp_path: Path) -> None:
+def test_a_dry_run_prints_config_and_run_id_and_writes_nothing(
+    normbench: Run, tmp_path: Path
+) -> None:
     code, out, _ = normbench("train", "--norm", "ln", "--dry-run", *TINY)
     assert code == 0
     assert "norm: {name: ln" in out
@@ -95,7 +139,10 @@ def test_a_failure_exits_with_1(normbench: Run, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--norm", "bm"], "unknown norm 'bm': did you mean 'bn'? allowed: adain, batch_renorm, bn, "),
+        (
+            ["--norm", "bm"],
+            "unknown norm 'bm': did you mean 'bn'? allowed: adain, batch_renorm, bn, ",
+        ),
         (["--norm", "bn,gn"], "norm=bn,gn is several values for one run: use sweep for that"),
         (["norm=bn,gn"], "'norm=bn,gn' is several values for one run: use sweep for that"),
         (["--norm", "bn", "norm=gn"], "'norm' is given twice: as 'bn' and in 'norm=gn'"),
@@ -104,17 +151,32 @@ def test_a_failure_exits_with_1(normbench: Run, monkeypatch: pytest.MonkeyPatch)
         (["--batch-size", "many"], "Invalid value for '--batch-size'"),
         (["--epochs", "0"], "epochs: should be greater than or equal to 1, not 0"),
         (["--lr", "-1"], "optim.lr: should be greater than 0, not -1.0"),
-        (["--device", "tpu"], "runtime.device: should be 'auto', 'cpu', 'cuda' or 'mps', not 'tpu'"),
+        (
+            ["--device", "tpu"],
+            "runtime.device: should be 'auto', 'cpu', 'cuda' or 'mps', not 'tpu'",
+        ),
         (["--nrom", "bn"], "No such option: --nrom"),
         (["--runs-dir", ""], "system.runs_dir: String should have at least 1 character"),
         (["data=image_folder", "data.root=nowhere"], "data.root: there is no folder 'nowhere'"),
         (["data=image_folder", "data.root="], "data.root: String should have at least 1 character"),
-        (["data=synthetic", "system.threads=99999999999"], "system.threads: should be less than or equal to 1024"),
-        (["data=synthetic", "model.widths=[]"], "model.widths: Tuple should have at least 1 item, not []"),
-        (["data=synthetic", "data.limit_train=20000"], "data.limit_train=20000: there are 10000 train images"),
+        (
+            ["data=synthetic", "system.threads=99999999999"],
+            "system.threads: should be less than or equal to 1024",
+        ),
+        (
+            ["data=synthetic", "model.widths=[]"],
+            "model.widths: Tuple should have at least 1 item, not []",
+        ),
+        (
+            ["data=synthetic", "data.limit_train=20000"],
+            "data.limit_train=20000: there are 10000 train images",
+        ),
         (["+x=1"], "keys are neither added nor deleted"),
         (["data=cifar10_parquet", "data.root=nowhere"], "data.root: there is no folder 'nowhere'"),
-        (["norm=gn", "norm.num_groups=5", "data=synthetic"], "num_groups=5 does not divide 64 channels"),
+        (
+            ["norm=gn", "norm.num_groups=5", "data=synthetic"],
+            "num_groups=5 does not divide 64 channels",
+        ),
     ],
 )
 def test_bad_input_is_one_line_on_standard_error_and_exit_code_2(
@@ -140,7 +202,9 @@ def test_debug_shows_the_traceback_and_changes_no_exit_code(normbench: Run) -> N
     assert err.splitlines()[-1].startswith("normbench: unknown norm 'bm'")
 
 
-def test_a_ctrl_c_before_training_is_one_line_and_130(normbench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ctrl_c_before_training_is_one_line_and_130(
+    normbench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -150,7 +214,9 @@ def test_a_ctrl_c_before_training_is_one_line_and_130(normbench: Run, monkeypatc
 
 def test_a_reader_that_leaves_early_does_not_stop_the_training(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "normbench", "train", *TINY, "system.threads=1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+    ) as process:
         assert process.stdout is not None
         process.stdout.close()
         _, err = process.communicate(timeout=120)
@@ -188,14 +254,22 @@ def test_doctor_tells_versions_device_and_which_data_are_there(normbench: Run) -
     assert "data.root=PATH" in findings["data=image_folder"]
 
 
-def test_a_torchvision_that_does_not_fit_is_one_line_and_training_goes_on_without_it(tmp_path: Path) -> None:
-    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist\\nmore')")
+def test_a_torchvision_that_does_not_fit_is_one_line_and_training_goes_on_without_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "torchvision.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist\\nmore')"
+    )
     script = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import normbench.train.run; "
-        "from normbench.doctor import _torchvision; print(_torchvision())"
+        "from normbench.cli.doctor import _torchvision; print(_torchvision())"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("no: operator torchvision::nms does not exist; install torch and torchvision from")
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(
+        "no: operator torchvision::nms does not exist; install torch and torchvision from"
+    )
 
 
 @pytest.fixture
@@ -215,7 +289,9 @@ def test_imported_data_are_trained_on_without_a_root(normbench: Run, images: Pat
     code, out, _ = normbench("data", "import", str(images))
     assert code == 0
     assert out == "folder-pets: 16 + 8 images; train with data=image_folder\n"
-    code, out, _ = normbench("train", "data=image_folder", "model.widths=[4,8]", "batch_size=4", "epochs=1")
+    code, out, _ = normbench(
+        "train", "data=image_folder", "model.widths=[4,8]", "batch_size=4", "epochs=1"
+    )
     assert code == 0
     code, out, _ = normbench("data", "check")
     assert code == 0
@@ -238,9 +314,13 @@ def test_import_of_something_else_says_what_it_takes(normbench: Run, tmp_path: P
     assert "none of: cifar-10-python.tar.gz" in err
 
 
-def test_fetch_names_the_ways_out_when_no_mirror_answers(normbench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_names_the_ways_out_when_no_mirror_answers(
+    normbench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cifar10, "MIRRORS", ())
-    code, _, err = normbench("data", "fetch", "--mirror", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    code, _, err = normbench(
+        "data", "fetch", "--mirror", "http://127.0.0.1:9/cifar-10-python.tar.gz"
+    )
     assert code == 1
     assert "data=synthetic" in err.splitlines()[-1]
 
@@ -262,6 +342,8 @@ def test_help_loads_none_of_the_heavy_packages() -> None:
 
 
 def test_python_dash_m_is_the_same_command() -> None:
-    done = subprocess.run([sys.executable, "-m", "normbench", "trian"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "normbench", "trian"], capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("normbench: No such command 'trian'")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from normbench import __version__
-from normbench.compose import config_dir
+from normbench.config.compose import config_dir
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +37,7 @@ def test_configs_are_found_from_an_unpacked_wheel(wheel: Path, tmp_path: Path) -
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     script = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
-        "import normbench.compose as c; print(c.config_dir()); print(c.compose(['data=synthetic']).norm.name)"
+        "import normbench.config.compose as c; print(c.config_dir()); print(c.compose(['data=synthetic']).norm.name)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [str(tmp_path / "site" / "normbench" / "configs"), "bn"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from normbench.analysis.provenance import describe, settings_columns
+from normbench.analysis.captions import describe, settings_columns
 
 CHOSEN = "chosen"
 

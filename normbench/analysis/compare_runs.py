@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from normbench.analysis.listing import WIDTH, cut, run_record
-from normbench.analysis.runfiles import RunFiles, read_run, run_dirs
 from normbench.analysis.where import text_of
-from normbench.config import ADDED, flatten
+from normbench.config.schema import ADDED, flatten
 from normbench.errors import NormbenchError
+from normbench.runs.files import RunFiles, read_run, run_dirs
 
 ENVIRONMENT = ("versions", "hardware", "git", "concurrent_runs")
 NEAREST = 3

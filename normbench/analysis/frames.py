@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normbench.analysis.runfiles import Columns, RunFiles, at, read_columns, read_run, standing
-from normbench.config import ADDED, flatten
+from normbench.config.schema import ADDED, flatten
+from normbench.runs.files import Columns, RunFiles, at, read_columns, read_run, standing
 
 Clock = dict[tuple[str, int, str], float]  # seconds of an epoch by race, round, and all settings but the norm's
 

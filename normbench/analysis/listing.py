@@ -15,10 +15,10 @@ from typing import Any
 import pandas as pd
 
 from normbench.analysis.frames import RUNS, run_row
-from normbench.analysis.runfiles import read_run, run_dirs, standing
 from normbench.analysis.where import is_missing, select, text_of
-from normbench.config import flatten
+from normbench.config.schema import flatten
 from normbench.errors import unknown
+from normbench.runs.files import read_run, run_dirs, standing
 
 WIDTH = 100
 LEAST = 12  # columns that a reason gets even where the run ids leave less

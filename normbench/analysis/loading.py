@@ -11,14 +11,14 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.clocks import with_rounds, with_times
 from normbench.analysis.frames import METRICS, RUNS, STEPS, Frames, is_setting, read_frames, with_settings
-from normbench.analysis.rounds import FILE, read_bench, write_rounds
-from normbench.analysis.runfiles import half_written, known_schema, run_dirs
+from normbench.analysis.times import with_rounds, with_times
 from normbench.analysis.where import select
 from normbench.atomic import disk_errors, write_json, write_text
 from normbench.errors import NormbenchError, RunFailure
-from normbench.rundir import SCHEMA_VERSION
+from normbench.runs.files import half_written, known_schema, run_dirs
+from normbench.runs.rundir import SCHEMA_VERSION
+from normbench.timing.rounds import FILE, read_bench, write_rounds
 
 COMPARABLE = ("data", "epochs", "precision")
 NEEDED = {*RUNS} - {"val_accuracy"}

@@ -21,7 +21,7 @@ from normbench.certificates.probes import block_of, close, drawn, fresh, images,
 from normbench.models import Layers, materialize
 from normbench.norms import NormSpec
 from normbench.norms.spec import Shape
-from normbench.train.footprint import saved_bytes
+from normbench.timing.footprint import saved_bytes
 
 N, C, SIDE = 32, 16, 5
 SHAPE: Shape = (N, C, SIDE, SIDE)

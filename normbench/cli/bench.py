@@ -13,7 +13,7 @@ from normbench.cli.options import Debug
 from normbench.cli.tables import show
 
 if TYPE_CHECKING:
-    from normbench.config import RunConfig
+    from normbench.config.schema import RunConfig
 
 DEFAULTS = {"norm": "norm=bn,ln,in,gn", "batch_size": "batch_size=64", "data": "data=synthetic"}
 
@@ -39,9 +39,9 @@ def bench(
     normbench bench norm=bn,gn batch_size=1,64 runtime.channels_last=false,true -o results/speed
     normbench bench --layers
     """
-    from normbench.analysis.bench_report import prepare_folder
-    from normbench.plan import make_plan
-    from normbench.study import Study
+    from normbench.analysis.bench import prepare_folder
+    from normbench.sweeps.plan import make_plan
+    from normbench.sweeps.sweep import Study
 
     if output is not None:
         prepare_folder(output, layers=layers, overwrite=overwrite)
@@ -64,7 +64,7 @@ def bench(
 
 def _conclude(rows: list[dict[str, Any]], output: Path | None, *, layers: bool, may_replace: bool) -> None:
     """Shows and writes the rounds that are done; rounds of an earlier bench are replaced by complete ones only."""
-    from normbench.analysis.bench_report import of_layers, of_steps
+    from normbench.analysis.bench import of_layers, of_steps
 
     if not rows:
         return
@@ -78,8 +78,8 @@ def _rows(configs: list[RunConfig], rounds: int, *, layers: bool) -> Iterator[di
     """The rows of the bench, with a bar on a terminal meanwhile."""
     from tqdm import tqdm
 
-    from normbench.bench.layers import bench_layers, sites_of
-    from normbench.bench.steps import bench_steps
+    from normbench.timing.layers import bench_layers, sites_of
+    from normbench.timing.steps import bench_steps
 
     batch_sizes = {config.batch_size: config for config in configs}
     turns = rounds * sum(len(sites_of(config)) if layers else 1 for config in batch_sizes.values())

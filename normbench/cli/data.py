@@ -15,36 +15,42 @@ app = typer.Typer(help="Fetch, import and check data.", no_args_is_help=True, ri
 
 @app.command("fetch")
 def fetch(
-    mirror: Annotated[list[str] | None, typer.Option(help="URL of cifar-10-python.tar.gz, tried first.")] = None,
+    mirror: Annotated[
+        list[str] | None, typer.Option(help="URL of cifar-10-python.tar.gz, tried first.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Download CIFAR-10 and decode it; goes on where it was broken off."""
-    from normbench.compose import compose
+    from normbench.config.compose import compose
     from normbench.data.cache import load
     from normbench.data.source import sources
     from normbench.train.resolve import data_home
 
     home = data_home(compose(flags={"system.mirrors": mirror or []}))
     dataset = load(sources.build("cifar10", home), home)
-    print(f"{dataset.name}: {len(dataset.train)} + {len(dataset.test)} images; train with data=cifar10")
+    print(
+        f"{dataset.name}: {len(dataset.train)} + {len(dataset.test)} images; train with data=cifar10"
+    )
 
 
 @app.command("import")
 def import_(path: Path, debug: Debug = False) -> None:
     """Decode data you have: a CIFAR-10 archive or folder, a folder of parquet files, or an image folder."""
-    from normbench.compose import compose
+    from normbench.config.compose import compose
     from normbench.data.importing import import_data
     from normbench.train.resolve import data_home
 
     name, dataset = import_data(path, data_home(compose()))
-    print(f"{dataset.name}: {len(dataset.train)} + {len(dataset.test)} images; train with data={name}")
+    print(
+        f"{dataset.name}: {len(dataset.train)} + {len(dataset.test)} images; train with data={name}"
+    )
 
 
 @app.command("check")
 def check() -> None:
     """Verify every decoded data set in the cache; exit code 1 if one is damaged."""
-    from normbench.compose import compose
-    from normbench.doctor import cached
+    from normbench.config.compose import compose
+    from normbench.data.cache import cached
     from normbench.train.resolve import data_home
 
     home = data_home(compose())

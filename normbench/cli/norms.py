@@ -36,8 +36,8 @@ def norms(
     if as_json + markdown + check > 1:
         raise NormbenchError("--json, --markdown and --check are different outputs: choose one")
     from normbench.certificates import catalogue, certify
-    from normbench.compose import compose
-    from normbench.config import Choice
+    from normbench.config.compose import compose
+    from normbench.config.schema import Choice
     from normbench.norms import norms as registry
 
     chosen = [compose(options or [], {"norm": name}).norm] if name else [Choice(name=entry.name) for entry in registry]

@@ -69,7 +69,7 @@ def remove(
     """
     from normbench.analysis.compare_runs import find_run
     from normbench.analysis.listing import list_runs
-    from normbench.rundir import remove_run
+    from normbench.runs.rundir import remove_run
 
     if bool(runs) == failed:
         raise NormbenchError("say which runs to remove: by name, or all that failed with --failed")

@@ -12,10 +12,10 @@ from normbench.cli.options import Debug, Overrides, RunsDir, again
 from normbench.errors import NormbenchError
 
 if TYPE_CHECKING:
-    from normbench.config import RunConfig
-    from normbench.launchers import Launcher
-    from normbench.plan import Plan
-    from normbench.study import Study
+    from normbench.config.schema import RunConfig
+    from normbench.sweeps.launchers import Launcher
+    from normbench.sweeps.plan import Plan
+    from normbench.sweeps.sweep import Study
 
 Restart = Annotated[bool, typer.Option("--restart", help="Train again what is done.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Go on with failed runs too.")]
@@ -57,7 +57,7 @@ def sweep(
     normbench sweep table --launcher ray --address auto --gpus-per-run 0.25
     normbench sweep table --launcher slurm --partition cpu
     """
-    from normbench.launchers import launchers
+    from normbench.sweeps.launchers import launchers
 
     given: dict[str, Any] = {
         "jobs": jobs,
@@ -87,7 +87,7 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Compare four norms on built-in synthetic images: tables, figures and a report in a minute, no download."""
-    from normbench.launchers import launchers
+    from normbench.sweeps.launchers import launchers
 
     inline = launchers.build("inline", restart)
     flags = {"system.runs_dir": str(output / "runs")}
@@ -101,8 +101,8 @@ def _plan(
     study: Study, flags: dict[str, Any], launcher: Launcher, *, retry_failed: bool = False, restart: bool = False
 ) -> tuple[Plan, list[RunConfig]]:
     """The plan, printed, and the runs in it that are to be launched."""
-    from normbench.estimate import Estimator
-    from normbench.plan import make_plan
+    from normbench.sweeps.estimate import Estimator
+    from normbench.sweeps.plan import make_plan
     from normbench.train.resolve import Resolver
 
     plan = make_plan(study, flags, Resolver(launcher.device))
@@ -118,18 +118,18 @@ def _carry_out(
     """Runs the plan, then shows how it stands; exits. rounds: of a bench of its finished runs, if any is wanted."""
     from normbench.analysis.loading import check_folder
     from normbench.environment import command
-    from normbench.sweep import exit_code, read_runs, run_plan, summary
+    from normbench.sweeps.carry_out import exit_code, read_runs, run_plan, summary
 
     if output is not None:
         check_folder(output)
     plan = run_plan(plan, open_runs, launcher, live=live)
     # Drawing takes seconds to import: not before the runs.
-    from normbench.analysis.clocks import with_rounds, with_times
     from normbench.analysis.report import write_report
-    from normbench.analysis.rounds import as_rounds
     from normbench.analysis.tables.comparison import comparison_table
     from normbench.analysis.tables.rendering import to_markdown
-    from normbench.bench.steps import bench_steps
+    from normbench.analysis.times import with_rounds, with_times
+    from normbench.timing.rounds import as_rounds
+    from normbench.timing.steps import bench_steps
 
     frames = read_runs(plan.runs)
     timed = [run.config for run in plan.runs if rounds and run.state == "done"]
@@ -150,7 +150,7 @@ def _carry_out(
 
 def _study(arguments: list[str]) -> Study:
     """The study that the arguments name, with their settings on top, or the one that their settings are."""
-    from normbench.study import Study, load_study
+    from normbench.sweeps.sweep import Study, load_study
 
     names = [argument for argument in arguments if "=" not in argument]
     overrides = [argument for argument in arguments if "=" in argument]

@@ -37,7 +37,7 @@ def train(
     normbench train --norm bn --batch-size 1 --epochs 1 --device cpu
     normbench train norm=gn norm.num_groups=32 optim.lr=3e-4 data=synthetic
     """
-    from normbench.compose import compose
+    from normbench.config.compose import compose
 
     flags: dict[str, Any] = {
         "norm": norm,

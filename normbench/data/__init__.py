@@ -1,6 +1,6 @@
 """The data sources behind `--data`: importing this package registers them all."""
 
-from normbench.data import cifar10, cifar10_parquet, image_folder, synthetic
+from normbench.data.formats import cifar10, cifar10_parquet, image_folder, synthetic
 from normbench.data.source import DataHome, Dataset, Source, Split, sources
 
 __all__ = [

@@ -81,7 +81,8 @@ def pack(source: Source, home: DataHome) -> tuple[str, dict[str, bytes]]:
     """The cache folder of `source` as its name and its files, for a machine that cannot see it."""
     folder = cache_folder(source, home)
     return folder.name, {
-        name: (folder / name).read_bytes() for name in ("manifest.json", *(f"{a}.npy" for a in ARRAYS))
+        name: (folder / name).read_bytes()
+        for name in ("manifest.json", *(f"{a}.npy" for a in ARRAYS))
     }
 
 
@@ -109,7 +110,9 @@ def recall(name: str, home: DataHome) -> Source:
     """The source imported last under `name`. Raises NormbenchError where there is none."""
     entry = _imported(home).get(name)
     if entry is None:
-        raise NormbenchError(f"data={name} needs data.root=PATH, or once `normbench data import PATH`")
+        raise NormbenchError(
+            f"data={name} needs data.root=PATH, or once `normbench data import PATH`"
+        )
     folder = home.cache_dir / entry["folder"]
     build = partial(sources.build, name, home, options={"root": entry["root"]})
     return _from_manifest(folder, lambda: build().decode()) if is_intact(folder) else build()
@@ -122,9 +125,15 @@ def cached_source(content: str, home: DataHome) -> Source | None:
     """
 
     def decode() -> NoReturn:
-        raise RunFailure("the decoded data were damaged a moment ago: the same command decodes them again")
+        raise RunFailure(
+            "the decoded data were damaged a moment ago: the same command decodes them again"
+        )
 
-    folders = (folder for folder in home.cache_dir.glob(f"[!.]*-{_short_hash(content)}") if is_intact(folder))
+    folders = (
+        folder
+        for folder in home.cache_dir.glob(f"[!.]*-{_short_hash(content)}")
+        if is_intact(folder)
+    )
     found = (_from_manifest(folder, decode) for folder in folders)
     return next((source for source in found if source.content == content), None)
 
@@ -147,7 +156,10 @@ def _imported(home: DataHome) -> dict[str, dict[str, str]]:
     path = home.cache_dir / "imported.json"
     try:
         entries: dict[str, dict[str, str]] = json.loads(path.read_text()) if path.exists() else {}
-        return {name: {"root": entry["root"], "folder": entry["folder"]} for name, entry in entries.items()}
+        return {
+            name: {"root": entry["root"], "folder": entry["folder"]}
+            for name, entry in entries.items()
+        }
     except (ValueError, AttributeError, TypeError, KeyError):
         raise NormbenchError(f"'{path}' is damaged: remove it and import again") from None
 
@@ -204,3 +216,20 @@ def _checksum(manifest: dict[str, Any]) -> str:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cached(home: DataHome) -> list[tuple[Path, str]]:
+    """Every decoded data set in the cache: its folder, and what is in it or that it is damaged."""
+    return [
+        (
+            path.parent,
+            _describe(path.parent) if is_intact(path.parent) else "damaged: will be decoded again",
+        )
+        for path in sorted(home.cache_dir.glob("*/manifest.json"))
+    ]
+
+
+def _describe(folder: Path) -> str:
+    manifest = read_manifest(folder)
+    counts = f"{manifest['num_train']} + {manifest['num_test']} images"
+    return f"intact: {manifest['name']}, {counts}, {len(manifest['classes'])} classes"

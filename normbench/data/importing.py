@@ -6,7 +6,7 @@ from pathlib import Path
 
 from normbench.data import DataHome, Dataset, sources
 from normbench.data.cache import load, remember
-from normbench.data.cifar10 import is_cifar10
+from normbench.data.formats.cifar10 import is_cifar10
 from normbench.errors import NormbenchError
 
 

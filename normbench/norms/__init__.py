@@ -1,8 +1,19 @@
 """The normalization methods behind `--norm`: importing this package registers them all."""
 
-from normbench.norms import activation, batch, mixed, plain, sample, style, weight
+from normbench.norms import activation, adain, batch, mixed, plain, sample, weight
+from normbench.norms.adain import AdaIN
 from normbench.norms.registry import norms
 from normbench.norms.spec import NormSpec
-from normbench.norms.style import AdaIN
 
-__all__ = ["AdaIN", "NormSpec", "activation", "batch", "mixed", "norms", "plain", "sample", "style", "weight"]
+__all__ = [
+    "AdaIN",
+    "NormSpec",
+    "activation",
+    "adain",
+    "batch",
+    "mixed",
+    "norms",
+    "plain",
+    "sample",
+    "weight",
+]

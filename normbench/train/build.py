@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from normbench.config import RunConfig
+from normbench.config.schema import RunConfig
 from normbench.data import Split
 from normbench.data.augment import FlipAndCrop
 from normbench.data.loader import DeviceLoader

@@ -23,12 +23,12 @@ from pydantic import Field, TypeAdapter
 
 from normbench import environment
 from normbench.atomic import disk_errors, write_json
-from normbench.config import RunConfig, cost_settings, flatten
+from normbench.config.schema import RunConfig, cost_settings, flatten
 from normbench.data import Source
 from normbench.errors import RunFailure
+from normbench.timing.race import Timer, Work, race, timer_for
+from normbench.timing.trial import trial
 from normbench.train.build import runtime_of
-from normbench.train.race import Timer, Work, race, timer_for
-from normbench.train.trial import trial
 
 ROUNDS = 7
 LEAST_SECONDS = 0.05  # of a turn

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from normbench.atomic import disk_errors
-from normbench.config import Choice, RunConfig
+from normbench.config.schema import Choice, RunConfig
 from normbench.data import DataHome, Source, sources
 from normbench.data.cache import cached_source, default_cache_dir
 from normbench.errors import NormbenchError, Unsupported

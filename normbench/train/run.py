@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from normbench import environment
-from normbench.config import RunConfig
+from normbench.config.schema import RunConfig
 from normbench.data import Dataset, Source, Split
 from normbench.data.cache import load
 from normbench.data.loader import DeviceLoader
 from normbench.data.subset import hold_out, limit
 from normbench.errors import NormbenchError
-from normbench.rundir import STEP_COLUMNS, RunDir, open_run
+from normbench.runs.rundir import STEP_COLUMNS, RunDir, open_run
 from normbench.train.build import build_loader, build_trainer, runtime_of
 from normbench.train.compilation import compile_seconds
 from normbench.train.engine import Diverged, EpochResult, StepLog, Stopped, Trainer, check_finite, evaluate
+from normbench.train.evaluations import batch_accuracy, precise_accuracy, tracking_layers
 from normbench.train.progress import Progress
 from normbench.train.resolve import Resolver, data_home
 from normbench.train.signals import stop_signals
-from normbench.train.statistics import batch_accuracy, precise_accuracy, tracking_layers
 
 StopAsked = Callable[[], bool]
 Splits = dict[str, Split]  # train, then what is evaluated every epoch: val if there is one, test

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normbench.analysis.clocks import with_rounds
 from normbench.analysis.frames import Frames
-from normbench.analysis.rounds import as_rounds
-from normbench.config import cost_settings
+from normbench.analysis.times import with_rounds
+from normbench.config.schema import cost_settings
+from normbench.timing.rounds import as_rounds
 
 IMAGE = [3, 32, 32]
 NUM_TRAIN = 50_000

@@ -9,7 +9,7 @@ import numpy as np
 from made_up_rounds import COSTS, IMAGE, NUM_TRAIN
 
 from normbench.analysis.frames import Frames, read_frames
-from normbench.analysis.runfiles import RunFiles
+from normbench.runs.files import RunFiles
 
 
 def one_run(

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from made_up_rounds import MACHINE, rows_of
 from matplotlib.axes import Axes
 
-from normbench.analysis.bench_report import of_layers, of_steps
+from normbench.analysis.bench import of_layers, of_steps
 from normbench.analysis.figures.costs import costs_figure, layers_figure
 from normbench.analysis.figures.style import PHONE, STYLES, save, size_called
-from normbench.analysis.rounds import as_rounds, basis_of
 from normbench.analysis.tables.costs import costs, costs_table
 from normbench.analysis.tables.layers import layers, layers_table
-from normbench.compose import compose
-from normbench.config import flatten
+from normbench.config.compose import compose
+from normbench.config.schema import flatten
+from normbench.timing.rounds import as_rounds, basis_of
 
 RATIO = ["relative_time", "relative_time_low", "relative_time_high"]
 

@@ -14,10 +14,10 @@ from table_runs import in_frames, one_run
 
 from normbench.analysis.choice import CHOSEN, at_chosen_rate
 from normbench.analysis.frames import Frames
-from normbench.analysis.runfiles import RunFiles
 from normbench.analysis.stats import Estimate, half_width_of_test_set, mean_interval
 from normbench.analysis.tables.crosstab import as_text, cells, cross_table, final
 from normbench.errors import NormbenchError
+from normbench.runs.files import RunFiles
 
 NORMS, BATCH_SIZES, SEEDS = ("gn", "bn", "ln"), (64, 8, 256), (0, 1, 2)
 STATES = ("done", "done", "done", "diverged", "failed", "refused", "interrupted")

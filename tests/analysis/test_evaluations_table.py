@@ -10,10 +10,10 @@ from table_runs import in_frames, one_run
 
 from normbench.analysis.figures.style import STYLES
 from normbench.analysis.report import tables_for
-from normbench.analysis.runfiles import RunFiles
 from normbench.analysis.stats import mean_interval
 from normbench.analysis.tables.evaluations import EVALUATIONS, evaluations_table
 from normbench.norms import norms
+from normbench.runs.files import RunFiles
 
 
 def evaluated(run: RunFiles, precise: float, batch: float) -> RunFiles:

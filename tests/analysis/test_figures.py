@@ -23,7 +23,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 
-from normbench.analysis.clocks import with_rounds
 from normbench.analysis.figures import FIGURES
 from normbench.analysis.figures.layout import MAX_PANELS
 from normbench.analysis.figures.style import (
@@ -42,9 +41,10 @@ from normbench.analysis.figures.style import (
 )
 from normbench.analysis.frames import Frames
 from normbench.analysis.loading import load_frames
-from normbench.analysis.rounds import as_rounds
 from normbench.analysis.stats import mean_interval
+from normbench.analysis.times import with_rounds
 from normbench.errors import NormbenchError
+from normbench.timing.rounds import as_rounds
 
 SHAPES = ("o", "s", "^", "D", "X", *MARKERS)
 NEW_NORMS = ("brn", "evo", "frn")  # without a style of their own

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from normbench.analysis.frames import RUNS, read_frames
 from normbench.analysis.listing import list_runs, to_json, to_text
-from normbench.analysis.runfiles import run_dirs
 from normbench.errors import NormbenchError
-from normbench.rundir import open_run
+from normbench.runs.files import run_dirs
+from normbench.runs.rundir import open_run
 
 WriteRun = Callable[..., Path]
 FILES = ("config.yaml", "env.json", "status.json", "metrics.csv")
@@ -223,5 +223,5 @@ def test_a_folder_in_which_no_lock_can_be_taken_is_listed_by_its_status(
     def refuse(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("normbench.analysis.runfiles.run_state", refuse)
+    monkeypatch.setattr("normbench.runs.files.run_state", refuse)
     assert list_runs(runs_dir)["status"].tolist() == ["done", "failed", "diverged"]

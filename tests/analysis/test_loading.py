@@ -14,17 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from table_runs import in_frames, one_run
 
+from normbench.analysis.captions import labelled
 from normbench.analysis.choice import at_chosen_rate, chosen_rates
 from normbench.analysis.frames import Frames, read_frames
 from normbench.analysis.loading import check_comparable, load_frames, shared_settings, write_study
-from normbench.analysis.provenance import labelled
 from normbench.analysis.report import tables_for
 from normbench.analysis.report.summary import summary
-from normbench.analysis.runfiles import RunFiles, refused_run, run_dirs
 from normbench.analysis.tables.comparison import comparison, comparison_table
 from normbench.analysis.tables.rendering import to_csv, to_latex, to_markdown
-from normbench.config import ADDED
+from normbench.config.schema import ADDED
 from normbench.errors import NormbenchError, RunFailure
+from normbench.runs.files import RunFiles, refused_run, run_dirs
 
 WriteRun = Callable[..., Path]
 STUDY = Path(__file__).parents[2] / "results" / "first-sweep"

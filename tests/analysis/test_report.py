@@ -28,10 +28,10 @@ from normbench.analysis.report import write_report
 from normbench.analysis.report.page import page
 from normbench.analysis.report.run_curves import HEIGHT, MOST_POINTS, WIDTH, path
 from normbench.analysis.report.summary import MOST, summary
-from normbench.analysis.runfiles import refused_run
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.pairs import every_pair
 from normbench.errors import NormbenchError
+from normbench.runs.files import refused_run
 
 NASTY = "<script>alert(1)</script>&\"'"
 REFUSED = "normresnet-in-b1-s0-ffffffffffff"

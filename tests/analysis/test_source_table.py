@@ -9,12 +9,12 @@ import pytest
 from made_up_rounds import Seconds, rows_of, timed
 from table_runs import in_frames, one_run
 
-from normbench.analysis.clocks import with_rounds
-from normbench.analysis.rounds import as_rounds
-from normbench.analysis.runfiles import RunFiles
 from normbench.analysis.stats import mean_interval
 from normbench.analysis.tables.source import CLAIMS, relative_time, source_table
+from normbench.analysis.times import with_rounds
 from normbench.errors import NormbenchError
+from normbench.runs.files import RunFiles
+from normbench.timing.rounds import as_rounds
 
 # Of a step, by round; ln's over bn's: 1.1, 1.3, 1.0, 1.4, 1.2, 0.9, 1.5.
 BN = (0.1, 0.2, 0.4, 0.1, 0.2, 0.1, 0.2)

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from made_up_rounds import COSTS, IMAGE, Seconds, rows_of, timed
 
-from normbench.analysis.clocks import with_rounds
 from normbench.analysis.frames import METRICS, STEPS, Frames
-from normbench.analysis.rounds import as_rounds
 from normbench.analysis.tables.comparison import comparison, comparison_table
 from normbench.analysis.tables.rendering import to_markdown
+from normbench.analysis.times import with_rounds
+from normbench.timing.rounds import as_rounds
 
 BATCHES = 100  # of 64 images, in an epoch: a step of 0.1 s makes one of 10 s
 

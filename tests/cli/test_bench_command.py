@@ -12,16 +12,22 @@ from unittest.mock import ANY
 import pandas as pd
 import pytest
 
-from normbench.analysis.rounds import read_bench
 from normbench.analysis.tables.costs import costs_table
 from normbench.analysis.tables.layers import layers_table
 from normbench.analysis.tables.rendering import to_markdown
-from normbench.bench import layers as layers_module
-from normbench.bench import steps
-from normbench.compose import compose
-from normbench.config import RunConfig
+from normbench.config.compose import compose
+from normbench.config.schema import RunConfig
+from normbench.timing import layers as layers_module
+from normbench.timing import steps
+from normbench.timing.rounds import read_bench
 
-TINY = ["data=synthetic", "data.num_train=100", "data.num_test=20", "model.widths=[4,8]", "batch_size=4"]
+TINY = [
+    "data=synthetic",
+    "data.num_train=100",
+    "data.num_test=20",
+    "model.widths=[4,8]",
+    "batch_size=4",
+]
 ON_A_PIXEL = "model.widths=[8,8,8,8,8,8]"  # a 1x1 map before the last norm
 Run = Callable[..., tuple[int, str, str]]
 LeaveRun = Callable[..., Path]
@@ -41,7 +47,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """The configurations that would be timed; the first ends the command."""
     found: list[RunConfig] = []
 
-    def record(configs: Sequence[RunConfig], rounds: int, done: Callable[[], object]) -> Iterator[dict[str, Any]]:
+    def record(
+        configs: Sequence[RunConfig], rounds: int, done: Callable[[], object]
+    ) -> Iterator[dict[str, Any]]:
         found.extend(configs)
         raise KeyboardInterrupt
         yield {}
@@ -61,12 +69,18 @@ def files_in(folder: Path) -> set[str]:
 
 def rows_of(markdown: str) -> list[list[str]]:
     """The cells of a Markdown table, its header first."""
-    lines = [line for line in markdown.splitlines() if line.startswith("|") and not line.startswith("|:")]
+    lines = [
+        line for line in markdown.splitlines() if line.startswith("|") and not line.startswith("|:")
+    ]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_what_is_printed_is_the_table_of_the_rounds_that_are_written(normbench: Run, tmp_path: Path) -> None:
-    code, out, err = normbench("bench", *tiny("norm=bn,gn", "batch_size=4,8"), "--rounds", "6", "-o", "new/speed")
+def test_what_is_printed_is_the_table_of_the_rounds_that_are_written(
+    normbench: Run, tmp_path: Path
+) -> None:
+    code, out, err = normbench(
+        "bench", *tiny("norm=bn,gn", "batch_size=4,8"), "--rounds", "6", "-o", "new/speed"
+    )
     assert (code, err) == (0, "")
     folder = tmp_path / "new" / "speed"
     assert files_in(folder) == {"bench.csv", "bench.md", "bench.svg", "bench.png"}
@@ -97,13 +111,19 @@ def test_in_a_process_of_its_own_it_says_the_table_and_nothing_else(tmp_path: Pa
 
 
 def test_layers_are_timed_alone(normbench: Run, tmp_path: Path) -> None:
-    code, out, err = normbench("bench", *tiny("norm=bn,gn"), "--layers", "--rounds", "2", "-o", "speed")
+    code, out, err = normbench(
+        "bench", *tiny("norm=bn,gn"), "--layers", "--rounds", "2", "-o", "speed"
+    )
     assert (code, err) == (0, "")
     assert files_in(tmp_path) == {f"speed/layers{end}" for end in (".csv", ".md", ".svg", ".png")}
     rounds = pd.read_csv(tmp_path / "speed" / "layers.csv")
-    assert out == (tmp_path / "speed" / "layers.md").read_text() == to_markdown(layers_table(rounds))
+    assert (
+        out == (tmp_path / "speed" / "layers.md").read_text() == to_markdown(layers_table(rounds))
+    )
     assert [row[1:4] for row in rows_of(out)[1:]] == [
-        [norm, layout, "eager"] for layout in ("contiguous", "channels_last") for norm in ("bn", "gn")
+        [norm, layout, "eager"]
+        for layout in ("contiguous", "channels_last")
+        for norm in ("bn", "gn")
     ]
 
 
@@ -123,7 +143,9 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C comes in the last but one round."""
     whole = steps.bench_steps
 
-    def until_then(configs: Sequence[RunConfig], rounds: int, done: Callable[[], object]) -> Iterator[dict[str, Any]]:
+    def until_then(
+        configs: Sequence[RunConfig], rounds: int, done: Callable[[], object]
+    ) -> Iterator[dict[str, Any]]:
         yield from whole(configs, rounds - 2, done)
         raise KeyboardInterrupt
 
@@ -131,18 +153,25 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("stopped")
-def test_the_rounds_of_an_interrupted_bench_are_shown_and_kept(normbench: Run, tmp_path: Path) -> None:
+def test_the_rounds_of_an_interrupted_bench_are_shown_and_kept(
+    normbench: Run, tmp_path: Path
+) -> None:
     code, out, _ = normbench("bench", *tiny("norm=bn,gn"), "--rounds", "8", "-o", "speed")
     assert code == 130
     assert "Medians over 6 rounds" in out
-    assert read_bench(tmp_path / "speed").groupby("norm.name").size().to_dict() == {"bn": 6, "gn": 6}
+    assert read_bench(tmp_path / "speed").groupby("norm.name").size().to_dict() == {
+        "bn": 6,
+        "gn": 6,
+    }
 
 
 @pytest.mark.usefixtures("stopped")
 def test_an_interrupted_bench_replaces_no_rounds(normbench: Run, tmp_path: Path) -> None:
     (tmp_path / "speed").mkdir()
     (tmp_path / "speed" / "bench.csv").write_text("of yesterday")
-    code, out, _ = normbench("bench", *tiny("norm=bn"), "--rounds", "3", "-o", "speed", "--overwrite")
+    code, out, _ = normbench(
+        "bench", *tiny("norm=bn"), "--rounds", "3", "-o", "speed", "--overwrite"
+    )
     assert code == 130
     assert "Medians over 1 rounds" in out
     assert (tmp_path / "speed" / "bench.csv").read_text() == "of yesterday"
@@ -154,7 +183,9 @@ def test_an_interrupted_bench_of_layers_whose_sums_lack_sites_shows_nothing(
 ) -> None:
     whole = layers_module.bench_layers
 
-    def until_then(configs: Sequence[RunConfig], rounds: int, done: Callable[[], object]) -> Iterator[dict[str, Any]]:
+    def until_then(
+        configs: Sequence[RunConfig], rounds: int, done: Callable[[], object]
+    ) -> Iterator[dict[str, Any]]:
         yield next(whole(configs, rounds, done))
         raise KeyboardInterrupt
 
@@ -201,18 +232,29 @@ def test_a_norm_that_cannot_train_there_is_named_and_the_others_are_timed(normbe
         (["norm=bnn"], "unknown norm 'bnn': did you mean 'bn'?"),
         (["batch_sizes=4"], "batch_size"),
         (["batch_size=0"], "batch_size: should be greater than or equal to 1, not 0"),
-        ([*tiny(ON_A_PIXEL, "norm=in")], "nothing to run: norm in cannot train normresnet at batch 4: "),
+        (
+            [*tiny(ON_A_PIXEL, "norm=in")],
+            "nothing to run: norm in cannot train normresnet at batch 4: ",
+        ),
         (["--layers", "train.accumulate=4"], "--layers: leave out train.accumulate"),
         (["--rounds", "0"], "Invalid value for '--rounds'"),
         (["--rounds", "many"], "Invalid value for '--rounds'"),
         (["-o", "file"], "--output: 'file' is not a folder"),
         (["-o", "runs"], "--output: 'runs' holds run directories, which its runs.csv would hide"),
         (["--layers", "-o", "runs"], "--output: 'runs' holds run directories"),
-        (["-o", "timed"], "--output: 'timed/bench.csv' holds rounds already; --overwrite replaces them"),
+        (
+            ["-o", "timed"],
+            "--output: 'timed/bench.csv' holds rounds already; --overwrite replaces them",
+        ),
     ],
 )
 def test_bad_input_of_bench_is_one_line_and_exit_code_2_and_nothing_is_timed(
-    normbench: Run, leave_run: LeaveRun, tmp_path: Path, asked: list[RunConfig], arguments: list[str], message: str
+    normbench: Run,
+    leave_run: LeaveRun,
+    tmp_path: Path,
+    asked: list[RunConfig],
+    arguments: list[str],
+    message: str,
 ) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "timed").mkdir()
@@ -238,7 +280,9 @@ def trained_and_timed(normbench: Run) -> None:
 
 
 @pytest.mark.usefixtures("trained_and_timed")
-def test_a_table_takes_its_times_from_a_bench_and_never_from_its_runs(normbench: Run, tmp_path: Path) -> None:
+def test_a_table_takes_its_times_from_a_bench_and_never_from_its_runs(
+    normbench: Run, tmp_path: Path
+) -> None:
     code, out, err = normbench("table")
     assert (code, err) == (0, "")
     assert "time per epoch" not in out
@@ -269,7 +313,9 @@ def test_a_report_keeps_the_rounds_it_was_made_with(normbench: Run, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("trained_and_timed")
-def test_a_sweep_takes_the_times_that_lie_in_the_folder_of_its_report(normbench: Run, tmp_path: Path) -> None:
+def test_a_sweep_takes_the_times_that_lie_in_the_folder_of_its_report(
+    normbench: Run, tmp_path: Path
+) -> None:
     command = ["sweep", *tiny("norm=bn,gn", "epochs=1"), "--launcher", "inline", "-o", "speed"]
     code, out, _ = normbench(*command)
     assert code == 0
@@ -280,13 +326,19 @@ def test_a_sweep_takes_the_times_that_lie_in_the_folder_of_its_report(normbench:
 
 @pytest.mark.usefixtures("trained_and_timed")
 @pytest.mark.parametrize("command", [["table"], ["plot", "time"], ["report", "-o", "out"]])
-def test_a_bench_that_is_missing_or_damaged_is_one_line(normbench: Run, tmp_path: Path, command: list[str]) -> None:
+def test_a_bench_that_is_missing_or_damaged_is_one_line(
+    normbench: Run, tmp_path: Path, command: list[str]
+) -> None:
     code, out, err = normbench(*command, "--bench", "nowhere")
     assert (code, out) == (2, "")
     assert err == "normbench: no bench.csv in nowhere: `normbench bench -o nowhere` writes it\n"
     (tmp_path / "bench.md").write_text("| norm |\n")
     code, out, err = normbench(*command, "--bench", "bench.md")
-    assert (code, out, err) == (2, "", "normbench: 'bench.md' is no CSV file: name a bench.csv or its folder\n")
+    assert (code, out, err) == (
+        2,
+        "",
+        "normbench: 'bench.md' is no CSV file: name a bench.csv or its folder\n",
+    )
     (tmp_path / "broken.csv").write_text("race,round\n")
     code, out, err = normbench(*command, "--bench", "broken.csv")
     assert (code, out) == (1, "")

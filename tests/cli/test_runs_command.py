@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from normbench.compose import compose
-from normbench.config import RunConfig
+from normbench.config.compose import compose
+from normbench.config.schema import RunConfig
 
 LeaveRun = Callable[..., Path]
 Run = Callable[..., tuple[int, str, str]]

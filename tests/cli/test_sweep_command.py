@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from normbench.compose import compose
-from normbench.plan import make_plan
-from normbench.study import load_study
+from normbench.config.compose import compose
+from normbench.sweeps.plan import make_plan
+from normbench.sweeps.sweep import load_study
 from normbench.train import run as run_module
 from normbench.train.engine import Trainer
 

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from normbench.data import cifar10_parquet
+from normbench.data.formats import cifar10_parquet
 from normbench.data.source import DataHome, Source, sources
 from normbench.errors import NormbenchError
 
@@ -58,12 +58,17 @@ def write_all(root: Path, kind: str = "PNG", shards: int = 2, folder: str = "pla
         size = len(rows) // shards
         for shard in range(shards):
             end = None if shard == shards - 1 else (shard + 1) * size
-            write(root / folder / f"{split}-{shard:05}-of-{shards:05}.parquet", rows[shard * size : end])
+            write(
+                root / folder / f"{split}-{shard:05}-of-{shards:05}.parquet",
+                rows[shard * size : end],
+            )
     return root
 
 
 def source_of(root: Path) -> Source:
-    return sources.build("cifar10_parquet", DataHome(root.parent / "cache"), options={"root": str(root)})
+    return sources.build(
+        "cifar10_parquet", DataHome(root.parent / "cache"), options={"root": str(root)}
+    )
 
 
 def refusal(root: Path) -> str:
@@ -73,7 +78,9 @@ def refusal(root: Path) -> str:
     return str(caught.value)
 
 
-def with_first_rows(root: Path, change: Callable[[list[dict[str, Any]]], object], split: str = "train") -> Path:
+def with_first_rows(
+    root: Path, change: Callable[[list[dict[str, Any]]], object], split: str = "train"
+) -> Path:
     """A whole imitation in one file a split, whose rows of `split` `change` has changed in place."""
     write_all(root, shards=1)
     rows = rows_of(split)
@@ -84,9 +91,16 @@ def with_first_rows(root: Path, change: Callable[[list[dict[str, Any]]], object]
 
 @pytest.mark.parametrize("folder", ["plain_text", ""], ids=["in plain_text", "directly"])
 @pytest.mark.parametrize("shards", [1, 3])
-def test_png_files_are_decoded_exactly_in_the_order_of_files_and_rows(tmp_path: Path, folder: str, shards: int) -> None:
+def test_png_files_are_decoded_exactly_in_the_order_of_files_and_rows(
+    tmp_path: Path, folder: str, shards: int
+) -> None:
     source = source_of(write_all(tmp_path / "root", shards=shards, folder=folder))
-    assert (source.name, source.image_shape, source.num_train, source.num_test) == ("cifar10", (3, 32, 32), 30, 10)
+    assert (source.name, source.image_shape, source.num_train, source.num_test) == (
+        "cifar10",
+        (3, 32, 32),
+        30,
+        10,
+    )
     for split, decoded in zip(ROWS, source.decode(), strict=True):
         assert (decoded.images.dtype, decoded.labels.dtype) == (np.uint8, np.int64)
         expected = [pixels(split, row).transpose(2, 0, 1) for row in range(ROWS[split])]
@@ -129,7 +143,10 @@ def test_a_missing_folder_or_file_is_named(tmp_path: Path) -> None:
         ([("img", IMAGE), ("fine_label", pyarrow.int64())], "fine_label: int64"),
         ([("img", pyarrow.binary()), ("label", pyarrow.int64())], "img: binary"),
         ([("img", IMAGE), ("label", pyarrow.string())], "label: string"),
-        ([("img", pyarrow.struct([("path", pyarrow.string())])), ("label", pyarrow.int64())], "img: struct<path"),
+        (
+            [("img", pyarrow.struct([("path", pyarrow.string())])), ("label", pyarrow.int64())],
+            "img: struct<path",
+        ),
     ],
 )
 def test_other_columns_are_listed_beside_the_expected_ones(
@@ -170,13 +187,17 @@ def test_a_label_outside_0_to_9_is_refused(tmp_path: Path, label: int | None) ->
 
 
 def test_a_class_that_never_occurs_is_refused(tmp_path: Path) -> None:
-    root = with_first_rows(tmp_path / "root", lambda rows: [row.update(label=row["label"] % 9) for row in rows])
+    root = with_first_rows(
+        tmp_path / "root", lambda rows: [row.update(label=row["label"] % 9) for row in rows]
+    )
     assert "CIFAR-10 has 0 to 9" in refusal(root)
 
 
 @pytest.mark.parametrize("row", [0, 17])
 @pytest.mark.parametrize("data", [b"", None, b"\xff\xd8\xff no JPEG", encoded("train", 0)[:-40]])
-def test_a_damaged_image_is_named_by_its_row_and_file(tmp_path: Path, row: int, data: bytes | None) -> None:
+def test_a_damaged_image_is_named_by_its_row_and_file(
+    tmp_path: Path, row: int, data: bytes | None
+) -> None:
     root = with_first_rows(tmp_path / "root", lambda rows: rows[row]["img"].update(bytes=data))
     where = f"image {row} of '{root}/plain_text/train-00000-of-00001.parquet'"
     fault = "is damaged: it cannot be decoded as an image" if data else "is empty"
@@ -186,12 +207,18 @@ def test_a_damaged_image_is_named_by_its_row_and_file(tmp_path: Path, row: int, 
 @pytest.mark.parametrize("row", [0, 17])
 def test_a_row_without_an_image_is_named(tmp_path: Path, row: int) -> None:
     root = with_first_rows(tmp_path / "root", lambda rows: rows[row].update(img=None))
-    assert refusal(root) == f"image {row} of '{root}/plain_text/train-00000-of-00001.parquet' is empty"
+    assert (
+        refusal(root) == f"image {row} of '{root}/plain_text/train-00000-of-00001.parquet' is empty"
+    )
 
 
 def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (16, 8)).save(buffer, format="PNG")
-    root = with_first_rows(tmp_path / "root", lambda rows: rows[3]["img"].update(bytes=buffer.getvalue()), "test")
+    root = with_first_rows(
+        tmp_path / "root", lambda rows: rows[3]["img"].update(bytes=buffer.getvalue()), "test"
+    )
     where = f"image 3 of '{root}/plain_text/test-00000-of-00001.parquet'"
-    assert refusal(root) == f"{where} is 16x8 pixels, the others 32x32: all images must have one size"
+    assert (
+        refusal(root) == f"{where} is 16x8 pixels, the others 32x32: all images must have one size"
+    )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from normbench.data import synthetic
+from normbench.data.formats import synthetic
 from normbench.data.source import DataHome, Source, Split, sources
 from normbench.errors import NormbenchError
 
@@ -23,7 +23,9 @@ def source(num_train: int = 40, num_test: int = 20, seed: int = 0) -> Source:
 
 
 def digest(*splits: Split) -> str:
-    return hashlib.sha256(b"".join(s.images.tobytes() + s.labels.astype("<i8").tobytes() for s in splits)).hexdigest()
+    return hashlib.sha256(
+        b"".join(s.images.tobytes() + s.labels.astype("<i8").tobytes() for s in splits)
+    ).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +35,17 @@ def large() -> tuple[Split, Split]:
 
 def test_the_bytes_of_version_1_are_these_on_every_platform() -> None:
     assert synthetic.VERSION == 1, "a new version has a new digest"
-    assert digest(*source().decode()) == "541ddf45af4d58c9140553307c8f59bc8d44471ac114126d5ac45ced71cb2978"
+    assert (
+        digest(*source().decode())
+        == "541ddf45af4d58c9140553307c8f59bc8d44471ac114126d5ac45ced71cb2978"
+    )
 
 
 def test_what_is_decoded_is_what_was_promised() -> None:
     promised = source()
-    for split, count in zip(promised.decode(), (promised.num_train, promised.num_test), strict=True):
+    for split, count in zip(
+        promised.decode(), (promised.num_train, promised.num_test), strict=True
+    ):
         assert split.images.shape == (count, *promised.image_shape)
         assert split.labels.shape == (count,)
         assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int64)
@@ -93,7 +100,11 @@ def test_the_order_of_the_classes_is_shuffled() -> None:
 
 
 def test_the_same_draws_give_the_same_surroundings_in_every_class() -> None:
-    words = np.random.Philox(key=5).random_raw(20 * synthetic.NUM_WORDS).reshape(20, synthetic.NUM_WORDS)
+    words = (
+        np.random.Philox(key=5)
+        .random_raw(20 * synthetic.NUM_WORDS)
+        .reshape(20, synthetic.NUM_WORDS)
+    )
     by_class = np.stack([synthetic._images(words, np.full(20, label)) for label in range(10)])
     # No shape reaches a corner: 1.556 * 9.5 (triangle) + 4 * sqrt(2) (place) < 15.5 * sqrt(2).
     corners = by_class[..., [0, 0, -1, -1], [0, -1, 0, -1]]
@@ -128,11 +139,15 @@ def test_a_class_tinted_by_twelve_grey_levels_would_be_noticed(large: tuple[Spli
 
 
 def test_a_linear_classifier_on_pixels_stays_under_30_percent(large: tuple[Split, Split]) -> None:
-    train, test = ((split.images.reshape(len(split), -1) / 127.5 - 1.0).astype(np.float32) for split in large)
+    train, test = (
+        (split.images.reshape(len(split), -1) / 127.5 - 1.0).astype(np.float32) for split in large
+    )
     train, test = train - train.mean(axis=0), test - train.mean(axis=0)
     targets = np.eye(10, dtype=np.float32)[large[0].labels] - 0.1
     # Ridge regression in its dual form; of the penalties 10 to 100,000 this one was the best (17 %).
-    dual = np.linalg.solve(train @ train.T + 1_000.0 * np.eye(len(train), dtype=np.float32), targets)
+    dual = np.linalg.solve(
+        train @ train.T + 1_000.0 * np.eye(len(train), dtype=np.float32), targets
+    )
     predicted = (test @ (train.T @ dual)).argmax(axis=1)
     assert (predicted == large[1].labels).mean() < 0.30
 
@@ -143,10 +158,15 @@ def test_a_linear_classifier_on_pixels_stays_under_30_percent(large: tuple[Split
         ({"num_train": 0}, "data.num_train: should be greater than or equal to 10, not 0"),
         ({"num_test": 9}, "data.num_test: should be greater than or equal to 10, not 9"),
         ({"seed": -1}, "data.seed: should be greater than or equal to 0, not -1"),
-        ({"num_trian": 100}, "unknown option of data synthetic 'num_trian': did you mean 'num_train'?"),
+        (
+            {"num_trian": 100},
+            "unknown option of data synthetic 'num_trian': did you mean 'num_train'?",
+        ),
     ],
 )
-def test_an_option_out_of_range_or_unknown_is_refused(options: dict[str, int], message: str) -> None:
+def test_an_option_out_of_range_or_unknown_is_refused(
+    options: dict[str, int], message: str
+) -> None:
     with pytest.raises(NormbenchError) as refusal:
         sources.check("synthetic", options)
     assert str(refusal.value).startswith(message)

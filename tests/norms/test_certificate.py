@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from normbench.certificates import Certificate, certify
 from normbench.norms import NormSpec, norms
-from normbench.train.footprint import saved_bytes
+from normbench.timing.footprint import saved_bytes
 
 Run = Callable[..., tuple[int, str, str]]
 REPOSITORY = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ import pytest
 import torch
 import yaml
 
-from normbench.compose import compose
-from normbench.config import from_yaml
+from normbench.config.compose import compose
+from normbench.config.schema import from_yaml
 from normbench.errors import NormbenchError
 from normbench.norms import norms
 from normbench.train.resolve import resolve

@@ -10,7 +10,7 @@ import pytest
 import torch
 from probes import ONE_INPUT
 
-from normbench.compose import compose
+from normbench.config.compose import compose
 from normbench.errors import NormbenchError
 from normbench.train.run import Outcome, execute
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from normbench.compose import compose
-from normbench.config import RunConfig
+from normbench.config.compose import compose
+from normbench.config.schema import RunConfig
 from normbench.data import Source, sources
 from normbench.errors import NormbenchError
 from normbench.train import choose as module

@@ -18,20 +18,20 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from normbench.compose import compose
+from normbench.config.compose import compose
 from normbench.data import sources
 from normbench.data.augment import FlipAndCrop
 from normbench.data.loader import DeviceLoader
 from normbench.data.source import Split
 from normbench.models import Layers, models
 from normbench.norms import norms
+from normbench.timing.trial import trial
 from normbench.train.build import runtime_of
 from normbench.train.capture import WARM_UP, Captured
 from normbench.train.engine import StepLog, Stopped, Trainer, evaluate
 from normbench.train.optim import optimizers, parameter_groups, schedule
 from normbench.train.resolve import data_home
 from normbench.train.runtime import Runtime
-from normbench.train.trial import trial
 
 CPU = torch.device("cpu")
 HALF = (0.5, 0.5, 0.5)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from normbench.compose import compose
+from normbench.config.compose import compose
 from normbench.environment import cpu_name
 from normbench.train import run
 from normbench.train.run import execute

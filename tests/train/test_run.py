@@ -14,14 +14,20 @@ import pytest
 import torch
 import yaml
 
-from normbench.compose import compose
+from normbench.config.compose import compose
 from normbench.errors import NormbenchError, RunFailure
-from normbench.rundir import open_run
+from normbench.runs.rundir import open_run
 from normbench.train import run as run_module
 from normbench.train.engine import Trainer
 from normbench.train.run import Outcome, execute
 
-MEASURED = {"train_seconds", "eval_seconds", "compile_seconds", "images_per_second", "peak_memory_mib"}
+MEASURED = {
+    "train_seconds",
+    "eval_seconds",
+    "compile_seconds",
+    "images_per_second",
+    "peak_memory_mib",
+}
 TINY = [
     "data=synthetic",
     "data.num_train=100",
@@ -44,13 +50,19 @@ def tiny(folder: Path, *overrides: str, restart: bool = False) -> Outcome:
 def results(path: Path) -> tuple[list[dict[str, str]], str, dict[str, torch.Tensor]]:
     """What must be equal bit for bit: the rows without their timings, the logged steps, the final weights."""
     with (path / "metrics.csv").open() as file:
-        metrics = [{key: value for key, value in row.items() if key not in MEASURED} for row in csv.DictReader(file)]
+        metrics = [
+            {key: value for key, value in row.items() if key not in MEASURED}
+            for row in csv.DictReader(file)
+        ]
     weights = torch.load(path / "checkpoint.pt", weights_only=True)["model"]
     return metrics, (path / "steps.csv").read_text(), weights
 
 
 def assert_equal_results(first: Path, second: Path) -> None:
-    (metrics, steps, weights), (other_metrics, other_steps, other_weights) = results(first), results(second)
+    (metrics, steps, weights), (other_metrics, other_steps, other_weights) = (
+        results(first),
+        results(second),
+    )
     assert metrics == other_metrics
     assert steps == other_steps
     assert all(torch.equal(weight, other_weights[name]) for name, weight in weights.items())
@@ -63,7 +75,14 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_writes_the_files_it_promises(uninterrupted: Path) -> None:
     names = {path.name for path in uninterrupted.iterdir()} - {".lock"}
-    assert names == {"config.yaml", "env.json", "status.json", "metrics.csv", "steps.csv", "checkpoint.pt"}
+    assert names == {
+        "config.yaml",
+        "env.json",
+        "status.json",
+        "metrics.csv",
+        "steps.csv",
+        "checkpoint.pt",
+    }
     header = (uninterrupted / "metrics.csv").read_text().splitlines()[0]
     assert header == (
         "epoch,steps,lr,train_loss,train_accuracy,test_loss,test_accuracy,"
@@ -82,7 +101,9 @@ def test_a_run_writes_the_files_it_promises(uninterrupted: Path) -> None:
     assert json.loads((uninterrupted / "status.json").read_text())["state"] == "done"
 
 
-def test_the_directory_is_named_by_the_run_and_its_config_gives_the_same_name(uninterrupted: Path) -> None:
+def test_the_directory_is_named_by_the_run_and_its_config_gives_the_same_name(
+    uninterrupted: Path,
+) -> None:
     config = yaml.safe_load((uninterrupted / "config.yaml").read_text())
     assert uninterrupted.name.startswith("normresnet-bn-b16-s0-")
     assert config["runtime"]["device"] != "auto"
@@ -97,7 +118,9 @@ def test_another_seed_gives_other_numbers(uninterrupted: Path, tmp_path: Path) -
     assert results(uninterrupted)[0] != results(tiny(tmp_path, "seed=1").path)[0]
 
 
-def test_a_finished_run_is_reported_and_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_reported_and_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = tiny(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in first.path.iterdir()}
     monkeypatch.setattr(Trainer, "train_epoch", lambda *_: pytest.fail("trained again"))
@@ -116,7 +139,11 @@ def test_restart_trains_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("after_steps", [1, 6, 7, 10, 20])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(
-    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after_steps: int, number: int
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    after_steps: int,
+    number: int,
 ) -> None:
     take_step = Trainer.take_step
 
@@ -140,7 +167,8 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
-from normbench import atomic, rundir
+from normbench import atomic
+from normbench.runs import rundir
 from normbench.train import run
 from normbench.train.engine import Trainer
 from test_run import tiny
@@ -196,7 +224,12 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for each place, with the run that was killed there by SIGKILL."""
     folder = tmp_path_factory.mktemp("killed")
     script = KILLER.format(tests=str(Path(__file__).parent), folder=str(folder), places=PLACES)
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        timeout=200,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     return folder
 
 
@@ -236,7 +269,10 @@ def test_a_second_ctrl_c_stops_at_once_and_loses_at_most_one_epoch(
 
 
 def test_two_processes_on_one_run_the_second_leaves(tmp_path: Path, uninterrupted: Path) -> None:
-    with open_run(tmp_path / uninterrupted.name), pytest.raises(RunFailure, match="another process is training"):
+    with (
+        open_run(tmp_path / uninterrupted.name),
+        pytest.raises(RunFailure, match="another process is training"),
+    ):
         tiny(tmp_path)
 
 
@@ -250,7 +286,11 @@ def test_runs_of_equal_seed_start_from_the_same_convolutions_and_see_the_same_or
     def spy(self: Trainer, group: torch.Tensor, lr: float) -> torch.Tensor:
         norm = type(self.model[0].norm_act[0]).__name__
         if self.step == 0:
-            starts[norm] = [p.detach().clone() for n, p in self.model.named_parameters() if n.endswith("conv.weight")]
+            starts[norm] = [
+                p.detach().clone()
+                for n, p in self.model.named_parameters()
+                if n.endswith("conv.weight")
+            ]
         orders.setdefault(norm, []).append(group.tolist())
         return take_step(self, group, lr)
 
@@ -271,13 +311,17 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("norm", ["none", "bn"])
-def test_so_does_a_last_step_after_which_the_test_loss_is_not_finite(tmp_path: Path, norm: str) -> None:
+def test_so_does_a_last_step_after_which_the_test_loss_is_not_finite(
+    tmp_path: Path, norm: str
+) -> None:
     outcome = tiny(tmp_path, f"norm={norm}", "optim=sgd", "optim.lr=1e38", "train.max_steps=1")
     assert outcome.state == "diverged"
     assert outcome.reason == "the test loss after epoch 1 is nan"
 
 
-def test_an_error_while_training_is_recorded_and_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_while_training_is_recorded_and_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: object) -> torch.Tensor:
         raise RuntimeError("out of memory\nand more")
 
@@ -312,7 +356,9 @@ def test_a_validation_split_adds_its_columns_and_leaves_the_test_set_alone(tmp_p
     path = tiny(tmp_path, "data.val_fraction=0.2", "epochs=1").path
     header = (path / "metrics.csv").read_text().splitlines()[0]
     assert "train_accuracy,val_loss,val_accuracy,test_loss" in header
-    assert torch.load(path / "checkpoint.pt", weights_only=True)["step"] == 5  # 80 images in batches of 16
+    assert (
+        torch.load(path / "checkpoint.pt", weights_only=True)["step"] == 5
+    )  # 80 images in batches of 16
 
 
 def test_max_steps_ends_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
@@ -328,11 +374,17 @@ def test_max_steps_ends_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
         (["model.widths=[4,0]"], "model.widths.1: should be greater than or equal to 1, not 0"),
         (["norm=in", "model.widths=[4,4,4,4,4,4]"], "a 1x1 map"),
         (["batch_size=1", "model.widths=[4,4,4,4,4,4]"], "a batch of 1 on a 1x1 map"),
-        (["batch_size=33", "model.widths=[4,4,4,4,4,4]"], "at batch 1: one value per channel"),  # 100 = 3 * 33 + 1
+        (
+            ["batch_size=33", "model.widths=[4,4,4,4,4,4]"],
+            "at batch 1: one value per channel",
+        ),  # 100 = 3 * 33 + 1
         (["data.limit_train=1000"], "data.limit_train=1000: there are 100 train images"),
         (["data.val_fraction=0.001"], "leaves 100 images to train and 0 to validate"),
         (["optim=sgd", "optim.momentum=0.0"], "optim.nesterov: needs optim.momentum > 0"),
-        (["optim.schedule=one_cycle", "optim.warmup_fraction=0.1"], "one_cycle has a warm-up of its own"),
+        (
+            ["optim.schedule=one_cycle", "optim.warmup_fraction=0.1"],
+            "one_cycle has a warm-up of its own",
+        ),
         (["data=cifar10_parquet"], "needs data.root=PATH"),
         (["data=image_folder", "data.root=nowhere"], "there is no folder 'nowhere'"),
     ],
@@ -341,7 +393,11 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     tmp_path: Path, overrides: list[str], message: str
 ) -> None:
     extra = [] if overrides[0].startswith("data=") else TINY
-    kept = [text for text in extra if text.partition("=")[0] not in {o.partition("=")[0] for o in overrides}]
+    kept = [
+        text
+        for text in extra
+        if text.partition("=")[0] not in {o.partition("=")[0] for o in overrides}
+    ]
     config = compose([*kept, *overrides], {"system.runs_dir": str(tmp_path / "runs")})
     with pytest.raises(NormbenchError, match=message.replace("(", r"\(")):
         execute(config)

@@ -8,12 +8,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from normbench.analysis.captions import describe
 from normbench.analysis.figures.style import PAGE, Size, Styles, add_caption, drawing, panels, set_title, styles
-from normbench.analysis.provenance import describe
-from normbench.analysis.rounds import basis_of
 from normbench.analysis.stats import with_interval
 from normbench.analysis.tables.costs import costs
 from normbench.analysis.tables.layers import layers
+from normbench.timing.rounds import basis_of
 
 NOTE = "Dots: median over rounds of the ratio to bn in the same round, {interval}."
 MARGIN = 0.12  # on both sides of the axis, of what is between the ends, so that dots and their names stand within

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from normbench.analysis.captions import beside_norm, commits, counted, describe, distinct, epochs, labelled, seeds
 from normbench.analysis.choice import at_chosen_rate
 from normbench.analysis.figures.style import Styles, styles
 from normbench.analysis.frames import Frames
-from normbench.analysis.provenance import beside_norm, commits, counted, describe, distinct, epochs, labelled, seeds
 from normbench.errors import NormbenchError
 
 MAX_PANELS = 24

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from normbench.analysis.choice import at_chosen_rate
-from normbench.analysis.clocks import clock_of, time_note
 from normbench.analysis.figures.layout import basis, by_line, by_panel, finished, link, prepared
 from normbench.analysis.figures.style import (
     PAGE,
@@ -32,6 +31,7 @@ from normbench.analysis.frames import Clock, Frames
 from normbench.analysis.stats import Estimate, mean_interval, median_ratio
 from normbench.analysis.tables.crosstab import final
 from normbench.analysis.tables.table import BASELINE, times
+from normbench.analysis.times import clock_of, time_note
 from normbench.errors import NormbenchError
 
 DODGE = 0.05  # how far norms stand apart at one setting, of the distance between settings

@@ -12,15 +12,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import normbench
+from normbench.analysis.captions import distinct
 from normbench.analysis.choice import rate_varies
 from normbench.analysis.frames import Frames, settings_of_study
 from normbench.analysis.loading import shared_settings
-from normbench.analysis.provenance import distinct
 from normbench.analysis.report.run_curves import HEIGHT, WIDTH, run_curves
 from normbench.analysis.report.summary import summary
 from normbench.analysis.report.svg import inline_svg
-from normbench.analysis.runfiles import at
 from normbench.analysis.tables.table import Table
+from normbench.runs.files import at
 
 MOST_IN_TITLE = 8
 FILTERS = {"norm": "norm", "batch_size": "batch size", "lr": "lr", "status": "status"}

@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import pandas as pd
 
+from normbench.analysis.captions import beside_norm, counted, describe, distinct, labelled, seeds, unfinished
 from normbench.analysis.choice import at_chosen_rate, chosen_rates
 from normbench.analysis.frames import Frames
-from normbench.analysis.provenance import beside_norm, counted, describe, distinct, labelled, seeds, unfinished
 from normbench.analysis.stats import mean_interval, paired_difference
 from normbench.analysis.tables.pairs import Paired, every_pair, p_text, points
 from normbench.analysis.tables.source import BATCH, CLAIMS, relative_time

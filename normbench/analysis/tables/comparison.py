@@ -8,10 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from normbench.analysis.captions import beside_norm, caption, settings_columns, unfinished
 from normbench.analysis.choice import best_rates, rates_are_chosen
-from normbench.analysis.clocks import clock_of, time_note
 from normbench.analysis.frames import Clock, Frames
-from normbench.analysis.provenance import beside_norm, caption, settings_columns, unfinished
 from normbench.analysis.stats import Estimate, half_width_of_test_set, mean_interval, median_ratio
 from normbench.analysis.tables.table import (
     BASELINE,
@@ -22,6 +21,7 @@ from normbench.analysis.tables.table import (
     ratio_columns,
     ratios_as_text,
 )
+from normbench.analysis.times import clock_of, time_note
 
 
 def comparison_table(frames: Frames) -> Table:

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from normbench.analysis.frames import settings_that_vary
-from normbench.analysis.rounds import basis_of, columns_of_settings, in_words
 from normbench.analysis.stats import median_ratio, with_interval
 from normbench.analysis.tables.table import BASELINE, Table, ratio_columns, ratios_as_text
+from normbench.timing.rounds import basis_of, columns_of_settings, in_words
 
 MIB = 2**20
 SHORT = {"runtime.": "", "norm.options.": "", "norm.": "", "model.": "", "data.": "", "train.": "", "_": " "}

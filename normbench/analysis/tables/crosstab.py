@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from normbench.analysis.captions import caption, describe, distinct, settings_columns, unfinished
 from normbench.analysis.choice import at_chosen_rate, chosen_rates, rates_are_chosen
 from normbench.analysis.frames import KEYS, Frames
 from normbench.analysis.loading import COMPARABLE
-from normbench.analysis.provenance import caption, describe, distinct, settings_columns, unfinished
 from normbench.analysis.stats import Estimate, half_width_of_test_set, mean_interval
 from normbench.analysis.tables.table import NOT_MEASURED, Table, as_text, ended_otherwise
 from normbench.errors import NormbenchError, unknown

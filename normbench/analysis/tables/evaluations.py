@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from normbench.analysis.captions import caption, unfinished
 from normbench.analysis.frames import Frames
-from normbench.analysis.provenance import caption, unfinished
 from normbench.analysis.stats import Estimate
 from normbench.analysis.tables.crosstab import cells
 from normbench.analysis.tables.table import NOT_MEASURED, Table, as_text

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from normbench.analysis.rounds import basis_of
 from normbench.analysis.stats import median_ratio, with_interval
 from normbench.analysis.tables.table import BASELINE, RATIO, Table, ratio_columns, ratios_as_text
+from normbench.timing.rounds import basis_of
 
 NOTE = (
     "Each norm layer alone, summed over the network's sites ({sites}), median over {rounds} rounds in turns; relative "

@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from normbench.analysis.captions import beside_norm, caption, describe
 from normbench.analysis.choice import at_chosen_rate, chosen_rates
 from normbench.analysis.frames import Frames
-from normbench.analysis.provenance import beside_norm, caption, describe
 from normbench.analysis.stats import Difference, Estimate, holm, paired_difference
 from normbench.analysis.tables.table import Table
 from normbench.errors import NormbenchError, unknown

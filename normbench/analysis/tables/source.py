@@ -12,13 +12,13 @@ from typing import Any
 
 import pandas as pd
 
+from normbench.analysis.captions import caption, unfinished
 from normbench.analysis.choice import at_chosen_rate
-from normbench.analysis.clocks import clock_of, time_note
 from normbench.analysis.frames import Frames
-from normbench.analysis.provenance import caption, unfinished
 from normbench.analysis.stats import Estimate, Ratio, median_ratio
 from normbench.analysis.tables.crosstab import cells
 from normbench.analysis.tables.table import BASELINE, NOT_MEASURED, Table, as_text, times
+from normbench.analysis.times import clock_of, time_note
 
 BATCH = 64
 SMALLEST = 1

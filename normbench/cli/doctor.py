@@ -1,0 +1,82 @@
+"""normbench doctor: versions, device, cores, precision, and which data are there. For bug reports."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from normbench.errors import NormbenchError
+
+if TYPE_CHECKING:
+    from normbench.data import DataHome
+
+
+def doctor() -> None:
+    """Show versions, device, cores, precision, and which data are there."""
+    for name, finding in _examine():
+        print(f"{name:22} {finding}")
+
+
+def _examine() -> list[tuple[str, str]]:
+    """Names and findings."""
+    from normbench import environment
+    from normbench.config.compose import compose
+    from normbench.data import sources
+    from normbench.train.resolve import data_home
+    from normbench.train.runtime import has_native_bf16, resolve_device
+
+    device = resolve_device("auto")
+    hardware = environment.hardware(device)
+    config = compose()
+    home = data_home(config)
+    return [
+        *environment.versions().items(),
+        ("torchvision works", _torchvision()),
+        ("device", f"{device} ({hardware['device_name']})"),
+        ("cores", f"{hardware['cores']}, torch uses {hardware['threads']} threads"),
+        (
+            "precision",
+            "fp32, bf16" if has_native_bf16(device) else f"fp32 (this {device} has no native bf16)",
+        ),
+        ("commit", _commit()),
+        ("runs", config.system.runs_dir),
+        ("cache", str(home.cache_dir)),
+        *((f"data={entry.name}", _data(entry.name, home)) for entry in sources),
+    ]
+
+
+def _data(name: str, home: DataHome) -> str:
+    from normbench.data import sources
+    from normbench.data.cache import cache_folder, is_intact
+
+    try:
+        source = sources.build(name, home)
+    except NormbenchError as error:
+        return f"not found: {error}"
+    folder = cache_folder(source, home)
+    if is_intact(folder):
+        return f"decoded in {folder}"
+    return "built in" if name == "synthetic" else "not here; fetched on first use"
+
+
+def _commit() -> str:
+    from normbench import environment
+
+    state = environment.git()
+    return (
+        f"{state['commit']}{' (changed since)' if state['dirty'] else ''}"
+        if state["commit"]
+        else "none: a package"
+    )
+
+
+def _torchvision() -> str:
+    """A torchvision built for another torch fails at import, and the reason is long."""
+    try:
+        import torchvision  # noqa: F401
+    except (
+        Exception
+    ) as error:  # it raises RuntimeError, ImportError, OSError, as the mismatch will have it
+        return (
+            f"no: {str(error).splitlines()[0]}; install torch and torchvision from the same index"
+        )
+    return "yes"

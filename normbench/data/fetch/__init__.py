@@ -1,0 +1,1 @@
+"""Downloads: all mirrors with a checksum (`download`), one mirror over HTTP (`mirror`)."""

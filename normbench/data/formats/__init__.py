@@ -1,0 +1,1 @@
+"""The data sources, a file each; importing a file registers its source."""

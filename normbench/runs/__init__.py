@@ -1,0 +1,1 @@
+"""Runs on disk: written by `rundir`, read by `files`."""

@@ -1,0 +1,107 @@
+"""The cores and GPUs of this machine shared out among runs, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Generator, Mapping, Sequence
+from multiprocessing.connection import wait
+from typing import Any
+
+from normbench.config.schema import RunConfig
+from normbench.environment import available_memory_gib, num_cores
+from normbench.sweeps.launchers.child import Child
+from normbench.sweeps.launchers.launcher import (
+    Event,
+    Jobs,
+    Launcher,
+    Number,
+    Seconds,
+    StopAsked,
+    Work,
+    launchers,
+    share,
+    train,
+)
+
+POLL_SECONDS = 0.2
+GIB_PER_RUN = 2  # resident at batch 64: 1.5 to 1.6 GiB
+
+Slot = Mapping[str, str]  # environment variables that give a run its share of the machine
+
+
+@launchers.register("processes", title="Processes")
+def processes(
+    restart: bool = False,
+    work: Work = train,
+    *,
+    jobs: Jobs = None,
+    timeout: Seconds = None,
+    runs_per_gpu: Number = 1,
+) -> Launcher:
+    """Runs side by side on this machine, each in a process of its own, cores and GPUs divided among them."""
+
+    def places(configs: Sequence[RunConfig]) -> int:
+        return max(1, jobs or default_jobs(configs, runs_per_gpu))
+
+    def at_once(configs: Sequence[RunConfig]) -> int:
+        return max(1, min(places(configs), len(configs)))
+
+    def launch(configs: Sequence[RunConfig], should_stop: StopAsked) -> Generator[Event]:
+        num_jobs = at_once(configs)
+        threads = max(1, num_cores() // places(configs)) if places(configs) > 1 else None
+        waiting = deque(share(config, num_jobs, threads) for config in configs)
+        free = deque(_slots(configs, num_jobs, runs_per_gpu))
+        active: dict[Any, tuple[Child, Slot]] = {}
+        try:
+            while active or (waiting and not should_stop()):
+                while waiting and free and not should_stop():
+                    config, slot = waiting.popleft(), free.popleft()
+                    child = Child(config, restart=restart, timeout=timeout, environment=slot, work=work)
+                    active[child.sentinel] = child, slot
+                    yield Event("started", config)
+                for child, _ in active.values():
+                    if should_stop():
+                        child.stop()
+                    child.watch()
+                for sentinel in wait(list(active), POLL_SECONDS):
+                    child, slot = active.pop(sentinel)
+                    child.settle()
+                    free.append(slot)
+                    yield Event("ended", child.config)
+        finally:
+            for child, _ in active.values():
+                child.kill()
+
+    return Launcher(launch, at_once)
+
+
+def default_jobs(configs: Sequence[RunConfig], runs_per_gpu: int) -> int:
+    """One run per core as far as memory goes (measured: results/LOG.md), or `runs_per_gpu` on each GPU."""
+    if _on_gpu(configs):
+        return num_gpus() * runs_per_gpu
+    return int(min(num_cores(), available_memory_gib() // GIB_PER_RUN))
+
+
+def gpu_slots(count: int, runs_per_gpu: int) -> list[Slot]:
+    """The environments that pin runs to `count` GPUs, `runs_per_gpu` to each; within those visible to this process."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = [name.strip() for name in visible.split(",") if name.strip()] or [str(i) for i in range(count)]
+    return [{"CUDA_VISIBLE_DEVICES": name} for _ in range(runs_per_gpu) for name in names[:count]]
+
+
+def num_gpus() -> int:
+    """The GPUs that this process may use."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _slots(configs: Sequence[RunConfig], jobs: int, runs_per_gpu: int) -> list[Slot]:
+    """What each of the jobs adds to its environment; more jobs than places on GPUs take turns there."""
+    places = gpu_slots(num_gpus(), runs_per_gpu) if _on_gpu(configs) else [{}]
+    return [places[number % len(places)] for number in range(jobs)]
+
+
+def _on_gpu(configs: Sequence[RunConfig]) -> bool:
+    return any(config.runtime.device == "cuda" for config in configs)

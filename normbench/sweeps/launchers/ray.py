@@ -1,0 +1,229 @@
+"""Runs as tasks of a Ray cluster (the extra `ray`).
+
+A task gives its run a process of its own on whichever node Ray has chosen, so that a crash is the run's and a retry by
+Ray means a lost node. Where the node sees the runs folder, the disk is the only channel; where it does not, the run's
+files travel with the task and come back with it. Decoded data are put into the object store once, for nodes without.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import tempfile
+import uuid
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from normbench.atomic import disk_errors, write_bytes
+from normbench.config.schema import RunConfig
+from normbench.data.cache import cached_source, pack, unpack
+from normbench.errors import NormbenchError
+from normbench.runs.rundir import open_run, read_status
+from normbench.sweeps.launchers.child import Child, settle
+from normbench.sweeps.launchers.launcher import (
+    Event,
+    Jobs,
+    Launcher,
+    Number,
+    Seconds,
+    StopAsked,
+    Work,
+    launchers,
+    share_elsewhere,
+    train,
+)
+from normbench.train.resolve import Resolver, data_home
+
+POLL_SECONDS = 0.5
+MAX_LOST_NODES = 3  # per run
+
+Files = dict[str, bytes]
+
+
+@launchers.register("ray", title="Ray")
+def ray(
+    restart: bool = False,
+    work: Work = train,
+    *,
+    jobs: Jobs = None,
+    timeout: Seconds = None,
+    address: str | None = None,
+    cpus_per_run: Number = 1,
+    gpus_per_run: Annotated[float, Field(ge=0)] = 0.0,
+) -> Launcher:
+    """Tasks on a Ray cluster, or on this machine without an address; GPUs may be shared: 0.25 a run."""
+    needs = {"CPU": float(cpus_per_run), "GPU": gpus_per_run}
+
+    def at_once(configs: Sequence[RunConfig]) -> int:
+        return max(1, min(jobs or len(configs), _places(address, needs), len(configs)))
+
+    def launch(configs: Sequence[RunConfig], should_stop: StopAsked) -> Generator[Event]:
+        api = _connect(address)
+        stop = api.remote(num_cpus=0, scheduling_strategy=_here(api))(_StopFlag).remote()
+        resources = {"num_cpus": cpus_per_run, "num_gpus": gpus_per_run, "max_retries": MAX_LOST_NODES}
+        task = api.remote(**resources)(_run_on_node)
+        places = at_once(configs)
+        waiting = deque(share_elsewhere(config, places, cpus_per_run) for config in configs)
+        data = {content: api.put(_packed(one)) for content, one in {c.data.content: c for c in configs}.items()}
+        active: dict[Any, tuple[RunConfig, Mapping[str, Any]]] = {}
+        with _marker(waiting) as marker:
+            while active or (waiting and not should_stop()):
+                if should_stop():
+                    stop.set.remote()
+                while waiting and len(active) < places and not should_stop():
+                    config = waiting.popleft()
+                    files = {} if restart else _files(config.run_path)
+                    carried = [data[config.data.content], stop]  # in a list they travel as references
+                    reference = task.remote(config, restart, timeout, work, marker, files, carried)
+                    active[reference] = config, read_status(config.run_path)
+                    yield Event("started", config)
+                for reference in api.wait(list(active), timeout=POLL_SECONDS)[0]:
+                    config, before = active.pop(reference)
+                    _bring_back(api, reference, config, before)
+                    yield Event("ended", config)
+
+    return Launcher(launch, at_once, "cuda" if gpus_per_run else "cpu")
+
+
+class _StopFlag:
+    """An actor that the tasks ask whether to stop: so that they save, and their files come back."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+
+def _run_on_node(
+    config: RunConfig,
+    restart: bool,
+    timeout: float | None,
+    work: Work,
+    marker: str,
+    files: Files,
+    carried: Sequence[Any],
+) -> Files | None:
+    """The task: trains the run in a process of its own; its files, where the sweep cannot see them itself."""
+    import ray as api
+
+    data, stop = carried
+    home = data_home(config)
+    if cached_source(str(config.data.content), home) is None:
+        name, files_of_data = api.get(data)
+        unpack(name, files_of_data, home)
+
+    def should_stop() -> bool:
+        return bool(api.get(stop.is_set.remote()))
+
+    if Path(marker).exists():
+        Child(config, restart=restart, timeout=timeout, work=work).wait(should_stop, every=1.0)
+        return None
+    with tempfile.TemporaryDirectory(prefix="normbench-") as folder:
+        away = config.with_system(runs_dir=folder)
+        away.run_path.mkdir(parents=True)
+        for name, content in files.items():
+            (away.run_path / name).write_bytes(content)
+        Child(away, restart=restart, timeout=timeout, work=work).wait(should_stop, every=1.0)
+        return _files(away.run_path)
+
+
+def _bring_back(api: Any, reference: Any, config: RunConfig, before: Mapping[str, Any]) -> None:
+    """Writes what a task has returned to the run's directory, and makes sure that it says how the run has ended."""
+    reason = "its task ended without saying how"
+    try:
+        files = api.get(reference)
+        if files is not None:
+            _write(config.run_path, files)
+    except (api.exceptions.RayError, NormbenchError) as error:
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # Ray colours its tracebacks
+        reason = f"{type(error).__name__}: {plain.splitlines()[-1]}"
+    settle(config, before, reason)
+
+
+def _write(path: Path, files: Files) -> None:
+    """The status comes last: killed half-way, the run is not over and is trained again."""
+    with open_run(path):
+        for name in sorted(files, key=lambda name: name == "status.json"):
+            write_bytes(path / name, files[name])
+
+
+def _files(path: Path) -> Files:
+    return {file.name: file.read_bytes() for file in path.glob("[!.]*") if file.is_file()} if path.is_dir() else {}
+
+
+def _packed(config: RunConfig) -> tuple[str, dict[str, bytes]]:
+    return pack(Resolver().source(config), data_home(config))
+
+
+@contextmanager
+def _marker(configs: Sequence[RunConfig]) -> Iterator[str]:
+    """A file in the runs folder by which a task sees whether its node shares the disk."""
+    folder = configs[0].run_path.parent
+    path = folder / f".shared-{uuid.uuid4().hex}"
+    with disk_errors(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    try:
+        yield str(path)
+    finally:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _here(api: Any) -> Any:
+    """This node, which Ray would choose by chance: an actor elsewhere is lost with its node."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(api.get_runtime_context().get_node_id(), soft=False)
+
+
+def _connect(address: str | None) -> Any:
+    """The package ray, connected. Raises NormbenchError where it is not installed or there is no such cluster."""
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else workers under `uv run` build environments
+    try:
+        import ray as api
+    except ModuleNotFoundError:
+        raise NormbenchError("launcher ray needs ray: pip install 'normbench[ray]'") from None
+    if not api.is_initialized():
+        local: dict[str, Any] = {"include_dashboard": False} if address is None else {}
+        where = address or "local"  # without one Ray would join any cluster that it finds
+        try:
+            _knock(address)
+            api.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **local)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise NormbenchError(f"launcher ray: no cluster at '{address}': {reason}") from None
+    return api
+
+
+def _knock(address: str | None) -> None:
+    """Raises OSError where nobody listens at host:port: Ray itself goes on trying for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _places(address: str | None, needs: Mapping[str, float]) -> int:
+    """How many runs the cluster can have going at once. Raises NormbenchError where not one fits on any node.
+
+    Ray itself would wait in silence for a node that has what is asked for.
+    """
+    nodes = [node["Resources"] for node in _connect(address).nodes() if node["Alive"]]
+    asked = {name: amount for name, amount in needs.items() if amount > 0}
+    fitting = [min(int(node.get(name, 0) / amount + 1e-9) for name, amount in asked.items()) for node in nodes]
+    if not any(fitting):
+        most = ", ".join(f"{max((node.get(name, 0) for node in nodes), default=0):g} {name}" for name in asked)
+        wanted = ", ".join(f"{amount:g} {name}" for name, amount in asked.items())
+        raise NormbenchError(f"launcher ray: a run needs {wanted}, and the most that a node has is {most}")
+    return sum(fitting)

@@ -1,0 +1,344 @@
+"""From YAML files and key=value to a RunConfig: what is refused, and what a run's identity depends on."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hypothesis import given
+from hypothesis import strategies as st
+
+import normbench.config.compose
+from normbench.config.compose import compose, config_dir, groups
+from normbench.config.schema import ADDED, DataConfig, OptimConfig, RunConfig, from_yaml, validate
+from normbench.data import sources
+from normbench.errors import NormbenchError
+from normbench.models import models
+from normbench.norms import norms
+from normbench.registry import Registry
+from normbench.train.optim import optimizers
+from normbench.train.resolve import resolve
+
+REGISTRY_OF: dict[str, Registry[Any]] = {"norm": norms, "model": models, "data": sources, "optim": optimizers}
+CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
+SHARED = {"data": DataConfig.model_fields, "optim": OptimConfig.model_fields}
+
+
+@pytest.mark.parametrize("asked", ["train.bn_evaluations=true", "runtime.cuda_graphs=true", "runtime.onednn=false"])
+def test_a_setting_that_came_later_makes_another_run_and_its_default_the_same_as_ever(asked: str) -> None:
+    config = compose(["data=synthetic"])
+    assert compose(["data=synthetic", asked]).fingerprint != config.fingerprint
+    section, key = asked.partition("=")[0].split(".")
+    assert key not in str(config.identity())
+    assert f"{section}.{key}" in ADDED
+    before_it_was_there = yaml.safe_load(config.to_yaml())
+    before_it_was_there[section].pop(key)
+    assert from_yaml(yaml.safe_dump(before_it_was_there)).fingerprint == config.fingerprint
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of configs/ that compose reads instead."""
+    folder = tmp_path / "configs"
+    shutil.copytree(config_dir(), folder)
+    monkeypatch.setattr(normbench.config.compose, "config_dir", lambda: folder)
+    return folder
+
+
+def refusal(*overrides: str, flags: dict[str, Any] | None = None) -> str:
+    with pytest.raises(NormbenchError) as caught:
+        compose(overrides, flags)
+    message = str(caught.value)
+    assert caught.value.exit_code == 2
+    assert "\n" not in message
+    return message
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        # names
+        (["norm=gm"], "unknown norm 'gm': did you mean 'gn'? allowed: adain, batch_renorm, bn, "),
+        (["optim=adma"], "unknown optim 'adma': did you mean 'adam'? allowed: adam, sgd"),
+        (["norm="], "unknown norm '': allowed: "),
+        (["norm=null"], "norm=None: give one name of adain, batch_renorm, bn, "),
+        (["nrom=bn"], "unknown key 'nrom': did you mean 'norm'? allowed: batch_size, "),
+        (["optim.lrr=1"], "unknown key of optim adam 'optim.lrr': did you mean 'optim.lr'? allowed: optim."),
+        (["norm=gn", "norm.num_group=2"], "unknown key of norm gn 'norm.num_group': did you mean 'norm.num_groups'?"),
+        (["norm=gn", "norm.momentum=0.1"], "unknown key of norm gn 'norm.momentum': "),
+        (["optim.lr.x=3"], "unknown key 'optim.lr.x': "),
+        (["data.content=abc"], "unknown key of data cifar10 'data.content': "),
+        (["sweep=batch_size"], "unknown key 'sweep': "),
+        (["name=x"], "unknown key 'name': "),
+        (["=3"], "unknown key '': "),
+        # types
+        (["optim.lr=abc"], "optim.lr: should be a valid number, not 'abc'"),
+        (["optim.lr="], "optim.lr: should be a valid number, not ''"),
+        (["optim.lr=true"], "optim.lr: should be a valid number, not True"),
+        (["optim.lr=null"], "optim.lr: should be a valid number, not None"),
+        (["batch_size=8.0"], "batch_size: should be a valid integer, not 8.0"),
+        (["batch_size=true"], "batch_size: should be a valid integer, not True"),
+        (["batch_size='8'"], "batch_size: should be a valid integer, not '8'"),
+        (["runtime.compile=1"], "runtime.compile: should be true, false or auto, not 1"),
+        (["data.mean=0.5"], "data.mean: should be a valid tuple, not 0.5"),
+        (["data.mean=[0.5,0.5,x]"], "data.mean.2: should be a valid number, not 'x'"),
+        # ranges
+        (["batch_size=0"], "batch_size: should be greater than or equal to 1, not 0"),
+        (["seed=-1"], "seed: should be greater than or equal to 0, not -1"),
+        (["optim.lr=0"], "optim.lr: should be greater than 0, not 0"),
+        (["optim.lr=nan"], "optim.lr: should be a finite number, not nan"),
+        (["optim.lr=inf"], "optim.lr: should be a finite number, not inf"),
+        (["data.val_fraction=1.0"], "data.val_fraction: should be less than 1, not 1.0"),
+        (["data.std=[0.5,0,0.5]"], "data.std.1: should be greater than 0, not 0"),
+        (["optim.schedule=cosin"], "optim.schedule: should be 'constant', 'cosine' or 'one_cycle', not 'cosin'"),
+        # twice
+        (["norm=bn", "norm=gn"], "'norm' is given twice: as 'bn' and in 'norm=gn'"),
+        (["seed=1", "optim.lr=1", "seed=1"], "'seed' is given twice: as 1 and in 'seed=1'"),
+        # what is not key=value, or not for us
+        (["batch_size"], "cannot read 'batch_size': write key=value, as in batch_size=8 or norm=gn"),
+        ([""], "cannot read '': "),
+        (["+x=1"], "'+x=1': keys are neither added nor deleted, only set: write key=value"),
+        (["++seed=1"], "'++seed=1': keys are neither added nor deleted"),
+        (["~seed"], "'~seed': keys are neither added nor deleted"),
+        (["hydra=x"], "'hydra=x': Hydra's own settings and packages have no effect here"),
+        (["hydra.run.dir=x"], "'hydra.run.dir=x': Hydra's own settings"),
+        (["hydra/launcher=x"], "'hydra/launcher=x': Hydra's own settings"),
+        (["norm@model=bn"], "'norm@model=bn': Hydra's own settings and packages"),
+        # several values
+        (["norm=bn,gn"], "'norm=bn,gn' is several values for one run: use sweep for that"),
+        (["norm='bn,gn'"], "norm=bn,gn is several values for one run: use sweep for that"),
+        (["batch_size=1,2"], "'batch_size=1,2' is several values for one run: use sweep for that"),
+        (["seed=range(0,3)"], "'seed=range(0,3)' is several values for one run"),
+        (["optim.lr=interval(0,1)"], "'optim.lr=interval(0,1)' is several values for one run"),
+        (["norm=glob(*)"], "'norm=glob(*)' is several values for one run"),
+        (["norm=[bn,gn]"], "norm=['bn', 'gn']: give one name of adain, batch_renorm, bn, "),
+        # sections and names
+        (["system=3"], "'system' is a section: set one of system.runs_dir, "),
+        (["optim={lr: 1}"], "optim={'lr': 1}: give one name of adam, sgd"),
+        (["norm.name=gn"], "'norm.name' cannot be set: choose with norm=NAME"),
+        # interpolations
+        (["optim.lr=${nope}"], "cannot resolve an interpolation: Interpolation key 'nope' not found"),
+    ],
+    ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",
+)
+def test_bad_input_is_refused_in_one_line(overrides: list[str], message: str) -> None:
+    assert refusal(*overrides).startswith(message)
+
+
+def test_a_flag_and_an_override_for_one_key_are_given_twice() -> None:
+    assert refusal("norm=gn", flags={"norm": "bn"}) == "'norm' is given twice: as 'bn' and in 'norm=gn'"
+    assert refusal("optim.lr=1", flags={"optim.lr": 0.1}).startswith("'optim.lr' is given twice: as 0.1")
+
+
+def test_a_wrong_flag_is_refused_like_an_override() -> None:
+    assert refusal(flags={"norm": "gm"}) == refusal("norm=gm")
+    assert refusal(flags={"batch_size": 0}) == refusal("batch_size=0")
+    assert refusal(flags={"norm": "bn,gn"}).startswith("norm=bn,gn is several values for one run")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("norm/gn.yaml", "name: gn\nnum_groups: [4", "a config file is not YAML: "),
+        ("train.yaml", "defaults: [norm: bn\n", "a config file is not YAML: "),
+        ("norm/gn.yaml", "defaults: [nowhere]\nname: gn\n", "the config files do not compose: "),
+        ("train/default.yaml", "label_smoothing: 0.0\naccumulate: 1\nmax_steps: null\n", "train.log_every: Field req"),
+        ("runtime/default.yaml", "colour: red\n", "runtime.device: Field required"),
+    ],
+)
+def test_a_broken_config_file_is_named_in_one_line(configs: Path, file: str, text: str, message: str) -> None:
+    (configs / file).write_text(text)
+    complaint = refusal("norm=gn")
+    assert complaint.startswith(message)
+    assert "not YAML" not in message or Path(file).name in complaint
+
+
+def test_a_key_that_no_schema_knows_is_refused_in_a_config_file_too(configs: Path) -> None:
+    with (configs / "train/default.yaml").open("a") as file:
+        file.write("warmup: 3\n")
+    assert refusal() == "train.warmup: Extra inputs are not permitted"
+
+
+# What is composed
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_config_file_composes_to_a_valid_config(group: str, choice: str) -> None:
+    section = getattr(compose([f"{group}={choice}"]), group)
+    assert group not in REGISTRY_OF or section.name == choice
+
+
+@pytest.mark.parametrize("group", REGISTRY_OF)
+def test_every_registered_name_has_a_config_file_and_every_file_a_name(group: str) -> None:
+    assert groups()[group] == sorted(entry.name for entry in REGISTRY_OF[group])
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [(group, entry.name) for group, registry in REGISTRY_OF.items() for entry in registry]
+)
+def test_a_config_file_holds_exactly_the_signature_s_options_and_defaults(group: str, name: str) -> None:
+    registry = REGISTRY_OF[group]
+    options = getattr(compose([f"{group}={name}"]), group).options
+    defaults = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in registry.check(name, {}).items()
+    }
+    assert options == defaults
+    assert {key: type(value) for key, value in options.items()} == {k: type(v) for k, v in defaults.items()}
+
+
+def test_flags_and_overrides_give_equal_configs() -> None:
+    overrides = ["norm=gn", "norm.num_groups=2", "batch_size=8", "optim.lr=0.25", "system.runs_dir=/tmp/a b"]
+    flags = {"norm": "gn", "batch_size": 8, "optim.lr": 0.25, "system.runs_dir": "/tmp/a b"}
+    assert compose(overrides) == compose(["norm.num_groups=2"], flags)
+
+
+def test_a_config_is_frozen_and_composing_again_finds_the_files_values() -> None:
+    config = compose(["optim.lr=7"])
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3
+    assert compose().optim.lr == 1e-3
+
+
+def test_an_interpolation_takes_the_value_it_names() -> None:
+    assert compose(["seed=5", "epochs=${seed}"]).epochs == 5
+
+
+def test_composing_leaves_hydra_and_the_working_directory_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    normbench.config.compose._composed.cache_clear()
+    monkeypatch.chdir(tmp_path)
+    compose()
+    assert not GlobalHydra.instance().is_initialized()
+    assert Path.cwd() == tmp_path
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_composing_inside_a_program_that_uses_hydra_does_not_disturb_it(tmp_path: Path) -> None:
+    (tmp_path / "theirs.yaml").write_text("a: 1\n")
+    with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
+        normbench.config.compose._composed.cache_clear()
+        compose(["norm=gn"])
+        assert GlobalHydra.instance().is_initialized()
+        assert hydra.compose("theirs").a == 1
+    assert not GlobalHydra.instance().is_initialized()
+
+
+# The identity of a run
+
+DATA = ["data=synthetic", "data.num_train=20", "data.num_test=10", "model.widths=[4]", "runtime.device=cpu"]
+SPELLINGS = [True, False, 0, 1, 2, 3, 0.25, [0.25, 0.25], [0.25, 0.25, 0.25], [2], "a"]
+SPELLINGS += [["a"], "linear", "cosine", "standard", "bf16", "cpu", "bar"]
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def settable(config: RunConfig) -> dict[str, Any]:
+    every = leaves(config.model_dump(mode="json"))
+    return {k: v for k, v in every.items() if not k.endswith(".name") and k != "data.content"}
+
+
+def changed(key: str, value: Any) -> RunConfig:
+    """The source protocol with one other value at `key`."""
+    for spelling in SPELLINGS:
+        if spelling == value:
+            continue
+        try:
+            return compose([], {key: spelling})
+        except NormbenchError:
+            continue
+    raise AssertionError(f"no other valid value for {key} among SPELLINGS: add one")
+
+
+def test_a_run_id_says_model_norm_batch_and_seed() -> None:
+    config = compose(["norm=gn", "batch_size=8", "seed=3"])
+    assert re.fullmatch(r"normresnet-gn-b8-s3-[0-9a-f]{12}", config.run_id)
+    assert config.run_id.endswith(config.fingerprint)
+
+
+def test_every_key_but_paths_and_system_changes_the_run_id_and_no_two_alike() -> None:
+    base = compose()
+    fingerprints = {key: changed(key, value).fingerprint for key, value in settable(base).items()}
+    unchanged = {key for key, fingerprint in fingerprints.items() if fingerprint == base.fingerprint}
+    assert unchanged == {key for key in fingerprints if key.startswith("system.")} | {"data.root"}
+    assert len(set(fingerprints.values())) == len(fingerprints) - len(unchanged) + 1
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_another_file_of_a_group_changes_the_run_id(group: str, choice: str) -> None:
+    chosen, base = compose([f"{group}={choice}"]), compose()
+    assert (chosen.fingerprint == base.fingerprint) == (chosen == base)
+
+
+def test_the_content_of_the_data_is_part_of_the_run_id() -> None:
+    config = compose(DATA)
+    other = config.model_copy(update={"data": config.data.model_copy(update={"content": "other images"})})
+    assert config.fingerprint != other.fingerprint
+
+
+@given(st.permutations(["norm=gn", "norm.num_groups=2", "batch_size=8", "optim=sgd", "optim.lr=1", "seed=4"]))
+def test_the_order_of_overrides_does_not_change_the_run_id(overrides: list[str]) -> None:
+    assert compose(overrides).run_id == compose(sorted(overrides)).run_id
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("optim.lr=1", "optim.lr=1.0"),
+        ("optim.lr=1e-3", "optim.lr=0.001"),
+        ("data.mean=[0,0,0]", "data.mean=[0.0,0.0,0.0]"),
+        ("norm.eps=1", "norm.eps=1.0"),
+        ("norm.momentum=1", "norm.momentum=1.0"),
+        ("optim.betas=[0,0]", "optim.betas=[0.0,0.0]"),
+    ],
+)
+def test_a_number_spelled_differently_is_the_same_run(one: str, other: str) -> None:
+    ids = [resolve(compose([*DATA, override]))[0].run_id for override in (one, other)]
+    assert ids[0] == ids[1]
+
+
+def test_resolving_a_second_time_changes_nothing() -> None:
+    once, _ = resolve(compose(DATA))
+    twice, _ = resolve(once)
+    assert twice == once
+    assert twice.run_id == once.run_id
+
+
+COUNT = st.integers(1, 10**6)
+FLAGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "norm": st.sampled_from(groups()["norm"]),
+        "batch_size": COUNT,
+        "seed": st.integers(0, 2**63),
+        "optim.lr": st.floats(1e-300, 1e300),
+        "optim.weight_decay": st.floats(0, 1),
+        "data.mean": st.lists(st.floats(-1e9, 1e9), min_size=3, max_size=3),
+        "data.limit_train": st.none() | COUNT,
+        "model.widths": st.lists(COUNT, min_size=1, max_size=40),
+        "system.runs_dir": st.text(st.characters(codec="utf-8", exclude_characters="$"), min_size=1),
+        "system.cache_dir": st.none() | st.text(st.characters(codec="utf-8", exclude_characters="$")),
+    },
+)
+
+
+@given(FLAGS)
+def test_a_config_written_as_yaml_reads_back_as_the_same_config(flags: dict[str, Any]) -> None:
+    config = compose([], flags)
+    again = validate(yaml.safe_load(config.to_yaml()))
+    assert again == config
+    assert again.run_id == config.run_id

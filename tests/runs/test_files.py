@@ -1,0 +1,206 @@
+"""What is read of one run's files, against the csv module and file by file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from normbench.analysis.frames import read_frames
+from normbench.analysis.listing import list_runs
+from normbench.analysis.loading import load_frames
+from normbench.config.schema import flatten
+from normbench.runs.files import COUNTED, at, read_columns, read_run, run_dirs
+
+WriteRun = Callable[..., Path]
+BN, GN = (f"normresnet-{norm}-b64-s0-{digit * 12}" for norm, digit in (("bn", "0"), ("gn", "1")))
+MEASURED = ("lr", "train_loss", "test_accuracy")
+COUNT = st.integers(0, 2**53)
+FIGURE = st.floats() | st.integers(-(10**6), 10**6)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[list[str], list[list[float]]]:
+    """Names with epoch among them, and at least one row."""
+    names = draw(st.permutations(["epoch", *draw(st.lists(st.sampled_from([*COUNTED[1:], *MEASURED]), unique=True))]))
+    row = st.tuples(*(COUNT if name in COUNTED else FIGURE for name in names)).map(list)
+    return list(names), draw(st.lists(row, min_size=1, max_size=8))
+
+
+def as_csv(names: list[str], rows: list[list[Any]]) -> str:
+    return "".join(",".join(map(str, line)) + "\n" for line in [names, *rows])
+
+
+def slowly(text: str) -> dict[str, list[float]]:
+    """The columns as csv.DictReader has them."""
+    rows = list(csv.DictReader(io.StringIO(text)))
+    return {name: [float(row[name]) for row in rows] for name in rows[0]}
+
+
+@given(tables())
+def test_columns_are_those_of_the_csv_module(table: tuple[list[str], list[list[float]]]) -> None:
+    text = as_csv(*table)
+    columns, oracle = read_columns(text), slowly(text)
+    assert list(columns) == list(oracle)
+    for name, column in columns.items():
+        np.testing.assert_array_equal(column, oracle[name])
+        assert column.dtype.kind == ("i" if name in COUNTED else "f")
+        assert column.flags.owndata, "a column does not keep the whole table alive"
+
+
+@given(tables(), st.integers(0, 10**6))
+def test_a_last_row_without_its_end_is_as_if_it_were_not_there(
+    table: tuple[list[str], list[list[float]]], cut: int
+) -> None:
+    names, rows = table
+    whole = as_csv(names, rows)
+    last = as_csv(names, [rows[-1]]).splitlines()[1]
+    columns, oracle = read_columns(whole + last[: cut % (len(last) + 1)]), read_columns(whole)
+    assert list(columns) == list(oracle)
+    for name in columns:
+        np.testing.assert_array_equal(columns[name], oracle[name])
+
+
+@pytest.mark.parametrize("text", ["", "epoch", "epoch,loss\n", "epoch,loss\n1,2"])
+def test_without_a_whole_row_there_is_no_column(text: str) -> None:
+    assert read_columns(text) == {}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    ["1,2\n", "1,2,3,4\n", "1,2,3\n4,5\n", "1,2,3\n4,5,6,7\n", "1,2,3,4\n5,6\n", "1,2\n3,4,5,6\n", "1,2,3\n\n4,5,6\n"],
+)
+def test_a_row_of_another_length_than_the_header_is_refused(rows: str) -> None:
+    with pytest.raises(ValueError, match="another length"):
+        read_columns(f"epoch,steps,loss\n{rows}")
+
+
+@pytest.mark.parametrize("value", ["", "x", "1.0.0", "None", "1;2", "0x1", '"1"'])
+def test_what_is_no_number_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="float"):
+        read_columns(f"epoch,loss\n1,1.0\n2,{value}\n")
+
+
+@pytest.mark.parametrize("name", ["epoch", "steps"])
+@pytest.mark.parametrize("value", ["1.5", "nan", "inf", "-inf", "1e300"])
+def test_a_count_that_is_no_whole_number_is_refused(name: str, value: str) -> None:
+    names = dict.fromkeys(["epoch", name])
+    with pytest.raises(ValueError, match="whole number"):
+        read_columns(f"{','.join(names)}\n{','.join(value if one == name else '1' for one in names)}\n")
+
+
+def test_losses_may_be_nan_or_infinite() -> None:
+    columns = read_columns("epoch,loss\n1,nan\n2,inf\n")
+    assert math.isnan(columns["loss"][0])
+    assert columns["loss"][1] == math.inf
+
+
+def test_a_table_without_epochs_is_refused() -> None:
+    with pytest.raises(ValueError, match="no epochs"):
+        read_columns("steps,loss\n1,2\n")
+
+
+# A run that is done has all of its epochs
+
+
+def test_a_done_run_whose_rows_end_early_is_damaged_and_left_out(write_run: WriteRun, tmp_path: Path) -> None:
+    short = write_run(BN, (0.1, 0.2, 0.3), config={"epochs": 5})
+    write_run(GN)
+    assert read_run(short).damaged == {"metrics.csv": "ends at epoch 3 of 5"}
+    row = list_runs(tmp_path / "runs", "norm=bn").iloc[0]
+    assert (row["status"], row["reason"]) == ("damaged", "metrics.csv ends at epoch 3 of 5")
+    frames = read_frames(run_dirs(tmp_path / "runs"))
+    assert frames.runs["run"].tolist() == frames.metrics["run"].unique().tolist() == [GN]
+    assert frames.notes == (f"left out: {short}: metrics.csv ends at epoch 3 of 5",)
+
+
+@pytest.mark.parametrize("state", ["failed", "diverged", "interrupted", "running"])
+def test_a_run_that_is_not_done_may_end_early(write_run: WriteRun, state: str) -> None:
+    assert read_run(write_run(BN, (0.1, 0.2), state=state, config={"epochs": 5})).damaged == {}
+
+
+def test_a_run_of_limited_steps_may_end_early(write_run: WriteRun) -> None:
+    limited = {"epochs": 5, "train": {"max_steps": 30}}
+    assert read_run(write_run(BN, (0.1, 0.2, 0.3), config=limited)).damaged == {}
+    unlimited = {"epochs": 5, "train": {"max_steps": None}}
+    assert "metrics.csv" in read_run(write_run(GN, (0.1, 0.2, 0.3), config=unlimited)).damaged
+
+
+@pytest.mark.parametrize("epochs", [(1, 3), (2, 3), (1, 1), (2, 1), (0, 1)])
+def test_a_done_run_whose_epochs_do_not_follow_each_other_is_damaged(
+    write_run: WriteRun, epochs: tuple[int, int]
+) -> None:
+    path = write_run(BN)
+    rows = "".join(f"{epoch},1,0.5\n" for epoch in epochs)
+    (path / "metrics.csv").write_text(f"epoch,steps,test_accuracy\n{rows}")
+    assert read_run(path).damaged == {"metrics.csv": "is damaged"}
+
+
+# Configurations
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(min_size=1), value=st.text() | st.lists(st.text()) | st.none() | st.booleans() | st.floats())
+def test_a_configuration_is_read_as_yaml_reads_the_whole_of_it(write_run: WriteRun, text: str, value: object) -> None:
+    changed = {"norm": {"name": text, "value": value}, "system": {"runs_dir": text, "mirrors": [text, text * 40]}}
+    path = write_run(BN, config=changed)
+    files, oracle = read_run(path), yaml.safe_load((path / "config.yaml").read_text())
+    shutil.rmtree(path)
+    assert files.damaged == {}
+    assert repr(files.config) == repr(oracle)  # nan is not equal to itself
+
+
+def test_a_run_without_its_configuration_is_left_out_with_a_note(write_run: WriteRun, tmp_path: Path) -> None:
+    path = write_run(BN)
+    write_run(GN)
+    (path / "config.yaml").unlink()
+    frames = load_frames([tmp_path / "runs"])
+    assert frames.runs["run"].tolist() == [GN]
+    assert frames.notes == (f"left out: {path}: config.yaml is damaged",)
+
+
+# Files of another version
+
+
+@pytest.mark.parametrize("name", ["status.json", "env.json"])
+def test_files_of_an_unknown_schema_are_named_and_the_run_is_left_out(write_run: WriteRun, name: str) -> None:
+    path, other = write_run(BN), write_run(GN)
+    content = json.loads((path / name).read_text())
+    (path / name).write_text(json.dumps(content | {"schema_version": 99}))
+    (other / name).write_text(json.dumps(content | {"schema_version": 1}))
+    assert read_run(path).damaged == {name: "is of schema 99, this normbench reads 1"}
+    frames = read_frames([path, other])
+    assert frames.runs["run"].tolist() == [GN]
+    assert frames.notes == (f"left out: {path}: {name} is of schema 99, this normbench reads 1",)
+
+
+def test_damaged_steps_leave_a_run_out_of_tables_and_not_of_the_list(write_run: WriteRun, tmp_path: Path) -> None:
+    path = write_run(BN)
+    (path / "steps.csv").write_text("step,epoch,loss,lr\n0,1,x,0.1\n")
+    frames = read_frames([path])
+    assert frames.runs.empty
+    assert frames.notes == (f"left out: {path}: steps.csv is damaged",)
+    assert list_runs(tmp_path / "runs")["status"].tolist() == ["done"]
+
+
+# Keys
+
+
+def test_nested_keys_are_dotted_and_found_again() -> None:
+    content = {"norm": {"name": "gn", "options": {"groups": 4}}, "seed": 0, "widths": [1, 2]}
+    flat = flatten(content)
+    assert flat == {"norm.name": "gn", "norm.options.groups": 4, "seed": 0, "widths": [1, 2]}
+    assert {key: at(content, key) for key in flat} == flat
+    for missing in ("norm.nam", "seed.x", "norm.name.x", "x"):
+        assert at(content, missing) is None

@@ -1,0 +1,246 @@
+"""What a person sees of a sweep: plain lines in a pipe, bars on a terminal."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from normbench.config.schema import RunConfig
+from normbench.runs.rundir import RunDir
+from normbench.sweeps.display import Display, LiveDisplay, open_display
+from normbench.sweeps.estimate import Estimator
+from normbench.sweeps.plan import make_plan
+from normbench.sweeps.sweep import Study
+
+TINY = ["data=synthetic", "data.num_train=100", "data.num_test=20", "model.widths=[4,8]", "batch_size=16", "epochs=2"]
+STEPS = 14
+LeaveRun = Callable[..., Path]
+
+
+class Terminal(io.StringIO):
+    """A standard error that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """Three runs of one kind, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return make_plan(Study("tiny", ()).with_overrides([*TINY, "seed=0,1,2"])).open()
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch, stream: str = "stderr") -> Terminal:
+    """Puts a terminal in place of a standard stream; within the test, since pytest puts its own there before it."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    replacement = Terminal()
+    monkeypatch.setattr(sys, stream, replacement)
+    return replacement
+
+
+def steps_of(configs: Sequence[RunConfig]) -> dict[str, int]:
+    return {config.run_id: STEPS for config in configs}
+
+
+def live(configs: Sequence[RunConfig], jobs: int = 1) -> LiveDisplay:
+    return LiveDisplay(steps_of(configs), Estimator(), jobs, configs)
+
+
+def drawn(display: LiveDisplay) -> list[str]:
+    """The lines of the bars as they are drawn now."""
+    paper = io.StringIO()
+    Console(file=paper, width=160).print(display.progress.get_renderable())
+    return [line.rstrip() for line in paper.getvalue().splitlines()]
+
+
+# In a pipe
+
+
+def test_in_a_pipe_a_finished_run_is_one_plain_line(
+    configs: list[RunConfig], leave_run: LeaveRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_display(steps_of(configs), Estimator(), 2, configs, live=True) as display:
+        assert type(display) is Display
+        for config in configs:
+            display.run_started(config)
+        assert capsys.readouterr().out == ""
+        leave_run(configs[1], accuracy=0.25)
+        display.run_ended(configs[1])
+        leave_run(configs[0], "failed", "killed by SIGKILL", epochs=1)
+        display.run_ended(configs[0])
+        leave_run(configs[2], "interrupted", "stopped after step 3 of 14", epochs=0)
+        display.run_ended(configs[2])
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        f"[1/3] done      {configs[1].run_id}  test accuracy 0.2500  0 s",
+        f"[2/3] failed    {configs[0].run_id}  killed by SIGKILL  0 s",
+        f"[3/3] interrupted {configs[2].run_id}  stopped after step 3 of 14  0 s",
+    ]
+    assert (err, "\x1b" in out) == ("", False)
+
+
+def test_a_terminal_without_bars_has_the_same_lines(
+    configs: list[RunConfig],
+    leave_run: LeaveRun,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    screen = terminal(monkeypatch)
+    with open_display(steps_of(configs), Estimator(), 1, configs, live=False) as display:
+        display.run_started(configs[0])
+        leave_run(configs[0])
+        display.run_ended(configs[0])
+    assert capsys.readouterr().out.count("\n") == 1
+    assert screen.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("status.json", "{"),
+        ("metrics.csv", ""),
+        ("metrics.csv", "a,b\n1,2\n"),
+        ("metrics.csv", "epoch,test_accuracy\n1,x\n"),
+        ("metrics.csv", "epoch,steps\n1,7\n"),
+    ],
+)
+def test_a_damaged_run_is_a_line_that_says_so(
+    configs: list[RunConfig], leave_run: LeaveRun, capsys: pytest.CaptureFixture[str], file: str, content: str
+) -> None:
+    display = Display(steps_of(configs), Estimator(), 1)
+    display.run_started(configs[0])
+    (leave_run(configs[0]) / file).write_text(content)
+    display.run_ended(configs[0])
+    line = capsys.readouterr().out
+    assert line.startswith(f"[1/3] damaged   {configs[0].run_id}")
+    assert file in line
+
+
+# On a terminal
+
+
+def test_on_a_terminal_each_active_run_has_a_bar_and_all_runs_have_one(
+    configs: list[RunConfig], leave_run: LeaveRun
+) -> None:
+    display = live(configs, jobs=2)
+    assert [line.split()[:2] for line in drawn(display)] == [["all", "runs"]]
+    for config in configs[:2]:
+        display.run_started(config)
+    leave_run(configs[1], "running", epochs=1)
+    total, *active = drawn(display)
+    assert total.endswith("0/3")
+    assert [line.split()[0] for line in active] == [config.run_id for config in configs[:2]]
+    assert [line.partition("step ")[2] for line in active] == ["0/14", "7/14"]
+
+
+def test_a_bar_follows_logged_steps_within_an_epoch(configs: list[RunConfig], leave_run: LeaveRun) -> None:
+    display = live(configs)
+    display.run_started(configs[0])
+    RunDir(leave_run(configs[0], "running", epochs=1)).append_step({"step": 9, "epoch": 2, "loss": 1.0, "lr": 0.1})
+    assert drawn(display)[1].endswith("step 10/14")
+
+
+def test_the_bar_of_a_run_that_ends_goes_away_and_the_total_moves(
+    configs: list[RunConfig], leave_run: LeaveRun
+) -> None:
+    display = live(configs)
+    display.run_started(configs[0])
+    leave_run(configs[0])
+    display.run_ended(configs[0])
+    display.run_started(configs[1])
+    assert [line.split()[0] for line in drawn(display)] == ["all", configs[1].run_id]
+    assert "1/3" in drawn(display)[0]
+    assert display.progress.tasks[0].completed == 1
+
+
+def test_the_time_left_is_that_of_the_runs_left_and_of_the_active_ones_what_is_left(
+    configs: list[RunConfig], leave_run: LeaveRun
+) -> None:
+    display = live(configs, jobs=2)
+    display.run_started(configs[0])
+    assert "left" not in drawn(display)[0]
+    leave_run(configs[0], train_seconds=999.0)  # 2 epochs of 1000 s, evaluation included
+    display.run_ended(configs[0])
+    display.run_started(configs[1])
+    assert drawn(display)[0].endswith("1/3, about 33 min left")  # 2 runs, 2 at a time
+    leave_run(configs[1], "running", epochs=1)
+    assert drawn(display)[0].endswith("1/3, about 25 min left")  # 1.5 runs
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"a,b\n1,2\n", b"epoch,steps\n1,x\n", b"epoch,steps\n1,\n1"])
+@pytest.mark.parametrize("file", ["metrics.csv", "steps.csv", "status.json", "config.yaml"])
+def test_a_damaged_run_does_not_stop_the_bars(
+    configs: list[RunConfig], leave_run: LeaveRun, file: str, content: bytes
+) -> None:
+    display = live(configs)
+    display.run_started(configs[0])
+    path = leave_run(configs[0], "running", epochs=1)
+    (path / file).write_bytes(content)
+    assert drawn(display)[1].startswith(configs[0].run_id)
+
+
+@pytest.mark.parametrize("file", ["metrics.csv", "steps.csv"])
+def test_a_file_that_the_disk_does_not_give_does_not_stop_the_bars(
+    configs: list[RunConfig], leave_run: LeaveRun, file: str
+) -> None:
+    display = live(configs)
+    display.run_started(configs[0])
+    path = leave_run(configs[0], "running", epochs=1) / file
+    path.unlink()
+    path.mkdir()  # reading it is an OSError, as on a network disk that is away
+    assert drawn(display)[1].startswith(configs[0].run_id)
+
+
+def test_a_run_that_ends_while_the_bars_are_drawn_does_not_stop_them(
+    configs: list[RunConfig], leave_run: LeaveRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    display = live(configs)
+    for config in configs:
+        display.run_started(config)
+        leave_run(config)
+    position = display._position
+
+    def slow_position(run_id: str) -> int:
+        if run_id in display._bars:
+            display.run_ended(next(config for config in configs if config.run_id == run_id))
+        return position(run_id)
+
+    monkeypatch.setattr(display, "_position", slow_position)
+    drawn(display)
+    assert drawn(display)[0].startswith("all runs")
+
+
+def test_beside_bars_on_standard_error_the_lines_still_go_where_standard_output_goes(
+    configs: list[RunConfig],
+    leave_run: LeaveRun,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    screen = terminal(monkeypatch)
+    with open_display(steps_of(configs), Estimator(), 1, configs, live=True) as display:
+        display.run_started(configs[0])
+        leave_run(configs[0])
+        display.run_ended(configs[0])
+    assert capsys.readouterr().out == f"[1/3] done      {configs[0].run_id}  test accuracy 0.5000  0 s\n"
+    assert "all runs" in screen.getvalue()
+    assert "[1/3]" not in screen.getvalue()
+
+
+def test_where_both_are_the_terminal_every_line_is_whole_and_as_it_is(
+    configs: list[RunConfig], leave_run: LeaveRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen, output = terminal(monkeypatch), terminal(monkeypatch, "stdout")
+    reason = "no [bold]markup[/bold] is read in a reason, however long it is"
+    with open_display(steps_of(configs), Estimator(), 1, configs, live=True) as display:
+        display.run_started(configs[0])
+        leave_run(configs[0], "failed", reason, epochs=0)
+        display.run_ended(configs[0])
+    line = f"[1/3] failed    {configs[0].run_id}  {reason}  0 s\n"
+    assert (line in screen.getvalue()) != (line in output.getvalue())

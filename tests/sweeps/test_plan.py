@@ -1,0 +1,321 @@
+"""The plan of a sweep: which runs a study comes to, how each stands on disk, and what cannot work, before any of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from filelock import FileLock
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import normbench.config.compose
+from normbench.config.schema import RunConfig
+from normbench.data import sources
+from normbench.errors import NormbenchError
+from normbench.sweeps.estimate import Estimator
+from normbench.sweeps.plan import Plan, make_plan
+from normbench.sweeps.sweep import Axis, Exclusion, Study
+from normbench.train import resolve as resolve_module
+from normbench.train.resolve import Resolver
+
+TINY = ["data=synthetic", "data.num_train=100", "data.num_test=20", "model.widths=[4,8]", "batch_size=16", "epochs=2"]
+AXES = {"norm": ["bn", "ln", "gn"], "seed": ["0", "1"], "optim.lr": ["1e-3", "0.1"], "norm.eps": ["1e-3", "1e-5"]}
+ON_A_PIXEL = ["model.widths=[8,8,8,8,8,8]"]  # a 1x1 map before the last norm
+LeaveRun = Callable[..., Path]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def tiny(*overrides: str) -> Study:
+    """A study of tiny runs with these settings and axes."""
+    keys = {text.partition("=")[0] for text in overrides}
+    return Study("tiny", ()).with_overrides([*(t for t in TINY if t.partition("=")[0] not in keys), *overrides])
+
+
+def run_ids(plan: Plan) -> list[str]:
+    return [run.config.run_id for run in plan.runs]
+
+
+def states(plan: Plan) -> list[str]:
+    return [run.state for run in plan.runs]
+
+
+def lines(plan: Plan, *, jobs: int = 1, **options: bool) -> list[str]:
+    return list(plan.describe(plan.open(**options), Estimator(), jobs))
+
+
+# Laws
+
+
+def test_planning_twice_gives_the_same_plan_and_writes_nothing(tmp_path: Path) -> None:
+    study = tiny("norm=bn,gn", "seed=0,1")
+    assert make_plan(study) == make_plan(study)
+    resolver = Resolver()
+    assert make_plan(study, resolver=resolver) == make_plan(study, resolver=resolver)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_plan_is_in_the_order_of_the_axes_and_a_plan_of_its_configs_is_the_same() -> None:
+    plan = make_plan(tiny("norm=gn,bn", "seed=1,0"))
+    assert [(run.config.norm.name, run.config.seed) for run in plan.runs] == [
+        ("gn", 1),
+        ("gn", 0),
+        ("bn", 1),
+        ("bn", 0),
+    ]
+    assert [Resolver().resolve(run.config)[0] for run in plan.runs] == [run.config for run in plan.runs]
+
+
+@given(st.permutations(list(AXES)), st.data())
+@settings(max_examples=8)
+def test_no_order_of_axes_or_values_changes_the_set_of_runs(keys: Sequence[str], data: st.DataObject) -> None:
+    overrides = [f"{key}={','.join(data.draw(st.permutations(AXES[key])))}" for key in keys]
+    shuffled = make_plan(tiny(*data.draw(st.permutations([*overrides, "batch_size=8"]))))
+    plan = make_plan(tiny("batch_size=8", *(f"{key}={','.join(values)}" for key, values in AXES.items())))
+    assert len(run_ids(plan)) == len(set(run_ids(plan))) == 24
+    assert set(run_ids(shuffled)) == set(run_ids(plan))
+
+
+def test_a_run_has_the_id_that_train_gives_it(normbench: Run) -> None:
+    axes = {"norm": ["gn", "in"], "norm.eps": ["1", "1.5"], "optim.lr": ["0.12345678901234", "0.1"]}
+    plan = make_plan(tiny(*(f"{key}={','.join(values)}" for key, values in axes.items()), "data.mean=[0,0,0]"))
+    trained = []
+    for norm, eps, lr in [(n, e, r) for n in axes["norm"] for e in axes["norm.eps"] for r in axes["optim.lr"]]:
+        _, out, _ = normbench("train", "--dry-run", f"--norm={norm}", f"--lr={lr}", *TINY, f"norm.eps={eps}",
+                              "data.mean=[0,0,0]")  # fmt: skip
+        trained.append(out.split()[-1])
+    assert run_ids(plan) == trained
+
+
+def test_settings_on_top_of_a_study_are_taken_as_they_are(tmp_path: Path) -> None:
+    (run,) = make_plan(tiny("seed=0"), {"system.runs_dir": str(tmp_path / "a b,c")}).runs
+    assert run.config.run_path.parent == tmp_path / "a b,c"
+    assert run.config.run_id == make_plan(tiny("seed=0")).runs[0].config.run_id
+
+
+def test_combinations_that_come_to_the_same_run_are_counted_and_left_out() -> None:
+    plan = make_plan(tiny("optim.lr=1,1.0,2", "seed=0,1"))
+    assert (len(plan.runs), plan.duplicates) == (4, 2)
+    assert "  2 combinations left out that would repeat a run" in lines(plan)
+    assert run_ids(plan) == run_ids(make_plan(tiny("optim.lr=1,2", "seed=0,1")))
+
+
+def test_the_number_of_steps_is_that_of_the_training() -> None:
+    (plain, short) = make_plan(tiny("train.max_steps=null,5")).runs
+    assert (plain.num_steps, short.num_steps) == (14, 5)  # 7 batches of 16 in 100 images, twice
+    assert make_plan(tiny("train.accumulate=2")).runs[0].num_steps == 8
+
+
+# What cannot work
+
+
+def test_a_refused_cell_says_why_and_does_not_stop_the_others() -> None:
+    plan = make_plan(tiny(*ON_A_PIXEL, "norm=bn,ln,in,gn", "batch_size=1,4"))
+    assert [(run.config.norm.name, run.config.batch_size) for run in plan.runs if run.state == "refused"] == [
+        ("bn", 1),
+        ("in", 1),
+        ("in", 4),
+    ]
+    reasons = {(run.config.norm.name, run.config.batch_size): run.reason for run in plan.runs}
+    assert "norm bn cannot train normresnet at batch 1: " in str(reasons["bn", 1])
+    assert "a 1x1 map" in str(reasons["in", 4])
+    assert reasons["gn", 1] is None
+    assert [config.norm.name for config in plan.open()] == ["bn", "ln", "ln", "gn", "gn"]
+
+
+def test_groups_that_do_not_divide_are_refused() -> None:
+    plan = make_plan(tiny("norm=gn", "norm.num_groups=2,3,4,5"))
+    assert states(plan) == ["new", "refused", "new", "refused"]
+    assert "num_groups=3 does not divide 4 channels" in str(plan.runs[1].reason)
+
+
+def test_a_short_last_batch_that_a_norm_cannot_take_is_refused() -> None:
+    plan = make_plan(tiny(*ON_A_PIXEL, "norm=bn", "batch_size=9,10"))
+    assert states(plan) == ["refused", "new"]  # 100 = 11 * 9 + 1
+    assert "at batch 1:" in str(plan.runs[0].reason)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["norm=bn,gm"], "unknown norm 'gm': did you mean 'gn'?"),
+        (["nrom=bn,gn"], "unknown key 'nrom': did you mean 'norm'?"),
+        (["norm=gn,bn", "norm.num_groups=2,4"], "unknown key of norm bn 'norm.num_groups'"),
+        (["batch_size=8,0"], "batch_size: should be greater than or equal to 1, not 0"),
+        (["norm=gn", "norm.num_groups=4,x"], "norm.num_groups: should be a valid integer, not 'x'"),
+        (["data.limit_train=50,101"], "data.limit_train=101: there are 100 train images"),
+        (["norm=bn,,gn"], "cannot read 'norm=bn,,gn': "),
+    ],
+)
+def test_misspelled_input_is_an_error_and_not_a_refused_cell(overrides: list[str], message: str) -> None:
+    with pytest.raises(NormbenchError) as caught:
+        make_plan(tiny(*overrides))
+    assert str(caught.value).startswith(message)
+    assert "use sweep for that" not in str(caught.value)
+
+
+def test_a_plan_of_which_nothing_can_run_is_an_error() -> None:
+    with pytest.raises(NormbenchError, match=r"^nothing to run: norm gn cannot train .*num_groups=3 does not divide"):
+        make_plan(tiny("norm=gn", "norm.num_groups=3,5"))
+    all_of_it = Study("s", (Axis(("norm",), (("bn",),)),), {}, (Exclusion({"norm": ["bn"]}, "known"),))
+    with pytest.raises(NormbenchError, match=r"^nothing to run: the study leaves out every combination$"):
+        make_plan(all_of_it)
+
+
+def test_what_a_study_excludes_is_counted_with_its_reason_and_never_looked_at() -> None:
+    study = tiny("norm=bn,gn", "batch_size=1,8,-1")
+    study = Study(study.name, study.axes, study.fixed, (Exclusion({"batch_size": [1, -1]}, "known to collapse"),))
+    plan = make_plan(study)
+    assert (len(plan.runs), plan.excluded) == (2, {"known to collapse": 4})
+    assert "  left out by the study: 4 combinations: known to collapse" in lines(plan)
+
+
+# How runs stand
+
+
+@pytest.fixture
+def config() -> RunConfig:
+    return make_plan(tiny("norm=gn")).runs[0].config
+
+
+def state_of(config: RunConfig) -> str:
+    (run,) = make_plan(tiny("norm=gn")).runs
+    assert run.config == config
+    return run.state
+
+
+@pytest.mark.parametrize("state", ["done", "diverged", "failed", "interrupted"])
+def test_a_run_stands_as_its_status_says(config: RunConfig, leave_run: LeaveRun, state: str) -> None:
+    assert state_of(config) == "new"
+    leave_run(config, state, "a reason")
+    assert state_of(config) == state
+
+
+def test_a_run_whose_process_is_gone_is_not_taken_for_a_running_one(config: RunConfig, leave_run: LeaveRun) -> None:
+    path = leave_run(config, "running")
+    assert state_of(config) == "killed"
+    with FileLock(path / ".lock"):
+        assert state_of(config) == "running"
+    assert state_of(config) == "killed"
+
+
+def test_a_failed_run_that_another_process_has_begun_to_retry_is_running(
+    config: RunConfig, leave_run: LeaveRun
+) -> None:
+    with FileLock(leave_run(config, "failed", "a reason") / ".lock"):
+        assert state_of(config) == "running"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "\x00\x00", '"done"'])
+def test_a_run_whose_status_cannot_be_read_is_damaged(config: RunConfig, leave_run: LeaveRun, content: str) -> None:
+    (leave_run(config) / "status.json").write_text(content)
+    assert state_of(config) == "damaged"
+
+
+@pytest.fixture
+def one_of_each(leave_run: LeaveRun) -> Iterator[Plan]:
+    """A plan with one run in each state and one that is refused; `interrupted` has a checkpoint."""
+    names = ["new", "done", "diverged", "failed", "interrupted", "killed", "running", "damaged"]
+    study = tiny("norm=gn", f"seed=range(0,{len(names)})", "norm.num_groups=4")
+    study = Study(study.name, (*study.axes[:-1], Axis(("norm.num_groups",), ((4,),))), study.fixed)
+    by_state = dict(zip(names, (run.config for run in make_plan(study).runs), strict=True))
+    for state in ("done", "diverged", "failed", "interrupted"):
+        leave_run(by_state[state], state, "a reason")
+    (by_state["interrupted"].run_path / "checkpoint.pt").touch()
+    leave_run(by_state["killed"], "running")
+    (leave_run(by_state["damaged"]) / "status.json").write_text("{")
+    with FileLock(leave_run(by_state["running"], "running") / ".lock"):
+        plan = make_plan(tiny("norm=gn", f"seed=range(0,{len(names)})", "norm.num_groups=4,3"))
+        plan = Plan(plan.name, (*plan.runs[::2], plan.runs[1]), 0, {})
+        assert states(plan) == [*names, "refused"]
+        yield plan
+
+
+@pytest.mark.parametrize(
+    ("options", "opened"),
+    [
+        ({}, {"new", "interrupted", "killed"}),
+        ({"retry_failed": True}, {"new", "interrupted", "killed", "failed"}),
+        ({"restart": True}, {"new", "interrupted", "killed", "failed", "done", "diverged", "damaged"}),
+        (
+            {"retry_failed": True, "restart": True},
+            {"new", "interrupted", "killed", "failed", "done", "diverged", "damaged"},
+        ),
+    ],
+)
+def test_what_is_over_or_held_or_refused_is_not_open(
+    one_of_each: Plan, options: dict[str, bool], opened: set[str]
+) -> None:
+    standing = {run.config.run_id: run.state for run in one_of_each.runs}
+    assert {standing[config.run_id] for config in one_of_each.open(**options)} == opened
+    assert len(one_of_each.open(**options)) == len(opened)
+
+
+def test_the_plan_in_words_counts_every_run_once(one_of_each: Plan) -> None:
+    first, *others = lines(one_of_each)
+    assert first == (
+        "tiny: 9 runs: 1 done, 1 diverged, 1 failed, 1 damaged, 1 running elsewhere, 1 resumable, 2 to do, 1 refused"
+    )
+    assert others == [
+        "  refused: norm gn cannot train normresnet at batch 16: num_groups=3 does not divide 4 channels",
+        "  failed runs are left as they are; --retry-failed goes on with them",
+        "  time: about 24 s for 3 runs",  # 2 epochs of 4 s each, as the one that is done
+    ]
+
+
+def test_failed_runs_are_not_called_left_when_they_are_retried(one_of_each: Plan) -> None:
+    assert not any("--retry-failed" in line for line in lines(one_of_each, retry_failed=True))
+
+
+def test_a_plan_without_anything_to_do_says_what_is_done_and_no_time(config: RunConfig, leave_run: LeaveRun) -> None:
+    assert lines(make_plan(tiny("norm=gn"))) == [
+        "tiny: 1 run: 0 done, 1 to do",
+        "  time: not known yet, no run of these kinds has finished",
+    ]
+    leave_run(config)
+    assert lines(make_plan(tiny("norm=gn"))) == ["tiny: 1 run: 1 done, 0 to do"]
+
+
+def test_the_time_is_shared_among_jobs_and_says_which_kinds_it_leaves_out(
+    config: RunConfig, leave_run: LeaveRun
+) -> None:
+    leave_run(config, train_seconds=59.0)
+    plan = make_plan(tiny("norm=gn,ln", "seed=0,1,2"))
+    assert lines(plan, jobs=2)[-1] == (
+        "  time: about 2 min for 2 runs, 2 at a time, and 3 runs of kinds of which none has finished"
+    )
+
+
+# The cost of planning
+
+
+def counted(function: Callable[..., Any], calls: list[Any]) -> Callable[..., Any]:
+    def counting(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        return function(*arguments, **options)
+
+    return counting
+
+
+def test_a_thousand_runs_compose_once_per_choice_of_groups_and_ask_each_source_and_model_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    composed: list[Any] = []
+    built: list[Any] = []
+    probed: list[Any] = []
+    monkeypatch.setattr(hydra, "compose", counted(hydra.compose, composed))
+    monkeypatch.setattr(sources, "build", counted(sources.build, built))
+    monkeypatch.setattr(resolve_module, "norm_sites", counted(resolve_module.norm_sites, probed))
+    normbench.config.compose._composed.cache_clear()
+    axes = ["norm=bn,gn", "optim=adam,sgd", "data.num_train=100,200", "model.widths=[4,8],[8,4]", "seed=range(0,63)"]
+    plan = make_plan(tiny(*axes))
+    assert len(plan.runs) == 1008
+    assert (len(composed), len(built), len(probed)) == (4, 2, 2)

@@ -1,0 +1,141 @@
+"""Studies: axes, joint axes, exclusions and fixed settings, from YAML and from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from normbench.config.compose import config_dir, from_settings
+from normbench.errors import NormbenchError
+from normbench.sweeps import sweep as study_module
+from normbench.sweeps.sweep import Axis, Exclusion, Study, load_study
+
+STUDIES = [path.stem for path in (config_dir() / "sweep").glob("*.yaml")]
+
+
+def axis(key: str, *values: Any) -> Axis:
+    return Axis((key,), tuple((value,) for value in values))
+
+
+def settings(study: Study) -> list[dict[str, Any]]:
+    return [point for point, excluded in study.points() if excluded is None]
+
+
+def written(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Study:
+    """The study that is read from `text` in a configs folder of its own."""
+    (folder / "sweep").mkdir()
+    (folder / "sweep" / "own.yaml").write_text(text)
+    monkeypatch.setattr(study_module, "config_dir", lambda: folder)
+    return load_study("own")
+
+
+def test_the_points_are_the_product_of_the_axes_in_their_order() -> None:
+    study = Study("s", (axis("norm", "bn", "gn"), axis("seed", 0, 1)), {"epochs": 2})
+    assert [(p["norm"], p["seed"], p["epochs"]) for p in settings(study)] == [
+        ("bn", 0, 2),
+        ("bn", 1, 2),
+        ("gn", 0, 2),
+        ("gn", 1, 2),
+    ]
+
+
+def test_an_override_takes_the_place_of_an_axis_or_of_a_fixed_setting_and_adds_axes_at_the_end() -> (
+    None
+):
+    study = Study("s", (axis("norm", "bn", "gn"), axis("seed", 0, 1)), {"epochs": 2})
+    changed = study.with_overrides(["seed=5,6", "epochs=1", "batch_size=8,16", "norm=ln"])
+    assert [
+        tuple(p[key] for key in ("norm", "seed", "epochs", "batch_size")) for p in settings(changed)
+    ] == [
+        ("ln", 5, 1, 8),
+        ("ln", 5, 1, 16),
+        ("ln", 6, 1, 8),
+        ("ln", 6, 1, 16),
+    ]
+
+
+def test_the_keys_of_a_joint_axis_vary_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "axes:\n  norm, norm.num_groups: [[gn, 4], [gn, 32]]\n  seed: range(0,2)\n"
+    study = written(tmp_path, monkeypatch, text)
+    assert [(p["norm.num_groups"], p["seed"]) for p in settings(study)] == [
+        (4, 0),
+        (4, 1),
+        (32, 0),
+        (32, 1),
+    ]
+
+
+def test_a_joint_axis_is_overridden_whole_or_not_at_all() -> None:
+    study = Study("s", (Axis(("norm", "norm.num_groups"), (("gn", 4), ("gn", 32))),))
+    with pytest.raises(
+        NormbenchError, match=r"'norm' belongs to the joint axis 'norm, norm\.num_groups'.*give all"
+    ):
+        study.with_overrides(["norm=bn"])
+    assert settings(study.with_overrides(["norm=gn", "norm.num_groups=2,8"])) == [
+        {"norm": "gn", "norm.num_groups": 2},
+        {"norm": "gn", "norm.num_groups": 8},
+    ]
+
+
+def test_what_an_exclusion_covers_is_left_out_with_its_reason() -> None:
+    exclusion = Exclusion({"norm": ["bn", "in"], "batch_size": [1]}, "known to collapse")
+    study = Study("s", (axis("norm", "bn", "gn"), axis("batch_size", 1, 8)), {}, (exclusion,))
+    assert [reason for _, reason in study.points()] == ["known to collapse", None, None, None]
+
+
+def test_an_exclusion_in_yaml_names_keys_of_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "axes: {norm: [bn, gn]}\nexclude:\n- {when: {norm: bn}, reason: tried before}\n"
+    assert settings(written(tmp_path, monkeypatch, text)) == [{"norm": "gn"}]
+    (tmp_path / "sweep" / "own.yaml").write_text(text.replace("norm: bn}", "nrom: bn}"))
+    with pytest.raises(NormbenchError, match="exclude: 'nrom' is no axis and not fixed"):
+        load_study("own")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("axes: [", "not a study"),
+        ("fixed: {}", "'axes'"),
+        ("axes: {norm: []}", "axis 'norm' needs points of 1 value each"),
+        ("axes:\n  a, b: [[1, 2], [3]]", "axis 'a, b' needs points of 2 values each"),
+        ("axes: {norm: [bn]}\nfixed: {norm: gn}", "'norm' is there twice"),
+        ("axes: {}\nfxed: {}", "'fxed' is none of axes, fixed, exclude"),
+        ("axes: {norm: [bn]}\nexclude: [{when: {norm: bn}}]", "'reason'"),
+    ],
+)
+def test_a_file_that_is_no_study_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, complaint: str
+) -> None:
+    with pytest.raises(NormbenchError, match=r"own\.yaml is not a study") as error:
+        written(tmp_path, monkeypatch, text)
+    assert complaint in str(error.value)
+
+
+def test_what_makes_no_run_another_run_cannot_be_an_axis() -> None:
+    with pytest.raises(NormbenchError, match=r"'system\.threads' cannot be an axis"):
+        Study("s", ()).with_overrides(["system.threads=1,2"])
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_in_configs_composes_and_says_what_to_expect(name: str) -> None:
+    configs = [from_settings(point) for point in settings(load_study(name))]
+    assert len({config.fingerprint for config in configs}) == len(configs) > 0
+    text = (config_dir() / "sweep" / f"{name}.yaml").read_text()
+    assert all(word in text for word in ("# Command:", "# Expected:", "Cost:"))
+
+
+def test_the_studies_of_the_comparison_are_there() -> None:
+    assert {"table", "batch_size", "learning_rate", "groups", "demo"} <= set(STUDIES)
+    batch_sizes = {point["batch_size"] for point in settings(load_study("batch_size"))}
+    assert {1, 256} <= batch_sizes
+
+
+def test_an_unknown_study_names_the_nearest() -> None:
+    with pytest.raises(NormbenchError, match="unknown study 'demmo': did you mean 'demo'"):
+        load_study("demmo")

@@ -1,0 +1,138 @@
+"""What training needs in memory, against allocations and models whose bytes can be counted by hand.
+
+What a forward pass keeps is in tests/norms/test_certificate.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from normbench.timing.footprint import peak_bytes, state_bytes
+
+CPU = torch.device("cpu")
+SIZES = st.lists(st.integers(1, 100_000), min_size=1, max_size=6)
+
+
+def empty(number: int) -> Tensor:
+    return torch.empty(number, dtype=torch.uint8)
+
+
+@pytest.fixture(autouse=True)
+def quiet_profiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KINETO_LOG_LEVEL", "99")
+
+
+@given(SIZES)
+def test_what_is_held_together_counts_together(sizes: list[int]) -> None:
+    held: list[Tensor] = []
+    assert peak_bytes(lambda: held.extend(empty(size) for size in sizes), CPU) == sum(sizes)
+
+
+@given(SIZES)
+def test_what_is_freed_before_the_next_counts_alone(sizes: list[int]) -> None:
+    def work() -> None:
+        for size in sizes:
+            empty(size)
+
+    assert peak_bytes(work, CPU) == max(sizes)
+
+
+def test_the_peak_is_the_most_at_a_time_and_not_what_is_left_nor_the_sum() -> None:
+    def work() -> Tensor:
+        first = empty(1000)
+        del first
+        second, third = empty(700), empty(600)
+        del second
+        empty(500)
+        return third
+
+    assert peak_bytes(work, CPU) == 1300
+
+
+def test_what_was_there_before_is_not_counted() -> None:
+    x, y = torch.ones(1000), torch.ones(1000)
+    assert peak_bytes(lambda: x.add_(y), CPU) == 0
+    assert peak_bytes(lambda: x + y, CPU) == 4000
+    assert peak_bytes(lambda: x + y + y, CPU) == 8000, "a term of the sum is kept while the next is made"
+    assert peak_bytes(lambda: None, CPU) == 0
+
+
+def test_work_that_is_measured_is_done_once() -> None:
+    calls: list[int] = []
+    peak_bytes(lambda: calls.append(1), CPU)
+    assert calls == [1]
+
+
+def test_a_gpu_is_asked_for_its_most_beyond_what_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def says(name: str, value: int = 0) -> Callable[[], int]:
+        def say() -> int:
+            told.append(name)
+            return value
+
+        return say
+
+    values = {"synchronize": 0, "reset_peak_memory_stats": 0, "memory_allocated": 1000, "max_memory_allocated": 5000}
+    for name, value in values.items():
+        monkeypatch.setattr(torch.cuda, name, says(name, value))
+    assert peak_bytes(says("work"), torch.device("cuda")) == 4000
+    assert told == ["synchronize", "reset_peak_memory_stats", "memory_allocated", "work", "max_memory_allocated"]
+
+
+class Halves(nn.Module):
+    """12 weights and 4 biases of two bytes each, and a buffer of three integers of eight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4, dtype=torch.bfloat16)
+        self.register_buffer("counts", torch.zeros(3, dtype=torch.int64))
+
+
+def small_model() -> nn.Module:
+    """12 weights and 4 biases, then a bn of 4: 8 parameters, 8 statistics, and a counter of eight bytes."""
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+PARAMETERS = 4 * (12 + 4 + 8)
+BUFFERS = 4 * 8 + 8
+
+
+def take_a_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    model(torch.randn(5, 3)).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize(
+    ("make", "kept"),
+    [
+        (lambda p: torch.optim.Adam(p), 2 * PARAMETERS + 4 * 4),  # two moments, and a step counter for each tensor
+        (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), PARAMETERS),
+        (lambda p: torch.optim.SGD(p, lr=0.1), 0),
+    ],
+    ids=["adam", "momentum", "sgd"],
+)
+def test_what_lasts_is_parameters_buffers_and_what_the_optimizer_keeps_of_each(
+    make: Callable[..., torch.optim.Optimizer], kept: int
+) -> None:
+    model = small_model()
+    optimizer = make(model.parameters())
+    assert state_bytes(model, optimizer) == PARAMETERS + BUFFERS, "nothing is kept before the first step"
+    for _ in range(2):
+        take_a_step(model, optimizer)
+        assert state_bytes(model, optimizer) == PARAMETERS + BUFFERS + kept
+
+
+def test_numbers_of_two_bytes_and_of_eight_count_as_such_and_shared_ones_once() -> None:
+    model = Halves()
+    assert state_bytes(model, torch.optim.SGD(model.parameters(), lr=0.1)) == 2 * 16 + 3 * 8
+    layer = nn.Linear(3, 4)
+    tied = nn.Sequential(layer, nn.ReLU(), layer)
+    assert state_bytes(tied, torch.optim.SGD(tied.parameters(), lr=0.1)) == 4 * 16

@@ -1,0 +1,253 @@
+"""Norm layers timed alone: at which sites, in which layouts and modes, and what a timed pass does."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+
+from normbench.analysis.tables.layers import layers
+from normbench.config.compose import compose
+from normbench.config.schema import RunConfig
+from normbench.errors import NormbenchError
+from normbench.norms import norms
+from normbench.timing import layers as layers_module
+from normbench.timing.layers import bench_layers, sites_of
+from normbench.timing.race import Timer, Work
+from normbench.timing.steps import bench_steps
+from normbench.train.resolve import resolve
+
+FACTS = {"batch_size", "precision", "device", "threads", "torch", "python", "commit", "dirty"}
+SITES = ("4x32x32", "8x16x16")
+LAYOUTS = ("contiguous", "channels_last")
+PARTS = ("forward", "both")
+
+
+@pytest.fixture(autouse=True)
+def short_and_eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call of each in its turn, and no compiler."""
+    monkeypatch.setattr(layers_module, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(layers_module, "MODES", ("eager",))
+
+
+def tiny(norm: str, batch_size: int = 4, **settings: Any) -> RunConfig:
+    given = {"norm": norm, "batch_size": batch_size, "data": "synthetic", "model.widths": [4, 8]}
+    return resolve(compose([], given | settings))[0]
+
+
+def bench(*configs: RunConfig, rounds: int = 3) -> list[dict[str, Any]]:
+    return list(bench_layers(configs, rounds, lambda: None))
+
+
+def test_sites_are_the_distinct_shapes_at_which_the_network_has_a_norm() -> None:
+    assert sites_of(tiny("bn")) == [(4, 32, 32), (8, 16, 16)]
+    assert sites_of(tiny("bn", **{"model.widths": [4, 4, 4]})) == [
+        (4, 32, 32),
+        (4, 16, 16),
+        (4, 8, 8),
+    ]
+
+
+def test_every_norm_has_a_row_for_each_site_layout_part_and_round() -> None:
+    calls: list[int] = []
+    configs = [tiny("bn"), tiny("gn", **{"norm.num_groups": 2}), tiny("bn", 8)]
+    rows = list(bench_layers(configs, 3, lambda: calls.append(1)))
+    keys = [
+        tuple(row[key] for key in ("batch_size", "norm", "site", "layout", "part", "round"))
+        for row in rows
+    ]
+    at_4 = itertools.product([4], ("bn", "gn"), SITES, LAYOUTS, PARTS, range(3))
+    at_8 = itertools.product([8], ("bn",), SITES, LAYOUTS, PARTS, range(3))
+    assert len(keys) == len({*keys})
+    assert {*keys} == {*at_4, *at_8}
+    assert len(calls) == 3 * len(SITES) * 2
+    assert all(row["seconds"] > 0 and row["mode"] == "eager" for row in rows)
+    own = {"norm", "site", "layout", "mode", "part", "round", "own_activation", "seconds"}
+    assert all({*row} == FACTS | own for row in rows)
+    assert not any(row["own_activation"] for row in rows)
+    assert all(row["own_activation"] for row in bench(tiny("frn")))
+
+
+def test_a_norm_that_comes_twice_is_refused_rather_than_timed_once() -> None:
+    twice = [tiny("gn", **{"norm.num_groups": 2}), tiny("gn", **{"norm.num_groups": 4})]
+    with pytest.raises(NormbenchError, match="gn at batch size 4 comes 2 times"):
+        bench(*twice)
+
+
+@pytest.mark.parametrize("setting", [{"channels_last": True}, {"compile": True}, {"onednn": False}])
+def test_what_does_nothing_for_a_layer_is_refused(setting: dict[str, bool]) -> None:
+    (name,) = setting
+    with pytest.raises(NormbenchError, match=f"--layers: leave out runtime.{name}"):
+        bench(tiny("gn", **{f"runtime.{name}": setting[name]}))
+
+
+def test_however_many_norms_there_are_all_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = CompileCounter()
+
+    def compile_and_count(layer: nn.Module, *, dynamic: bool) -> Callable[[Tensor], Tensor]:
+        return really_compile(layer, dynamic=dynamic, backend=counts)
+
+    really_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_and_count)
+    monkeypatch.setattr(layers_module, "MODES", ("compiled",))
+    many = ("bn", "ln", "in", "gn", "in_affine", "ln_c")
+    bench(*(tiny(name) for name in many), rounds=1)
+    assert counts.frame_count >= len(many) * len(LAYOUTS) * len(SITES)
+
+
+def test_the_rows_make_a_table_of_every_norm_and_layout() -> None:
+    table = layers(pd.DataFrame(bench(tiny("bn"), tiny("gn"))))
+    assert {*zip(table["norm"], table["layout"], strict=True)} == {
+        *itertools.product(("bn", "gn"), LAYOUTS)
+    }
+    assert (table["forward_seconds"] > 0).all()
+    assert (table["relative_time"] > 0).all()
+
+
+def test_threads_are_those_of_the_configuration_and_then_those_of_before() -> None:
+    before = torch.get_num_threads()
+    rows = bench(tiny("bn", **{"system.threads": 2}), rounds=1)
+    assert {row["threads"] for row in rows} == {2}
+    assert torch.get_num_threads() == before
+
+
+# What is timed
+
+
+class Probe(nn.Module):
+    """Says what it was given, and when the gradient came back."""
+
+    def __init__(self, told: list[tuple[str, ...]]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.told = told
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        assert x.requires_grad
+        assert last != x.is_contiguous()
+        self.told.append(
+            (
+                "forward",
+                "channels_last" if last else "contiguous",
+                str(tuple(x.shape)),
+                str(x.dtype),
+            )
+        )
+        y = x * self.weight
+        y.register_hook(lambda gradient: self.told.append(("backward",)))
+        return y
+
+
+@pytest.fixture
+def works(monkeypatch: pytest.MonkeyPatch) -> dict[str, Work]:
+    """What would be timed, by its name, for one site after another: nothing is."""
+    found: dict[str, Work] = {}
+
+    def no_race(
+        works: Mapping[str, Work], timer: Timer, **options: object
+    ) -> Iterator[dict[str, float]]:
+        found.update(works)
+        return iter(())
+
+    monkeypatch.setattr(layers_module, "race", no_race)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", "torch.float32"), ("bf16", "torch.bfloat16")]
+)
+def test_a_pass_is_in_the_layout_and_precision_and_one_way_or_both(
+    works: dict[str, Work], monkeypatch: pytest.MonkeyPatch, precision: str, dtype: str
+) -> None:
+    told: list[tuple[str, ...]] = []
+    monkeypatch.setattr(layers_module, "_layer", lambda spec, shape: Probe(told))
+    config = tiny("bn", **{"model.widths": [4]})
+    runtime = config.runtime.model_copy(update={"precision": precision})
+    bench(config.model_copy(update={"runtime": runtime}))
+    assert {*works} == {f"bn|{layout}|eager|{part}" for layout in LAYOUTS for part in PARTS}
+    for name, work in works.items():
+        told.clear()
+        work()
+        _, layout, _, part = name.split("|")
+        assert told[0] == ("forward", layout, "(4, 4, 32, 32)", dtype)
+        assert told[1:] == ([("backward",)] if part == "both" else [])
+
+
+def test_gradients_are_not_kept_from_one_pass_to_the_next(
+    works: dict[str, Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probes: list[Probe] = []
+
+    def make(spec: object, shape: object) -> Probe:
+        probes.append(Probe([]))
+        return probes[-1]
+
+    monkeypatch.setattr(layers_module, "_layer", make)
+    bench(tiny("bn"))
+    for _ in range(2):
+        for work in works.values():
+            work()
+    assert [probe.weight.grad for probe in probes] == [None] * len(probes)
+
+
+def test_compiled_layers_are_timed_beside_eager_ones(
+    works: dict[str, Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[tuple[nn.Module, object]] = []
+
+    def compile_nothing(layer: nn.Module, *, dynamic: bool) -> Callable[[Tensor], Tensor]:
+        compiled.append((layer, dynamic))
+        return layer
+
+    monkeypatch.setattr(layers_module, "MODES", ("eager", "compiled"))
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    bench(tiny("bn", **{"model.widths": [4]}))
+    assert {name.split("|")[2] for name in works} == {"eager", "compiled"}
+    assert len(compiled) == len(works) / 2 == 4
+    assert len({id(layer) for layer, _ in compiled}) == 4, "a layer of its own in each"
+    assert {dynamic for _, dynamic in compiled} == {False}
+    for work in works.values():
+        work()
+
+
+def test_every_norm_that_can_train_has_a_layer_that_can_be_timed(works: dict[str, Work]) -> None:
+    refused = []
+    for entry in norms:
+        works.clear()
+        try:
+            bench(tiny(entry.name, 8, **{"model.widths": [8]}))
+        except NormbenchError:
+            refused.append(entry.name)
+            continue
+        assert len(works) == len(LAYOUTS) * len(PARTS)
+        for work in works.values():
+            work()
+    assert refused == ["adain"], "which needs a style"
+
+
+def test_a_layer_is_timed_as_the_network_has_it() -> None:
+    """With the shape of its site, its options, and its activation where it owns one."""
+    spec = norms.build("gn", options={"num_groups": 2})
+    layer = layers_module._layer(spec, (4, 8, 16, 16))
+    assert isinstance(layer, nn.GroupNorm)
+    assert (layer.num_groups, layer.num_channels, layer.training) == (2, 8, True)
+    by_position = layers_module._layer(norms.build("ln_chw"), (4, 8, 16, 16))
+    assert {tuple(parameter.shape) for parameter in by_position.parameters()} == {(8, 16, 16)}
+    activated = norms.build("evonorm_s0")
+    assert activated.norm_act is not None
+    assert isinstance(layers_module._layer(activated, (4, 8, 16, 16)), type(activated.norm_act(8)))
+
+
+def test_steps_and_layers_say_the_same_of_the_machine() -> None:
+    (step, *_), (layer, *_) = (
+        list(make([tiny("bn")], 1, lambda: None)) for make in (bench_steps, bench_layers)
+    )
+    for name in ("device", "threads", "torch", "python", "commit", "dirty"):
+        assert step[name] == layer[name]

@@ -1,0 +1,162 @@
+"""Contestants in turns: their order, their calls, and what a whole round shares, by a clock that the test turns."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from normbench.timing import race as race_module
+from normbench.timing.race import WARM_UP, Timer, Work, race, timer_for
+
+NAMES = ("a", "b", "c")
+SECONDS = {"a": 0.004, "b": 0.002, "c": 0.03}
+STEPS = st.dictionaries(st.sampled_from("abcdef"), st.floats(1e-6, 10), min_size=1)
+
+
+class Clock:
+    """A timer under which a call of each contestant takes the seconds given for it, times those of the turn."""
+
+    def __init__(
+        self, seconds: dict[str, float], drift: Callable[[int], float] = lambda turn: 1.0
+    ) -> None:
+        self.seconds, self.drift = seconds, drift
+        self.turns: list[tuple[str, int]] = []
+
+    def works(self) -> dict[str, Work]:
+        return {name: lambda name=name: name for name in self.seconds}
+
+    def timer(self, work: Work, calls: int) -> float:
+        name = str(work())
+        self.turns.append((name, calls))
+        return self.seconds[name] * self.drift(len(self.turns) - 1) * calls
+
+    def run(self, rounds: int, least_seconds: float) -> list[dict[str, float]]:
+        return list(race(self.works(), self.timer, rounds=rounds, least_seconds=least_seconds))
+
+
+def test_contestants_take_their_turns_after_a_warm_up_of_all() -> None:
+    clock = Clock(SECONDS)
+    found = clock.run(3, least_seconds=0.01)
+    warm_up, rest = clock.turns[:3], clock.turns[3:]
+    assert warm_up == [(name, WARM_UP) for name in NAMES]
+    assert [name for name, _ in rest] == [*NAMES] * 4, (
+        "once to see who is the quickest, then three rounds"
+    )
+    assert [calls for _, calls in rest] == [1] * 3 + [5] * 9
+    assert [list(one) for one in found] == [[*NAMES]] * 3
+
+
+@given(steps=STEPS, rounds=st.integers(0, 5), least=st.floats(0, 1))
+def test_all_are_called_as_often_as_the_quickest_needs_for_the_least_seconds(
+    steps: dict[str, float], rounds: int, least: float
+) -> None:
+    clock = Clock(steps)
+    found = clock.run(rounds, least)
+    counted = clock.turns[2 * len(steps) :]
+    assert len(found) == rounds
+    assert [name for name, _ in counted] == [*steps] * rounds
+    expected = max(1, math.ceil(least / min(steps.values())))
+    assert {calls for _, calls in counted} <= {expected}
+    assert expected * min(steps.values()) >= least
+    assert all(one == pytest.approx(steps) for one in found)
+
+
+def test_nothing_before_the_rounds_is_in_their_seconds() -> None:
+    clock = Clock(SECONDS, lambda turn: 1000.0 if turn < 3 else 1.0)
+    assert clock.run(2, least_seconds=0.0) == [pytest.approx(SECONDS)] * 2
+
+
+@given(
+    steps=STEPS,
+    drift=st.lists(st.floats(0.1, 10), min_size=1, max_size=6),
+)
+def test_what_slows_a_whole_round_down_leaves_its_ratios_as_they_were(
+    steps: dict[str, float], drift: list[float]
+) -> None:
+    before = 2 * len(steps)
+    clock = Clock(
+        steps, lambda turn: drift[(turn - before) // len(steps)] if turn >= before else 1.0
+    )
+    first = next(iter(steps))
+    for one, slow in zip(clock.run(len(drift), least_seconds=0.0), drift, strict=True):
+        assert one[first] == pytest.approx(slow * steps[first])
+        assert {name: one[name] / one[first] for name in one} == pytest.approx(
+            {name: steps[name] / steps[first] for name in steps}
+        )
+
+
+def test_a_round_is_told_before_the_next_one_begins() -> None:
+    clock = Clock(SECONDS)
+    rounds = race(clock.works(), clock.timer, rounds=2, least_seconds=0.0)
+    assert clock.turns == []
+    for number in (1, 2):
+        next(rounds)
+        assert len(clock.turns) == 6 + 3 * number
+    assert next(rounds, None) is None
+
+
+# Clocks
+
+
+@pytest.fixture
+def seconds_pass(monkeypatch: pytest.MonkeyPatch) -> Work:
+    """Half a second by the processor's clock, and by no other."""
+    now = [100.0]
+    monkeypatch.setattr(race_module.time, "perf_counter", lambda: now[0])
+
+    def work() -> None:
+        now[0] += 0.5
+
+    return work
+
+
+def test_a_processor_is_timed_by_its_clock_over_so_many_calls(seconds_pass: Work) -> None:
+    for calls in (1, 7):
+        assert timer_for(torch.device("cpu"))(seconds_pass, calls) == 0.5 * calls
+
+
+class Event:
+    """A GPU's event: it stands where it was recorded among the calls, 250 ms after the one before."""
+
+    told: list[str]
+    numbers: Iterator[int]
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+        self.name = f"event {next(self.numbers)}"
+
+    def record(self) -> None:
+        self.told.append(self.name)
+
+    def synchronize(self) -> None:
+        self.told.append(f"wait for {self.name}")
+
+    def elapsed_time(self, end: Event) -> float:
+        self.told.append(f"from {self.name} to {end.name}")
+        return 250.0
+
+
+def test_a_gpu_is_timed_by_events_around_the_calls_once_the_last_has_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(Event, "told", told, raising=False)
+    monkeypatch.setattr(Event, "numbers", itertools.count(1), raising=False)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    timer: Timer = timer_for(torch.device("cuda"))
+    assert timer(lambda: told.append("call"), 3) == 0.25
+    assert told == [
+        "event 1",
+        "call",
+        "call",
+        "call",
+        "event 2",
+        "wait for event 2",
+        "from event 1 to event 2",
+    ]
