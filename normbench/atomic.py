@@ -74,5 +74,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise RunFailure(f"the disk is full: '{path}' is not written; what was there before is intact") from None
+            raise RunFailure(
+                f"the disk is full: '{path}' is not written; what was there before is intact"
+            ) from None
         raise RunFailure(f"'{path}' cannot be written: {error.strerror}") from None

@@ -46,7 +46,10 @@ def git() -> dict[str, Any]:
     root = Path(normbench.__file__).parents[1]
     if not (root / ".git").exists():
         return {"commit": None, "dirty": None}
-    commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--", *CODE)
+    commit, changes = (
+        _git(root, "rev-parse", "HEAD"),
+        _git(root, "status", "--porcelain", "--", *CODE),
+    )
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
@@ -65,7 +68,9 @@ def available_memory_gib() -> float:
     """The memory that new processes can have; infinite where the system does not say."""
     info = Path("/proc/meminfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    kib = next((float(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), math.inf)
+    kib = next(
+        (float(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), math.inf
+    )
     return kib / 2**20
 
 
@@ -78,7 +83,9 @@ def cpu_name() -> str:
 def cpu_info(field: str) -> str:
     """What /proc/cpuinfo says of the first core under `field`; empty where it says nothing or there is no such file."""
     info = Path("/proc/cpuinfo")
-    lines = (line.partition(":") for line in (info.read_text().splitlines() if info.exists() else []))
+    lines = (
+        line.partition(":") for line in (info.read_text().splitlines() if info.exists() else [])
+    )
     return next((value.strip() for name, _, value in lines if name.strip() == field), "")
 
 
@@ -92,7 +99,11 @@ def _version(package: str) -> str | None:
 def _git(root: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 MAX_NAMES = 40  # in one message
 
 
-USER_FILES: set[str] = set()  # the user's own code that has been run: what it raises is shown with its own traceback
+USER_FILES: set[str] = (
+    set()
+)  # the user's own code that has been run: what it raises is shown with its own traceback
 
 
 class NormbenchError(Exception):
@@ -43,7 +45,9 @@ def unknown(noun: str, given: str, allowed: Iterable[str]) -> NormbenchError:
     near = difflib.get_close_matches(given.rpartition(".")[2], whole, n=1, cutoff=0.5)
     hint = f"did you mean '{whole[near[0]]}'? " if near else ""
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return NormbenchError(f"unknown {noun} '{given}': {hint}allowed: {', '.join(names[:MAX_NAMES]) or 'none'}{more}")
+    return NormbenchError(
+        f"unknown {noun} '{given}': {hint}allowed: {', '.join(names[:MAX_NAMES]) or 'none'}{more}"
+    )
 
 
 def complaint(error: BaseException) -> str:
@@ -61,11 +65,17 @@ def user_traceback(error: BaseException) -> str | None:
     """The traceback from the first line of the user's own code on, if the error, or its cause, came up in there."""
     raised = error.__cause__ or error
     frames = traceback.extract_tb(raised.__traceback__)
-    first = next((index for index, frame in enumerate(frames) if frame.filename in USER_FILES), None)
+    first = next(
+        (index for index, frame in enumerate(frames) if frame.filename in USER_FILES), None
+    )
     is_syntax = isinstance(raised, SyntaxError) and raised.filename in USER_FILES
     if first is None and not is_syntax:
         return None
-    own = [] if first is None else ["Traceback of your code:\n", *traceback.format_list(frames[first:])]
+    own = (
+        []
+        if first is None
+        else ["Traceback of your code:\n", *traceback.format_list(frames[first:])]
+    )
     return "".join([*own, *traceback.format_exception_only(raised)])
 
 
@@ -73,6 +83,11 @@ def invalid(prefix: str, error: ValidationError) -> NormbenchError:
     """The first complaint of a pydantic validation as one line, with the key written as it is on the command line."""
     first = error.errors(include_url=False)[0]
     key = ".".join(filter(None, [prefix, *map(str, first["loc"])]))
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").partition(" after validation")[0]
+    message = (
+        first["msg"]
+        .removeprefix("Value error, ")
+        .removeprefix("Input ")
+        .partition(" after validation")[0]
+    )
     given = "" if first["type"] in ("missing", "extra_forbidden") else f", not {first['input']!r}"
     return NormbenchError(f"{key}: {message}{given}")

@@ -81,7 +81,9 @@ class Registry(Generic[T]):
 
 def _options_model(name: str, function: Callable[..., Any]) -> type[BaseModel]:
     hints = get_type_hints(function, include_extras=True)
-    keyword_only = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    keyword_only = [
+        p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY
+    ]
     fields: dict[str, Any] = {p.name: (hints[p.name], p.default) for p in keyword_only}
     config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     return create_model(f"{name}_options", __config__=config, **fields)

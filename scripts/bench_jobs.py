@@ -44,13 +44,17 @@ def main() -> None:
     """Measures and prints."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     cores = num_cores()
-    print(f"{cpu_name()}, {cores} cores, {rounds} rounds after one that is not counted; images/s: median (min to max)")
+    print(
+        f"{cpu_name()}, {cores} cores, {rounds} rounds after one that is not counted; images/s: median (min to max)"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for batch_size in STEPS:
             rates: dict[int, list[float]] = {1: [], cores: []}
             for round_number in range(rounds + 1):
                 for jobs, measured in rates.items():
-                    measured.append(throughput(Path(folder) / str(batch_size), batch_size, jobs, round_number))
+                    measured.append(
+                        throughput(Path(folder) / str(batch_size), batch_size, jobs, round_number)
+                    )
             one, many = rates[1][1:], rates[cores][1:]
             ratios = [b / a for a, b in zip(one, many, strict=True)]
             print(

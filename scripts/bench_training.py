@@ -62,7 +62,9 @@ class Report:
 
     def keep(self, measured: Measured) -> None:
         """Adds the rows of one norm and batch size."""
-        rows = measured.times.reset_index().melt("round", var_name="contestant", value_name="ms_per_step")
+        rows = measured.times.reset_index().melt(
+            "round", var_name="contestant", value_name="ms_per_step"
+        )
         rows.insert(0, "batch_size", measured.batch_size)
         rows.insert(1, "norm", measured.norm)
         self.rows.append(rows[["batch_size", "norm", "contestant", "round", "ms_per_step"]])
@@ -90,10 +92,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--norms", type=norm_names, default=list(NORMS), help=f"default: {','.join(NORMS)}")
-    parser.add_argument("--batches", type=lambda text: [count(n) for n in text.split(",")], default=[64, 1])
-    parser.add_argument("--rounds", type=count, default=7, help="after one that is not counted; default: 7")
-    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="for training.md and training.csv")
+    parser.add_argument(
+        "--norms", type=norm_names, default=list(NORMS), help=f"default: {','.join(NORMS)}"
+    )
+    parser.add_argument(
+        "--batches", type=lambda text: [count(n) for n in text.split(",")], default=[64, 1]
+    )
+    parser.add_argument(
+        "--rounds", type=count, default=7, help="after one that is not counted; default: 7"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="for training.md and training.csv"
+    )
     return parser.parse_args(arguments)
 
 
@@ -101,7 +111,9 @@ def norm_names(text: str) -> list[str]:
     """The norms in a comma-separated list."""
     names = text.split(",")
     if unknown := [name for name in names if name not in NORMS]:
-        raise argparse.ArgumentTypeError(f"unknown norm '{unknown[0]}'; allowed: {', '.join(NORMS)}")
+        raise argparse.ArgumentTypeError(
+            f"unknown norm '{unknown[0]}'; allowed: {', '.join(NORMS)}"
+        )
     return names
 
 
@@ -137,8 +149,12 @@ def lineup(batch_size: int) -> dict[str, list[Variant]]:
     if batch_size == 1:
         entries["normbench x2"] = [Variant("normbench", 1, copies=2)]
         eager = [settings for settings in fast_settings() if "runtime.compile=true" not in settings]
-        entries["normbench x2, fastest"] = [Variant("normbench", 1, settings, copies=2) for settings in eager]
-    choices = [Variant("normbench", number, settings) for settings in fast_settings() for number in threads]
+        entries["normbench x2, fastest"] = [
+            Variant("normbench", 1, settings, copies=2) for settings in eager
+        ]
+    choices = [
+        Variant("normbench", number, settings) for settings in fast_settings() for number in threads
+    ]
     entries["normbench, fastest"] = choices
     for kind in ("float32", "bfloat16") if has_native_bf16("cpu") else ("float32",):
         entries[PRODUCT + kind] = [Variant("matrix product", cores, (kind,))]
@@ -168,14 +184,28 @@ def first_step_seconds(norm: str, batch_size: int) -> list[float]:
     """Seconds from the command `normbench train` to the end of its first step, in fresh processes, one not counted."""
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
-        data = ["data=synthetic", "data.num_train=1000", "data.num_test=100", f"system.cache_dir={folder}/cache"]
+        data = [
+            "data=synthetic",
+            "data.num_train=1000",
+            "data.num_test=100",
+            f"system.cache_dir={folder}/cache",
+        ]
         settings = [f"norm={norm}", f"batch_size={batch_size}", "runtime.device=cpu", *data]
         for number in range(FIRST_STEP_ROUNDS + 1):
-            command = [sys.executable, "-c", FIRST_STEP, "train", *settings, f"system.runs_dir={folder}/{number}"]
+            command = [
+                sys.executable,
+                "-c",
+                FIRST_STEP,
+                "train",
+                *settings,
+                f"system.runs_dir={folder}/{number}",
+            ]
             start = time.time()
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
             if done.returncode != 0:
-                raise WorkerDied(f"`normbench train` ended with exit code {done.returncode} before its first step")
+                raise WorkerDied(
+                    f"`normbench train` ended with exit code {done.returncode} before its first step"
+                )
             seconds.append(float(done.stdout.split()[-1]) - start)
     return seconds[1:]
 

@@ -35,7 +35,9 @@ NORMS = ("bn", "ln", "in", "gn")
 class RoundedFactors(TorchFunctionMode):
     """Under autocast, convolutions and linear layers compute as RoundedProduct does."""
 
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if func in (torch.conv2d, functional.linear) and torch.is_autocast_enabled("cpu"):
             x, weight, bias, *rest = args
             half = [None if t is None else t.bfloat16() for t in (x, weight, bias)]
@@ -47,7 +49,9 @@ class RoundedProduct(torch.autograd.Function):
     """func(x, weight, bias, *rest) of bf16 tensors, computed in fp32 and rounded once; its gradients likewise."""
 
     @staticmethod
-    def forward(ctx: Any, func: Callable[..., Tensor], rest: list[Any], *tensors: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, func: Callable[..., Tensor], rest: list[Any], *tensors: Tensor | None
+    ) -> Tensor:
         """The product in bf16."""
         ctx.func, ctx.rest = func, rest
         ctx.save_for_backward(*tensors)
@@ -58,11 +62,16 @@ class RoundedProduct(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         """The gradients in bf16."""
         tensors = [None if t is None else t.requires_grad_() for t in _wide(ctx.saved_tensors)]
-        needed = [t for t, is_needed in zip(tensors, ctx.needs_input_grad[2:], strict=True) if is_needed]
+        needed = [
+            t for t, is_needed in zip(tensors, ctx.needs_input_grad[2:], strict=True) if is_needed
+        ]
         with torch.enable_grad(), torch.autocast("cpu", enabled=False):
             product = ctx.func(*tensors, *ctx.rest)
         gradients = iter(torch.autograd.grad(product, needed, gradient.float()))
-        rounded = [next(gradients).bfloat16() if is_needed else None for is_needed in ctx.needs_input_grad[2:]]
+        rounded = [
+            next(gradients).bfloat16() if is_needed else None
+            for is_needed in ctx.needs_input_grad[2:]
+        ]
         return None, None, *rounded
 
 
@@ -96,13 +105,17 @@ def main() -> None:
 
 def loss_difference(first: Outcome, second: Outcome) -> float:
     """The largest difference between training losses that both runs have logged of the same step."""
-    losses = [pd.read_csv(run.path / "steps.csv").set_index("step")["loss"] for run in (first, second)]
+    losses = [
+        pd.read_csv(run.path / "steps.csv").set_index("step")["loss"] for run in (first, second)
+    ]
     return float((losses[0] - losses[1]).abs().max())
 
 
 def sentence(name: str, pairs: pd.DataFrame) -> str:
     """The difference in accuracy with its interval, and how far losses were apart."""
-    difference = paired_difference(*(dict(enumerate(pairs[precision])) for precision in ("bf16", "fp32")))
+    difference = paired_difference(
+        *(dict(enumerate(pairs[precision])) for precision in ("bf16", "fp32"))
+    )
     assert difference is not None
     estimate = difference.estimate
     return (

@@ -34,21 +34,35 @@ class Variant:
     @property
     def what(self) -> str:
         """Its settings, shortened to what tells them apart."""
-        return ", ".join(key.removeprefix("runtime.").removesuffix("=true") for key in self.settings)
+        return ", ".join(
+            key.removeprefix("runtime.").removesuffix("=true") for key in self.settings
+        )
 
     def __str__(self) -> str:
-        return f"{self.what or 'default settings'} at {self.threads} thread{'s' * (self.threads > 1)}"
+        return (
+            f"{self.what or 'default settings'} at {self.threads} thread{'s' * (self.threads > 1)}"
+        )
 
 
 class Worker:
     """One process with one loop in it. It ends when it is closed, and by itself when this process is gone."""
 
     def __init__(self, variant: Variant, norm: str, batch_size: int) -> None:
-        command = [sys.executable, LOOPS, variant.loop, norm, str(batch_size), str(variant.threads), *variant.settings]
+        command = [
+            sys.executable,
+            LOOPS,
+            variant.loop,
+            norm,
+            str(batch_size),
+            str(variant.threads),
+            *variant.settings,
+        ]
         # The compiler otherwise keeps a pool of processes of its own beside every worker.
         environment = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, text=True, env=environment
+        )
         self.name = f"the worker of '{variant.loop}' ({variant}) on {norm} at batch {batch_size}"
         self.peak_mib = 0.0
 
@@ -129,14 +143,21 @@ def fastest(
     for variant in variants:
         runners.append(Contestant(name, variant, norm, batch_size))
         stack.callback(runners[-1].close)
-    for act in (Contestant.wait_until_ready, Contestant.calibrate):  # all wait before any takes a time
+    for act in (
+        Contestant.wait_until_ready,
+        Contestant.calibrate,
+    ):  # all wait before any takes a time
         for runner in runners:
             act(runner)
     if len(runners) == 1:
         return runners[0], ""
-    rounds = [[runner.take(max(1, runner.steps // 3)) for runner in runners] for _ in range(RACE_ROUNDS)]
+    rounds = [
+        [runner.take(max(1, runner.steps // 3)) for runner in runners] for _ in range(RACE_ROUNDS)
+    ]
     milliseconds = [statistics.median(times) for times in zip(*rounds, strict=True)]
     ranking = sorted(zip(milliseconds, runners, strict=True), key=lambda pair: pair[0])
     for _, loser in ranking[1:]:
         loser.close()
-    return ranking[0][1], f"{name}: " + ", ".join(f"{runner.variant} {time:.3g} ms" for time, runner in ranking)
+    return ranking[0][1], f"{name}: " + ", ".join(
+        f"{runner.variant} {time:.3g} ms" for time, runner in ranking
+    )

@@ -82,7 +82,11 @@ def plain_normresnet(norm: str) -> nn.Sequential:
     channels = 3
     for width in (64, 128, 256, 512):
         stride = 1 if channels == 3 else 2
-        layers += [nn.Conv2d(channels, width, 3, stride, padding=1, bias=False), NORMS[norm](width), nn.ReLU()]
+        layers += [
+            nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
+            NORMS[norm](width),
+            nn.ReLU(),
+        ]
         channels = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
 
@@ -90,7 +94,9 @@ def plain_normresnet(norm: str) -> nn.Sequential:
 def random_images() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images (n, 3, 32, 32) and labels (n,), the same for every loop."""
     draw = np.random.default_rng(0)
-    return draw.integers(256, size=(NUM_IMAGES, 3, 32, 32), dtype=np.uint8), draw.integers(10, size=NUM_IMAGES)
+    return draw.integers(256, size=(NUM_IMAGES, 3, 32, 32), dtype=np.uint8), draw.integers(
+        10, size=NUM_IMAGES
+    )
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
@@ -180,7 +186,12 @@ def lightning(task: Task, pacer: Pacer) -> None:
 
     silent = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(
-        accelerator="cpu", devices=1, max_epochs=-1, callbacks=[Paced()], enable_checkpointing=False, **silent
+        accelerator="cpu",
+        devices=1,
+        max_epochs=-1,
+        callbacks=[Paced()],
+        enable_checkpointing=False,
+        **silent,
     )
     trainer.fit(Classifier(), picture_batches(task.batch_size))
 
@@ -193,11 +204,18 @@ def normbench(task: Task, pacer: Pacer) -> None:
     from normbench.train.engine import evaluate
 
     images, labels = random_images()
-    settings = [f"norm={task.norm}", f"batch_size={task.batch_size}", "epochs=1000000", "runtime.device=cpu"]
+    settings = [
+        f"norm={task.norm}",
+        f"batch_size={task.batch_size}",
+        "epochs=1000000",
+        "runtime.device=cpu",
+    ]
     config = compose([*settings, *task.settings])
     with runtime_of(config) as runtime:
         trainer = build_trainer(config, Split(images, labels), 10, runtime)
-        tested = build_loader(Split(images[:NUM_EVALUATED], labels[:NUM_EVALUATED]), config, runtime)
+        tested = build_loader(
+            Split(images[:NUM_EVALUATED], labels[:NUM_EVALUATED]), config, runtime
+        )
 
         def evaluate_and_go_on() -> None:
             evaluate(trainer.model, tested, runtime)

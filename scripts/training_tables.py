@@ -119,7 +119,10 @@ def limit_row(measured: Measured) -> dict[str, str]:
     training = times["normbench"] * math.ceil(NUM_IMAGES / measured.batch_size)
     return {
         "norm": measured.norm,
-        **{f"torch.mm, {kind}, GFLOP/s": spread(product_rate(times, kind) / 1e9, ".0f") for kind in kinds},
+        **{
+            f"torch.mm, {kind}, GFLOP/s": spread(product_rate(times, kind) / 1e9, ".0f")
+            for kind in kinds
+        },
         f"normbench's {EVALUATION}, ms": spread(times[EVALUATION], ".0f"),
         "evaluation's % of an epoch": spread(100 * evaluation / (training + evaluation), ".1f"),
     }

@@ -19,7 +19,9 @@ from normbench.runs.rundir import open_run
 Run = Callable[..., tuple[int, str, str]]
 LeaveRun = Callable[..., Path]
 
-settings.register_profile("normbench", deadline=None, derandomize=True, max_examples=30, database=None)
+settings.register_profile(
+    "normbench", deadline=None, derandomize=True, max_examples=30, database=None
+)
 settings.load_profile("normbench")
 
 
@@ -67,7 +69,9 @@ def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def normbench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def normbench(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Run:
     """Runs the command line in this process, in an empty folder: exit code, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
 
@@ -102,14 +106,26 @@ def leave_run() -> LeaveRun:
             "versions": {"torch": "2.15.0"},
             "git": {"commit": "0123456789abcdef", "dirty": False},
         }
-        row = {"lr": 0.1, "train_loss": 1.0, "train_accuracy": 0.5, "test_loss": 1.0, "test_accuracy": accuracy}
+        row = {
+            "lr": 0.1,
+            "train_loss": 1.0,
+            "train_accuracy": 0.5,
+            "test_loss": 1.0,
+            "test_accuracy": accuracy,
+        }
         row |= {"val_loss": 1.0, "val_accuracy": accuracy} if config.data.val_fraction else {}
         with open_run(config.run_path) as run:
             run.begin(config.to_yaml(), environment)
             for epoch in range(1, (config.epochs if epochs is None else epochs) + 1):
                 run.append_step({"step": 7 * epoch - 1, "epoch": epoch, "loss": 1.0, "lr": 0.1})
                 run.append_metrics(
-                    {"epoch": epoch, "steps": 7 * epoch, **row, "train_seconds": train_seconds, "eval_seconds": 1.0}
+                    {
+                        "epoch": epoch,
+                        "steps": 7 * epoch,
+                        **row,
+                        "train_seconds": train_seconds,
+                        "eval_seconds": 1.0,
+                    }
                 )
             if state != "running":
                 run.finish(state, reason)

@@ -23,7 +23,9 @@ import training_loops
 import training_tables
 from training_contestants import Contestant, Variant
 
-pytestmark = pytest.mark.timeout(600)  # every worker imports torch, a minute in all on two busy cores
+pytestmark = pytest.mark.timeout(
+    600
+)  # every worker imports torch, a minute in all on two busy cores
 
 
 @pytest.fixture
@@ -31,7 +33,9 @@ def in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is compiled, Lightning is not loaded, and a round is over after the fewest steps."""
     monkeypatch.setattr(training_contestants, "ROUND_SECONDS", 0.0)
     monkeypatch.setattr(bench_training, "FIRST_STEP_ROUNDS", 1)
-    monkeypatch.setattr(bench_training, "fast_settings", lambda: [(), ("runtime.channels_last=true",)])
+    monkeypatch.setattr(
+        bench_training, "fast_settings", lambda: [(), ("runtime.channels_last=true",)]
+    )
     for module in (bench_training, training_tables):
         monkeypatch.setattr(module, "has_lightning", lambda: False)
 
@@ -52,10 +56,15 @@ def losses(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[flo
 def test_the_tutorial_s_network_and_optimizer_train_as_normbench_s_do(norm: str) -> None:
     config = compose([f"norm={norm}"])
     spec = norms.build(norm, options=config.norm.options)
-    ours, plain = models.build("normresnet", Layers(spec, 0), 10), training_loops.plain_normresnet(norm)
+    ours, plain = (
+        models.build("normresnet", Layers(spec, 0), 10),
+        training_loops.plain_normresnet(norm),
+    )
     assert len(ours.state_dict()) == len(plain.state_dict())
     plain.load_state_dict(dict(zip(plain.state_dict(), ours.state_dict().values(), strict=True)))
-    adam = optimizers.build("adam", options=config.optim.options)([{"params": [*ours.parameters()]}], config.optim.lr)
+    adam = optimizers.build("adam", options=config.optim.options)(
+        [{"params": [*ours.parameters()]}], config.optim.lr
+    )
     expected = losses(plain, torch.optim.Adam(plain.parameters(), lr=1e-3))
     assert losses(ours, adam) == pytest.approx(expected, rel=1e-4)
     assert expected[2] != expected[0]
@@ -68,11 +77,19 @@ def test_a_step_costs_three_forward_passes_but_for_the_gradient_of_the_images() 
 
 
 @pytest.mark.usefixtures("in_haste")
-def test_a_whole_comparison_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_whole_comparison_is_printed_and_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bench_training.main(["--norms", "in", "--batches", "4", "--rounds", "2", "-o", str(tmp_path)])
     text = capsys.readouterr().out.rstrip("\n") + "\n"
     assert (tmp_path / "training.md").read_text() == text
-    for part in ("# Training loops compared", "left out", "## Batch 4", "| normbench, fastest |", "its first step: "):
+    for part in (
+        "# Training loops compared",
+        "left out",
+        "## Batch 4",
+        "| normbench, fastest |",
+        "its first step: ",
+    ):
         assert part in text
     rows = pd.read_csv(tmp_path / "training.csv")
     assert [*rows] == ["batch_size", "norm", "contestant", "round", "ms_per_step"]
@@ -82,7 +99,9 @@ def test_a_whole_comparison_is_printed_and_written(tmp_path: Path, capsys: pytes
     assert (rows["ms_per_step"] > 0).all()
 
 
-def test_at_batch_1_threads_are_raced_and_two_trainings_go_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_batch_1_threads_are_raced_and_two_trainings_go_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     lineup = bench_training.lineup(1)
     assert [variant.threads for variant in lineup["source"]] == [1, 2]
@@ -119,16 +138,23 @@ def test_a_worker_that_dies_ends_the_script_with_its_error(
     script = tmp_path / "loops.py"
     script.write_text("raise MemoryError('none left')")
     monkeypatch.setattr(training_contestants, "LOOPS", script)
-    with pytest.raises(SystemExit, match=r"^bench_training: the worker of 'source' .* ended with exit code 1$"):
+    with pytest.raises(
+        SystemExit, match=r"^bench_training: the worker of 'source' .* ended with exit code 1$"
+    ):
         bench_training.main(["--norms", "bn", "--batches", "4"])
     assert "MemoryError: none left" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--norms", "bn,batch"], "unknown norm 'batch'; allowed: bn, ln, in, gn"), (["--rounds", "0"], "from 1 on")],
+    [
+        (["--norms", "bn,batch"], "unknown norm 'batch'; allowed: bn, ln, in, gn"),
+        (["--rounds", "0"], "from 1 on"),
+    ],
 )
-def test_wrong_arguments_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
         bench_training.main(arguments)
     assert message in capsys.readouterr().err

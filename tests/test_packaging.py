@@ -18,7 +18,16 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(folder),
+        str(ROOT),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     (path,) = folder.glob("*.whl")
     return path
@@ -26,7 +35,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_carries_every_config_and_module(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
-    configs = {f"normbench/configs/{path.relative_to(config_dir())}" for path in config_dir().rglob("*.yaml")}
+    configs = {
+        f"normbench/configs/{path.relative_to(config_dir())}"
+        for path in config_dir().rglob("*.yaml")
+    }
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "normbench").rglob("*.py")}
     assert configs | modules <= packed
     assert "normbench/py.typed" in packed
@@ -39,13 +51,17 @@ def test_configs_are_found_from_an_unpacked_wheel(wheel: Path, tmp_path: Path) -
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
         "import normbench.config.compose as c; print(c.config_dir()); print(c.compose(['data=synthetic']).norm.name)"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines() == [str(tmp_path / "site" / "normbench" / "configs"), "bn"]
 
 
 def test_the_top_level_is_what_it_is_meant_to_be() -> None:
     listed = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True)
-    if listed.returncode:  # an unpacked sdist has no index to ask, and carries what pyproject.toml lists
+    if (
+        listed.returncode
+    ):  # an unpacked sdist has no index to ask, and carries what pyproject.toml lists
         pytest.skip("not a git checkout")
     assert {line.split("/")[0] for line in listed.stdout.splitlines()} == {
         *(

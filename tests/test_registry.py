@@ -19,7 +19,9 @@ REGISTRIES: tuple[Registry[Any], ...] = (norms, models, sources, optimizers)
 ENTRIES = [(registry, entry) for registry in REGISTRIES for entry in registry]
 
 every_entry = pytest.mark.parametrize(
-    ("registry", "entry"), ENTRIES, ids=[f"{registry.noun}-{entry.name}" for registry, entry in ENTRIES]
+    ("registry", "entry"),
+    ENTRIES,
+    ids=[f"{registry.noun}-{entry.name}" for registry, entry in ENTRIES],
 )
 
 
@@ -35,14 +37,20 @@ def test_an_entry_has_a_name_to_type_a_title_and_a_one_sentence_summary(
 
 
 @every_entry
-def test_the_defaults_of_an_entry_pass_its_own_check(registry: Registry[Any], entry: Entry[Any]) -> None:
+def test_the_defaults_of_an_entry_pass_its_own_check(
+    registry: Registry[Any], entry: Entry[Any]
+) -> None:
     defaults = registry.check(entry.name, {})
     assert registry.check(entry.name, defaults) == defaults
 
 
 @every_entry
-def test_an_unknown_option_of_an_entry_is_refused(registry: Registry[Any], entry: Entry[Any]) -> None:
-    with pytest.raises(NormbenchError, match=f"^unknown option of {registry.noun} {entry.name} 'colour': ") as caught:
+def test_an_unknown_option_of_an_entry_is_refused(
+    registry: Registry[Any], entry: Entry[Any]
+) -> None:
+    with pytest.raises(
+        NormbenchError, match=f"^unknown option of {registry.noun} {entry.name} 'colour': "
+    ) as caught:
         registry.check(entry.name, {"colour": 1})
     assert all(option in str(caught.value) for option in entry.options.model_fields)
 
@@ -119,8 +127,15 @@ def test_a_wrong_option_is_refused_by_its_name_range_and_value(
 
 
 def test_an_unknown_name_is_refused_with_the_nearest(shapes: Shapes) -> None:
-    for ask in (lambda: shapes["disk"], lambda: shapes.check("disk", {}), lambda: shapes.build("disk", "A4")):
-        with pytest.raises(NormbenchError, match=r"^unknown shape 'disk': did you mean 'disc'\? allowed: disc, dot$"):
+    for ask in (
+        lambda: shapes["disk"],
+        lambda: shapes.check("disk", {}),
+        lambda: shapes.build("disk", "A4"),
+    ):
+        with pytest.raises(
+            NormbenchError,
+            match=r"^unknown shape 'disk': did you mean 'disc'\? allowed: disc, dot$",
+        ):
             ask()
 
 

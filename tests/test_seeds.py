@@ -28,7 +28,9 @@ def test_a_stream_seed_is_a_63_bit_number(seed: int, name: tuple[str, int]) -> N
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), NAME), min_size=2, unique=True))
-def test_different_seeds_or_names_give_different_streams(keys: list[tuple[int, tuple[str, int]]]) -> None:
+def test_different_seeds_or_names_give_different_streams(
+    keys: list[tuple[int, tuple[str, int]]],
+) -> None:
     assert len({stream_seed(seed, *name) for seed, name in keys}) == len(keys)
 
 
@@ -38,7 +40,11 @@ def test_the_same_stream_repeats_its_draws(seed: int, name: tuple[str, int]) -> 
 
 
 def test_drawing_from_one_stream_shifts_no_other_and_not_torch_s_own() -> None:
-    undisturbed, first, global_state = draws(0, "order", 1), stream(0, "order", 0), torch.get_rng_state()
+    undisturbed, first, global_state = (
+        draws(0, "order", 1),
+        stream(0, "order", 0),
+        torch.get_rng_state(),
+    )
     torch.rand(1000, generator=first)
     assert torch.equal(draws(0, "order", 1), undisturbed)
     assert torch.equal(torch.get_rng_state(), global_state)

@@ -12,8 +12,15 @@ def caption(runs: pd.DataFrame, *, test_set: bool = False, times: str = "") -> s
     done = runs[runs["status"] == "done"]
     if done.empty:
         return f"None of {counted(len(runs), 'run')} finished."
-    finished = counted(len(runs), "run") if len(done) == len(runs) else f"{len(done)} of {len(runs)} runs finished"
-    floor = f"Test set: the 95 % interval that {distinct(runs, 'num_test')} test images leave of each. " * test_set
+    finished = (
+        counted(len(runs), "run")
+        if len(done) == len(runs)
+        else f"{len(done)} of {len(runs)} runs finished"
+    )
+    floor = (
+        f"Test set: the 95 % interval that {distinct(runs, 'num_test')} test images leave of each. "
+        * test_set
+    )
     return (
         f"Data {distinct(runs, 'data')}, {epochs(done)}, final epoch; {finished}, {_spread(done)} "
         f"{floor}{times}"
@@ -44,8 +51,14 @@ def beside_norm(table: pd.DataFrame) -> list[str]:
 
 def labelled(runs: pd.DataFrame) -> pd.DataFrame:
     """With the column `line`: the norm, and its options where any run differs in them."""
-    options = [name for name in settings_columns(runs) if name.startswith("norm.") and runs[name].nunique() > 1]
-    named = runs[options].rename(columns=lambda name: name.removeprefix("norm.").removeprefix("options."))
+    options = [
+        name
+        for name in settings_columns(runs)
+        if name.startswith("norm.") and runs[name].nunique() > 1
+    ]
+    named = runs[options].rename(
+        columns=lambda name: name.removeprefix("norm.").removeprefix("options.")
+    )
     labels = [
         f"{norm} {describe({str(name): value for name, value in given.items() if value != ''})}"
         for norm, given in zip(runs["norm"], named.to_dict("records"), strict=True)
@@ -83,7 +96,9 @@ def commits(runs: pd.DataFrame) -> str:
     """The commits of the code that ran, with + where files differed from it."""
     began = runs[runs["torch"].notna()]
     known = [
-        f"{commit[:12]}{'+' if dirty else ''}" if isinstance(commit, str) and commit else "of an installed package"
+        f"{commit[:12]}{'+' if dirty else ''}"
+        if isinstance(commit, str) and commit
+        else "of an installed package"
         for commit, dirty in zip(began["commit"], began["dirty"], strict=True)
     ]
     return " / ".join(dict.fromkeys(known))

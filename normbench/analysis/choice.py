@@ -30,8 +30,14 @@ def best_rates(runs: pd.DataFrame) -> pd.DataFrame:
     """
     groups = _groups(runs)
     done = runs[runs["status"] == "done"]
-    scores = done.groupby([*groups, "lr"], dropna=False)["val_accuracy"].agg(["mean", "size"]).reset_index()
-    best = scores.sort_values(["size", "mean"], ascending=False, kind="stable").drop_duplicates(groups)
+    scores = (
+        done.groupby([*groups, "lr"], dropna=False)["val_accuracy"]
+        .agg(["mean", "size"])
+        .reset_index()
+    )
+    best = scores.sort_values(["size", "mean"], ascending=False, kind="stable").drop_duplicates(
+        groups
+    )
     return best.drop(columns=["mean", "size"])
 
 
@@ -52,10 +58,17 @@ def chosen_rates(runs: pd.DataFrame) -> str:
     best = best_rates(runs)
     varying = [name for name in _groups(runs)[1:] if runs[name].nunique() > 1]
     told = [
-        " at ".join(filter(None, [f"{row['norm']} {row['lr']:g}", describe({name: row[name] for name in varying})]))
+        " at ".join(
+            filter(
+                None,
+                [f"{row['norm']} {row['lr']:g}", describe({name: row[name] for name in varying})],
+            )
+        )
         for row in best.sort_index().to_dict("records")
     ]
-    return f"Learning rates are those that were best on held-out training images: {', '.join(told)}."
+    return (
+        f"Learning rates are those that were best on held-out training images: {', '.join(told)}."
+    )
 
 
 def _groups(runs: pd.DataFrame) -> list[str]:

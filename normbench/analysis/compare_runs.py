@@ -18,7 +18,11 @@ NEAREST = 3
 INDENT = 2
 LEAST = 20  # columns that a value gets even where long names leave less
 # By the last word of a figure's name: factor, decimals, unit, unit of a difference.
-UNITS = {"accuracy": (100, 2, " %", " points"), "loss": (1, 4, "", ""), "seconds": (1, 2, " s", " s")}
+UNITS = {
+    "accuracy": (100, 2, " %", " points"),
+    "loss": (1, 4, "", ""),
+    "seconds": (1, 2, " s", " s"),
+}
 
 
 class Row(NamedTuple):
@@ -58,7 +62,10 @@ def diff(first: Path, second: Path) -> str:
 
     `system` settings are left out: none is in a run's id, and those that can touch a number are in the environment.
     """
-    records, files = [run_record(path) for path in (first, second)], [read_run(path) for path in (first, second)]
+    records, files = (
+        [run_record(path) for path in (first, second)],
+        [read_run(path) for path in (first, second)],
+    )
     sections: dict[str, Sequence[Row] | str] = {
         "config": _differing(*(_config(one) for one in files)),
         "result": [*_standing(*records), *_metrics(*files), *_seconds(*records)],
@@ -81,7 +88,9 @@ def _environment(files: RunFiles) -> dict[str, Any]:
 
 def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> Sequence[Row] | str:
     """A row for every key whose values differ, or that only one of them has; or what to say where there is none."""
-    rows = [Row(key, _cell(first, key), _cell(second, key)) for key in dict.fromkeys([*first, *second])]
+    rows = [
+        Row(key, _cell(first, key), _cell(second, key)) for key in dict.fromkeys([*first, *second])
+    ]
     unlike = [row for row in rows if row.first != row.second]
     return unlike or ("the same" if rows else "not recorded")
 
@@ -94,13 +103,19 @@ def _standing(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[R
     """How the runs ended, why, and after how many epochs."""
     yield Row("status", first["status"], second["status"])
     if first["reason"] or second["reason"]:
-        yield Row("reason", *(" ".join(str(one["reason"] or "-").split()) for one in (first, second)))
-    yield Row("epochs", *(f"{one['epochs']}/{one['planned_epochs'] or '?'}" for one in (first, second)))
+        yield Row(
+            "reason", *(" ".join(str(one["reason"] or "-").split()) for one in (first, second))
+        )
+    yield Row(
+        "epochs", *(f"{one['epochs']}/{one['planned_epochs'] or '?'}" for one in (first, second))
+    )
 
 
 def _metrics(first: RunFiles, second: RunFiles) -> Iterator[Row]:
     """The last epoch's losses and accuracies."""
-    last = [{name: column[-1].item() for name, column in one.metrics.items()} for one in (first, second)]
+    last = [
+        {name: column[-1].item() for name, column in one.metrics.items()} for one in (first, second)
+    ]
     for key in dict.fromkeys([*last[0], *last[1]]):
         if key.endswith(("_loss", "_accuracy")):
             yield _figures(key, *(one.get(key) for one in last))
@@ -108,7 +123,9 @@ def _metrics(first: RunFiles, second: RunFiles) -> Iterator[Row]:
 
 def _seconds(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Row]:
     """The median over the epochs; without a difference where other runs shared the machine."""
-    row = _figures("median_train_seconds", first["median_train_seconds"], second["median_train_seconds"])
+    row = _figures(
+        "median_train_seconds", first["median_train_seconds"], second["median_train_seconds"]
+    )
     yield row._replace(difference="") if _shared(first, second) else row
 
 
@@ -119,7 +136,10 @@ def _shared(*records: Mapping[str, Any]) -> bool:
 def _figures(name: str, first: float | None, second: float | None) -> Row:
     """Two figures, and what the second has more than the first."""
     scale, decimals, unit, unit_of_difference = UNITS[name.rpartition("_")[2]]
-    one, other = (f"{scale * value:.{decimals}f}{unit}" if value is not None else "-" for value in (first, second))
+    one, other = (
+        f"{scale * value:.{decimals}f}{unit}" if value is not None else "-"
+        for value in (first, second)
+    )
     if first is None or second is None:
         return Row(name, one, other)
     return Row(name, one, other, f"{scale * (second - first):+.{decimals}f}{unit_of_difference}")

@@ -16,16 +16,43 @@ import pandas as pd
 from normbench.config.schema import ADDED, flatten
 from normbench.runs.files import Columns, RunFiles, at, read_columns, read_run, standing
 
-Clock = dict[tuple[str, int, str], float]  # seconds of an epoch by race, round, and all settings but the norm's
+Clock = dict[
+    tuple[str, int, str], float
+]  # seconds of an epoch by race, round, and all settings but the norm's
 
 KEYS = ("run", "model", "norm", "batch_size", "seed")
 RUNS = (
     *KEYS,
-    *("lr", "status", "reason", "epochs", "train_loss", "test_loss", "test_accuracy", "val_accuracy"),
-    *("median_train_seconds", "num_test", "data", "device", "threads", "precision", "concurrent_runs"),
+    *(
+        "lr",
+        "status",
+        "reason",
+        "epochs",
+        "train_loss",
+        "test_loss",
+        "test_accuracy",
+        "val_accuracy",
+    ),
+    *(
+        "median_train_seconds",
+        "num_test",
+        "data",
+        "device",
+        "threads",
+        "precision",
+        "concurrent_runs",
+    ),
     *("torch", "commit", "dirty"),
 )
-METRICS = ("epoch", "steps", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "train_seconds")
+METRICS = (
+    "epoch",
+    "steps",
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "train_seconds",
+)
 STEPS = ("step", "epoch", "loss", "lr")
 NO_SETTING = ("seed", "batch_size", "optim.lr", "model.name")  # these have columns of their own
 COUNTS = ("num_test", "threads")  # unknown where a run failed before it knew its environment
@@ -51,10 +78,12 @@ class Frames:
     def only(self, kept: Collection[str]) -> Frames:
         """The same of these runs alone."""
         runs, metrics, steps = (
-            table[table["run"].isin(kept)].reset_index(drop=True) for table in (self.runs, self.metrics, self.steps)
+            table[table["run"].isin(kept)].reset_index(drop=True)
+            for table in (self.runs, self.metrics, self.steps)
         )
         environments, configs = (
-            {run: known[run] for run in known if run in kept} for known in (self.environments, self.configs)
+            {run: known[run] for run in known if run in kept}
+            for known in (self.environments, self.configs)
         )
         clocks = {run: self.clocks[run] for run in self.clocks if run in kept}
         return Frames(runs, metrics, steps, environments, configs, self.notes, self.bench, clocks)
@@ -144,13 +173,19 @@ def is_setting(column: str) -> bool:
     return "." in column or column == "planned_epochs"
 
 
-def settings_that_vary(runs: Iterable[str], configs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def settings_that_vary(
+    runs: Iterable[str], configs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[str]]:
     """For every setting in which runs of one norm differ, its value as text in each; not those with fixed columns."""
     flat = [configs.get(run, {}) for run in runs]
     keys = dict.fromkeys(key for config in flat for key in config if key not in NO_SETTING)
     values = {key: [str(config.get(key, ADDED.get(key, ""))) for config in flat] for key in keys}
     norms = [_norm(config.get("norm.name")) for config in flat]
-    varying = {key: column for key, column in values.items() if len({*zip(norms, column, strict=True)}) > len({*norms})}
+    varying = {
+        key: column
+        for key, column in values.items()
+        if len({*zip(norms, column, strict=True)}) > len({*norms})
+    }
     return {
         {"epochs": "planned_epochs"}.get(key, key): column
         for key, column in varying.items()
@@ -172,14 +207,20 @@ def _is_implied(column: list[str], names: list[str] | None, key: str) -> bool:
 
 def _without_places(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration without what is about this machine: folders, workers, display."""
-    return {key: value for key, value in config.items() if not key.startswith(("system.", "data.root", "norm.file"))}
+    return {
+        key: value
+        for key, value in config.items()
+        if not key.startswith(("system.", "data.root", "norm.file"))
+    }
 
 
 def _concurrent_runs(config: dict[str, Any], environment: dict[str, Any]) -> int:
     """The most runs that shared the machine in any session of this one; by the configuration before the first."""
     resumed = environment.get("resumed")
     sessions = [environment, *(resumed if isinstance(resumed, list) else [])]
-    counts = [at(session, "concurrent_runs") for session in sessions] + [at(config, "system.concurrent_runs")]
+    counts = [at(session, "concurrent_runs") for session in sessions] + [
+        at(config, "system.concurrent_runs")
+    ]
     return max((count for count in counts if isinstance(count, int)), default=1)
 
 
@@ -197,7 +238,10 @@ def _long(rows: list[dict[str, Any]], parts: list[Columns], names: tuple[str, ..
     if not filled:
         return pd.DataFrame(columns=[*KEYS, *names])
     lengths = [len(part["epoch"]) for _, part in filled]
-    keys = {key: np.repeat(np.array([row[key] for row, _ in filled], dtype=object), lengths) for key in KEYS}
+    keys = {
+        key: np.repeat(np.array([row[key] for row, _ in filled], dtype=object), lengths)
+        for key in KEYS
+    }
     found = dict.fromkeys(name for _, part in filled for name in part)
     columns = {name: _joined(name, filled, lengths) for name in found}
     return pd.DataFrame(keys | columns).infer_objects()
@@ -206,5 +250,8 @@ def _long(rows: list[dict[str, Any]], parts: list[Columns], names: tuple[str, ..
 def _joined(name: str, filled: list[tuple[dict[str, Any], Columns]], lengths: list[int]) -> Any:
     """One column of all runs, nan for those that have none."""
     return np.concatenate(
-        [part[name] if name in part else np.full(n, np.nan) for (_, part), n in zip(filled, lengths, strict=True)]
+        [
+            part[name] if name in part else np.full(n, np.nan)
+            for (_, part), n in zip(filled, lengths, strict=True)
+        ]
     )

@@ -39,7 +39,11 @@ def list_runs(runs_dir: Path, where: str | None = None, sort: str | None = None)
         records = _sorted(records, sort, columns)
     if where is not None:
         records = select(records, where)
-    table = pd.DataFrame([[record.get(name) for name in columns] for record in records], columns=columns, dtype=object)
+    table = pd.DataFrame(
+        [[record.get(name) for name in columns] for record in records],
+        columns=columns,
+        dtype=object,
+    )
     if table["val_accuracy"].isna().all():
         table = table.drop(columns="val_accuracy")
     table.attrs["empty"] = empty
@@ -61,7 +65,11 @@ def to_text(table: pd.DataFrame) -> str:
         return str(table.attrs.get("empty", "no runs"))
     records = _records(table)
     rows = [_shown(record) for record in records]
-    columns = {name: [name, *(row[name] for row in rows)] for name in rows[0] if any(row[name] for row in rows)}
+    columns = {
+        name: [name, *(row[name] for row in rows)]
+        for name in rows[0]
+        if any(row[name] for row in rows)
+    }
     shared = any(row["s/epoch"].endswith("*") for row in rows)
     note = ["* shared the machine with other runs: not to be compared"] if shared else []
     return "\n".join([*aligned(columns), "", *note, _summary(records)])
@@ -69,7 +77,9 @@ def to_text(table: pd.DataFrame) -> str:
 
 def to_json(table: pd.DataFrame) -> str:
     """The runs as a JSON list of objects with every column; null where a run has no value."""
-    return json.dumps([_plain(record) for record in _records(table)], indent=2, allow_nan=False, default=str)
+    return json.dumps(
+        [_plain(record) for record in _records(table)], indent=2, allow_nan=False, default=str
+    )
 
 
 def aligned(columns: Mapping[str, Sequence[str]]) -> Iterator[str]:
@@ -91,13 +101,17 @@ def cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
-def _sorted(records: Sequence[Mapping[str, Any]], sort: str, columns: Sequence[str]) -> list[Mapping[str, Any]]:
+def _sorted(
+    records: Sequence[Mapping[str, Any]], sort: str, columns: Sequence[str]
+) -> list[Mapping[str, Any]]:
     key = sort.removeprefix("-")
     if key not in columns:
         raise unknown("key", key, columns)
     known = [record for record in records if not is_missing(record.get(key))]
     missing = [record for record in records if is_missing(record.get(key))]
-    return sorted(known, key=lambda record: _rank(record[key]), reverse=sort.startswith("-")) + missing
+    return (
+        sorted(known, key=lambda record: _rank(record[key]), reverse=sort.startswith("-")) + missing
+    )
 
 
 def _rank(value: Any) -> tuple[bool, float, str]:
@@ -107,7 +121,9 @@ def _rank(value: Any) -> tuple[bool, float, str]:
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in record.items()} for record in table.to_dict("records")]
+    return [
+        {str(key): value for key, value in record.items()} for record in table.to_dict("records")
+    ]
 
 
 def _shown(record: Mapping[str, Any]) -> dict[str, str]:
@@ -120,7 +136,9 @@ def _shown(record: Mapping[str, Any]) -> dict[str, str]:
         "epochs": f"{record['epochs']}{planned}",
         "accuracy": as_text(record["test_accuracy"], "{:.1%}"),
         "s/epoch": as_text(record["median_train_seconds"], "{:.1f}" + shared),
-        "reason": " ".join(as_text(record["reason"], "{}").split()) if record["status"] != "done" else "",
+        "reason": " ".join(as_text(record["reason"], "{}").split())
+        if record["status"] != "done"
+        else "",
     }
 
 
@@ -133,7 +151,8 @@ def _summary(records: Sequence[Mapping[str, Any]]) -> str:
     """36 runs: 30 done, 4 failed, 2 diverged."""
     states = Counter(record["status"] for record in records)
     counts = ", ".join(
-        f"{states[state]} {state}" for state in sorted(states, key=lambda s: (s != "done", -states[s], s))
+        f"{states[state]} {state}"
+        for state in sorted(states, key=lambda s: (s != "done", -states[s], s))
     )
     return f"{len(records)} run{'s' * (len(records) != 1)}: {counts}"
 

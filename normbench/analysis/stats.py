@@ -68,7 +68,9 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Es
         return Estimate(mean, math.nan, 1)
     from scipy.special import stdtrit  # scipy.stats takes seconds to import
 
-    return Estimate(mean, float(stdtrit(n - 1, (1 + confidence) / 2)) * _standard_error(values, mean), n)
+    return Estimate(
+        mean, float(stdtrit(n - 1, (1 + confidence) / 2)) * _standard_error(values, mean), n
+    )
 
 
 def paired_difference(
@@ -112,7 +114,11 @@ def with_interval(numbers: Iterable[int]) -> str:
     enough = {_outside(n) > 0 for n in numbers}
     if not any(enough):
         return "without an interval, which takes 6 rounds"
-    return "with its 95 % interval" if all(enough) else "with its 95 % interval where there are 6 rounds"
+    return (
+        "with its 95 % interval"
+        if all(enough)
+        else "with its 95 % interval where there are 6 rounds"
+    )
 
 
 def _outside(n: int) -> int:
@@ -131,7 +137,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     The i-th smallest of m is multiplied by m - i + 1, and none falls below a smaller one's. nan stays nan, and counts
     as no test.
     """
-    order = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i])
+    order = sorted(
+        (i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i]
+    )
     adjusted, reached = [math.nan] * len(p_values), 0.0
     for rank, i in enumerate(order):
         reached = max(reached, min(1.0, (len(order) - rank) * p_values[i]))
@@ -148,4 +156,6 @@ def half_width_of_test_set(accuracy: float, num_test: int) -> float:
 
 
 def _standard_error(values: Sequence[float], mean: float) -> float:
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+    return math.sqrt(
+        math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values)
+    )

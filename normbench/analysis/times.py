@@ -30,7 +30,9 @@ from normbench.timing.rounds import (
     together,
 )
 
-OF_OLD_RUNS = dict.fromkeys(("cifar10", "cifar10-jpeg", "synthetic"), (3, 32, 32))  # whose environment does not say
+OF_OLD_RUNS = dict.fromkeys(
+    ("cifar10", "cifar10-jpeg", "synthetic"), (3, 32, 32)
+)  # whose environment does not say
 
 
 def with_times(frames: Frames, places: Sequence[Path]) -> Frames:
@@ -46,14 +48,18 @@ def with_rounds(frames: Frames, rounds: pd.DataFrame) -> Frames:
     Raises NormbenchError where several machines timed the settings of one run.
     """
     names = columns_of_settings(rounds)
-    timed = {_settings(group[names].iloc[0]): group for _, group in rounds.groupby(names, sort=False)}
+    timed = {
+        _settings(group[names].iloc[0]): group for _, group in rounds.groupby(names, sort=False)
+    }
     clocks = {}
     for run, config in frames.configs.items():
         environment = frames.environments.get(run, {})
         group = timed.get(frozenset({**cost_settings(config), **_images(environment)}.items()))
         if group is not None:
             _check_machine(group)
-            steps = _num_images(config, environment) / (config["batch_size"] * config["train.accumulate"])
+            steps = _num_images(config, environment) / (
+                config["batch_size"] * config["train.accumulate"]
+            )
             places = zip(group["race"], group["round"], itertools.repeat(_beside_norm(config)))
             clocks[run] = dict(zip(places, steps * group["seconds"], strict=True))
     return replace(frames, bench=rounds, clocks=clocks)
@@ -83,7 +89,11 @@ def time_note(frames: Frames) -> str:
 def _apart(frames: Frames) -> str:
     """Which norms were timed in another way than bn, as `runtime=fast` may have chosen, so that no ratio is given."""
     timed = {run: cost_settings(frames.configs[run]) for run in frames.clocks}
-    of_bn = {_beside_norm(one): one["batch_size"] for one in timed.values() if one["norm.name"] == BASELINE}
+    of_bn = {
+        _beside_norm(one): one["batch_size"]
+        for one in timed.values()
+        if one["norm.name"] == BASELINE
+    }
     apart = {
         f"{one['norm.name']} at batch {one['batch_size']}": None
         for one in timed.values()
@@ -104,7 +114,11 @@ def _check_machine(rounds: pd.DataFrame) -> None:
 
 def _beside_norm(config: Mapping[str, Any]) -> str:
     """The settings that a step's cost depends on, but the norm's own: at the same ones, two norms are compared."""
-    return str(sorted((key, one) for key, one in cost_settings(config).items() if not key.startswith("norm.")))
+    return str(
+        sorted(
+            (key, one) for key, one in cost_settings(config).items() if not key.startswith("norm.")
+        )
+    )
 
 
 def _settings(of_a_round: pd.Series[Any]) -> frozenset[tuple[str, str]]:
@@ -116,7 +130,10 @@ def _images(environment: Mapping[str, Any]) -> dict[str, str]:
     """Size and classes of a run's images, as the columns of a bench say them."""
     shape = at(environment, "data.image_shape") or OF_OLD_RUNS.get(at(environment, "data.name"), ())
     classes = at(environment, "data.classes")
-    return {"image": "x".join(map(str, shape)), "classes": str(len(classes)) if classes else OLD_CLASSES}
+    return {
+        "image": "x".join(map(str, shape)),
+        "classes": str(len(classes)) if classes else OLD_CLASSES,
+    }
 
 
 def _num_images(config: Mapping[str, Any], environment: Mapping[str, Any]) -> float:

@@ -44,7 +44,9 @@ class Condition:
         if is_missing(value):
             return self.operator == "!="
         quantify = all if self.operator == "!=" else any
-        return quantify(OPERATORS[self.operator](*_comparable(value, given)) for given in self.values)
+        return quantify(
+            OPERATORS[self.operator](*_comparable(value, given)) for given in self.values
+        )
 
 
 def select(records: Sequence[Record], text: str) -> list[Record]:
@@ -57,7 +59,11 @@ def select(records: Sequence[Record], text: str) -> list[Record]:
     for condition in (condition for group in alternatives for condition in group):
         if records and condition.key not in known:
             raise unknown("key", condition.key, known)
-    return [record for record in records if any(all(c.holds(record) for c in group) for group in alternatives)]
+    return [
+        record
+        for record in records
+        if any(all(c.holds(record) for c in group) for group in alternatives)
+    ]
 
 
 def parse(text: str) -> list[list[Condition]]:
@@ -96,7 +102,9 @@ def text_of(value: Any) -> str:
 def _condition(key: str, sign: str, values: str) -> Condition:
     given = tuple(_unquoted(value) for value in VALUE.findall(values))
     if sign not in ("=", "==", "!=") and len(given) > 1:
-        raise NormbenchError(f"'{key}{sign}{values.strip()}' compares with several values: only = and != take a list")
+        raise NormbenchError(
+            f"'{key}{sign}{values.strip()}' compares with several values: only = and != take a list"
+        )
     return Condition(key, sign.replace("==", "="), given)
 
 

@@ -107,10 +107,20 @@ def certificate_text(row: Listed, certificate: Certificate) -> str:
     """One norm's certificate for a terminal, a fact a line."""
     prefix = "norm.options." if own.is_own(row.name) else "norm."
     options = ", ".join(f"{prefix}{key}={json.dumps(value)}" for key, value in row.options.items())
-    about = {"parameters": row.parameters, "state": row.state, "scope": row.scope, "paper": row.paper}
-    facts = [(name.replace("_", " "), _said(value)) for name, value in (about | known(certificate)).items()]
+    about = {
+        "parameters": row.parameters,
+        "state": row.state,
+        "scope": row.scope,
+        "paper": row.paper,
+    }
+    facts = [
+        (name.replace("_", " "), _said(value))
+        for name, value in (about | known(certificate)).items()
+    ]
     head = [f"{row.name}: {row.title}", row.summary, f"options: {options or 'none'}"]
-    return "\n".join([*filter(None, head), "", tabulate(facts, tablefmt="plain", disable_numparse=True)])
+    return "\n".join(
+        [*filter(None, head), "", tabulate(facts, tablefmt="plain", disable_numparse=True)]
+    )
 
 
 def as_json(row: Listed, certificate: Certificate) -> dict[str, Any]:
@@ -124,8 +134,12 @@ def as_markdown(pairs: Sequence[tuple[Listed, Certificate]]) -> str:
     named = {"norm": "name"}
     tables = {
         "Norms": _table(CATALOGUE, [_cells(CATALOGUE, row) for row, _ in pairs]),
-        "Statistics": _table(named | STATISTICS, [[r.name, *_cells(STATISTICS, facts)] for r, facts in usable]),
-        "Training": _table(named | TRAINING, [[r.name, *_cells(TRAINING, facts)] for r, facts in usable]),
+        "Statistics": _table(
+            named | STATISTICS, [[r.name, *_cells(STATISTICS, facts)] for r, facts in usable]
+        ),
+        "Training": _table(
+            named | TRAINING, [[r.name, *_cells(TRAINING, facts)] for r, facts in usable]
+        ),
     }
     sections = [f"## {title}\n\n{table}" for title, table in tables.items()]
     return "\n\n".join(["# Every norm and its certificate", ABOUT, *sections])
@@ -142,7 +156,8 @@ def known(certificate: Certificate) -> dict[str, Any]:
 
 def _needs_batch(spec: NormSpec) -> str:
     usual, on_a_pixel = (
-        next((str(n) for n in BATCHES if spec.refuse((n, MAP[0], side, side)) is None), "none") for side in (MAP[1], 1)
+        next((str(n) for n in BATCHES if spec.refuse((n, MAP[0], side, side)) is None), "none")
+        for side in (MAP[1], 1)
     )
     return usual if usual == on_a_pixel else f"{usual}, on 1x1 maps {on_a_pixel}"
 
@@ -156,7 +171,9 @@ def _described(name: str, options: Mapping[str, Any]) -> tuple[str, str]:
 
 def _cells(columns: dict[str, str], row: Listed | Certificate) -> list[str]:
     """What the columns' attributes say; a refusal's reason is left to the norm's own certificate."""
-    return [re.sub("^refused: .*", "refused", _said(getattr(row, name))) for name in columns.values()]
+    return [
+        re.sub("^refused: .*", "refused", _said(getattr(row, name))) for name in columns.values()
+    ]
 
 
 def _said(value: Any) -> str:

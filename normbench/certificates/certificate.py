@@ -89,7 +89,9 @@ def certify(spec: NormSpec) -> Certificate:
 
 # Moments
 
-Parts = tuple[int, int, bool]  # into how many parts the samples and channels are split; whether each pixel is alone
+Parts = tuple[
+    int, int, bool
+]  # into how many parts the samples and channels are split; whether each pixel is alone
 
 
 def _smallest(y: Tensor, error: Callable[[Tensor], Tensor]) -> tuple[str, ...]:
@@ -97,7 +99,9 @@ def _smallest(y: Tensor, error: Callable[[Tensor], Tensor]) -> tuple[str, ...]:
     divisors = [[k for k in range(1, size + 1) if size % k == 0] for size in (N, C)]
     splits: list[Parts] = [(n, c, False) for n, c in product(*divisors)] + [(N, 1, True)]
     holds = [split for split in splits if error(_parts(y, split)).abs().max() < 1e-3]
-    return tuple(_name(split) for split in holds if not any(_is_finer(other, split) for other in holds))
+    return tuple(
+        _name(split) for split in holds if not any(_is_finer(other, split) for other in holds)
+    )
 
 
 def _parts(y: Tensor, split: Parts) -> Tensor:
@@ -135,7 +139,9 @@ def _mates_matter(block: nn.Module, *, training: bool) -> bool:
     block.train()(images(SHAPE, seed=1))
     changed = x.clone()
     changed[1:] = 5 * changed[1:] + 3
-    return not close(fresh(block, x, training=training)[0], fresh(block, changed, training=training)[0], ROUNDING)
+    return not close(
+        fresh(block, x, training=training)[0], fresh(block, changed, training=training)[0], ROUNDING
+    )
 
 
 def _moved(block: nn.Module) -> nn.Module:
@@ -143,7 +149,11 @@ def _moved(block: nn.Module) -> nn.Module:
     moved = copy.deepcopy(block)
     with torch.no_grad():
         for seed, parameter in enumerate(moved.parameters()):
-            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed), dtype=parameter.dtype)
+            noise = torch.randn(
+                parameter.shape,
+                generator=torch.Generator().manual_seed(seed),
+                dtype=parameter.dtype,
+            )
             parameter.add_(noise, alpha=0.1)
     return moved
 
@@ -151,8 +161,15 @@ def _moved(block: nn.Module) -> nn.Module:
 def _ignored(layer: nn.Module, x: Tensor, change: Callable[[Tensor], Tensor]) -> tuple[str, ...]:
     shapes = {"sample": (N, 1, 1, 1), "channel": (1, C, 1, 1), "batch": (1, 1, 1, 1)}
     generator = torch.Generator().manual_seed(2)
-    values = {name: torch.randn(shape, generator=generator, dtype=x.dtype) for name, shape in shapes.items()}
-    return tuple(name for name, value in values.items() if close(fresh(layer, x), fresh(layer, change(value))))
+    values = {
+        name: torch.randn(shape, generator=generator, dtype=x.dtype)
+        for name, shape in shapes.items()
+    }
+    return tuple(
+        name
+        for name, value in values.items()
+        if close(fresh(layer, x), fresh(layer, change(value)))
+    )
 
 
 def _ignores_weight_scale(block: nn.Module) -> bool:
@@ -236,9 +253,16 @@ def _checkpointed(block: nn.Module) -> str:
     plain(x).square().sum().backward()
     twice(x)
     twice(x)
-    CheckpointFunction.apply(again, True, x).square().sum().backward()  # `checkpoint` itself imports torch._dynamo
-    pairs = [(one.grad, other.grad) for one, other in zip(plain.parameters(), again.parameters(), strict=True)]
-    same = all(close(one, other, ROUNDING) for one, other in pairs if one is not None and other is not None)
+    CheckpointFunction.apply(
+        again, True, x
+    ).square().sum().backward()  # `checkpoint` itself imports torch._dynamo
+    pairs = [
+        (one.grad, other.grad)
+        for one, other in zip(plain.parameters(), again.parameters(), strict=True)
+    ]
+    same = all(
+        close(one, other, ROUNDING) for one, other in pairs if one is not None and other is not None
+    )
     return _state_after(again, plain, twice) + ("" if same else "; gradient differs")
 
 
@@ -251,4 +275,7 @@ def _state_after(again: nn.Module, plain: nn.Module, twice: nn.Module) -> str:
 
 
 def _same_state(one: nn.Module, other: nn.Module) -> bool:
-    return all(torch.equal(first, second) for first, second in zip(one.buffers(), other.buffers(), strict=True))
+    return all(
+        torch.equal(first, second)
+        for first, second in zip(one.buffers(), other.buffers(), strict=True)
+    )

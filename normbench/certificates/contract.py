@@ -10,13 +10,28 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from normbench.certificates.probes import IMAGE_CHANNELS, block_of, close, drawn, fresh, images, layer_of
+from normbench.certificates.probes import (
+    IMAGE_CHANNELS,
+    block_of,
+    close,
+    drawn,
+    fresh,
+    images,
+    layer_of,
+)
 from normbench.models import Layers, materialize, models, norm_sites, unsupported
 from normbench.norms import NormSpec
 from normbench.norms.spec import Shape
 
 SHAPE: Shape = (4, 16, 5, 3)
-SHAPES: tuple[Shape, ...] = (SHAPE, (1, 16, 4, 4), (3, 16, 1, 1), (1, 16, 1, 1), (2, 3, 4, 4), (2, 1, 2, 2))
+SHAPES: tuple[Shape, ...] = (
+    SHAPE,
+    (1, 16, 4, 4),
+    (3, 16, 1, 1),
+    (1, 16, 1, 1),
+    (2, 3, 4, 4),
+    (2, 1, 2, 2),
+)
 STEPS = 20
 
 Check = Callable[[NormSpec], None]
@@ -49,7 +64,10 @@ def keeps_shape_and_type(spec: NormSpec) -> None:
     for dtype in (torch.float32, torch.float64):
         for training in (True, False):
             y = fresh(layer_of(spec, SHAPE, dtype), drawn(*SHAPE, dtype=dtype), training=training)
-            _demand((y.shape, y.dtype) == (SHAPE, dtype), f"{dtype} of {SHAPE} becomes {y.dtype} of {tuple(y.shape)}")
+            _demand(
+                (y.shape, y.dtype) == (SHAPE, dtype),
+                f"{dtype} of {SHAPE} becomes {y.dtype} of {tuple(y.shape)}",
+            )
 
 
 def stays_finite(spec: NormSpec) -> None:
@@ -59,7 +77,10 @@ def stays_finite(spec: NormSpec) -> None:
         layer(given).square().sum().backward()
         assert given.grad is not None
         values = [given.grad, fresh(layer, x, training=False), *layer.state_dict().values()]
-        _demand(all(bool(value.isfinite().all()) for value in values), f"not of inputs like {float(x.flatten()[0]):g}")
+        _demand(
+            all(bool(value.isfinite().all()) for value in values),
+            f"not of inputs like {float(x.flatten()[0]):g}",
+        )
 
 
 def gradients_are_right(spec: NormSpec) -> None:
@@ -69,7 +90,9 @@ def gradients_are_right(spec: NormSpec) -> None:
     buffers = {name: value.clone() for name, value in block.named_buffers()}
 
     def forward(x: Tensor, *parameters: Tensor) -> Tensor:
-        state = dict(zip(names, parameters, strict=True)) | {name: value.clone() for name, value in buffers.items()}
+        state = dict(zip(names, parameters, strict=True)) | {
+            name: value.clone() for name, value in buffers.items()
+        }
         y: Tensor = functional_call(block, state, (x,))
         return y
 
@@ -95,7 +118,13 @@ def scope_is_as_declared(spec: NormSpec) -> None:
         reached = (fresh(layer, changed) - fresh(layer, x)).abs() > 1e-12
         reached[0, channel, 1, 1] = False
         others.append(reached)
-    found = "batch" if any(o[1:].any() for o in others) else "sample" if any(o.any() for o in others) else "none"
+    found = (
+        "batch"
+        if any(o[1:].any() for o in others)
+        else "sample"
+        if any(o.any() for o in others)
+        else "none"
+    )
     declared = {"weight": "none", "undeclared": found}.get(spec.scope, spec.scope)
     _demand(found == declared, f"declared {spec.scope}, found {found}")
 
@@ -109,8 +138,14 @@ def evaluates_samples_alone(spec: NormSpec) -> None:
     with torch.no_grad():
         together = block(x)
         alone = torch.cat([block(sample[None]) for sample in x])
-    _demand(close(together, alone, 1e-6), f"differs by up to {float((together - alone).abs().max()):.3g}")
-    _demand(all(torch.equal(value, before[name]) for name, value in block.state_dict().items()), "it changes state")
+    _demand(
+        close(together, alone, 1e-6),
+        f"differs by up to {float((together - alone).abs().max()):.3g}",
+    )
+    _demand(
+        all(torch.equal(value, before[name]) for name, value in block.state_dict().items()),
+        "it changes state",
+    )
 
 
 def refuses_what_fails(spec: NormSpec) -> None:
@@ -122,13 +157,19 @@ def refuses_what_fails(spec: NormSpec) -> None:
             layers = [layer_of(spec, shape) for _ in range(2)]
             one, other = (layer(drawn(*shape, seed=seed)) for seed, layer in enumerate(layers))
             state = [value for layer in layers for value in layer.state_dict().values()]
-            works = not close(one, other, 1e-6) and all(bool(v.isfinite().all()) for v in (one, other, *state))
+            works = not close(one, other, 1e-6) and all(
+                bool(v.isfinite().all()) for v in (one, other, *state)
+            )
         except Exception as error:
             works = False
             _demand(
-                reason is not None, f"shape {shape} is not refused: {type(error).__name__}: {error}".partition("\n")[0]
+                reason is not None,
+                f"shape {shape} is not refused: {type(error).__name__}: {error}".partition("\n")[0],
             )
-        _demand(works == (reason is None), f"shape {shape}: {'works' if works else 'fails'}, refusal: {reason}")
+        _demand(
+            works == (reason is None),
+            f"shape {shape}: {'works' if works else 'fails'}, refusal: {reason}",
+        )
 
 
 def saves_and_loads(spec: NormSpec) -> None:
@@ -139,22 +180,31 @@ def saves_and_loads(spec: NormSpec) -> None:
     again = block_of(spec, SHAPE)
     again.load_state_dict(copy.deepcopy(block.state_dict()))
     x = images(SHAPE, seed=3)
-    _demand(torch.equal(fresh(block, x, training=False), fresh(again, x, training=False)), "it does not")
+    _demand(
+        torch.equal(fresh(block, x, training=False), fresh(again, x, training=False)), "it does not"
+    )
 
 
 def repeats_itself(spec: NormSpec) -> None:
     """Made and called twice it gives the same bits, so that a run can be repeated and resumed."""
     x = images(SHAPE)
     block = block_of(spec, SHAPE)
-    _demand(torch.equal(fresh(block, x), fresh(block_of(spec, SHAPE), x)), "two layers of the same seed differ")
-    _demand(torch.equal(fresh(block, x), fresh(block, x)), "two calls with the same input and state differ")
+    _demand(
+        torch.equal(fresh(block, x), fresh(block_of(spec, SHAPE), x)),
+        "two layers of the same seed differ",
+    )
+    _demand(
+        torch.equal(fresh(block, x), fresh(block, x)),
+        "two calls with the same input and state differ",
+    )
 
 
 def knows_no_layout(spec: NormSpec) -> None:
     """The memory layout changes nothing."""
     layer, x = layer_of(spec, SHAPE), drawn(*SHAPE)
     _demand(
-        close(fresh(layer, x), fresh(layer, x.to(memory_format=torch.channels_last)), 1e-6), "channels_last differs"
+        close(fresh(layer, x), fresh(layer, x.to(memory_format=torch.channels_last)), 1e-6),
+        "channels_last differs",
     )
 
 
@@ -165,7 +215,10 @@ def computes_in_half(spec: NormSpec) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             y = block(images(SHAPE, seed=seed).float())
         y.float().square().sum().backward()
-    values = [*block.state_dict().values(), *(p.grad for p in block.parameters() if p.grad is not None)]
+    values = [
+        *block.state_dict().values(),
+        *(p.grad for p in block.parameters() if p.grad is not None),
+    ]
     _demand(all(bool(value.isfinite().all()) for value in values), "not finite")
     _demand(torch.bfloat16 not in {value.dtype for value in values}, "something is kept in bf16")
 
@@ -186,7 +239,10 @@ def trains(spec: NormSpec) -> None:
         for step in range(STEPS):
             chosen = (torch.arange(batch_size) + step * batch_size) % len(x)
             loss = cross_entropy(model(x[chosen]), labels[chosen])
-            _demand(bool(loss.isfinite()), f"the loss of step {step} at batch {batch_size} is {loss.item()}")
+            _demand(
+                bool(loss.isfinite()),
+                f"the loss of step {step} at batch {batch_size} is {loss.item()}",
+            )
             loss.backward()
             _descend(model, rate=0.01)
 

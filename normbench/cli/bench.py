@@ -21,12 +21,20 @@ DEFAULTS = {"norm": "norm=bn,ln,in,gn", "batch_size": "batch_size=64", "data": "
 def bench(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="key=value or key=a,b, as for sweep.  [default: norm=bn,ln,in,gn batch_size=64]"),
+        typer.Argument(
+            help="key=value or key=a,b, as for sweep.  [default: norm=bn,ln,in,gn batch_size=64]"
+        ),
     ] = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Time each norm layer alone, forward and backward.")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Time each norm layer alone, forward and backward.")
+    ] = False,
     rounds: Annotated[int, typer.Option(help="Turns that everyone takes.", min=1)] = 25,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The folder for CSV, table and figure.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace rounds that lie in that folder.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The folder for CSV, table and figure.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace rounds that lie in that folder.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Time training steps in turns, in one process: time relative to bn with its interval, and memory.
@@ -46,7 +54,11 @@ def bench(
     if output is not None:
         prepare_folder(output, layers=layers, overwrite=overwrite)
     given = overrides or []
-    chosen = [value for key, value in DEFAULTS.items() if not any(one.startswith(f"{key}=") for one in given)]
+    chosen = [
+        value
+        for key, value in DEFAULTS.items()
+        if not any(one.startswith(f"{key}=") for one in given)
+    ]
     plan = make_plan(Study("bench", ()).with_overrides([*chosen, *given]))
     for run in plan.runs:
         if run.state == "refused":
@@ -62,7 +74,9 @@ def bench(
     _conclude(rows, output, layers=layers, may_replace=True)
 
 
-def _conclude(rows: list[dict[str, Any]], output: Path | None, *, layers: bool, may_replace: bool) -> None:
+def _conclude(
+    rows: list[dict[str, Any]], output: Path | None, *, layers: bool, may_replace: bool
+) -> None:
     """Shows and writes the rounds that are done; rounds of an earlier bench are replaced by complete ones only."""
     from normbench.analysis.bench import of_layers, of_steps
 

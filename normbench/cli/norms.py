@@ -16,10 +16,16 @@ if TYPE_CHECKING:
 
 
 def norms(
-    name: Annotated[str | None, typer.Argument(help="A norm, or your own as file.py:Class; without: all.")] = None,
-    options: Annotated[list[str] | None, typer.Argument(help="Its options, as norm.num_groups=8.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A norm, or your own as file.py:Class; without: all.")
+    ] = None,
+    options: Annotated[
+        list[str] | None, typer.Argument(help="Its options, as norm.num_groups=8.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Certificates as JSON.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Catalogue and certificates as Markdown.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Catalogue and certificates as Markdown.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Try what every norm must keep to; exit code 1 if not.")
     ] = False,
@@ -40,7 +46,11 @@ def norms(
     from normbench.config.schema import Choice
     from normbench.norms import norms as registry
 
-    chosen = [compose(options or [], {"norm": name}).norm] if name else [Choice(name=entry.name) for entry in registry]
+    chosen = (
+        [compose(options or [], {"norm": name}).norm]
+        if name
+        else [Choice(name=entry.name) for entry in registry]
+    )
     found = [catalogue.listed(choice.name, choice.options) for choice in chosen]
     if check:
         sys.exit(_check({row.name: spec for row, spec in found}))
@@ -52,7 +62,11 @@ def norms(
         values = [catalogue.as_json(*pair) for pair in certified]
         print(json.dumps(values[0] if name else values, indent=2))
     else:
-        print(catalogue.as_markdown(certified) if markdown else catalogue.certificate_text(*certified[0]))
+        print(
+            catalogue.as_markdown(certified)
+            if markdown
+            else catalogue.certificate_text(*certified[0])
+        )
 
 
 def _check(specs: dict[str, NormSpec]) -> int:
@@ -64,7 +78,10 @@ def _check(specs: dict[str, NormSpec]) -> int:
         try:
             for sentence, wrong in broken(spec):
                 failed += wrong is not None
-                print(f"{name}: {'ok    ' if wrong is None else 'BROKEN'} {sentence}" + (f": {wrong}" if wrong else ""))
+                print(
+                    f"{name}: {'ok    ' if wrong is None else 'BROKEN'} {sentence}"
+                    + (f": {wrong}" if wrong else "")
+                )
         except Broken as error:
             print(f"{name}: not tried: {error}")
     return 1 if failed else 0

@@ -21,8 +21,12 @@ DEFAULT_RUNS_DIR = Path("results/runs")
 def runs(
     context: typer.Context,
     where: Annotated[str | None, typer.Option(help="Conditions on columns and settings.")] = None,
-    sort: Annotated[str | None, typer.Option(help="A column or setting; -KEY from the largest.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Every column and setting, as JSON.")] = False,
+    sort: Annotated[
+        str | None, typer.Option(help="A column or setting; -KEY from the largest.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Every column and setting, as JSON.")
+    ] = False,
     runs_dir: RunsDir = DEFAULT_RUNS_DIR,
     debug: Debug = False,
 ) -> None:
@@ -45,7 +49,9 @@ def runs(
 
 
 @app.command("diff")
-def diff(first: str, second: str, runs_dir: RunsDir = DEFAULT_RUNS_DIR, debug: Debug = False) -> None:
+def diff(
+    first: str, second: str, runs_dir: RunsDir = DEFAULT_RUNS_DIR, debug: Debug = False
+) -> None:
     """Show two runs side by side: what they differ in, and final figures.
 
     FIRST and SECOND are ids, the first parts of ids, hashes, or paths.
@@ -59,7 +65,9 @@ def diff(first: str, second: str, runs_dir: RunsDir = DEFAULT_RUNS_DIR, debug: D
 @app.command("rm")
 def remove(
     runs: Annotated[list[str] | None, typer.Argument(help="Ids, their hashes, or paths.")] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="All that failed or are damaged.")] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="All that failed or are damaged.")
+    ] = False,
     runs_dir: RunsDir = DEFAULT_RUNS_DIR,
     debug: Debug = False,
 ) -> None:
@@ -76,7 +84,9 @@ def remove(
     folder = runs_dir.expanduser()
     bad: list[str] = list_runs(folder, "status=failed,damaged")["run"].tolist() if failed else []
     busy = 0
-    for path in [find_run(folder, name, whole=True) for name in runs or ()] + [folder / name for name in bad]:
+    for path in [find_run(folder, name, whole=True) for name in runs or ()] + [
+        folder / name for name in bad
+    ]:
         try:
             remove_run(path)
             print(f"removed {path}")

@@ -24,26 +24,42 @@ RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Go on with fa
 def sweep(
     study: Annotated[
         list[str] | None,
-        typer.Argument(help="A study of configs/sweep/, and key=value or key=a,b for settings and axes."),
+        typer.Argument(
+            help="A study of configs/sweep/, and key=value or key=a,b for settings and axes."
+        ),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", help="Runs at a time; else one per core, or per GPU.")
+        int | None,
+        typer.Option("--jobs", "-j", help="Runs at a time; else one per core, or per GPU."),
     ] = None,
     launcher: Annotated[str, typer.Option(help="inline, processes, ray, slurm")] = "processes",
     timeout: Annotated[float | None, typer.Option(help="Seconds that one run may take.")] = None,
     retry_failed: RetryFailed = False,
     restart: Restart = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, run nothing.")
+    ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the report here, with runs, tables and figures.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write the report here, with runs, tables and figures."
+        ),
     ] = None,
     runs_dir: RunsDir = None,
-    runs_per_gpu: Annotated[int | None, typer.Option(help="processes: runs that share a GPU.")] = None,
+    runs_per_gpu: Annotated[
+        int | None, typer.Option(help="processes: runs that share a GPU.")
+    ] = None,
     cpus_per_run: Annotated[int | None, typer.Option(help="ray, slurm: cores of a run.")] = None,
-    gpus_per_run: Annotated[float | None, typer.Option(help="ray: GPUs of a run, as 0.25; slurm: whole.")] = None,
-    address: Annotated[str | None, typer.Option(help="ray: the cluster; auto: the one that runs here.")] = None,
+    gpus_per_run: Annotated[
+        float | None, typer.Option(help="ray: GPUs of a run, as 0.25; slurm: whole.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="ray: the cluster; auto: the one that runs here.")
+    ] = None,
     partition: Annotated[str | None, typer.Option(help="slurm: the partition.")] = None,
-    sbatch: Annotated[list[str] | None, typer.Option(help="slurm: any other of its options, as account=x.")] = None,
+    sbatch: Annotated[
+        list[str] | None, typer.Option(help="slurm: any other of its options, as account=x.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Train every combination of some settings.
@@ -72,16 +88,18 @@ def sweep(
     options = {key: value for key, value in given.items() if value is not None}
     chosen = launchers.build(launcher, restart, options=options)
     flags = {} if runs_dir is None else {"system.runs_dir": runs_dir}
-    plan, open_runs = _plan(_study(study or []), flags, chosen, retry_failed=retry_failed, restart=restart)
+    plan, open_runs = _plan(
+        _study(study or []), flags, chosen, retry_failed=retry_failed, restart=restart
+    )
     if not dry_run:
         _carry_out(plan, open_runs, chosen, output, live=launcher != "inline")
 
 
 def demo(
     overrides: Overrides = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where runs, tables, figures and report go.")] = Path(
-        "results/demo"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where runs, tables, figures and report go.")
+    ] = Path("results/demo"),
     retry_failed: RetryFailed = False,
     restart: Restart = False,
     debug: Debug = False,
@@ -92,13 +110,22 @@ def demo(
     inline = launchers.build("inline", restart)
     flags = {"system.runs_dir": str(output / "runs")}
     plan, open_runs = _plan(
-        _study(["demo", *(overrides or ())]), flags, inline, retry_failed=retry_failed, restart=restart
+        _study(["demo", *(overrides or ())]),
+        flags,
+        inline,
+        retry_failed=retry_failed,
+        restart=restart,
     )
     _carry_out(plan, open_runs, inline, output, live=False, rounds=9)
 
 
 def _plan(
-    study: Study, flags: dict[str, Any], launcher: Launcher, *, retry_failed: bool = False, restart: bool = False
+    study: Study,
+    flags: dict[str, Any],
+    launcher: Launcher,
+    *,
+    retry_failed: bool = False,
+    restart: bool = False,
 ) -> tuple[Plan, list[RunConfig]]:
     """The plan, printed, and the runs in it that are to be launched."""
     from normbench.sweeps.estimate import Estimator
@@ -113,7 +140,13 @@ def _plan(
 
 
 def _carry_out(
-    plan: Plan, open_runs: list[RunConfig], launcher: Launcher, output: Path | None, *, live: bool, rounds: int = 0
+    plan: Plan,
+    open_runs: list[RunConfig],
+    launcher: Launcher,
+    output: Path | None,
+    *,
+    live: bool,
+    rounds: int = 0,
 ) -> None:
     """Runs the plan, then shows how it stands; exits. rounds: of a bench of its finished runs, if any is wanted."""
     from normbench.analysis.loading import check_folder
@@ -157,5 +190,7 @@ def _study(arguments: list[str]) -> Study:
     if len(names) > 1:
         raise NormbenchError(f"one study at a time, not {' and '.join(names)}")
     if not arguments:
-        raise NormbenchError("say what to sweep: a study of configs/sweep/, or settings such as norm=bn,gn seed=0,1")
+        raise NormbenchError(
+            "say what to sweep: a study of configs/sweep/, or settings such as norm=bn,gn seed=0,1"
+        )
     return (load_study(names[0]) if names else Study("sweep", ())).with_overrides(overrides)

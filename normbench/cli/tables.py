@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 Runs = Annotated[
     list[Path] | None,
-    typer.Argument(help="Run directories, folders of them, or a study's runs.csv.  [default: results/runs]"),
+    typer.Argument(
+        help="Run directories, folders of them, or a study's runs.csv.  [default: results/runs]"
+    ),
 ]
 Where = Annotated[str | None, typer.Option(help="Conditions, as 'norm=bn,gn and batch_size<=4'.")]
 Bench = Annotated[
-    Path | None, typer.Option(help="Where their times are: a bench.csv.  [default: the one beside the runs]")
+    Path | None,
+    typer.Option(help="Where their times are: a bench.csv.  [default: the one beside the runs]"),
 ]
 DEFAULT_RUNS = (Path("results/runs"),)
 
@@ -29,11 +32,19 @@ DEFAULT_RUNS = (Path("results/runs"),)
 def table(
     runs: Runs = None,
     where: Where = None,
-    by: Annotated[str | None, typer.Option(help="Settings, as norm,batch_size: rows, then columns.")] = None,
-    metric: Annotated[str, typer.Option(help="With --by: a column of metrics.csv, as test_loss.")] = "test_accuracy",
-    source: Annotated[bool, typer.Option("--source", help="The source's table, claimed beside measured.")] = False,
+    by: Annotated[
+        str | None, typer.Option(help="Settings, as norm,batch_size: rows, then columns.")
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(help="With --by: a column of metrics.csv, as test_loss.")
+    ] = "test_accuracy",
+    source: Annotated[
+        bool, typer.Option("--source", help="The source's table, claimed beside measured.")
+    ] = False,
     bench: Bench = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown; so it is in a pipe.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Markdown; so it is in a pipe.")
+    ] = False,
     latex: Annotated[bool, typer.Option("--latex", help="LaTeX with booktabs.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="CSV with every figure unrounded.")] = False,
     debug: Debug = False,
@@ -45,7 +56,11 @@ def table(
     normbench table results/first-sweep --by norm,batch_size
     normbench table --where 'batch_size=64' --latex
     """
-    asked = [form for form, wanted in {"markdown": markdown, "latex": latex, "csv": csv}.items() if wanted]
+    asked = [
+        form
+        for form, wanted in {"markdown": markdown, "latex": latex, "csv": csv}.items()
+        if wanted
+    ]
     if len(asked) > 1:
         raise NormbenchError(f"choose one of --{' and --'.join(asked)}")
     if by is None and metric != "test_accuracy":
@@ -83,15 +98,21 @@ def compare(
 
 
 def plot(
-    figure: Annotated[str, typer.Argument(help="loss, accuracy, batch-size, time or learning-rate")],
+    figure: Annotated[
+        str, typer.Argument(help="loss, accuracy, batch-size, time or learning-rate")
+    ],
     runs: Runs = None,
     where: Where = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="FILE.svg, .png or .pdf.  [default: FIGURE.svg]")
+        Path | None,
+        typer.Option("--output", "-o", help="FILE.svg, .png or .pdf.  [default: FIGURE.svg]"),
     ] = None,
     size: Annotated[str, typer.Option(help="column, page or slide")] = "page",
     smooth: Annotated[
-        int | None, typer.Option(help="loss: logged steps in a running mean, odd; 1 for none.  [default: up to 9]")
+        int | None,
+        typer.Option(
+            help="loss: logged steps in a running mean, odd; 1 for none.  [default: up to 9]"
+        ),
     ] = None,
     bench: Bench = None,
     debug: Debug = False,
@@ -118,7 +139,9 @@ def plot(
 def report(
     runs: Runs = None,
     where: Where = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for it.")] = Path("results/report"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for it.")] = Path(
+        "results/report"
+    ),
     bench: Bench = None,
     debug: Debug = False,
 ) -> None:
@@ -150,7 +173,9 @@ def _table(frames: Frames, by: str | None, metric: str, *, source: bool) -> Tabl
     return comparison_table(frames) if by is None else cross_table(frames, _names(by), metric)
 
 
-def _load(paths: list[Path] | None, where: str | None, by: str = "", bench: Path | None = None) -> Frames:
+def _load(
+    paths: list[Path] | None, where: str | None, by: str = "", bench: Path | None = None
+) -> Frames:
     """The runs, comparable but for what `by` shows apart; notes on those left out go to standard error."""
     from normbench.analysis.loading import check_comparable, load_frames
 

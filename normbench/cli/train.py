@@ -15,14 +15,20 @@ def train(
     norm: Annotated[str | None, typer.Option(help="See `normbench norms`.")] = None,
     model: Annotated[str | None, typer.Option(help="See configs/model/.")] = None,
     data: Annotated[str | None, typer.Option(help="See `normbench doctor`.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images whose statistics are taken together.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images whose statistics are taken together.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the weights, the order and the augmentation.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the weights, the order and the augmentation.")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16, auto")] = None,
     runs_dir: RunsDir = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever is there.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew, whatever is there.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config and run id, do no more.")
     ] = False,
@@ -51,7 +57,9 @@ def train(
         "runtime.precision": precision,
         "system.runs_dir": runs_dir,
     }
-    config = compose(overrides or (), {key: value for key, value in flags.items() if value is not None})
+    config = compose(
+        overrides or (), {key: value for key, value in flags.items() if value is not None}
+    )
     if dry_run:
         from normbench.train.resolve import resolve
 
@@ -73,4 +81,6 @@ def _report(outcome: Any) -> None:
         print(f"diverged: {outcome.reason}  {outcome.path}")
     else:
         epochs = f"{outcome.metrics['epoch']:.0f} epochs"
-        print(f"test accuracy {outcome.metrics['test_accuracy']:.4f} after {epochs}  {outcome.path}")
+        print(
+            f"test accuracy {outcome.metrics['test_accuracy']:.4f} after {epochs}  {outcome.path}"
+        )

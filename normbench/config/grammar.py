@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 
-def parse_assignments(overrides: Sequence[str], flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def parse_assignments(
+    overrides: Sequence[str], flags: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Keys and values of `overrides`, after those of `flags`. Raises NormbenchError for a key given twice."""
     return _once_each(overrides, map(parse_assignment, overrides), flags)
 
 
-def parse_axes(overrides: Sequence[str], groups: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
+def parse_axes(
+    overrides: Sequence[str], groups: Mapping[str, Sequence[str]]
+) -> dict[str, list[Any]]:
     """Keys and the values each is to take, one or more. `groups` are the names that `glob()` chooses from.
 
     Raises NormbenchError for a key given twice, no value at all, `shuffle()`, and `interval()`.
@@ -50,7 +54,11 @@ def parse_axis(text: str, groups: Mapping[str, Sequence[str]]) -> tuple[str, lis
             raise _unreadable(text)
         return key, [value]
     key = override.key_or_group
-    values = _expand(text, override, groups) if override.is_sweep_override() else [_plain(override.value())]
+    values = (
+        _expand(text, override, groups)
+        if override.is_sweep_override()
+        else [_plain(override.value())]
+    )
     if not values:
         raise NormbenchError(f"'{text}' expands to no value at all")
     return key, values
@@ -67,7 +75,9 @@ def distinct(values: Iterable[Any]) -> list[Any]:
 
 
 def _once_each(
-    overrides: Sequence[str], pairs: Iterable[tuple[str, Any]], flags: Mapping[str, Any] | None = None
+    overrides: Sequence[str],
+    pairs: Iterable[tuple[str, Any]],
+    flags: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     assignments = {key: literal(value) for key, value in (flags or {}).items()}
     for text, (key, value) in zip(overrides, pairs, strict=True):
@@ -83,13 +93,17 @@ def _parse(text: str) -> Override | None:
     from hydra.errors import HydraException
 
     if re.search(r"\bshuffle\(", text):
-        raise NormbenchError(f"'{text}': the order of runs changes nothing, so there is no shuffle()")
+        raise NormbenchError(
+            f"'{text}': the order of runs changes nothing, so there is no shuffle()"
+        )
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException:
         return None
     if override.is_add() or override.is_force_add() or override.is_delete():
-        raise NormbenchError(f"'{text}': keys are neither added nor deleted, only set: write key=value")
+        raise NormbenchError(
+            f"'{text}': keys are neither added nor deleted, only set: write key=value"
+        )
     if override.key_or_group.split(".")[0].split("/")[0] == "hydra" or override.package:
         raise NormbenchError(f"'{text}': Hydra's own settings and packages have no effect here")
     return override
@@ -112,7 +126,9 @@ def _expand(text: str, override: Override, groups: Mapping[str, Sequence[str]]) 
 
     sweep: Any = override.value()
     if isinstance(sweep, IntervalSweep):
-        raise NormbenchError(f"'{text}': an interval has no end of values; list them, or use range()")
+        raise NormbenchError(
+            f"'{text}': an interval has no end of values; list them, or use range()"
+        )
     if isinstance(sweep, Glob):
         if override.key_or_group not in groups:
             raise NormbenchError(f"'{text}': glob() chooses among {', '.join(groups)}")

@@ -17,7 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 
 from normbench.errors import NormbenchError, invalid
 
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with libyaml
+LOADER: Any = getattr(
+    yaml, "CSafeLoader", yaml.SafeLoader
+)  # ten times as fast, where PyYAML was built with libyaml
 
 
 def _on_off_or_auto(value: Any) -> Any:
@@ -31,13 +33,23 @@ Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Channels = Annotated[tuple[float, float, float], Field(strict=False)]
 PositiveChannels = Annotated[
-    tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]],
+    tuple[
+        Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]
+    ],
     Field(strict=False),
 ]
 
 
 # Beginnings of the dotted keys that the cost of a step depends on.
-COSTLY = ("norm.", "model.", "runtime.", "batch_size", "optim.name", "train.accumulate", "data.augment")
+COSTLY = (
+    "norm.",
+    "model.",
+    "runtime.",
+    "batch_size",
+    "optim.name",
+    "train.accumulate",
+    "data.augment",
+)
 
 # Settings that came later: at these values they leave the ids of runs, and what a bench timed, as they were before.
 ADDED = {"train.bn_evaluations": False, "runtime.cuda_graphs": False, "runtime.onednn": True}
@@ -140,7 +152,9 @@ class RunConfig(Section):
         """All that can change a number: the whole configuration but `system`, and `data.content` for `data.root`."""
         values = self.model_dump(mode="json", exclude={"system"})
         values["data"].pop("root", None)
-        if values["norm"].pop("file", None):  # an own norm is known by its class and content, wherever it lies
+        if values["norm"].pop(
+            "file", None
+        ):  # an own norm is known by its class and content, wherever it lies
             values["norm"]["name"] = self.norm.label
         for name, default in ADDED.items():
             section, key = name.split(".")
@@ -166,11 +180,15 @@ class RunConfig(Section):
 
     def with_system(self, **values: Any) -> RunConfig:
         """The same run with other values in `system`, checked."""
-        return self.model_copy(update={"system": SystemConfig(**{**self.system.model_dump(), **values})})
+        return self.model_copy(
+            update={"system": SystemConfig(**{**self.system.model_dump(), **values})}
+        )
 
     def to_yaml(self) -> str:
         """The configuration as YAML, in the order of the fields."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
+        return yaml.safe_dump(
+            self.model_dump(mode="json"), sort_keys=False, default_flow_style=None
+        )
 
 
 def from_yaml(text: str) -> RunConfig:
@@ -203,6 +221,10 @@ def cost_settings(config: Mapping[str, Any]) -> dict[str, str]:
 
     A norm of the user's own goes by its class and content, as in `identity`.
     """
-    costly = {key: value for key, value in config.items() if key.startswith(COSTLY) and key != "norm.file"}
+    costly = {
+        key: value for key, value in config.items() if key.startswith(COSTLY) and key != "norm.file"
+    }
     costly |= {"norm.name": config["norm.name"].rpartition(":")[2]}
-    return {key: str(value) for key, value in costly.items() if key not in ADDED or value != ADDED[key]}
+    return {
+        key: str(value) for key, value in costly.items() if key not in ADDED or value != ADDED[key]
+    }

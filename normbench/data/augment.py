@@ -40,4 +40,8 @@ class FlipAndCrop:
         columns = right[:, None] + torch.arange(width, device=self.device)
         columns = torch.where(self.flips[indices][:, None], columns.flip(1), columns)
         samples = torch.arange(len(indices), device=self.device)[:, None, None]
-        return padded[samples, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+        return (
+            padded[samples, :, rows[:, :, None], columns[:, None, :]]
+            .permute(0, 3, 1, 2)
+            .contiguous()
+        )

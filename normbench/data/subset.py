@@ -48,7 +48,9 @@ def _limit(split: Split, side: str, count: int | None, seed: int) -> Split:
     return _take(split, _choose(split.labels, quotas, stream(seed, "limit", side)))
 
 
-def _choose(labels: NDArray[np.int64], quotas: Sequence[int], generator: torch.Generator) -> NDArray[np.int64]:
+def _choose(
+    labels: NDArray[np.int64], quotas: Sequence[int], generator: torch.Generator
+) -> NDArray[np.int64]:
     """Ascending indices of `quotas[label]` random images of each label."""
     chosen = []
     for label, quota in enumerate(quotas):

@@ -25,10 +25,14 @@ class Layers:
         self._num_drawn = 0
         self._num_norms = 0
 
-    def conv(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1) -> nn.Module:
+    def conv(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1
+    ) -> nn.Module:
         """A convolution before a norm, padded to keep the size at stride 1, with a bias only if the norm needs one."""
         padding, bias = kernel_size // 2, self.spec.conv_bias
-        return self._drawn(nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias))
+        return self._drawn(
+            nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+        )
 
     def linear(self, in_features: int, out_features: int) -> nn.Module:
         """A linear layer with bias, as used for the classifier head."""

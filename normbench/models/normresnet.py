@@ -11,11 +11,16 @@ from torch import nn
 from normbench.models.layers import Layers
 from normbench.models.registry import models
 
-Widths = Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(strict=False, min_length=1, max_length=64)]
+Widths = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=8192)], ...],
+    Field(strict=False, min_length=1, max_length=64),
+]
 
 
 @models.register("normresnet", title="NormResNet")
-def normresnet(layers: Layers, num_classes: int, *, widths: Widths = (64, 128, 256, 512)) -> nn.Module:
+def normresnet(
+    layers: Layers, num_classes: int, *, widths: Widths = (64, 128, 256, 512)
+) -> nn.Module:
     """Conv 3x3, norm, ReLU for each width (stride 1, then 2), global average pool, linear.
 
     Input (n, 3, h, w), logits (n, num_classes). With the default widths on 32x32 images: 1,557,066 parameters under a
@@ -25,7 +30,11 @@ def normresnet(layers: Layers, num_classes: int, *, widths: Widths = (64, 128, 2
     channels = 3
     for index, width in enumerate(widths):
         conv = layers.conv(channels, width, 3, stride=1 if index == 0 else 2)
-        stages[f"stage{index + 1}"] = nn.Sequential(OrderedDict(conv=conv, norm_act=layers.norm_act(width)))
+        stages[f"stage{index + 1}"] = nn.Sequential(
+            OrderedDict(conv=conv, norm_act=layers.norm_act(width))
+        )
         channels = width
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), layers.linear(channels, num_classes))
+    head = nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), layers.linear(channels, num_classes)
+    )
     return nn.Sequential(OrderedDict(**stages, head=head))

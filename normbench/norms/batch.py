@@ -7,7 +7,12 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from normbench.norms.batch_layers import BatchRenorm, GhostBatchNorm, SyncBatchNorm, WrittenOutBatchNorm
+from normbench.norms.batch_layers import (
+    BatchRenorm,
+    GhostBatchNorm,
+    SyncBatchNorm,
+    WrittenOutBatchNorm,
+)
 from normbench.norms.refusals import one_value_per_channel
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, Momentum, NormSpec, Shape
@@ -31,7 +36,9 @@ def bn(
     """
     return NormSpec(
         scope="batch",
-        norm=lambda num_features: nn.BatchNorm2d(num_features, eps, momentum, affine, track_running_stats),
+        norm=lambda num_features: nn.BatchNorm2d(
+            num_features, eps, momentum, affine, track_running_stats
+        ),
         refuse=one_value_per_channel,
     )
 
@@ -67,7 +74,11 @@ def lazy_bn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1, affine: bool = True) -
 
 @norms.register("ghost_bn", title="Ghost BatchNorm")
 def ghost_bn(
-    *, size: Annotated[int, Field(ge=1)] = 16, eps: Eps = 1e-5, momentum: Momentum = 0.1, affine: bool = True
+    *,
+    size: Annotated[int, Field(ge=1)] = 16,
+    eps: Eps = 1e-5,
+    momentum: Momentum = 0.1,
+    affine: bool = True,
 ) -> NormSpec:
     """Batch normalization over chunks of a batch, each with its own statistics (arXiv:1705.08741).
 
@@ -111,7 +122,9 @@ def batch_renorm(
     """
     return NormSpec(
         scope="batch",
-        norm=lambda num_features: BatchRenorm(num_features, eps, momentum, r_max, d_max, warmup_steps, ramp_steps),
+        norm=lambda num_features: BatchRenorm(
+            num_features, eps, momentum, r_max, d_max, warmup_steps, ramp_steps
+        ),
         refuse=one_value_per_channel,
     )
 

@@ -40,7 +40,9 @@ class WrittenOutBatchNorm(nn.Module):
 class GhostBatchNorm(nn.BatchNorm2d):
     """BatchNorm2d over chunks of `size` samples in training, one after the other; the last may be smaller."""
 
-    def __init__(self, num_features: int, size: int, eps: float, momentum: float, affine: bool) -> None:
+    def __init__(
+        self, num_features: int, size: int, eps: float, momentum: float, affine: bool
+    ) -> None:
         super().__init__(num_features, eps, momentum, affine)
         self.size = size
 
@@ -57,7 +59,14 @@ class BatchRenorm(nn.BatchNorm2d):
     """
 
     def __init__(
-        self, num_features: int, eps: float, momentum: float, r_max: float, d_max: float, warmup: int, ramp: int
+        self,
+        num_features: int,
+        eps: float,
+        momentum: float,
+        r_max: float,
+        d_max: float,
+        warmup: int,
+        ramp: int,
     ) -> None:
         super().__init__(num_features, eps, momentum)
         self.r_max, self.d_max, self.warmup, self.ramp = r_max, d_max, warmup, ramp
@@ -66,7 +75,11 @@ class BatchRenorm(nn.BatchNorm2d):
         """y = ((x - mean) / std * r + d) * weight + bias, of the shape of x; no gradient flows through r and d."""
         if not self.training:
             return super().forward(x)
-        running_mean, running_var, steps = self.running_mean, self.running_var, self.num_batches_tracked
+        running_mean, running_var, steps = (
+            self.running_mean,
+            self.running_var,
+            self.num_batches_tracked,
+        )
         assert running_mean is not None
         assert running_var is not None
         assert steps is not None
@@ -82,7 +95,9 @@ class BatchRenorm(nn.BatchNorm2d):
             count = x.numel() // x.shape[1]
             # New tensors: compiled, r and d are computed again in the backward pass, from what these were.
             self.running_mean = running_mean.lerp(mean, self.momentum or 0.0)
-            self.running_var = running_var.lerp(var * (count / max(count - 1, 1)), self.momentum or 0.0)
+            self.running_var = running_var.lerp(
+                var * (count / max(count - 1, 1)), self.momentum or 0.0
+            )
             self.num_batches_tracked = steps + 1
         y = (x - of_channels(mean)) * of_channels(r / std) + of_channels(d)
         return scale_and_shift(y, self.weight, self.bias).to(dtype)

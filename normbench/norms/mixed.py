@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from normbench.norms.batch_layers import AXES, WrittenOutBatchNorm, normalized, scale_and_shift, widened
+from normbench.norms.batch_layers import (
+    AXES,
+    WrittenOutBatchNorm,
+    normalized,
+    scale_and_shift,
+    widened,
+)
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, Momentum, NormSpec, Shape
 
@@ -24,7 +30,11 @@ def switchable(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
         samples, channels, height, width = shape
         return None if samples * height * width > 1 or channels > 1 else "one value has no variance"
 
-    return NormSpec(scope="batch", norm=lambda num_features: SwitchableNorm(num_features, eps, momentum), refuse=refuse)
+    return NormSpec(
+        scope="batch",
+        norm=lambda num_features: SwitchableNorm(num_features, eps, momentum),
+        refuse=refuse,
+    )
 
 
 @norms.register("ibn", title="IBN-a")
@@ -40,10 +50,16 @@ def ibn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
         _, channels, height, width = shape
         if channels < 2:
             return "one channel has no half"
-        return None if height * width > 1 else "one value per sample and channel has no variance: a 1x1 map"
+        return (
+            None
+            if height * width > 1
+            else "one value per sample and channel has no variance: a 1x1 map"
+        )
 
     return NormSpec(
-        scope="batch", norm=lambda num_features: HalfInstanceNorm(num_features, eps, momentum), refuse=refuse
+        scope="batch",
+        norm=lambda num_features: HalfInstanceNorm(num_features, eps, momentum),
+        refuse=refuse,
     )
 
 
@@ -89,5 +105,10 @@ class HalfInstanceNorm(nn.Module):
 
 def _mix(logits: Tensor, *values: Tensor) -> Tensor:
     return torch.stack(
-        [weight * value for weight, value in zip(logits.softmax(0), torch.broadcast_tensors(*values), strict=True)]
+        [
+            weight * value
+            for weight, value in zip(
+                logits.softmax(0), torch.broadcast_tensors(*values), strict=True
+            )
+        ]
     ).sum(0)

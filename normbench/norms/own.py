@@ -24,7 +24,13 @@ from types import ModuleType
 from typing import Any, get_args, get_type_hints
 
 import torch
-from pydantic import ConfigDict, PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import (
+    ConfigDict,
+    PydanticUndefinedAnnotation,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+)
 from torch import Tensor, nn
 
 from normbench.errors import USER_FILES, NormbenchError, invalid, unknown
@@ -52,7 +58,9 @@ def check(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     path = _source(name, given.get("file"))
     content = _content(path)
     if given.get("content") not in (None, content):
-        raise NormbenchError(f"norm {name}: '{path}' is not the file that this configuration was made for")
+        raise NormbenchError(
+            f"norm {name}: '{path}' is not the file that this configuration was made for"
+        )
     options = _checked_options(name, _load(name, path, content), given.get("options") or {})
     return {"file": str(path), "content": content, "options": options}
 
@@ -65,7 +73,9 @@ def build(name: str, given: Mapping[str, Any]) -> NormSpec:
     def layer(num_features: int) -> nn.Module:
         made = make(num_features, **checked["options"])
         if not isinstance(made, nn.Module):
-            raise NormbenchError(f"norm {name} is to make an nn.Module, and made a {type(made).__name__}")
+            raise NormbenchError(
+                f"norm {name} is to make an nn.Module, and made a {type(made).__name__}"
+            )
         return made
 
     return NormSpec(
@@ -110,7 +120,9 @@ def _module_file(name: str, module: str) -> Path:
     with _users_code(name), suppress(ModuleNotFoundError):
         found = importlib.util.find_spec(module) if module else None
     if found is None or found.origin is None or not Path(found.origin).is_file():
-        raise NormbenchError(f"norm {name}: there is no module '{module}' to import; a file is given as file.py:Class")
+        raise NormbenchError(
+            f"norm {name}: there is no module '{module}' to import; a file is given as file.py:Class"
+        )
     return Path(found.origin)
 
 
@@ -120,12 +132,16 @@ def _load(name: str, path: Path, content: str) -> MakeLayer:
     USER_FILES.add(str(path))
     place, _, attribute = name.rpartition(":")
     with _users_code(name):
-        module = _run_file(path, content) if place.endswith(".py") else importlib.import_module(place)
+        module = (
+            _run_file(path, content) if place.endswith(".py") else importlib.import_module(place)
+        )
     if attribute not in vars(module):
         raise unknown(f"class of {place}", attribute, _layers_in(module))
     make = getattr(module, attribute)
     if not (inspect.isfunction(make) or (inspect.isclass(make) and issubclass(make, nn.Module))):
-        raise NormbenchError(f"norm {name}: {attribute} is no subclass of nn.Module and no function that makes one")
+        raise NormbenchError(
+            f"norm {name}: {attribute} is no subclass of nn.Module and no function that makes one"
+        )
     return make
 
 
@@ -148,7 +164,9 @@ def _layers_in(module: ModuleType) -> list[str]:
     """The classes that are defined in the module and could have been meant."""
     classes = {name: value for name, value in vars(module).items() if inspect.isclass(value)}
     return [
-        name for name, value in classes.items() if issubclass(value, nn.Module) and value.__module__ == module.__name__
+        name
+        for name, value in classes.items()
+        if issubclass(value, nn.Module) and value.__module__ == module.__name__
     ]
 
 
@@ -157,16 +175,22 @@ def _checked_options(name: str, make: MakeLayer, given: Mapping[str, Any]) -> di
     parameters = inspect.signature(make).parameters.values()
     first = next((p for p in parameters if p.kind in POSITIONAL), None)
     if first is None:
-        raise NormbenchError(f"norm {name}: its constructor takes no num_features: name it as the first parameter")
+        raise NormbenchError(
+            f"norm {name}: its constructor takes no num_features: name it as the first parameter"
+        )
     options = {p.name: p for p in parameters if p is not first and p.kind in NAMED}
     for key in given.keys() - options.keys():
         raise unknown(f"option of norm {name}", key, (f"norm.options.{known}" for known in options))
-    if missing := [key for key, p in options.items() if p.default is Parameter.empty and key not in given]:
+    if missing := [
+        key for key, p in options.items() if p.default is Parameter.empty and key not in given
+    ]:
         raise NormbenchError(f"norm {name} needs norm.options.{missing[0]}=VALUE")
     hints = _hints(make)
     values = {key: p.default for key, p in options.items()}
     values |= {key: _converted(key, value, hints.get(key, Any)) for key, value in given.items()}
-    return {key: plain for key, value in values.items() if (plain := _plain(value)) is not _NOT_PLAIN}
+    return {
+        key: plain for key, value in values.items() if (plain := _plain(value)) is not _NOT_PLAIN
+    }
 
 
 def _hints(make: MakeLayer) -> dict[str, Any]:
@@ -207,13 +231,19 @@ def _try(layer: Callable[[int], nn.Module], shape: Shape) -> str | None:
     except NormbenchError:
         raise
     except Exception as error:
-        reason = Failed(f"on a batch of shape {shape} it raises {type(error).__name__}: {error}".splitlines()[0])
+        reason = Failed(
+            f"on a batch of shape {shape} it raises {type(error).__name__}: {error}".splitlines()[0]
+        )
         reason.error = error
         return reason
     if not isinstance(y, Tensor) or y.shape != x.shape:
         given = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
         return f"it makes {given} of a batch of shape {shape}"
-    return None if y.isfinite().all() else f"it gives values that are not finite on a batch of shape {shape}"
+    return (
+        None
+        if y.isfinite().all()
+        else f"it gives values that are not finite on a batch of shape {shape}"
+    )
 
 
 @contextmanager

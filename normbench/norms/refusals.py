@@ -18,7 +18,11 @@ def one_value_per_channel(shape: Shape) -> str | None:
 def one_pixel(shape: Shape) -> str | None:
     """For statistics over (h, w)."""
     _, _, height, width = shape
-    return None if height * width > 1 else "one value per sample and channel has no variance: a 1x1 map"
+    return (
+        None
+        if height * width > 1
+        else "one value per sample and channel has no variance: a 1x1 map"
+    )
 
 
 def one_channel(shape: Shape) -> str | None:

@@ -19,7 +19,11 @@ class NormRegistry(Registry[NormSpec]):
 
     def build(self, name: str, *context: Any, options: Mapping[str, Any] | None = None) -> NormSpec:
         """As Registry.build; an own norm runs its file, once per content."""
-        return own.build(name, options or {}) if own.is_own(name) else super().build(name, *context, options=options)
+        return (
+            own.build(name, options or {})
+            if own.is_own(name)
+            else super().build(name, *context, options=options)
+        )
 
 
 norms = NormRegistry("norm")

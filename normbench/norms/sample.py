@@ -56,7 +56,9 @@ def instance_norm(
     """
     return NormSpec(
         scope="sample",
-        norm=lambda num_features: nn.InstanceNorm2d(num_features, eps, momentum, affine, track_running_stats),
+        norm=lambda num_features: nn.InstanceNorm2d(
+            num_features, eps, momentum, affine, track_running_stats
+        ),
         refuse=one_pixel,
     )
 
@@ -83,7 +85,9 @@ def ln_chw(*, eps: Eps = 1e-5) -> NormSpec:
         _, channels, height, width = shape
         return None if channels * height * width > 1 else "one value per sample has no variance"
 
-    return NormSpec(scope="sample", norm=lambda num_features: ElementwiseLayerNorm(eps), refuse=refuse)
+    return NormSpec(
+        scope="sample", norm=lambda num_features: ElementwiseLayerNorm(eps), refuse=refuse
+    )
 
 
 @norms.register("ln_c", title="LayerNorm over channels")

@@ -16,7 +16,9 @@ from torch import nn
 Shape = tuple[int, int, int, int]
 Scope = Literal["batch", "sample", "weight", "none", "undeclared"]
 Eps = Annotated[float, Field(gt=0)]
-Momentum = Annotated[float, Field(ge=0, le=1)]  # torch's: running = (1 - momentum) * running + momentum * batch
+Momentum = Annotated[
+    float, Field(ge=0, le=1)
+]  # torch's: running = (1 - momentum) * running + momentum * batch
 NumGroups = Annotated[int, Field(ge=1)]
 
 

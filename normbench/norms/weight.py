@@ -15,9 +15,8 @@ from normbench.norms.registry import norms
 from normbench.norms.sample import gn
 from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups
 
-RELU_GAIN = (
-    1.7139588594436646  # timm's, sampled, for sqrt(2 / (1 - 1 / pi)) = 1.71286: 1 / the deviation of ReLU(N(0, 1))
-)
+# 1 over the deviation of ReLU(N(0, 1)), as timm sampled it; exactly sqrt(2 / (1 - 1 / pi)) = 1.71286.
+RELU_GAIN = 1.7139588594436646
 
 
 class WeightStandardization(nn.Module):
@@ -87,7 +86,10 @@ def scaled_ws(*, weight_eps: Eps = 1e-6) -> NormSpec:
         return module
 
     return NormSpec(
-        scope="weight", norm=lambda num_features: nn.Identity(), reparametrize=reparametrize, conv_bias=True
+        scope="weight",
+        norm=lambda num_features: nn.Identity(),
+        reparametrize=reparametrize,
+        conv_bias=True,
     )
 
 
@@ -108,7 +110,9 @@ def weight_norm() -> NormSpec:
 
 
 @norms.register("spectral_norm", title="Spectral Norm")
-def spectral_norm(*, num_power_iterations: Annotated[int, Field(ge=1)] = 1, eps: Eps = 1e-12) -> NormSpec:
+def spectral_norm(
+    *, num_power_iterations: Annotated[int, Field(ge=1)] = 1, eps: Eps = 1e-12
+) -> NormSpec:
     """Spectral normalization: every weight over its largest singular value (arXiv:1802.05957).
 
     W / sigma(W), W of shape (out, in * h * w), for every convolution and the head; sigma by power iteration, whose
@@ -121,10 +125,15 @@ def spectral_norm(*, num_power_iterations: Annotated[int, Field(ge=1)] = 1, eps:
             torch.default_generator.manual_seed(
                 0
             )  # the iteration's first vectors, which must not depend on what was drawn before
-            return parametrizations.spectral_norm(module, n_power_iterations=num_power_iterations, eps=eps)
+            return parametrizations.spectral_norm(
+                module, n_power_iterations=num_power_iterations, eps=eps
+            )
 
     return NormSpec(
-        scope="weight", norm=lambda num_features: nn.Identity(), reparametrize=reparametrize, conv_bias=True
+        scope="weight",
+        norm=lambda num_features: nn.Identity(),
+        reparametrize=reparametrize,
+        conv_bias=True,
     )
 
 
@@ -133,7 +142,9 @@ def _standardized(spec: NormSpec, weight_eps: float) -> NormSpec:
 
     def reparametrize(module: nn.Module) -> nn.Module:
         if isinstance(module, nn.Conv2d):
-            parametrize.register_parametrization(module, "weight", WeightStandardization(weight_eps))
+            parametrize.register_parametrization(
+                module, "weight", WeightStandardization(weight_eps)
+            )
         return module
 
     return replace(spec, reparametrize=reparametrize)

@@ -40,13 +40,20 @@ class RunFiles:
 
 def run_dirs(folder: Path) -> list[Path]:
     """The run directories in `folder`, by name, b8 before b64: those with a config.yaml."""
-    found = [path.parent for path in folder.glob("*/config.yaml") if not path.parent.name.startswith(".")]
-    return sorted(found, key=lambda path: [(len(part), part) for part in re.split(r"(?<=\D)(?=\d)|-", path.name)])
+    found = [
+        path.parent for path in folder.glob("*/config.yaml") if not path.parent.name.startswith(".")
+    ]
+    return sorted(
+        found,
+        key=lambda path: [(len(part), part) for part in re.split(r"(?<=\D)(?=\d)|-", path.name)],
+    )
 
 
 def half_written(folder: Path) -> list[Path]:
     """Directories in `folder` with a run's status but no configuration."""
-    found = sorted(path.parent for path in folder.glob("*/status.json") if not path.parent.name.startswith("."))
+    found = sorted(
+        path.parent for path in folder.glob("*/status.json") if not path.parent.name.startswith(".")
+    )
     return [path for path in found if not (path / "config.yaml").exists()]
 
 
@@ -63,25 +70,35 @@ def read_run(path: Path) -> RunFiles:
             damaged[name] = str(error)
         except (ValueError, OSError, RecursionError, yaml.YAMLError):
             damaged[name] = "is damaged"
-    config, status, metrics = (found.get(name, {}) for name in ("config.yaml", "status.json", "metrics.csv"))
+    config, status, metrics = (
+        found.get(name, {}) for name in ("config.yaml", "status.json", "metrics.csv")
+    )
     if not config:
         damaged.setdefault("config.yaml", "is damaged")
     if status.get("state") == "done" and (lack := _lack(metrics, config)):
         damaged.setdefault("metrics.csv", lack)
-    return RunFiles(path.resolve().name, config, found.get("env.json", {}), status, metrics, damaged)
+    return RunFiles(
+        path.resolve().name, config, found.get("env.json", {}), status, metrics, damaged
+    )
 
 
 def standing(path: Path, files: RunFiles) -> dict[str, Any]:
     """Status and reason where its files alone do not tell: `damaged` if one cannot be read, else as the lock has it."""
     if files.damaged:
-        return {"status": "damaged", "reason": "; ".join(f"{name} {what}" for name, what in files.damaged.items())}
+        return {
+            "status": "damaged",
+            "reason": "; ".join(f"{name} {what}" for name, what in files.damaged.items()),
+        }
     if files.status.get("state") in OVER:
         return {}
     try:
         state = run_state(path)
     except (OSError, RunFailure):  # a folder in which this user cannot take the lock
         return {}
-    return {"status": state, "reason": "its process is gone" if state == "killed" else files.status.get("reason")}
+    return {
+        "status": state,
+        "reason": "its process is gone" if state == "killed" else files.status.get("reason"),
+    }
 
 
 def refused_run(run: str, config: dict[str, Any], reason: str) -> RunFiles:
@@ -103,9 +120,13 @@ def read_columns(text: str) -> Columns:
     commas_before = np.cumsum(signs == ord(","))[signs == ord("\n")]
     if (np.diff(commas_before, prepend=0) != len(names) - 1).any() or "epoch" not in names:
         raise ValueError("a row of another length than the header, or no epochs")
-    table = np.array(whole_lines.replace("\n", ",").split(",")[:-1], dtype=float).reshape(-1, len(names))
+    table = np.array(whole_lines.replace("\n", ",").split(",")[:-1], dtype=float).reshape(
+        -1, len(names)
+    )
     columns = {name: column.copy() for name, column in zip(names, table.T, strict=True)}
-    return {name: _counts(column) if name in COUNTED else column for name, column in columns.items()}
+    return {
+        name: _counts(column) if name in COUNTED else column for name, column in columns.items()
+    }
 
 
 def at(content: Any, key: str) -> Any:
@@ -137,7 +158,11 @@ def _lack(metrics: Columns, config: Mapping[str, Any]) -> str | None:
     planned = None if at(config, "train.max_steps") else at(config, "epochs")
     if not len(epochs) or (epochs != np.arange(1, len(epochs) + 1)).any():
         return "is damaged"
-    return f"ends at epoch {len(epochs)} of {planned}" if planned is not None and len(epochs) != planned else None
+    return (
+        f"ends at epoch {len(epochs)} of {planned}"
+        if planned is not None and len(epochs) != planned
+        else None
+    )
 
 
 def _counts(column: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -19,7 +19,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from normbench.atomic import append_line, disk_errors, sync_file, sync_folder, write_bytes, write_json, write_text
+from normbench.atomic import (
+    append_line,
+    disk_errors,
+    sync_file,
+    sync_folder,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from normbench.errors import RunFailure
 
 SCHEMA_VERSION = 1
@@ -49,7 +57,10 @@ class RunDir:
         """Writes what the run is and where it runs, and marks it running. A resumed run keeps its first environment."""
         if not self.has_checkpoint:
             write_text(self.path / "config.yaml", config)
-            write_json(self.path / "env.json", {"schema_version": SCHEMA_VERSION, **environment, "resumed": []})
+            write_json(
+                self.path / "env.json",
+                {"schema_version": SCHEMA_VERSION, **environment, "resumed": []},
+            )
         else:
             first = _read_json(self.path / "env.json")
             first["resumed"].append({key: environment[key] for key in RESUMED})
@@ -87,10 +98,14 @@ class RunDir:
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             epoch, step, version = state["epoch"], state["step"], state["schema_version"]
-        except Exception:  # torch raises a different type for every kind of damage, with advice not to be followed
+        except (
+            Exception
+        ):  # torch raises a different type for every kind of damage, with advice not to be followed
             raise _damaged(path) from None
         if version != SCHEMA_VERSION:
-            raise RunFailure(f"'{path}' is of schema {version}, this normbench writes {SCHEMA_VERSION}: use --restart")
+            raise RunFailure(
+                f"'{path}' is of schema {version}, this normbench writes {SCHEMA_VERSION}: use --restart"
+            )
         self._keep_rows("metrics.csv", lambda row: int(row["epoch"]) <= epoch, expected=epoch)
         self._keep_rows("steps.csv", lambda row: int(row["step"]) < step)
         return state
@@ -121,11 +136,15 @@ class RunDir:
         except ValueError:
             raise _damaged(path) from None
 
-    def _write_status(self, state: str, reason: str | None, started: str | None, finished: str | None) -> None:
+    def _write_status(
+        self, state: str, reason: str | None, started: str | None, finished: str | None
+    ) -> None:
         status = {"state": state, "reason": reason, "started": started, "finished": finished}
         write_json(self.path / "status.json", {"schema_version": SCHEMA_VERSION, **status})
 
-    def _keep_rows(self, name: str, keep: Callable[[Mapping[str, str]], bool], expected: int | None = None) -> None:
+    def _keep_rows(
+        self, name: str, keep: Callable[[Mapping[str, str]], bool], expected: int | None = None
+    ) -> None:
         path = self.path / name
         try:
             rows = [row for row in _read_rows(path) if keep(row)]

@@ -41,13 +41,17 @@ def run_plan(plan: Plan, open_runs: Sequence[RunConfig], launcher: Launcher, *, 
                 display.run_started(event.config)
             else:
                 display.run_ended(event.config)
-    return replace(plan, runs=tuple(replace(run, state=_state_now(run.config, run.state)) for run in plan.runs))
+    return replace(
+        plan, runs=tuple(replace(run, state=_state_now(run.config, run.state)) for run in plan.runs)
+    )
 
 
 def prepare_data(configs: Sequence[RunConfig]) -> None:
     """Decodes the data of all runs once, so that no run waits for another to do it."""
     resolver = Resolver()
-    sources = {config.data.content: (resolver.source(config), data_home(config)) for config in configs}
+    sources = {
+        config.data.content: (resolver.source(config), data_home(config)) for config in configs
+    }
     for source, home in sources.values():
         load(source, home)
 
@@ -58,14 +62,19 @@ def read_runs(planned: Sequence[PlannedRun]) -> Frames:
     refused = [run for run in planned if run.state == "refused"]
     return read_frames(
         (run.config.run_path for run in begun if (run.config.run_path / "config.yaml").exists()),
-        (refused_run(run.config.run_id, run.config.model_dump(mode="json"), run.reason or "") for run in refused),
+        (
+            refused_run(run.config.run_id, run.config.model_dump(mode="json"), run.reason or "")
+            for run in refused
+        ),
     )
 
 
 def summary(plan: Plan, again: str) -> Iterator[str]:
     """The last lines of a sweep: how many runs stand how, what failed and why, and the command that goes on."""
     counts = Counter(run.state for run in plan.runs)
-    yield f"{plan.name}: " + ", ".join(f"{number} {state}" for state, number in counts.most_common())
+    yield f"{plan.name}: " + ", ".join(
+        f"{number} {state}" for state, number in counts.most_common()
+    )
     for run in plan.runs:
         if run.state == "damaged":
             yield f"  damaged: {run.config.run_path}: remove it with normbench runs rm --failed, then run this again"

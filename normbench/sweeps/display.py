@@ -37,7 +37,9 @@ class Display:
         self.estimator.learn(config)
         seconds = time.monotonic() - self._started.pop(config.run_id)
         width = len(str(len(self.steps)))
-        self.say(f"[{self.ended:{width}}/{len(self.steps)}] {_outcome(config)}  {duration(seconds)}")
+        self.say(
+            f"[{self.ended:{width}}/{len(self.steps)}] {_outcome(config)}  {duration(seconds)}"
+        )
 
     def say(self, line: str) -> None:
         """One line on standard output, at once."""
@@ -48,13 +50,21 @@ class LiveDisplay(Display):
     """The same lines above bars that follow the rows which the active runs write."""
 
     def __init__(
-        self, steps: Mapping[str, int], estimator: Estimator, jobs: int, open_runs: Sequence[RunConfig]
+        self,
+        steps: Mapping[str, int],
+        estimator: Estimator,
+        jobs: int,
+        open_runs: Sequence[RunConfig],
     ) -> None:
         super().__init__(steps, estimator, jobs)
         self._open_runs = open_runs
         self._left = {config.run_id: config for config in open_runs}
         self._bars: dict[str, TaskID] = {}
-        columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[note]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            TextColumn("{task.fields[note]}"),
+        )
         self.progress = _Followed(
             self._follow,
             *columns,
@@ -67,7 +77,9 @@ class LiveDisplay(Display):
     def run_started(self, config: RunConfig) -> None:
         """Adds the run's bar."""
         super().run_started(config)
-        self._bars[config.run_id] = self.progress.add_task(config.run_id, total=self.steps[config.run_id], note="")
+        self._bars[config.run_id] = self.progress.add_task(
+            config.run_id, total=self.steps[config.run_id], note=""
+        )
 
     def run_ended(self, config: RunConfig) -> None:
         """Takes the run's bar away and prints its line."""
@@ -88,7 +100,9 @@ class LiveDisplay(Display):
             with suppress(KeyError):  # it has ended meanwhile
                 self.progress.update(bar, completed=done, note=f"step {done}/{steps}")
         left = self._seconds_left()
-        note = f"{self.ended}/{len(self.steps)}" + (f", about {duration(left)} left" if left is not None else "")
+        note = f"{self.ended}/{len(self.steps)}" + (
+            f", about {duration(left)} left" if left is not None else ""
+        )
         self.progress.update(self._total, completed=self.ended, note=note)
 
     def _position(self, run_id: str) -> int:
@@ -104,8 +118,14 @@ class LiveDisplay(Display):
         if not known:
             return None
         mean = sum(known) / len(known)
-        parts = {run_id: 1 - self._position(run_id) / max(1, self.steps[run_id]) for run_id in list(self._bars)}
-        return sum((estimates[name] or mean) * parts.get(name, 1.0) for name in list(self._left)) / self.jobs
+        parts = {
+            run_id: 1 - self._position(run_id) / max(1, self.steps[run_id])
+            for run_id in list(self._bars)
+        }
+        return (
+            sum((estimates[name] or mean) * parts.get(name, 1.0) for name in list(self._left))
+            / self.jobs
+        )
 
 
 class _Followed(Progress):
@@ -123,7 +143,12 @@ class _Followed(Progress):
 
 @contextmanager
 def open_display(
-    steps: Mapping[str, int], estimator: Estimator, jobs: int, open_runs: Sequence[RunConfig], *, live: bool
+    steps: Mapping[str, int],
+    estimator: Estimator,
+    jobs: int,
+    open_runs: Sequence[RunConfig],
+    *,
+    live: bool,
 ) -> Iterator[Display]:
     """The display for runs of so many `steps`: with bars if `live`, where standard error is a terminal."""
     if not (live and sys.stderr.isatty()):
@@ -146,5 +171,9 @@ def _outcome(config: RunConfig) -> str:
         return f"{state:9} {config.run_id}  before it had begun"
     if state == "done" and "test_accuracy" not in metrics:
         return f"damaged   {config.run_id}  metrics.csv has no test accuracy"
-    result = f"test accuracy {metrics['test_accuracy']:.4f}" if state == "done" else f"{status.get('reason')}"
+    result = (
+        f"test accuracy {metrics['test_accuracy']:.4f}"
+        if state == "done"
+        else f"{status.get('reason')}"
+    )
     return f"{state:9} {config.run_id}  {result}"

@@ -45,14 +45,18 @@ class Plan:
         states |= {"done", "diverged", "failed", "damaged"} if restart else set()
         return [run.config for run in self.runs if run.state in states]
 
-    def describe(self, open_runs: Sequence[RunConfig], estimator: Estimator, jobs: int) -> Iterator[str]:
+    def describe(
+        self, open_runs: Sequence[RunConfig], estimator: Estimator, jobs: int
+    ) -> Iterator[str]:
         """The plan in a few lines: the number of runs, how they stand, refusals with their reasons, the time.
 
         open_runs: what `open` gave, that is, what would run; jobs: how many of them at a time.
         """
         told = f"; {len(open_runs)} will run" if len(open_runs) != len(self.open()) else ""
         yield f"{self.name}: {_counted(len(self.runs), 'run')}: {self._standing()}{told}"
-        for reason, number in Counter(run.reason for run in self.runs if run.state == "refused").items():
+        for reason, number in Counter(
+            run.reason for run in self.runs if run.state == "refused"
+        ).items():
             yield f"  refused: {reason}" + (f" ({number} runs)" if number > 1 else "")
         for reason, number in self.excluded.items():
             yield f"  left out by the study: {_counted(number, 'combination')}: {reason}"
@@ -66,11 +70,24 @@ class Plan:
 
     def _standing(self) -> str:
         counts = Counter(_word(run) for run in self.runs)
-        names = ("done", "diverged", "failed", "damaged", "running elsewhere", "resumable", "to do", "refused")
-        return ", ".join(f"{counts[name]} {name}" for name in names if counts[name] or name in ("done", "to do"))
+        names = (
+            "done",
+            "diverged",
+            "failed",
+            "damaged",
+            "running elsewhere",
+            "resumable",
+            "to do",
+            "refused",
+        )
+        return ", ".join(
+            f"{counts[name]} {name}" for name in names if counts[name] or name in ("done", "to do")
+        )
 
 
-def make_plan(study: Study, flags: Mapping[str, Any] | None = None, resolver: Resolver | None = None) -> Plan:
+def make_plan(
+    study: Study, flags: Mapping[str, Any] | None = None, resolver: Resolver | None = None
+) -> Plan:
     """The plan of a study; `flags` ({"system.runs_dir": "runs"}) go on top of it.
 
     Raises NormbenchError for whatever is spelled wrong, and where not one run can work.
@@ -110,9 +127,12 @@ def _word(run: PlannedRun) -> str:
     """A run's state as the plan counts it."""
     if run.state in RESUMABLE and RunDir(run.config.run_path).has_checkpoint:
         return "resumable"
-    return {"new": "to do", "interrupted": "to do", "killed": "to do", "running": "running elsewhere"}.get(
-        run.state, run.state
-    )
+    return {
+        "new": "to do",
+        "interrupted": "to do",
+        "killed": "to do",
+        "running": "running elsewhere",
+    }.get(run.state, run.state)
 
 
 def _time_needed(configs: Sequence[RunConfig], estimator: Estimator, jobs: int) -> str:

@@ -53,7 +53,10 @@ class Study:
             settings = dict(self.fixed)
             for axis, values in zip(self.axes, combination, strict=True):
                 settings |= zip(axis.keys, values, strict=True)
-            yield settings, next((one.reason for one in self.exclusions if one.covers(settings)), None)
+            yield (
+                settings,
+                next((one.reason for one in self.exclusions if one.covers(settings)), None),
+            )
 
     def with_overrides(self, overrides: Sequence[str]) -> Study:
         """The study with `key=value` and `key=a,b` on top: each takes the place of the axis or setting of its key.
@@ -63,10 +66,16 @@ class Study:
         given = parse_axes(overrides, groups())
         for key, values in given.items():
             if key.startswith("system.") and len(values) > 1:
-                raise NormbenchError(f"'{key}' cannot be an axis: it is no part of what makes a run another run")
+                raise NormbenchError(
+                    f"'{key}' cannot be an axis: it is no part of what makes a run another run"
+                )
         axes = tuple(kept for axis in self.axes if (kept := _overridden(axis, given)) is not None)
         placed = {axis.keys[0] for axis in axes if axis.keys[0] in given}
-        new = [Axis((key,), tuple((value,) for value in given[key])) for key in given if key not in placed]
+        new = [
+            Axis((key,), tuple((value,) for value in given[key]))
+            for key in given
+            if key not in placed
+        ]
         fixed = {key: value for key, value in self.fixed.items() if key not in given}
         return replace(self, axes=(*axes, *new), fixed=fixed)
 
@@ -80,7 +89,9 @@ def load_study(name: str) -> Study:
         return _read_study(name, yaml.safe_load((folder / f"{name}.yaml").read_text()))
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())
-        raise NormbenchError(f"configs/sweep/{name}.yaml is not a study with axes and fixed: {reason}") from None
+        raise NormbenchError(
+            f"configs/sweep/{name}.yaml is not a study with axes and fixed: {reason}"
+        ) from None
 
 
 def _read_study(name: str, content: dict[str, Any]) -> Study:
@@ -104,14 +115,19 @@ def _read_axis(keys: str, values: Any) -> Axis:
         values = parse_axis(f"{keys}={values}", groups())[1]
     points = tuple((value,) if len(names) == 1 else tuple(value) for value in distinct(values))
     if not points or any(len(point) != len(names) for point in points):
-        raise ValueError(f"axis '{keys}' needs points of {len(names)} value{'s' * (len(names) > 1)} each")
+        raise ValueError(
+            f"axis '{keys}' needs points of {len(names)} value{'s' * (len(names) > 1)} each"
+        )
     return Axis(names, points)
 
 
 def _read_exclusion(entry: dict[str, Any], known: set[str]) -> Exclusion:
     if strange := entry["when"].keys() - known:
         raise ValueError(f"exclude: '{min(strange)}' is no axis and not fixed")
-    when = {key: values if isinstance(values, list) else [values] for key, values in entry["when"].items()}
+    when = {
+        key: values if isinstance(values, list) else [values]
+        for key, values in entry["when"].items()
+    }
     return Exclusion(when, str(entry["reason"]))
 
 
@@ -124,5 +140,7 @@ def _overridden(axis: Axis, given: Mapping[str, Sequence[Any]]) -> Axis | None:
         return Axis(axis.keys, tuple((value,) for value in given[axis.keys[0]]))
     if len(replaced) < len(axis.keys):
         joint = ", ".join(axis.keys)
-        raise NormbenchError(f"'{replaced[0]}' belongs to the joint axis '{joint}' of this study: give all of it")
+        raise NormbenchError(
+            f"'{replaced[0]}' belongs to the joint axis '{joint}' of this study: give all of it"
+        )
     return None

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 
-def saved_bytes(module: Callable[[Tensor], Tensor], x: Tensor, parameters: list[nn.Parameter]) -> int:
+def saved_bytes(
+    module: Callable[[Tensor], Tensor], x: Tensor, parameters: list[nn.Parameter]
+) -> int:
     """Bytes that one forward pass keeps for the backward pass: every storage once, parameters not counted."""
     sizes: dict[int, int] = {}
 
@@ -28,7 +30,12 @@ def saved_bytes(module: Callable[[Tensor], Tensor], x: Tensor, parameters: list[
 
 def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Bytes that last from step to step: parameters, buffers, and what the optimizer keeps of each."""
-    kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    kept = [
+        value
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    ]
     return _bytes([*model.parameters(), *model.buffers(), *kept])
 
 
@@ -40,12 +47,18 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
         before = torch.cuda.memory_allocated()
         work()
         return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
         work()
     assert profile.profiler is not None
     assert profile.profiler.kineto_results is not None
-    changes = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    totals = itertools.accumulate(event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns()))
+    changes = [
+        event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"
+    ]
+    totals = itertools.accumulate(
+        event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())
+    )
     return max(totals, default=0)
 
 

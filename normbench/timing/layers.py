@@ -33,7 +33,9 @@ def sites_of(config: RunConfig) -> list[Site]:
     return [*dict.fromkeys(resolver.norm_sites(config.model, resolver.source(config)))]
 
 
-def bench_layers(configs: Sequence[RunConfig], rounds: int, done: Callable[[], object]) -> Iterator[dict[str, Any]]:
+def bench_layers(
+    configs: Sequence[RunConfig], rounds: int, done: Callable[[], object]
+) -> Iterator[dict[str, Any]]:
     """A row for each norm, site, layout, mode, part (forward; forward and backward: both) and round.
 
     All of one site and batch size are timed in turns. Raises NormbenchError for a norm that comes twice.
@@ -42,9 +44,16 @@ def bench_layers(configs: Sequence[RunConfig], rounds: int, done: Callable[[], o
     for config in {config.batch_size: config for config in configs}.values():
         chosen = {one.norm.label: one for one in configs if one.batch_size == config.batch_size}
         with runtime_of(config) as runtime:
-            facts = {"batch_size": config.batch_size, "precision": runtime.precision, **machine(config.runtime.device)}
+            facts = {
+                "batch_size": config.batch_size,
+                "precision": runtime.precision,
+                **machine(config.runtime.device),
+            }
             for site in sites_of(config):
-                specs = {name: norms.build(one.norm.name, options=one.norm.options) for name, one in chosen.items()}
+                specs = {
+                    name: norms.build(one.norm.name, options=one.norm.options)
+                    for name, one in chosen.items()
+                }
                 for turn in _race_at(site, specs, config.batch_size, runtime, rounds):
                     yield from (facts | row for row in turn)
                     done()
@@ -54,10 +63,16 @@ def _check(configs: Sequence[RunConfig]) -> None:
     """What else the configurations say, a layer alone does not see, or a row does not tell."""
     for name, value in PLAIN.items():
         if any(getattr(config.runtime, name) != value for config in configs):
-            raise NormbenchError(f"--layers: leave out runtime.{name}; both layouts are timed, eager and compiled")
+            raise NormbenchError(
+                f"--layers: leave out runtime.{name}; both layouts are timed, eager and compiled"
+            )
     if any(config.train.accumulate > 1 for config in configs):
-        raise NormbenchError("--layers: leave out train.accumulate, of which a layer alone sees nothing")
-    for (label, batch_size), number in Counter((one.norm.label, one.batch_size) for one in configs).items():
+        raise NormbenchError(
+            "--layers: leave out train.accumulate, of which a layer alone sees nothing"
+        )
+    for (label, batch_size), number in Counter(
+        (one.norm.label, one.batch_size) for one in configs
+    ).items():
         if number > 1:
             raise NormbenchError(
                 f"--layers: {label} at batch size {batch_size} comes {number} times; a layer is timed with one choice "
@@ -72,27 +87,40 @@ def _race_at(
     torch._dynamo.reset()  # what was compiled for other sites is done with
     compile_all()
     works = {
-        "|".join((name, layout, mode, part)): _work(specs[name], (batch_size, *site), layout, mode, part, runtime)
+        "|".join((name, layout, mode, part)): _work(
+            specs[name], (batch_size, *site), layout, mode, part, runtime
+        )
         for name, layout, mode, part in itertools.product(specs, LAYOUTS, MODES, PARTS)
     }
     timed = race(works, timer_for(runtime.device), rounds=rounds, least_seconds=LEAST_SECONDS / 10)
     for number, seconds in enumerate(timed):
         place = {"site": "x".join(map(str, site)), "round": number}
-        names = [dict(zip(("norm", "layout", "mode", "part"), key.split("|"), strict=True)) for key in seconds]
+        names = [
+            dict(zip(("norm", "layout", "mode", "part"), key.split("|"), strict=True))
+            for key in seconds
+        ]
         yield [
-            name | place | {"own_activation": specs[name["norm"]].norm_act is not None, "seconds": value}
+            name
+            | place
+            | {"own_activation": specs[name["norm"]].norm_act is not None, "seconds": value}
             for name, value in zip(names, seconds.values(), strict=True)
         ]
 
 
-def _work(spec: NormSpec, shape: Sequence[int], layout: str, mode: str, part: str, runtime: Runtime) -> Work:
+def _work(
+    spec: NormSpec, shape: Sequence[int], layout: str, mode: str, part: str, runtime: Runtime
+) -> Work:
     """A pass through a layer of its own; with the gradients of input and parameters, if both ways are asked for."""
     dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
     layer = _layer(spec, shape).to(runtime.device)
-    x = torch.randn(*shape, device=runtime.device, dtype=dtype).contiguous(memory_format=LAYOUTS[layout])
+    x = torch.randn(*shape, device=runtime.device, dtype=dtype).contiguous(
+        memory_format=LAYOUTS[layout]
+    )
     x.requires_grad_()
     gradient = torch.ones_like(x)
-    forward: Callable[[Tensor], Tensor] = torch.compile(layer, dynamic=False) if mode == "compiled" else layer
+    forward: Callable[[Tensor], Tensor] = (
+        torch.compile(layer, dynamic=False) if mode == "compiled" else layer
+    )
 
     def both() -> None:
         with runtime.autocast():

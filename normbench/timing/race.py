@@ -14,7 +14,9 @@ Timer = Callable[[Work, int], float]  # seconds that so many calls take
 WARM_UP = 3  # calls: libraries choose their kernels, and memory is had, in the first ones
 
 
-def race(works: Mapping[str, Work], timer: Timer, *, rounds: int, least_seconds: float) -> Iterator[dict[str, float]]:
+def race(
+    works: Mapping[str, Work], timer: Timer, *, rounds: int, least_seconds: float
+) -> Iterator[dict[str, float]]:
     """The seconds of one call of each contestant, round by round, after a warm-up that is not counted.
 
     In its turn a contestant is called as often as the quickest needs for `least_seconds`, all of them equally often.

@@ -17,7 +17,14 @@ from normbench.errors import NormbenchError, RunFailure
 FILE = "bench.csv"
 NUMBERS = ("round", "seconds", "compile_seconds", "peak_bytes", "saved_bytes", "state_bytes")
 MACHINE = ("device", "threads", "torch")
-SETTINGS = ("norm.name", "model.name", "batch_size", "optim.name", "train.accumulate", "data.augment")  # of every run
+SETTINGS = (
+    "norm.name",
+    "model.name",
+    "batch_size",
+    "optim.name",
+    "train.accumulate",
+    "data.augment",
+)  # of every run
 NEEDED = {"race", "image", *MACHINE, "commit", "dirty", *SETTINGS, *NUMBERS}
 IMAGES = ("image", "classes")  # columns that say what images a step had
 OLD_CLASSES = "10"  # of all images, before there was that column
@@ -37,7 +44,9 @@ def read_bench(path: Path) -> pd.DataFrame:
         if missing := NEEDED - {*table}:
             raise ValueError(f"no column {min(missing)}")
         numbers = {name: pd.to_numeric(table[name]) for name in NUMBERS}
-        rounds = table.assign(**numbers, dirty=table["dirty"] == "True", classes=table.get("classes", OLD_CLASSES))
+        rounds = table.assign(
+            **numbers, dirty=table["dirty"] == "True", classes=table.get("classes", OLD_CLASSES)
+        )
         _check(rounds)
         return rounds
     except (ValueError, OSError) as error:
@@ -76,7 +85,9 @@ def together(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
 def basis_of(rounds: pd.DataFrame) -> str:
     """The machine and versions that did the rounds."""
     machines = rounds.groupby("device", sort=False)
-    known = "; ".join(f"{device}, threads: {distinct(of_it, 'threads')}" for device, of_it in machines)
+    known = "; ".join(
+        f"{device}, threads: {distinct(of_it, 'threads')}" for device, of_it in machines
+    )
     return f"{known}, torch {distinct(rounds, 'torch')}, commit {commits(rounds)}"
 
 

@@ -29,7 +29,9 @@ class Contestant:
     facts: dict[str, Any]
 
 
-def bench_steps(configs: Sequence[RunConfig], rounds: int, done: Callable[[], object]) -> Iterator[dict[str, Any]]:
+def bench_steps(
+    configs: Sequence[RunConfig], rounds: int, done: Callable[[], object]
+) -> Iterator[dict[str, Any]]:
     """A row for each configuration and round: its settings, the seconds of a step, and what it needs in memory.
 
     Those of one batch size are timed in turns; the images are random ones, of the size that the data have. Compilation
@@ -46,9 +48,15 @@ def bench_steps(configs: Sequence[RunConfig], rounds: int, done: Callable[[], ob
             contestants = {str(number): one for number, one in enumerate(ready)}
             works = {name: one.ready.take_step for name, one in contestants.items()}
             timer = timer_for(next(iter(contestants.values())).ready.trainer.runtime.device)
-            for number, seconds in enumerate(race(works, timer, rounds=rounds, least_seconds=LEAST_SECONDS)):
+            for number, seconds in enumerate(
+                race(works, timer, rounds=rounds, least_seconds=LEAST_SECONDS)
+            ):
                 for name, one in contestants.items():
-                    place = {"race": f"{started} batch {batch_size}", "round": number, "seconds": seconds[name]}
+                    place = {
+                        "race": f"{started} batch {batch_size}",
+                        "round": number,
+                        "seconds": seconds[name],
+                    }
                     yield one.facts | place
                 done()
 
@@ -87,6 +95,8 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def _saved_bytes(trainer: Trainer) -> int:
-    images, _ = trainer.loader.gather(trainer.loader.shuffled(0, trainer.seed)[: trainer.batch_size])
+    images, _ = trainer.loader.gather(
+        trainer.loader.shuffled(0, trainer.seed)[: trainer.batch_size]
+    )
     with trainer.runtime.kernels(), trainer.runtime.autocast():
         return saved_bytes(trainer.model, images, list(trainer.model.parameters()))

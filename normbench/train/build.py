@@ -30,7 +30,11 @@ def build_trainer(config: RunConfig, split: Split, num_classes: int, runtime: Ru
     spec = norms.build(config.norm.name, options=config.norm.options)
     layers = Layers(spec, config.seed)
     model = models.build(config.model.name, layers, num_classes, options=config.model.options)
-    augment = FlipAndCrop(len(split), config.seed, runtime.device) if config.data.augment == "standard" else None
+    augment = (
+        FlipAndCrop(len(split), config.seed, runtime.device)
+        if config.data.augment == "standard"
+        else None
+    )
     optim, train = config.optim, config.train
     images_per_step = config.batch_size * train.accumulate
     lr = scaled_lr(optim.lr, optim.lr_scaling, images_per_step, optim.reference_batch_size)
@@ -51,7 +55,9 @@ def build_trainer(config: RunConfig, split: Split, num_classes: int, runtime: Ru
     )
 
 
-def build_loader(split: Split, config: RunConfig, runtime: Runtime, augment: FlipAndCrop | None = None) -> DeviceLoader:
+def build_loader(
+    split: Split, config: RunConfig, runtime: Runtime, augment: FlipAndCrop | None = None
+) -> DeviceLoader:
     """The images of `split` on the device, normalized as the configuration says."""
     return DeviceLoader(
         split,

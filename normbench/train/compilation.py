@@ -25,7 +25,9 @@ def compile_seconds(trainer: Trainer, evaluated: Iterable[DeviceLoader]) -> floa
     trainer.optimizer.zero_grad()
     trainer.model.eval()
     with torch.no_grad():
-        for size in {size for loader in evaluated for size in _batch_sizes(len(loader), EVAL_BATCH_SIZE)}:
+        for size in {
+            size for loader in evaluated for size in _batch_sizes(len(loader), EVAL_BATCH_SIZE)
+        }:
             _forward(trainer, size)
     trainer.model.load_state_dict(before)
     trainer.model.train()
@@ -33,7 +35,9 @@ def compile_seconds(trainer: Trainer, evaluated: Iterable[DeviceLoader]) -> floa
 
 
 def _forward(trainer: Trainer, batch_size: int) -> Tensor:
-    images, _ = trainer.loader.gather(torch.zeros(batch_size, dtype=torch.int64, device=trainer.runtime.device))
+    images, _ = trainer.loader.gather(
+        torch.zeros(batch_size, dtype=torch.int64, device=trainer.runtime.device)
+    )
     with trainer.runtime.autocast():
         logits: Tensor = trainer.model(images)
     return logits.float()

@@ -122,7 +122,9 @@ class Trainer:
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.runtime.device)
         self.steps_per_epoch = math.ceil(len(self.loader) / (self.batch_size * self.accumulate))
-        self.num_steps = count_steps(len(self.loader), self.batch_size * self.accumulate, self.epochs, self.max_steps)
+        self.num_steps = count_steps(
+            len(self.loader), self.batch_size * self.accumulate, self.epochs, self.max_steps
+        )
         self.update: Callable[[Tensor], Tensor] = self._update
         if self.runtime.cuda_graphs:
             self.update = Captured(self._update, self.batch_size * self.accumulate, self.runtime)
@@ -147,7 +149,9 @@ class Trainer:
         """The learning rate of a step, which stands for the progress in its middle: none is wasted at a rate of 0."""
         return self.lr * self.schedule((step + 0.5) / self.num_steps)
 
-    def train_epoch(self, on_step: Callable[[StepLog | None], None], should_stop: Callable[[], bool]) -> EpochResult:
+    def train_epoch(
+        self, on_step: Callable[[StepLog | None], None], should_stop: Callable[[], bool]
+    ) -> EpochResult:
         """Trains what is left of the epoch under way and finishes it.
 
         `on_step` is called after every step, with a StepLog where one is due. Raises Stopped between two steps when
@@ -155,7 +159,9 @@ class Trainer:
         """
         self.model.train()
         order = self.loader.shuffled(self.epoch, self.seed)
-        groups = order.split(self.batch_size * self.accumulate)[self.steps_into_epoch : self.steps_in_epoch]
+        groups = order.split(self.batch_size * self.accumulate)[
+            self.steps_into_epoch : self.steps_in_epoch
+        ]
         start = self.runtime.now() - self.seconds
         for group in groups:
             log = self._logged_step(group)
@@ -168,7 +174,11 @@ class Trainer:
         return self._finish_epoch(self.runtime.now() - start)
 
     def _logged_step(self, group: Tensor) -> StepLog | None:
-        is_due, step, lr = self.steps_into_epoch % self.log_every == 0, self.step, self.lr_at(self.step)
+        is_due, step, lr = (
+            self.steps_into_epoch % self.log_every == 0,
+            self.step,
+            self.lr_at(self.step),
+        )
         loss = self.take_step(group, lr)
         if not is_due:
             return None

@@ -25,18 +25,26 @@ RUNNING = ("running_mean", "running_var")
 
 def tracking_layers(model: nn.Module) -> list[nn.Module]:
     """The layers that evaluate with running statistics: those with buffers of these names."""
-    return [module for module in model.modules() if any(getattr(module, name, None) is not None for name in RUNNING)]
+    return [
+        module
+        for module in model.modules()
+        if any(getattr(module, name, None) is not None for name in RUNNING)
+    ]
 
 
 @torch.no_grad()
-def precise_accuracy(model: nn.Module, train: DeviceLoader, test: DeviceLoader, runtime: Runtime) -> float:
+def precise_accuracy(
+    model: nn.Module, train: DeviceLoader, test: DeviceLoader, runtime: Runtime
+) -> float:
     """Test accuracy with the mean and variance over all images of `train`, not augmented, for the running ones."""
     with precise_statistics(model, train, runtime):
         return evaluate(model, test, runtime)[1]
 
 
 @torch.no_grad()
-def batch_accuracy(model: nn.Module, test: DeviceLoader, runtime: Runtime, batch_size: int) -> float:
+def batch_accuracy(
+    model: nn.Module, test: DeviceLoader, runtime: Runtime, batch_size: int
+) -> float:
     """Test accuracy with the statistics of the test batch, in random batches of as many images as in training.
 
     Layers with running statistics normalize as in training: batch_renorm corrects towards the running ones, and an
@@ -48,10 +56,14 @@ def batch_accuracy(model: nn.Module, test: DeviceLoader, runtime: Runtime, batch
     for indices in order.split(batch_size):
         missing = min(batch_size, len(order)) - len(indices)
         images, labels = test.gather(torch.cat([indices, order[:missing]]))
-        with batch_statistics(model):  # for each batch anew: what one leaves in the state is none of the next one's
+        with batch_statistics(
+            model
+        ):  # for each batch anew: what one leaves in the state is none of the next one's
             logits = _logits(model, images, runtime)
         new = len(indices)
-        metrics.add(torch.zeros((), device=logits.device), logits[:new], labels[:new])  # of a loss nobody asks
+        metrics.add(
+            torch.zeros((), device=logits.device), logits[:new], labels[:new]
+        )  # of a loss nobody asks
     return metrics.read()[1]
 
 
@@ -106,7 +118,9 @@ def _in_shape(value: Tensor, running: Tensor) -> Tensor:
     """A value per channel in the shape that the layer keeps it in, such as (1, c, 1, 1)."""
     if value.numel() != running.numel():
         kept = tuple(running.shape)
-        raise NormbenchError(f"train.bn_evaluations: running statistics of shape {kept} are not one value per channel")
+        raise NormbenchError(
+            f"train.bn_evaluations: running statistics of shape {kept} are not one value per channel"
+        )
     return value.view_as(running)
 
 
@@ -137,7 +151,9 @@ def _moments(
         if isinstance(layer, nn.InstanceNorm2d):
             parts.append((len(x), x.mean((0, 2, 3)), x.var((2, 3)).mean(0)))
         else:
-            parts.append((x.numel() // x.shape[1], x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)))
+            parts.append(
+                (x.numel() // x.shape[1], x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0))
+            )
         raise _SeenEnough
 
     with _watched([layer], add):
@@ -148,7 +164,9 @@ def _moments(
 
 
 @contextmanager
-def _watched(layers: list[nn.Module], look: Callable[[nn.Module, tuple[Any, ...]], None]) -> Iterator[None]:
+def _watched(
+    layers: list[nn.Module], look: Callable[[nn.Module, tuple[Any, ...]], None]
+) -> Iterator[None]:
     """`look` sees the inputs of these layers."""
     hooks = [layer.register_forward_pre_hook(look) for layer in layers]
     try:
@@ -159,7 +177,10 @@ def _watched(layers: list[nn.Module], look: Callable[[nn.Module, tuple[Any, ...]
 
 
 def _averaged(parts: list[tuple[int, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    means, variances = torch.stack([mean for _, mean, _ in parts]), torch.stack([var for _, _, var in parts])
+    means, variances = (
+        torch.stack([mean for _, mean, _ in parts]),
+        torch.stack([var for _, _, var in parts]),
+    )
     shares = _shares(parts, means)
     return (shares * means).sum(0), (shares * variances).sum(0)
 

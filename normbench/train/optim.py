@@ -19,7 +19,9 @@ Schedule = Callable[[float], float]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 
-MakeOptimizer = Callable[[ParamGroups, float], torch.optim.Optimizer]  # of parameter groups and a learning rate
+MakeOptimizer = Callable[
+    [ParamGroups, float], torch.optim.Optimizer
+]  # of parameter groups and a learning rate
 
 Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
 
@@ -35,7 +37,9 @@ def adam(
     weight_decay: NonNegative = 0.0,
 ) -> MakeOptimizer:
     """Adam (arXiv:1412.6980, algorithm 1); weight decay, where there is any, is added to the gradient (L2)."""
-    return lambda groups, lr: plain(torch.optim.Adam)(groups, lr, betas, eps, weight_decay, fused=True)
+    return lambda groups, lr: plain(torch.optim.Adam)(
+        groups, lr, betas, eps, weight_decay, fused=True
+    )
 
 
 @optimizers.register("sgd", title="SGD")
@@ -48,7 +52,9 @@ def sgd(
     """Stochastic gradient descent with (Nesterov) momentum and L2 weight decay."""
     if nesterov and momentum == 0:
         raise NormbenchError("optim.nesterov: needs optim.momentum > 0")
-    return lambda groups, lr: plain(torch.optim.SGD)(groups, lr, momentum, 0, weight_decay, nesterov, fused=True)
+    return lambda groups, lr: plain(torch.optim.SGD)(
+        groups, lr, momentum, 0, weight_decay, nesterov, fused=True
+    )
 
 
 def plain(kind: type[Kind]) -> type[Kind]:
@@ -58,7 +64,9 @@ def plain(kind: type[Kind]) -> type[Kind]:
     """
     wrapped = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     methods = {name: inspect.unwrap(getattr(kind, name)) for name in wrapped}
-    return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(inspect.unwrap(kind.step))})
+    return type(
+        kind.__name__, (kind,), methods | {"step": torch.no_grad()(inspect.unwrap(kind.step))}
+    )
 
 
 def make_capturable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
@@ -100,7 +108,9 @@ def scaled_lr(lr: float, scaling: str, batch_size: int, reference_batch_size: in
 def schedule(name: str, warmup_fraction: float) -> Schedule:
     """The factor on the peak learning rate at a given progress. Raises NormbenchError for two warm-ups at once."""
     if name == "one_cycle" and warmup_fraction > 0:
-        raise NormbenchError("optim.warmup_fraction: one_cycle has a warm-up of its own, leave it at 0")
+        raise NormbenchError(
+            "optim.warmup_fraction: one_cycle has a warm-up of its own, leave it at 0"
+        )
     shape = SCHEDULES[name]
 
     def factor(progress: float) -> float:

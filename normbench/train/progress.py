@@ -22,7 +22,9 @@ class Progress:
     """Shows a run as `mode` says: auto (bar where standard error is a terminal, lines), bar, lines, none."""
 
     def __init__(self, mode: str) -> None:
-        tqdm.set_lock(threading.RLock())  # its own, between processes, outlives a killed one as a warning
+        tqdm.set_lock(
+            threading.RLock()
+        )  # its own, between processes, outlives a killed one as a warning
         self.no_bar = {"auto": None, "bar": False, "lines": True, "none": True}[mode]
         self.silent = mode == "none"
 
@@ -35,7 +37,9 @@ class Progress:
             sys.stdout.flush()
         except OSError:
             self.silent = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has somewhere to go
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # what is buffered has somewhere to go
 
     @contextmanager
     def epoch(self, trainer: Trainer) -> Iterator[Callable[[StepLog | None], None]]:
@@ -47,7 +51,12 @@ class Progress:
         total = trainer.steps_in_epoch
         images_per_step = trainer.batch_size * trainer.accumulate
         read_often = trainer.runtime.device.type == "cpu"
-        options: dict[str, Any] = {"disable": self.no_bar, "leave": False, "dynamic_ncols": True, "bar_format": BAR}
+        options: dict[str, Any] = {
+            "disable": self.no_bar,
+            "leave": False,
+            "dynamic_ncols": True,
+            "bar_format": BAR,
+        }
         with tqdm(desc=title, total=total, initial=trainer.steps_into_epoch, **options) as bar:
             last_read = 0.0
 
@@ -56,7 +65,11 @@ class Progress:
                 bar.update()
                 if log is not None:
                     _show(bar, log.mean_loss, log.accuracy, images_per_step)
-                elif read_often and not bar.disable and time.monotonic() - last_read > REFRESH_SECONDS:
+                elif (
+                    read_often
+                    and not bar.disable
+                    and time.monotonic() - last_read > REFRESH_SECONDS
+                ):
                     last_read = time.monotonic()
                     mean_loss, accuracy = trainer.metrics.read()
                     _show(bar, mean_loss, accuracy, images_per_step)

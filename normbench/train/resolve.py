@@ -23,7 +23,13 @@ from normbench.registry import Registry
 from normbench.train.choose import PLAIN, choose, plain
 from normbench.train.engine import count_steps
 from normbench.train.optim import optimizers, schedule
-from normbench.train.runtime import check_compiler, check_cuda_graphs, check_onednn, resolve_device, resolve_precision
+from normbench.train.runtime import (
+    check_compiler,
+    check_cuda_graphs,
+    check_onednn,
+    resolve_device,
+    resolve_precision,
+)
 
 
 def resolve(config: RunConfig) -> tuple[RunConfig, Source]:
@@ -61,7 +67,9 @@ class Resolver:
                 "model": _checked(models, config.model),
                 "optim": _checked(optimizers, config.optim),
                 "data": _with_content(_checked(sources, config.data), source),
-                "runtime": _resolved_runtime(config) if self.device is None else _runtime_on(self.device, config),
+                "runtime": _resolved_runtime(config)
+                if self.device is None
+                else _runtime_on(self.device, config),
             }
         )
         _check_optimizer(config)
@@ -151,12 +159,16 @@ def _checked(registry: Registry[Any], choice: Any) -> Any:
 
 
 def _as_yaml(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in options.items()
+    }
 
 
 def _with_content(data: Any, source: Source) -> Any:
     if data.content not in (None, source.content):
-        raise NormbenchError(f"data: the images under '{data.name}' are not those this configuration was made for")
+        raise NormbenchError(
+            f"data: the images under '{data.name}' are not those this configuration was made for"
+        )
     return data.model_copy(update={"content": source.content})
 
 
@@ -167,18 +179,29 @@ def _resolved_runtime(config: RunConfig) -> Any:
         check_compiler(config.runtime.compile, device)
     check_cuda_graphs(config.runtime.cuda_graphs, device)
     check_onednn(config.runtime.onednn, device)
-    onednn = config.runtime.onednn if device == "cpu" else True  # elsewhere there is nothing to measure
-    return config.runtime.model_copy(update={"device": device, "precision": precision, "onednn": onednn})
+    onednn = (
+        config.runtime.onednn if device == "cpu" else True
+    )  # elsewhere there is nothing to measure
+    return config.runtime.model_copy(
+        update={"device": device, "precision": precision, "onednn": onednn}
+    )
 
 
 def _runtime_on(device: str, config: RunConfig) -> Any:
     """What can be said here of a runtime on another machine, which will ask itself once more."""
     runtime = config.runtime
     if runtime.device not in ("auto", device):
-        raise NormbenchError(f"runtime.device={runtime.device}: the runs are given {device}; see --gpus-per-run")
-    for name, allowed in {"precision": "fp32 or bf16", **dict.fromkeys(PLAIN, "true or false")}.items():
+        raise NormbenchError(
+            f"runtime.device={runtime.device}: the runs are given {device}; see --gpus-per-run"
+        )
+    for name, allowed in {
+        "precision": "fp32 or bf16",
+        **dict.fromkeys(PLAIN, "true or false"),
+    }.items():
         if getattr(runtime, name) == "auto":
-            raise NormbenchError(f"runtime.{name}=auto: another machine is not known here; say {allowed}")
+            raise NormbenchError(
+                f"runtime.{name}=auto: another machine is not known here; say {allowed}"
+            )
     return runtime.model_copy(update={"device": device})
 
 

@@ -19,7 +19,15 @@ from normbench.errors import NormbenchError
 from normbench.runs.rundir import STEP_COLUMNS, RunDir, open_run
 from normbench.train.build import build_loader, build_trainer, runtime_of
 from normbench.train.compilation import compile_seconds
-from normbench.train.engine import Diverged, EpochResult, StepLog, Stopped, Trainer, check_finite, evaluate
+from normbench.train.engine import (
+    Diverged,
+    EpochResult,
+    StepLog,
+    Stopped,
+    Trainer,
+    check_finite,
+    evaluate,
+)
 from normbench.train.evaluations import batch_accuracy, precise_accuracy, tracking_layers
 from normbench.train.progress import Progress
 from normbench.train.resolve import Resolver, data_home
@@ -52,7 +60,12 @@ def execute(config: RunConfig, *, restart: bool = False, patience: float = 0.5) 
     path = config.run_path
     if not restart and RunDir(path).is_over:
         return _outcome(RunDir(path))
-    dataset = limit(load(source, data_home(config)), config.data.limit_train, config.data.limit_test, config.seed)
+    dataset = limit(
+        load(source, data_home(config)),
+        config.data.limit_train,
+        config.data.limit_test,
+        config.seed,
+    )
     splits = _splits(dataset, config)
     resolver.check_supported(config, source, len(splits["train"]))
     with open_run(path, restart=restart, patience=patience) as run:
@@ -98,10 +111,14 @@ def _train_to_an_end(
     return "done", None
 
 
-def _train_epochs(run: RunDir, trainer: Trainer, config: RunConfig, splits: Splits, should_stop: StopAsked) -> None:
+def _train_epochs(
+    run: RunDir, trainer: Trainer, config: RunConfig, splits: Splits, should_stop: StopAsked
+) -> None:
     """To the end, from the checkpoint if there is one. A row is written before the checkpoint that covers it."""
     held_out = {name: split for name, split in splits.items() if name != "train"}
-    evaluated = {name: build_loader(split, config, trainer.runtime) for name, split in held_out.items()}
+    evaluated = {
+        name: build_loader(split, config, trainer.runtime) for name, split in held_out.items()
+    }
     has_more = config.train.bn_evaluations and tracking_layers(trainer.model)
     train = build_loader(splits["train"], config, trainer.runtime) if has_more else None
     seconds_compiling = compile_seconds(trainer, evaluated.values())
@@ -119,7 +136,9 @@ def _train_epochs(run: RunDir, trainer: Trainer, config: RunConfig, splits: Spli
         progress.epoch_done(row, config.epochs)
 
 
-def _train_epoch(run: RunDir, trainer: Trainer, progress: Progress, should_stop: StopAsked) -> EpochResult:
+def _train_epoch(
+    run: RunDir, trainer: Trainer, progress: Progress, should_stop: StopAsked
+) -> EpochResult:
     with progress.epoch(trainer) as advance:
 
         def on_step(log: StepLog | None) -> None:
@@ -141,11 +160,17 @@ def _metrics_row(
 
     train: the training images as they are tested, if statistics are to be taken over them.
     """
-    row: dict[str, float] = {"epoch": trainer.epoch, "steps": trainer.step, "lr": trainer.lr_at(trainer.step - 1)}
+    row: dict[str, float] = {
+        "epoch": trainer.epoch,
+        "steps": trainer.step,
+        "lr": trainer.lr_at(trainer.step - 1),
+    }
     row |= {"train_loss": result.loss, "train_accuracy": result.accuracy}
     start = trainer.runtime.now()
     for name, loader in evaluated.items():
-        row[f"{name}_loss"], row[f"{name}_accuracy"] = evaluate(trainer.model, loader, trainer.runtime)
+        row[f"{name}_loss"], row[f"{name}_accuracy"] = evaluate(
+            trainer.model, loader, trainer.runtime
+        )
         check_finite(row[f"{name}_loss"], f"the {name} loss after epoch {trainer.epoch}")
     eval_seconds = trainer.runtime.now() - start
     if train is not None:

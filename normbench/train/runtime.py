@@ -23,7 +23,11 @@ from normbench.environment import cpu_info
 from normbench.errors import NormbenchError
 
 # Options of mallopt(3): no mapping of its own for any tensor, never give back, grow in large steps.
-MALLOC_OPTIONS = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**26)}
+MALLOC_OPTIONS = {
+    "M_MMAP_MAX": (-4, 0),
+    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
+    "M_TOP_PAD": (-2, 2**26),
+}
 
 
 @dataclass(frozen=True)
@@ -114,13 +118,17 @@ def open_runtime(
     threads_before = torch.get_num_threads()
     tf32_before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.set_num_threads(threads or threads_before)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 means fp32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = (
+        False  # fp32 means fp32
+    )
     if device == "cpu":
         keep_freed_memory()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     try:
-        yield Runtime(torch.device(device), precision, channels_last, compile_model, cuda_graphs, onednn)
+        yield Runtime(
+            torch.device(device), precision, channels_last, compile_model, cuda_graphs, onednn
+        )
     finally:
         torch.set_num_threads(threads_before)
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32_before
@@ -147,12 +155,18 @@ def keep_freed_memory() -> None:
 
 def resolve_device(name: str) -> str:
     """The device that `name` (auto, cpu, cuda, mps) stands for here. Raises NormbenchError where there is none."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if name == "auto":
         return next(device for device, there in available.items() if there)
     if not available[name]:
         there = ", ".join(device for device, is_there in available.items() if is_there)
-        raise NormbenchError(f"runtime.device={name}: there is no {name} device here; available: {there}")
+        raise NormbenchError(
+            f"runtime.device={name}: there is no {name} device here; available: {there}"
+        )
     return name
 
 
@@ -162,22 +176,34 @@ def resolve_precision(name: str, device: str) -> str:
     if name == "auto":
         return "bf16" if native else "fp32"
     if name == "bf16" and not native:
-        raise NormbenchError(f"runtime.precision=bf16: this {device} has no native bf16; available: fp32")
+        raise NormbenchError(
+            f"runtime.precision=bf16: this {device} has no native bf16; available: fp32"
+        )
     return name
 
 
 def check_compiler(compile_model: bool, device: str) -> None:
     """Raises NormbenchError where torch.compile was asked for and what it compiles with is missing."""
-    if compile_model and device == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
-        raise NormbenchError("runtime.compile=true needs a C++ compiler (g++ or clang++) on a cpu, and none was found")
+    if (
+        compile_model
+        and device == "cpu"
+        and not any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+    ):
+        raise NormbenchError(
+            "runtime.compile=true needs a C++ compiler (g++ or clang++) on a cpu, and none was found"
+        )
     if compile_model and device == "cuda" and importlib.util.find_spec("triton") is None:
-        raise NormbenchError("runtime.compile=true needs the package triton on cuda, and it is not installed")
+        raise NormbenchError(
+            "runtime.compile=true needs the package triton on cuda, and it is not installed"
+        )
 
 
 def check_cuda_graphs(cuda_graphs: bool, device: str) -> None:
     """Raises NormbenchError where CUDA graphs were asked for on another device."""
     if cuda_graphs and device != "cuda":
-        raise NormbenchError(f"runtime.cuda_graphs=true needs a cuda device, and this run is on {device}")
+        raise NormbenchError(
+            f"runtime.cuda_graphs=true needs a cuda device, and this run is on {device}"
+        )
 
 
 def check_onednn(onednn: bool | str, device: str) -> None:
@@ -194,5 +220,7 @@ def has_native_bf16(device: str) -> bool:
         return True
     if platform.machine() == "arm64":  # a Mac's processor; torch does not say
         return False
-    flags = f"{cpu_info('flags')} {cpu_info('Features')}".split()  # x86 calls them flags, Arm Features
+    flags = (
+        f"{cpu_info('flags')} {cpu_info('Features')}".split()
+    )  # x86 calls them flags, Arm Features
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)

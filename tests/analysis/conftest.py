@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 WriteRun = Callable[..., Path]
-COLUMNS = "epoch,steps,lr,train_loss,train_accuracy,test_loss,test_accuracy,train_seconds,eval_seconds"
+COLUMNS = (
+    "epoch,steps,lr,train_loss,train_accuracy,test_loss,test_accuracy,train_seconds,eval_seconds"
+)
 
 
 @pytest.fixture
@@ -36,7 +38,9 @@ def write_run(tmp_path: Path) -> WriteRun:
         path.mkdir(parents=True)
         taken = len(accuracies) if state == "done" else 0
         changed = {"epochs": taken or 2} | (config or {})
-        (path / "config.yaml").write_text(yaml.safe_dump(configuration(name, **changed), sort_keys=False))
+        (path / "config.yaml").write_text(
+            yaml.safe_dump(configuration(name, **changed), sort_keys=False)
+        )
         environment = {
             "data": {"name": "cifar10-jpeg", "num_test": 10_000},
             "concurrent_runs": concurrent_runs,
@@ -46,7 +50,12 @@ def write_run(tmp_path: Path) -> WriteRun:
             "resumed": [],
         }
         (path / "env.json").write_text(json.dumps(environment))
-        status = {"state": state, "reason": reason, "started": "2026-01-01T00:00:00+00:00", "finished": None}
+        status = {
+            "state": state,
+            "reason": reason,
+            "started": "2026-01-01T00:00:00+00:00",
+            "finished": None,
+        }
         (path / "status.json").write_text(json.dumps(status))
         rows = [
             f"{epoch},{10 * epoch},0.001,{1 / epoch},{accuracy},{1 / epoch},{accuracy},{10.0 + epoch},1.0"

@@ -42,7 +42,11 @@ def write_runs(
         config = {
             "norm": {"name": norm},
             "model": {"name": "normresnet"},
-            "data": {"name": "cifar10_parquet", **COSTS["data"], "val_fraction": 0.1 if held_out else 0.0},
+            "data": {
+                "name": "cifar10_parquet",
+                **COSTS["data"],
+                "val_fraction": 0.1 if held_out else 0.0,
+            },
             "optim": {"name": "adam", "lr": rate, "weight_decay": 0.0},
             "train": COSTS["train"],
             "runtime": {"precision": "fp32"},
@@ -52,9 +56,16 @@ def write_runs(
             "system": {"concurrent_runs": 2 if norm in shared else 1},
         }
         for section, values in also.items():
-            config[section] = {**config[section], **values} if isinstance(values, Mapping) else values
+            config[section] = (
+                {**config[section], **values} if isinstance(values, Mapping) else values
+            )
         environment = {
-            "data": {"name": "cifar10-jpeg", "image_shape": IMAGE, "num_train": NUM_TRAIN, "num_test": 10_000},
+            "data": {
+                "name": "cifar10-jpeg",
+                "image_shape": IMAGE,
+                "num_train": NUM_TRAIN,
+                "num_test": 10_000,
+            },
             "concurrent_runs": 2 if norm in shared else 1,
             "hardware": {"device_name": "a processor", "threads": 2},
             "versions": {"torch": "2.15.0"},
@@ -70,7 +81,9 @@ def write_runs(
     return folder
 
 
-def _write_figures(path: Path, generator: np.random.Generator, epochs: int, logged: int, held_out: bool) -> None:
+def _write_figures(
+    path: Path, generator: np.random.Generator, epochs: int, logged: int, held_out: bool
+) -> None:
     names = [
         "train_loss",
         "train_accuracy",

@@ -58,7 +58,12 @@ def one_run(
         section, _, name = key.partition(".")
         config[section] = {**config.get(section, {}), name: value} if name else value
     environment = {
-        "data": {"name": "cifar10-jpeg", "image_shape": IMAGE, "num_train": NUM_TRAIN, "num_test": 10_000},
+        "data": {
+            "name": "cifar10-jpeg",
+            "image_shape": IMAGE,
+            "num_train": NUM_TRAIN,
+            "num_test": 10_000,
+        },
         "concurrent_runs": concurrent_runs,
         "hardware": {"device_name": "a processor", "threads": 2},
         "versions": {"torch": "2.15.0"},
@@ -69,7 +74,12 @@ def one_run(
     has_rows = state in ("done", "interrupted")
     began = state != "refused"
     return RunFiles(
-        name, config, environment if began else {}, {"state": state, "reason": reason}, metrics if has_rows else {}, {}
+        name,
+        config,
+        environment if began else {},
+        {"state": state, "reason": reason},
+        metrics if has_rows else {},
+        {},
     )
 
 

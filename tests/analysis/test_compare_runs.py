@@ -18,16 +18,22 @@ BN, GN = f"normresnet-bn-b64-s0-{'0' * 12}", f"normresnet-gn-b64-s0-{'1' * 12}"
 def runs(write_run: WriteRun) -> tuple[Path, Path]:
     """A run of bn that is done, and one of gn that failed after an epoch on another torch."""
     failed = {"state": "failed", "reason": "OSError: gone", "torch": "2.16.0"}
-    return write_run(BN), write_run(GN, (0.625,), config={"norm": {"name": "gn", "num_groups": 32}}, **failed)
+    return write_run(BN), write_run(
+        GN, (0.625,), config={"norm": {"name": "gn", "num_groups": 32}}, **failed
+    )
 
 
-def test_a_run_is_found_by_path_id_beginning_and_hash(runs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_run_is_found_by_path_id_beginning_and_hash(
+    runs: tuple[Path, Path], tmp_path: Path
+) -> None:
     for name in (str(runs[0]), f"{runs[0]}/", BN, "normresnet-bn", "0" * 12):
         assert find_run(tmp_path / "runs", name) == runs[0]
     assert find_run(tmp_path / "elsewhere", str(runs[1])) == runs[1]
 
 
-def test_an_id_is_not_ambiguous_for_being_the_beginning_of_another(write_run: WriteRun, tmp_path: Path) -> None:
+def test_an_id_is_not_ambiguous_for_being_the_beginning_of_another(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
     path, longer = write_run(BN), write_run(f"{BN}1")
     assert find_run(tmp_path / "runs", BN) == path
     assert find_run(tmp_path / "runs", f"{BN}1") == longer
@@ -35,16 +41,24 @@ def test_an_id_is_not_ambiguous_for_being_the_beginning_of_another(write_run: Wr
 
 @pytest.mark.usefixtures("runs")
 def test_a_name_of_several_runs_is_refused_with_them(tmp_path: Path) -> None:
-    with pytest.raises(NormbenchError, match=f"'normresnet' is ambiguous, it means 2 runs: '{BN}', '{GN}'"):
+    with pytest.raises(
+        NormbenchError, match=f"'normresnet' is ambiguous, it means 2 runs: '{BN}', '{GN}'"
+    ):
         find_run(tmp_path / "runs", "normresnet")
 
 
 @pytest.mark.usefixtures("runs")
-@pytest.mark.parametrize("name", [f"normresnet-bn-b64-s0-{'0' * 11}2", "normresnt-bn-b64-s0-000000"])
+@pytest.mark.parametrize(
+    "name", [f"normresnet-bn-b64-s0-{'0' * 11}2", "normresnt-bn-b64-s0-000000"]
+)
 def test_an_unknown_run_names_the_nearest_and_how_runs_are_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(NormbenchError, match=f"unknown run '{name}': did you mean '{BN}'") as caught:
+    with pytest.raises(
+        NormbenchError, match=f"unknown run '{name}': did you mean '{BN}'"
+    ) as caught:
         find_run(tmp_path / "runs", name)
-    assert f"one of the 2 in {tmp_path / 'runs'} by its id, the beginning or the hash of it" in str(caught.value)
+    assert f"one of the 2 in {tmp_path / 'runs'} by its id, the beginning or the hash of it" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize("name", ["", "xyz", "0" * 11])
@@ -95,7 +109,9 @@ def test_a_setting_that_came_later_is_no_difference_at_its_default(write_run: Wr
         for index, runtime in enumerate(({}, {"onednn": True}, {"onednn": False}))
     )
     assert "config: the same" in diff(before, now)
-    assert ["runtime.onednn", "true", "false"] in [line.split() for line in diff(before, without).splitlines()]
+    assert ["runtime.onednn", "true", "false"] in [
+        line.split() for line in diff(before, without).splitlines()
+    ]
 
 
 def test_seconds_of_a_shared_machine_are_shown_and_not_compared(write_run: WriteRun) -> None:
@@ -110,8 +126,17 @@ def test_a_run_without_figures_is_compared_as_far_as_it_goes(write_run: WriteRun
     begun = write_run(GN, (), state="failed", reason="early")
     (begun / "env.json").unlink()
     lines = diff(write_run(BN), begun).splitlines()
-    assert next(line for line in lines if "test_accuracy" in line).split() == ["test_accuracy", "75.00", "%", "-"]
-    assert next(line for line in lines if "git.commit" in line).split() == ["git.commit", "0123456789abcdef", "-"]
+    assert next(line for line in lines if "test_accuracy" in line).split() == [
+        "test_accuracy",
+        "75.00",
+        "%",
+        "-",
+    ]
+    assert next(line for line in lines if "git.commit" in line).split() == [
+        "git.commit",
+        "0123456789abcdef",
+        "-",
+    ]
 
 
 def test_what_neither_run_has_recorded_is_not_called_the_same(write_run: WriteRun) -> None:
@@ -126,10 +151,15 @@ def test_what_neither_run_has_recorded_is_not_called_the_same(write_run: WriteRu
 
 
 def test_values_are_cut_to_100_columns_but_never_to_look_alike(write_run: WriteRun) -> None:
-    long = [{"data": {"name": "x" * 70 + end, "augment": "y" * 70 * copies}} for copies, end in ((1, "a"), (2, "b"))]
+    long = [
+        {"data": {"name": "x" * 70 + end, "augment": "y" * 70 * copies}}
+        for copies, end in ((1, "a"), (2, "b"))
+    ]
     first, second = write_run(BN, config=long[0]), write_run(GN, config=long[1])
     lines = diff(first, second).splitlines()[2:]
-    name, augment = (next(line for line in lines if key in line) for key in ("data.name", "data.augment"))
+    name, augment = (
+        next(line for line in lines if key in line) for key in ("data.name", "data.augment")
+    )
     assert "x" * 70 + "a" in name
     assert "x" * 70 + "b" in name
     assert len([line for line in lines if len(line) > 100]) <= 2

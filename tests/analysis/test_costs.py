@@ -31,14 +31,22 @@ RATIO = ["relative_time", "relative_time_low", "relative_time_high"]
 
 def config(norm: str, batch_size: int = 64, **settings: Any) -> dict[str, Any]:
     """A configuration with dotted keys."""
-    given = {"norm": norm, "batch_size": batch_size, "data": "synthetic", "runtime.device": "cpu"} | settings
+    given = {
+        "norm": norm,
+        "batch_size": batch_size,
+        "data": "synthetic",
+        "runtime.device": "cpu",
+    } | settings
     return flatten(compose([], given).identity())
 
 
 def interval(ratios: Sequence[float]) -> tuple[float, float]:
     """The order-statistic interval of a median, by scipy's binomial law."""
     n = len(ratios)
-    k = max((k for k in range(n // 2 + 1) if 2 * scipy.stats.binom.cdf(k - 1, n, 0.5) <= 0.05), default=0)
+    k = max(
+        (k for k in range(n // 2 + 1) if 2 * scipy.stats.binom.cdf(k - 1, n, 0.5) <= 0.05),
+        default=0,
+    )
     ordered = np.sort(ratios)
     return (float(ordered[k - 1]), float(ordered[n - k])) if k else (math.nan, math.nan)
 
@@ -55,13 +63,20 @@ PLACES = list(itertools.product(range(len(CONFIGS)), ("monday", "friday"), range
 
 @settings(max_examples=10)
 @given(st.sets(st.sampled_from(PLACES)), st.integers(0, 2**32 - 1))
-def test_costs_are_those_of_the_oracle_whatever_rounds_are_lost(lost: set[tuple[int, str, int]], seed: int) -> None:
+def test_costs_are_those_of_the_oracle_whatever_rounds_are_lost(
+    lost: set[tuple[int, str, int]], seed: int
+) -> None:
     generator = np.random.default_rng(seed)
     kept = [place for place in PLACES if place not in lost or place[1:] == ("friday", 7)]
     steps = {place: float(generator.lognormal(-3, 0.5)) for place in kept}
-    rows = [rows_of(CONFIGS[i], [s], race, peak_bytes=i)[0] | {"round": n} for (i, race, n), s in steps.items()]
+    rows = [
+        rows_of(CONFIGS[i], [s], race, peak_bytes=i)[0] | {"round": n}
+        for (i, race, n), s in steps.items()
+    ]
     found = costs(as_rounds(rows)).to_dict("records")
-    assert [row["peak_bytes"] for row in found] == list(range(len(CONFIGS))), "in the order of the rounds"
+    assert [row["peak_bytes"] for row in found] == list(range(len(CONFIGS))), (
+        "in the order of the rounds"
+    )
     for i, row in enumerate(found):
         one = CONFIGS[i]
         mine = {place[1:]: seconds for place, seconds in steps.items() if place[0] == i}
@@ -85,7 +100,11 @@ def test_costs_are_those_of_the_oracle_whatever_rounds_are_lost(lost: set[tuple[
 
 def test_rounds_of_another_race_or_another_round_are_no_pair() -> None:
     bn, gn = config("bn"), config("gn")
-    rows = [*rows_of(bn, [1.0, 2.0, 4.0], "a"), *rows_of(gn, [3.0], "a"), *rows_of(gn, [0.1, 0.1], "b")]
+    rows = [
+        *rows_of(bn, [1.0, 2.0, 4.0], "a"),
+        *rows_of(gn, [3.0], "a"),
+        *rows_of(gn, [0.1, 0.1], "b"),
+    ]
     found = costs(as_rounds(rows)).set_index("norm").loc["gn"]
     assert found["relative_time"] == 3.0
     assert found["seconds"] == pytest.approx(0.1)
@@ -97,23 +116,37 @@ def test_rounds_of_another_race_or_another_round_are_no_pair() -> None:
 @given(st.lists(st.floats(0.1, 10), min_size=6, max_size=12))
 def test_whatever_slows_a_whole_round_down_changes_no_ratio(drift: list[float]) -> None:
     norms = {"bn": 0.01, "gn": 0.0115}
-    rows = [row for norm, step in norms.items() for row in rows_of(config(norm), [step * slow for slow in drift])]
+    rows = [
+        row
+        for norm, step in norms.items()
+        for row in rows_of(config(norm), [step * slow for slow in drift])
+    ]
     found = costs(as_rounds(rows)).set_index("norm")
     assert found.loc["gn", RATIO].tolist() == pytest.approx([1.15] * 3)
 
 
 def test_settings_in_which_configurations_of_a_norm_differ_are_columns_by_short_names() -> None:
-    some = [config("bn"), *(config("gn", **{"norm.num_groups": n, "runtime.channels_last": n == 2}) for n in (2, 4))]
+    some = [
+        config("bn"),
+        *(config("gn", **{"norm.num_groups": n, "runtime.channels_last": n == 2}) for n in (2, 4)),
+    ]
     found = costs(as_rounds([row for one in some for row in rows_of(one, [0.1])]))
     assert list(found.columns[:2]) == ["norm", "batch_size"]
     assert {*found.columns[2:4]} == {"num groups", "channels last"}
     assert found.columns[4] == "seconds"
     assert found["num groups"].tolist() == ["", "2", "4"]
     assert found["channels last"].tolist() == ["False", "True", "False"]
-    kernels = [config(norm, **{"runtime.onednn": on}) for norm in ("bn", "gn") for on in (True, False)]
+    kernels = [
+        config(norm, **{"runtime.onednn": on}) for norm in ("bn", "gn") for on in (True, False)
+    ]
     found = costs(as_rounds([row for one in kernels for row in rows_of(one, [0.1])]))
-    assert found["onednn"].tolist() == ["True", "False"] * 2, "a default that leaves no trace in the id is shown"
-    chosen = [config("bn", **{"runtime.onednn": False}), config("gn")]  # by runtime=fast, each its own
+    assert found["onednn"].tolist() == ["True", "False"] * 2, (
+        "a default that leaves no trace in the id is shown"
+    )
+    chosen = [
+        config("bn", **{"runtime.onednn": False}),
+        config("gn"),
+    ]  # by runtime=fast, each its own
     found = costs(as_rounds([row for one in chosen for row in rows_of(one, [0.1])]))
     assert found["onednn"].tolist() == ["False", "True"], "why gn is not related to bn"
     alone = costs(as_rounds([row for one in some[::2] for row in rows_of(one, [0.1])]))
@@ -153,7 +186,9 @@ def test_the_table_says_what_its_figures_rest_on() -> None:
         "state": ["1.0 MiB"] * 3,
     }
     assert table.caption.startswith("Medians over 7 rounds, ")
-    assert table.caption.endswith("another processor, threads: 1, torch 2.16.0, commit fedcba987654.")
+    assert table.caption.endswith(
+        "another processor, threads: 1, torch 2.16.0, commit fedcba987654."
+    )
     compiled = costs_table(as_rounds(rows_of(config("bn"), [0.1], compile_seconds=61.7)))
     assert compiled.shown["compilation"].tolist() == ["62 s"]
 
@@ -166,7 +201,11 @@ def test_without_bn_a_step_has_no_ratio_and_says_so() -> None:
 
 def test_of_two_kinds_of_bn_none_is_chosen_to_relate_to() -> None:
     configs = [config("bn"), config("bn", **{"norm.eps": 0.1}), config("gn")]
-    rows = [row for one, seconds in zip(configs, (0.1, 0.2, 0.4), strict=True) for row in rows_of(one, [seconds])]
+    rows = [
+        row
+        for one, seconds in zip(configs, (0.1, 0.2, 0.4), strict=True)
+        for row in rows_of(one, [seconds])
+    ]
     for order in (rows, rows[::-1]):
         assert costs(as_rounds(order)).set_index("norm")["relative_time"].isna()["gn"]
 
@@ -189,7 +228,13 @@ def many_rounds(configs: Sequence[dict[str, Any]], rounds: int = 7) -> pd.DataFr
     """Rounds of all of these, each a little slower than the one before."""
     generator = np.random.default_rng(0)
     each = (generator.uniform(0.9, 1.1, rounds) * (1 + i / 10) for i in range(len(configs)))
-    return as_rounds([row for one, found in zip(configs, each, strict=True) for row in rows_of(one, found.tolist())])
+    return as_rounds(
+        [
+            row
+            for one, found in zip(configs, each, strict=True)
+            for row in rows_of(one, found.tolist())
+        ]
+    )
 
 
 def test_one_batch_size_is_one_panel_with_a_row_for_each_norm_and_bn_at_1() -> None:
@@ -202,7 +247,9 @@ def test_one_batch_size_is_one_panel_with_a_row_for_each_norm_and_bn_at_1() -> N
     expected = [(low, middle, high) for middle, low, high in data[RATIO].to_numpy().tolist()]
     assert dots(axes) == [pytest.approx(ends) for ends in expected]
     assert dots(axes)[0] == (1, 1, 1)
-    assert [text.get_text() for text in axes.texts] == [f"{middle:.2f}x" for middle in data["relative_time"]]
+    assert [text.get_text() for text in axes.texts] == [
+        f"{middle:.2f}x" for middle in data["relative_time"]
+    ]
     colours = [container[0].get_color().upper() for container in axes.containers]
     assert colours == [STYLES[norm][0].upper() for norm in ("bn", "gn", "ln")]
     assert axes.get_title("left") == ""
@@ -217,7 +264,9 @@ def test_each_batch_size_and_layout_is_a_panel() -> None:
     ]
     figure = costs_figure(many_rounds(configs))
     assert [" ".join(axes.get_title("left").split()) for axes in figure.axes] == [
-        f"batch size {batch_size}, channels last {last}" for batch_size in (1, 64) for last in (False, True)
+        f"batch size {batch_size}, channels last {last}"
+        for batch_size in (1, 64)
+        for last in (False, True)
     ]
     assert [len(axes.containers) for axes in figure.axes] == [2] * 4
     assert figure.get_supxlabel().split() == figure.get_label().split()
@@ -228,12 +277,17 @@ def test_each_batch_size_and_layout_is_a_panel() -> None:
 def test_each_machine_stands_with_its_own_threads() -> None:
     here, there = many_rounds([config("bn")]), many_rounds([config("gn")])
     both = pd.concat([here, there.assign(device="another still", threads="16")])
-    assert basis_of(both).startswith("another processor, threads: 1; another still, threads: 16, torch 2.16.0")
+    assert basis_of(both).startswith(
+        "another processor, threads: 1; another still, threads: 16, torch 2.16.0"
+    )
 
 
 def test_titles_of_many_settings_end_where_the_next_panel_begins() -> None:
     settings = itertools.product((False, True), (True, False))
-    configs = [config("bn", 64, **{"runtime.channels_last": last, "runtime.onednn": dnn}) for last, dnn in settings]
+    configs = [
+        config("bn", 64, **{"runtime.channels_last": last, "runtime.onednn": dnn})
+        for last, dnn in settings
+    ]
     figure = costs_figure(many_rounds([*configs, config("bn", 8)]))
     figure.canvas.draw()
     boxes = [axes._left_title.get_window_extent() for axes in figure.axes]
@@ -255,9 +309,13 @@ def test_few_rounds_have_dots_without_bars_and_norms_without_bn_have_none() -> N
     assert [text.get_text() for text in alone.axes[0].get_yticklabels()] == ["gn", "ln"]
 
 
-@pytest.mark.parametrize("size", [size_called("column"), size_called("slide"), PHONE], ids=["column", "slide", "phone"])
+@pytest.mark.parametrize(
+    "size", [size_called("column"), size_called("slide"), PHONE], ids=["column", "slide", "phone"]
+)
 def test_the_figure_is_drawn_at_every_size(size: Any, tmp_path: Any) -> None:
-    figure = costs_figure(many_rounds([config(norm, size) for size in (1, 64) for norm in ("bn", "gn")]), size)
+    figure = costs_figure(
+        many_rounds([config(norm, size) for size in (1, 64) for norm in ("bn", "gn")]), size
+    )
     save(figure, tmp_path / "costs.svg", size)
     assert ">gn</text>" in (tmp_path / "costs.svg").read_text()
 
@@ -286,10 +344,20 @@ def layer_rounds(seconds: dict[tuple[str, ...], Sequence[float]], **facts: Any) 
 
 @settings(max_examples=10)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9))
-def test_layers_are_summed_over_sites_and_the_way_back_is_what_both_ways_take_longer(seed: int, rounds: int) -> None:
+def test_layers_are_summed_over_sites_and_the_way_back_is_what_both_ways_take_longer(
+    seed: int, rounds: int
+) -> None:
     generator = np.random.default_rng(seed)
-    norms, sites, layouts, modes = ("bn", "gn"), ("4x32x32", "8x16x16", "8x8x8"), ("contiguous",), ("eager", "compiled")
-    forward = {key: generator.uniform(1, 2, rounds) for key in itertools.product(norms, sites, layouts, modes)}
+    norms, sites, layouts, modes = (
+        ("bn", "gn"),
+        ("4x32x32", "8x16x16", "8x8x8"),
+        ("contiguous",),
+        ("eager", "compiled"),
+    )
+    forward = {
+        key: generator.uniform(1, 2, rounds)
+        for key in itertools.product(norms, sites, layouts, modes)
+    }
     backward = {key: generator.uniform(2, 4, rounds) for key in forward}
     seconds = {(*key, "forward"): forward[key].tolist() for key in forward}
     seconds |= {(*key, "both"): (forward[key] + backward[key]).tolist() for key in forward}
@@ -297,7 +365,10 @@ def test_layers_are_summed_over_sites_and_the_way_back_is_what_both_ways_take_lo
     assert len(table) == 4
     for row in table.to_dict("records"):
         there, back = (
-            {norm: sum(part[norm, site, row["layout"], row["mode"]] for site in sites) for norm in norms}
+            {
+                norm: sum(part[norm, site, row["layout"], row["mode"]] for site in sites)
+                for norm in norms
+            }
             for part in (forward, backward)
         )
         norm = row["norm"]
@@ -305,7 +376,9 @@ def test_layers_are_summed_over_sites_and_the_way_back_is_what_both_ways_take_lo
         assert row["backward_seconds"] == pytest.approx(np.median(back[norm]))
         ratios = (there[norm] + back[norm]) / (there["bn"] + back["bn"])
         low, high = interval(ratios)
-        assert [row[name] for name in RATIO] == pytest.approx([np.median(ratios), low, high], nan_ok=True)
+        assert [row[name] for name in RATIO] == pytest.approx(
+            [np.median(ratios), low, high], nan_ok=True
+        )
 
 
 def test_layers_are_related_to_bn_in_the_same_layout_mode_and_batch_size() -> None:
@@ -327,8 +400,26 @@ def test_layers_are_related_to_bn_in_the_same_layout_mode_and_batch_size() -> No
         "norm": ["bn", "gn", "gn", "gn"] * 2,
         "layout": ["contiguous", "contiguous", "contiguous", "channels_last"] * 2,
         "mode": ["eager", "eager", "compiled", "eager"] * 2,
-        "forward": ["1.00 ms", "2.00 ms", "2.00 ms", "2.00 ms", "10.00 ms", "20.00 ms", "20.00 ms", "20.00 ms"],
-        "backward": ["1.00 ms", "4.00 ms", "2.00 ms", "3.00 ms", "10.00 ms", "40.00 ms", "20.00 ms", "30.00 ms"],
+        "forward": [
+            "1.00 ms",
+            "2.00 ms",
+            "2.00 ms",
+            "2.00 ms",
+            "10.00 ms",
+            "20.00 ms",
+            "20.00 ms",
+            "20.00 ms",
+        ],
+        "backward": [
+            "1.00 ms",
+            "4.00 ms",
+            "2.00 ms",
+            "3.00 ms",
+            "10.00 ms",
+            "40.00 ms",
+            "20.00 ms",
+            "30.00 ms",
+        ],
         "relative to bn": ["1.00x", "3.00x", "not measured", "not measured"] * 2,
     }
 
@@ -336,7 +427,9 @@ def test_layers_are_related_to_bn_in_the_same_layout_mode_and_batch_size() -> No
 def test_each_layout_and_mode_of_layers_is_a_panel() -> None:
     seconds = {
         (norm, "4x8x8", layout, mode, part): [seconds * (2 if part == "both" else 1)] * 6
-        for layout, mode in itertools.product(("contiguous", "channels_last"), ("eager", "compiled"))
+        for layout, mode in itertools.product(
+            ("contiguous", "channels_last"), ("eager", "compiled")
+        )
         for norm, seconds in (("bn", 0.1), ("gn", 0.3 if mode == "compiled" else 0.05))
         for part in ("forward", "both")
     }
@@ -344,7 +437,9 @@ def test_each_layout_and_mode_of_layers_is_a_panel() -> None:
     assert {axes.get_xlabel() for axes in figure.axes} == {"time of the layers over bn's"}
     found = {" ".join(axes.get_title("left").split()): dots(axes) for axes in figure.axes}
     assert {*found} == {
-        f"layout {layout}, mode {mode}" for layout in ("contiguous", "channels_last") for mode in ("eager", "compiled")
+        f"layout {layout}, mode {mode}"
+        for layout in ("contiguous", "channels_last")
+        for mode in ("eager", "compiled")
     }
     for title, ((_, bn, _), (_, gn, _)) in found.items():
         assert (bn, gn) == (1, pytest.approx(3 if "compiled" in title else 0.5))
@@ -360,7 +455,9 @@ def test_the_caption_of_layers_says_sites_rounds_and_machine() -> None:
     assert "(4x8x8, 8x4x4), median over 5 rounds" in said
     assert said.endswith("another processor, threads: 1, torch 2.16.0, commit fedcba987654.")
     assert "activation" not in said
-    own = layer_rounds({("frn", *key[1:]): found for key, found in seconds.items()}, own_activation=True)
+    own = layer_rounds(
+        {("frn", *key[1:]): found for key, found in seconds.items()}, own_activation=True
+    )
     both = layers_table(pd.concat([layer_rounds(seconds), own])).caption
     assert "With an activation of its own, which the others leave to the network: frn. " in both
 
@@ -376,7 +473,9 @@ def test_a_report_of_a_bench_is_files_that_are_called_alike(tmp_path: Any) -> No
         f"bench{end}" for end in (".csv", ".md", ".svg", ".png")
     }
     assert report.table.caption in (tmp_path / "new" / "bench.md").read_text()
-    seconds = {("bn", "4x8x8", "contiguous", "eager", part): [0.1, 0.2] for part in ("forward", "both")}
+    seconds = {
+        ("bn", "4x8x8", "contiguous", "eager", part): [0.1, 0.2] for part in ("forward", "both")
+    }
     of_layers(layer_rounds(seconds).to_dict("records")).write(tmp_path / "new")
     assert {path.name for path in (tmp_path / "new").glob("layers.*")} == {
         f"layers{end}" for end in (".csv", ".md", ".svg", ".png")

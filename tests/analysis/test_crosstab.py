@@ -50,7 +50,9 @@ def slow_value(run: RunFiles, metric: str) -> float | None:
     return float(run.metrics[metric][-1])
 
 
-def slow_cells(runs: list[RunFiles], by: list[str], metric: str) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+def slow_cells(
+    runs: list[RunFiles], by: list[str], metric: str
+) -> dict[tuple[Any, ...], tuple[Any, ...]]:
     """What each cell should say: n, mean, half width, and how many runs ended otherwise, by state."""
     found: dict[tuple[Any, ...], list[RunFiles]] = {}
     for run in runs:
@@ -79,9 +81,13 @@ def test_cells_are_those_of_a_slow_oracle(runs: list[RunFiles], by: list[str], m
             (estimate.n, estimate.mean, estimate.half_width), nan_ok=True
         )
         words = row["status"].split(", ") if row["status"] else []
-        assert {state: int(count) for count, _, state in (word.partition(" ") for word in words)} == ended
+        assert {
+            state: int(count) for count, _, state in (word.partition(" ") for word in words)
+        } == ended
         if metric == "test_accuracy" and estimate.n:
-            assert row["test_set_half_width"] == pytest.approx(half_width_of_test_set(estimate.mean, 10_000))
+            assert row["test_set_half_width"] == pytest.approx(
+                half_width_of_test_set(estimate.mean, 10_000)
+            )
 
 
 @given(runs=runs_of_a_study())
@@ -95,7 +101,10 @@ def test_every_run_without_a_result_is_counted_in_a_note(runs: list[RunFiles]) -
 def grid() -> Frames:
     """bn and gn at batch sizes 8 and 64: one diverged, all of gn at 8 failed; ln was refused, in is only at 64."""
     runs = [
-        one_run("bn", batch, seed, 0.5 + seed / 10) for batch in (64, 8) for seed in SEEDS if (batch, seed) != (8, 2)
+        one_run("bn", batch, seed, 0.5 + seed / 10)
+        for batch in (64, 8)
+        for seed in SEEDS
+        if (batch, seed) != (8, 2)
     ]
     runs += [one_run("bn", 8, 2, state="diverged", reason="the loss of step 3\nis nan")]
     runs += [one_run("gn", 64, seed, 0.25) for seed in SEEDS]
@@ -127,7 +136,9 @@ def test_what_has_no_figure_is_a_note_with_its_reason() -> None:
 
 
 def test_equal_counts_are_not_repeated_in_every_cell() -> None:
-    table = cross_table(in_frames(*(one_run(norm, 64, seed) for norm in NORMS for seed in SEEDS)), ["norm"])
+    table = cross_table(
+        in_frames(*(one_run(norm, 64, seed) for norm in NORMS for seed in SEEDS)), ["norm"]
+    )
     assert not any("n =" in cell for cell in table.shown["test accuracy"])
     assert "3 seeds" in table.caption
 
@@ -142,11 +153,18 @@ def test_rows_are_settings_in_the_order_of_the_runs_and_numbers_ascend() -> None
     three = cross_table(frames, ["batch_size", "model", "norm"]).shown
     assert three[["batch size", "model"]].drop_duplicates().shape[0] == len(three)
     with_runs = [row[:2] for row in three.to_numpy().tolist() if set(row[2:]) != {"no run"}]
-    assert with_runs == [["8", "normresnet"], ["8", "convnext"], ["64", "normresnet"], ["256", "normresnet"]]
+    assert with_runs == [
+        ["8", "normresnet"],
+        ["8", "convnext"],
+        ["64", "normresnet"],
+        ["256", "normresnet"],
+    ]
 
 
 def test_a_single_setting_is_a_column_of_figures() -> None:
-    table = cross_table(in_frames(one_run("bn", accuracy=0.5), one_run("gn", accuracy=0.25)), ["norm"])
+    table = cross_table(
+        in_frames(one_run("bn", accuracy=0.5), one_run("gn", accuracy=0.25)), ["norm"]
+    )
     assert list(table.shown) == ["norm", "test accuracy"]
     assert table.shown.to_numpy().tolist() == [["bn", "50.0 %"], ["gn", "25.0 %"]]
     assert "10000 test images leave open up to ± 1.0 points" in table.caption
@@ -179,21 +197,30 @@ def test_runs_of_one_cell_that_differ_in_a_setting_are_refused_with_its_name(
     }
     other = one_run(**{"seed": 1, **of_run.get(setting, {setting: value})})
     frames = in_frames(one_run(**({setting: "none"} if "." in setting else {})), other)
-    with pytest.raises(NormbenchError, match=rf"differ in ({setting}|planned_epochs): add it to --by, or choose with "):
+    with pytest.raises(
+        NormbenchError,
+        match=rf"differ in ({setting}|planned_epochs): add it to --by, or choose with ",
+    ):
         cells(frames, by)
     apart = cells(frames, [*by, setting])
     assert apart["n"].tolist() == [1, 1]
 
 
 def test_a_setting_of_runs_that_did_not_finish_is_no_difference() -> None:
-    frames = in_frames(one_run(seed=0), one_run(seed=1, state="failed", **{"runtime.precision": "bf16"}))
+    frames = in_frames(
+        one_run(seed=0), one_run(seed=1, state="failed", **{"runtime.precision": "bf16"})
+    )
     assert cells(frames, ["norm"])["n"].tolist() == [1]
 
 
 def test_an_unknown_setting_and_an_unknown_metric_name_the_nearest() -> None:
-    with pytest.raises(NormbenchError, match=r"unknown setting 'batchsize': did you mean 'batch_size'\?"):
+    with pytest.raises(
+        NormbenchError, match=r"unknown setting 'batchsize': did you mean 'batch_size'\?"
+    ):
         cells(grid(), ["norm", "batchsize"])
-    with pytest.raises(NormbenchError, match=r"unknown metric 'test_acuracy': did you mean 'test_accuracy'\?"):
+    with pytest.raises(
+        NormbenchError, match=r"unknown metric 'test_acuracy': did you mean 'test_accuracy'\?"
+    ):
         cells(grid(), ["norm", "batch_size"], "test_acuracy")
     for key in ("norm", "epoch", "lr", "seed"):
         with pytest.raises(NormbenchError, match=f"unknown metric '{key}'"):
@@ -213,7 +240,14 @@ def test_a_setting_is_named_once() -> None:
 def rates(**held_out: float) -> list[RunFiles]:
     """bn at three rates: by name of the rate's exponent, accuracy on held-out images; the best there is worst here."""
     return [
-        one_run("bn", 64, seed, accuracy=1 - value - seed / 100, lr=10.0 ** -int(name[1:]), held_out=value + seed / 100)
+        one_run(
+            "bn",
+            64,
+            seed,
+            accuracy=1 - value - seed / 100,
+            lr=10.0 ** -int(name[1:]),
+            held_out=value + seed / 100,
+        )
         for name, value in held_out.items()
         for seed in (0, 1)
     ]
@@ -231,9 +265,14 @@ def test_a_cell_is_of_the_rate_best_on_held_out_images_and_never_on_the_test_set
 def test_each_norm_and_batch_size_has_its_own_rate() -> None:
     places = itertools.product(("bn", "gn"), (8, 64), (0.1, 0.01))
     best = {("bn", 8): 0.1, ("bn", 64): 0.01, ("gn", 8): 0.01, ("gn", 64): 0.1}
-    runs = [one_run(n, b, lr=lr, accuracy=lr, held_out=0.9 if best[n, b] == lr else 0.1) for n, b, lr in places]
+    runs = [
+        one_run(n, b, lr=lr, accuracy=lr, held_out=0.9 if best[n, b] == lr else 0.1)
+        for n, b, lr in places
+    ]
     found = cells(in_frames(*runs), ["norm", "batch_size"])
-    assert {(r["norm"], r["batch_size"]): r["test_accuracy"] for r in found.to_dict("records")} == best
+    assert {
+        (r["norm"], r["batch_size"]): r["test_accuracy"] for r in found.to_dict("records")
+    } == best
 
 
 def test_rates_that_are_equally_good_are_not_mixed() -> None:
@@ -246,14 +285,18 @@ def test_a_rate_none_of_whose_runs_finished_is_not_chosen() -> None:
     bad = [one_run("bn", 64, seed, lr=0.1, state="diverged") for seed in (0, 1)]
     row = cells(in_frames(*bad, *good), ["norm"]).iloc[0]
     assert (row["n"], row["test_accuracy"]) == (2, pytest.approx(0.495))
-    lost = in_frames(*good, *(one_run("none", 64, seed, lr=lr, state="diverged") for seed in (0, 1) for lr in (1, 2)))
+    lost = in_frames(
+        *good,
+        *(one_run("none", 64, seed, lr=lr, state="diverged") for seed in (0, 1) for lr in (1, 2)),
+    )
     assert cells(lost, ["norm"]).set_index("norm").loc["none", "status"] == "4 diverged"
 
 
 def test_several_rates_without_held_out_images_are_refused() -> None:
     runs = [one_run("bn", lr=lr) for lr in (0.1, 0.01)]
     with pytest.raises(
-        NormbenchError, match=r"runs of norm bn differ in lr: add it to --by, or choose with --where lr="
+        NormbenchError,
+        match=r"runs of norm bn differ in lr: add it to --by, or choose with --where lr=",
     ):
         cells(in_frames(*runs), ["norm"])
     assert cells(in_frames(*runs), ["norm", "lr"])["lr"].tolist() == [0.01, 0.1]
@@ -266,7 +309,10 @@ def test_of_accuracies_on_held_out_images_by_rate_the_best_is_marked() -> None:
 
 
 def test_without_a_choice_runs_stay_as_they_are() -> None:
-    one_rate, no_images = in_frames(*rates(e1=0.5)).runs, in_frames(one_run(lr=0.1), one_run(lr=0.2)).runs
+    one_rate, no_images = (
+        in_frames(*rates(e1=0.5)).runs,
+        in_frames(one_run(lr=0.1), one_run(lr=0.2)).runs,
+    )
     for runs in (one_rate, no_images):
         assert at_chosen_rate(runs) is runs
     assert set(at_chosen_rate(in_frames(*rates(e1=0.5, e2=0.6)).runs)["lr"]) == {CHOSEN}
@@ -276,8 +322,13 @@ def test_without_a_choice_runs_stay_as_they_are() -> None:
 
 
 def test_clocks_leave_out_runs_that_shared_the_machine() -> None:
-    runs = [one_run("bn", seed=0, seconds=(1.0, 2.0, 30.0)), one_run("bn", seed=1, seconds=99.0, concurrent_runs=2)]
-    frames = in_frames(runs[0], one_run("bn", seed=1, seconds=(99.0, 99.0, 99.0), concurrent_runs=2))
+    runs = [
+        one_run("bn", seed=0, seconds=(1.0, 2.0, 30.0)),
+        one_run("bn", seed=1, seconds=99.0, concurrent_runs=2),
+    ]
+    frames = in_frames(
+        runs[0], one_run("bn", seed=1, seconds=(99.0, 99.0, 99.0), concurrent_runs=2)
+    )
     for metric, value in {"train_seconds": 2.0, "images_per_second": 500.0}.items():
         row = cells(frames, ["norm"], metric).iloc[0]
         assert (row["n"], row[metric]) == (1, value)

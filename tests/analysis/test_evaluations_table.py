@@ -23,16 +23,28 @@ def evaluated(run: RunFiles, precise: float, batch: float) -> RunFiles:
 
 def measured() -> list[RunFiles]:
     asked = {"train.bn_evaluations": True}
-    runs = [evaluated(one_run("bn", 1, seed, 0.1, **asked), 0.3 + seed / 100, 0.4) for seed in (0, 1, 2)]
-    runs += [evaluated(one_run("bn", 64, 0, 0.5, **asked), 0.51, 0.49), one_run("gn", 64, 0, 0.45, **asked)]
-    return [*runs, one_run("bn", 2, 0, state="diverged", reason="the loss of step 3 is nan", **asked)]
+    runs = [
+        evaluated(one_run("bn", 1, seed, 0.1, **asked), 0.3 + seed / 100, 0.4) for seed in (0, 1, 2)
+    ]
+    runs += [
+        evaluated(one_run("bn", 64, 0, 0.5, **asked), 0.51, 0.49),
+        one_run("gn", 64, 0, 0.45, **asked),
+    ]
+    return [
+        *runs,
+        one_run("bn", 2, 0, state="diverged", reason="the loss of step 3 is nan", **asked),
+    ]
 
 
 def test_each_evaluation_has_a_column_with_its_interval() -> None:
     table = evaluations_table(in_frames(*measured()))
     rows = table.shown.set_index(["norm", "batch size"])
     half = 100 * mean_interval([0.3, 0.31, 0.32]).half_width
-    assert rows.loc[("bn", "1")].tolist() == ["10.0 ± 0.0 %", f"31.0 ± {half:.1f} %", "40.0 ± 0.0 %"]
+    assert rows.loc[("bn", "1")].tolist() == [
+        "10.0 ± 0.0 %",
+        f"31.0 ± {half:.1f} %",
+        "40.0 ± 0.0 %",
+    ]
     assert rows.loc[("bn", "64")].tolist() == ["50.0 %", "51.0 %", "49.0 %"]
     assert rows.loc[("bn", "2")].tolist() == ["1 diverged"] * 3
     assert len(table.notes) == 1
@@ -51,7 +63,9 @@ def test_a_run_that_was_not_asked_is_not_said_to_keep_none() -> None:
 
 
 def test_the_data_are_unrounded_with_a_row_for_each_evaluation() -> None:
-    data = evaluations_table(in_frames(*measured())).data.set_index(["norm", "batch_size", "statistics"])
+    data = evaluations_table(in_frames(*measured())).data.set_index(
+        ["norm", "batch_size", "statistics"]
+    )
     assert set(data.index.get_level_values("statistics")) == set(EVALUATIONS.values())
     assert data.loc[("bn", 1, "whole training set"), "test_accuracy"] == pytest.approx(0.31)
     assert data.loc[("bn", 1, "whole training set"), "n"] == 3

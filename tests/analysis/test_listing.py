@@ -21,7 +21,10 @@ from normbench.runs.rundir import open_run
 
 WriteRun = Callable[..., Path]
 FILES = ("config.yaml", "env.json", "status.json", "metrics.csv")
-BN, GN, LN = (f"normresnet-{norm}-b64-s0-{digit * 12}" for norm, digit in (("bn", "0"), ("gn", "1"), ("ln", "2")))
+BN, GN, LN = (
+    f"normresnet-{norm}-b64-s0-{digit * 12}"
+    for norm, digit in (("bn", "0"), ("gn", "1"), ("ln", "2"))
+)
 
 
 @pytest.fixture
@@ -51,10 +54,17 @@ def test_the_list_agrees_with_the_table_that_studies_are_made_of(runs_dir: Path)
         assert all(a == b or (pd.isna(a) and pd.isna(b)) for a, b in pairs), name
 
 
-def test_a_run_that_is_over_has_its_last_epochs_figures_and_the_median_of_seconds(runs_dir: Path) -> None:
+def test_a_run_that_is_over_has_its_last_epochs_figures_and_the_median_of_seconds(
+    runs_dir: Path,
+) -> None:
     row = list_runs(runs_dir, "status=done").iloc[0]
     assert row["run"] == BN
-    assert (row["epochs"], row["planned_epochs"], row["test_accuracy"], row["test_loss"]) == (2, 2, 0.75, 0.5)
+    assert (row["epochs"], row["planned_epochs"], row["test_accuracy"], row["test_loss"]) == (
+        2,
+        2,
+        0.75,
+        0.5,
+    )
     assert row["median_train_seconds"] == 11.5
     assert row["started"] == "2026-01-01T00:00:00+00:00"
 
@@ -66,7 +76,9 @@ def test_a_run_without_rows_has_empty_figures(runs_dir: Path) -> None:
 
 
 def test_every_key_of_the_configuration_can_be_asked_for(runs_dir: Path) -> None:
-    assert list_runs(runs_dir, "norm.g=8 and optim.lr<0.01 and data.name=cifar10_parquet")["run"].tolist() == [GN]
+    assert list_runs(runs_dir, "norm.g=8 and optim.lr<0.01 and data.name=cifar10_parquet")[
+        "run"
+    ].tolist() == [GN]
     with pytest.raises(NormbenchError, match=r"unknown key 'norm\.gg': did you mean 'norm\.g'\?"):
         list_runs(runs_dir, "norm.gg=8")
 
@@ -90,7 +102,9 @@ def test_runs_are_sorted_by_a_key_with_those_that_lack_it_last(
 
 
 def test_an_unknown_sort_key_names_the_nearest_even_where_nothing_matches(runs_dir: Path) -> None:
-    with pytest.raises(NormbenchError, match="unknown key 'test_acuracy': did you mean 'test_accuracy'"):
+    with pytest.raises(
+        NormbenchError, match="unknown key 'test_acuracy': did you mean 'test_accuracy'"
+    ):
         list_runs(runs_dir, "norm=none", "test_acuracy")
 
 
@@ -105,24 +119,40 @@ def test_the_text_shows_how_each_run_stands_and_counts_them(runs_dir: Path) -> N
     )
 
 
-def test_the_text_fits_100_columns_and_marks_seconds_of_a_shared_machine(tmp_path: Path, write_run: WriteRun) -> None:
-    write_run(f"convnext-filter_response-b1024-s123-{'a' * 12}", state="failed", reason="why " * 50, concurrent_runs=2)
+def test_the_text_fits_100_columns_and_marks_seconds_of_a_shared_machine(
+    tmp_path: Path, write_run: WriteRun
+) -> None:
+    write_run(
+        f"convnext-filter_response-b1024-s123-{'a' * 12}",
+        state="failed",
+        reason="why " * 50,
+        concurrent_runs=2,
+    )
     text = to_text(list_runs(tmp_path / "runs"))
     assert max(map(len, text.splitlines())) == 100
     assert "  11.5*  why why" in text
-    assert text.endswith("* shared the machine with other runs: not to be compared\n1 run: 1 failed")
+    assert text.endswith(
+        "* shared the machine with other runs: not to be compared\n1 run: 1 failed"
+    )
 
 
 def test_nothing_to_show_says_where_or_for_which_condition(runs_dir: Path, tmp_path: Path) -> None:
     assert to_text(list_runs(tmp_path / "none")) == f"no runs in {tmp_path / 'none'}"
-    assert to_text(list_runs(tmp_path / "none", "norm=bn", "optim.lr")) == f"no runs in {tmp_path / 'none'}"
+    assert (
+        to_text(list_runs(tmp_path / "none", "norm=bn", "optim.lr"))
+        == f"no runs in {tmp_path / 'none'}"
+    )
     assert to_text(list_runs(runs_dir, "norm=in")) == "no runs match norm=in"
     assert to_json(list_runs(runs_dir, "norm=in")) == "[]"
 
 
-def test_the_json_has_every_column_and_null_for_what_is_missing(runs_dir: Path, write_run: WriteRun) -> None:
+def test_the_json_has_every_column_and_null_for_what_is_missing(
+    runs_dir: Path, write_run: WriteRun
+) -> None:
     write_run(f"normresnet-in-b64-s0-{'3' * 12}", (math.nan,), config={"optim": {"lr": math.inf}})
-    records = json.loads(to_json(list_runs(runs_dir)), parse_constant=lambda name: pytest.fail(name))
+    records = json.loads(
+        to_json(list_runs(runs_dir)), parse_constant=lambda name: pytest.fail(name)
+    )
     by_norm = {record["norm"]: record for record in records}
     assert by_norm["gn"]["norm.g"] == 8
     assert by_norm["bn"]["norm.g"] is None
@@ -146,12 +176,16 @@ def test_a_run_that_a_process_holds_is_running_and_one_that_it_left_was_killed(
 @pytest.mark.parametrize(
     "content", [b"", b"\x00\xff\xfe", b"a: [", b"[1, 2]\n", b"{", b"epoch,x\n1,2,3\n", b"a\n\n1\n"]
 )
-def test_a_damaged_file_makes_a_damaged_row_that_names_it(runs_dir: Path, name: str, content: bytes) -> None:
+def test_a_damaged_file_makes_a_damaged_row_that_names_it(
+    runs_dir: Path, name: str, content: bytes
+) -> None:
     (runs_dir / BN / name).write_bytes(content)
     table = list_runs(runs_dir).set_index("run")
     assert table.loc[BN, "status"] == "damaged"
     assert table.loc[BN, "reason"] == f"{name} is damaged"
-    assert (table.loc[BN, "test_accuracy"] == 0.75) is (name != "metrics.csv"), "what is known is shown"
+    assert (table.loc[BN, "test_accuracy"] == 0.75) is (name != "metrics.csv"), (
+        "what is known is shown"
+    )
     assert "damaged" in to_text(list_runs(runs_dir))
     frames = read_frames([runs_dir / BN, runs_dir / GN])
     assert frames.runs["run"].tolist() == [GN]
@@ -176,7 +210,9 @@ def test_no_file_cut_anywhere_keeps_the_list_from_being_shown(
 def test_a_last_row_that_a_power_cut_left_unfinished_is_not_read(runs_dir: Path) -> None:
     with (runs_dir / GN / "metrics.csv").open("a") as file:
         file.write("2,20,0.001,0.5,0.9")
-    assert list_runs(runs_dir, "norm=gn")[["status", "epochs", "test_accuracy"]].values.tolist() == [["failed", 1, 0.6]]
+    assert list_runs(runs_dir, "norm=gn")[
+        ["status", "epochs", "test_accuracy"]
+    ].values.tolist() == [["failed", 1, 0.6]]
     assert read_frames([runs_dir / GN]).metrics["test_accuracy"].tolist() == [0.6]
 
 
@@ -185,16 +221,24 @@ def test_a_run_that_is_done_and_has_no_rows_is_damaged(runs_dir: Path) -> None:
     assert list_runs(runs_dir, "norm=bn")["reason"].tolist() == ["metrics.csv is damaged"]
 
 
-def test_a_run_that_failed_before_it_knew_its_environment_is_a_row_of_both_tables(runs_dir: Path) -> None:
+def test_a_run_that_failed_before_it_knew_its_environment_is_a_row_of_both_tables(
+    runs_dir: Path,
+) -> None:
     for name in ("env.json", "metrics.csv"):
         (runs_dir / GN / name).unlink()
     assert list_runs(runs_dir, "norm=gn")["status"].tolist() == ["failed"]
     frames = read_frames([runs_dir / BN, runs_dir / GN])
     row = frames.runs.iloc[1]
-    assert (row["status"], row["reason"], row["epochs"]) == ("failed", "OutOfMemoryError: no room\nfor more", 0)
+    assert (row["status"], row["reason"], row["epochs"]) == (
+        "failed",
+        "OutOfMemoryError: no room\nfor more",
+        0,
+    )
     assert row[["test_accuracy", "threads", "data", "commit"]].isna().all()
     assert frames.runs["threads"].tolist()[0] == 2
-    assert "2.0" not in frames.runs[["threads", "num_test"]].to_csv(), "a count stays one beside a gap"
+    assert "2.0" not in frames.runs[["threads", "num_test"]].to_csv(), (
+        "a count stays one beside a gap"
+    )
     assert list(frames.environments) == [BN]
     assert frames.metrics["run"].unique().tolist() == [BN]
 
@@ -214,7 +258,11 @@ def test_figures_are_read_to_the_last_digit(runs_dir: Path, write_run: WriteRun)
     accuracy = 0.1 + 0.2
     path = write_run(f"normresnet-in-b64-s0-{'3' * 12}", (accuracy,))
     frames = read_frames([path])
-    assert frames.runs["test_accuracy"].tolist() == frames.metrics["test_accuracy"].tolist() == [accuracy]
+    assert (
+        frames.runs["test_accuracy"].tolist()
+        == frames.metrics["test_accuracy"].tolist()
+        == [accuracy]
+    )
 
 
 def test_a_folder_in_which_no_lock_can_be_taken_is_listed_by_its_status(

@@ -28,7 +28,10 @@ from normbench.runs.files import RunFiles, refused_run, run_dirs
 
 WriteRun = Callable[..., Path]
 STUDY = Path(__file__).parents[2] / "results" / "first-sweep"
-BN, GN, LN = (f"normresnet-{norm}-b64-s0-{digit * 12}" for norm, digit in (("bn", "0"), ("gn", "1"), ("ln", "2")))
+BN, GN, LN = (
+    f"normresnet-{norm}-b64-s0-{digit * 12}"
+    for norm, digit in (("bn", "0"), ("gn", "1"), ("ln", "2"))
+)
 CUT = {"data": {"name": "cifar10_parquet", "limit_train": 1000, "limit_test": None}}
 FRACTION = st.floats(0, 1, exclude_min=True)
 
@@ -41,7 +44,9 @@ def assert_same(first: Frames, second: Frames) -> None:
         assert len(one) == len(other), name
         for column in one:
             pairs = zip(one[column], other[column], strict=True)
-            assert all(pd.isna(b) if pd.isna(a) else bool(a == b) for a, b in pairs), f"{name}: {column}"
+            assert all(pd.isna(b) if pd.isna(a) else bool(a == b) for a, b in pairs), (
+                f"{name}: {column}"
+            )
     assert first.environments == second.environments
     assert first.configs == second.configs
 
@@ -70,14 +75,21 @@ def test_the_committed_report_is_what_the_command_makes_of_the_committed_runs(st
 
 def test_a_condition_keeps_the_rows_of_its_runs_in_every_table() -> None:
     frames = load_frames([STUDY], "norm=bn and batch_size<=8")
-    assert set(frames.runs["norm"]) == set(frames.metrics["norm"]) == set(frames.steps["norm"]) == {"bn"}
+    assert (
+        set(frames.runs["norm"])
+        == set(frames.metrics["norm"])
+        == set(frames.steps["norm"])
+        == {"bn"}
+    )
     assert sorted(frames.runs["batch_size"]) == [1, 1, 1, 8, 8, 8]
     assert set(frames.environments) == set(frames.runs["run"])
     with pytest.raises(NormbenchError, match="no runs match norm=zz"):
         load_frames([STUDY], "norm=zz")
 
 
-def test_a_condition_keeps_the_configurations_of_its_runs(write_run: WriteRun, tmp_path: Path) -> None:
+def test_a_condition_keeps_the_configurations_of_its_runs(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
     write_run(BN)
     write_run(GN)
     assert list(load_frames([tmp_path / "runs"], "norm=gn").configs) == [GN]
@@ -101,7 +113,9 @@ def test_a_damaged_run_is_left_out_with_a_note(write_run: WriteRun, tmp_path: Pa
     frames = load_frames([tmp_path / "alone", path])
     assert frames.runs["run"].tolist() == [BN]
     assert frames.notes == (f"left out: {tmp_path / 'alone' / 'broken'}: config.yaml is damaged",)
-    with pytest.raises(NormbenchError, match=r"no runs in .*; left out: .*broken: config\.yaml is damaged"):
+    with pytest.raises(
+        NormbenchError, match=r"no runs in .*; left out: .*broken: config\.yaml is damaged"
+    ):
         load_frames([tmp_path / "alone"])
 
 
@@ -129,7 +143,9 @@ def test_runs_of_different_data_epochs_or_precision_are_not_mixed() -> None:
 
 def test_the_latex_table_is_escaped_and_complete() -> None:
     latex = to_latex(comparison_table(load_frames([STUDY], "batch_size=1")))
-    header, bn, *others = [line.split(" & ") for line in latex.splitlines() if line.endswith(r" \\")]
+    header, bn, *others = [
+        line.split(" & ") for line in latex.splitlines() if line.endswith(r" \\")
+    ]
     assert bn[:3] == ["bn", r"13.6 $\pm$ 2.4 \%", r"$\pm$ 0.7 \%"]
     assert (header[-1], bn[-1]) == (r"runs \\", r"3 \\")
     assert [len(row) for row in (bn, *others)] == [len(header)] * 4
@@ -151,37 +167,49 @@ def test_the_csv_table_has_every_figure_unrounded(tmp_path: Path) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     runs=st.lists(
-        st.tuples(FRACTION, FRACTION, st.sampled_from(["done", "failed", "interrupted"])), min_size=1, max_size=4
+        st.tuples(FRACTION, FRACTION, st.sampled_from(["done", "failed", "interrupted"])),
+        min_size=1,
+        max_size=4,
     )
 )
 def test_a_study_gives_the_runs_that_it_was_written_from(
-    runs: list[tuple[float, float, str]], write_run: WriteRun, tmp_path_factory: pytest.TempPathFactory
+    runs: list[tuple[float, float, str]],
+    write_run: WriteRun,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("study")
     paths = []
     for seed, (first, second, state) in enumerate(runs):
         path = write_run(f"normresnet-bn-b64-s{seed}-0", (first, second), state=state)
-        (path / "steps.csv").write_text(f"step,epoch,loss,lr\n0,1,{first},{second}\n5,2,{second},{first}\n")
+        (path / "steps.csv").write_text(
+            f"step,epoch,loss,lr\n0,1,{first},{second}\n5,2,{second},{first}\n"
+        )
         paths.append(path.rename(folder / path.name))
     frames = read_frames(paths)
     write_study(frames, folder / "out")
     assert_same(frames, load_frames([folder / "out"]))
 
 
-def test_settings_and_gaps_are_read_as_they_were_written(write_run: WriteRun, tmp_path: Path) -> None:
+def test_settings_and_gaps_are_read_as_they_were_written(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
     write_run(BN, torch="2.10")
     write_run(GN, config=CUT)
     write_run(f"{BN[:-1]}1", config=CUT)
     failed = write_run(LN, (), state="failed", reason='OSError: gone,\n"for good"')
     (failed / "env.json").unlink()
-    refused = refused_run("normresnet-in-b1-s0-3", {"norm": {"name": "in"}, "model": {"name": "normresnet"}}, "1x1")
+    refused = refused_run(
+        "normresnet-in-b1-s0-3", {"norm": {"name": "in"}, "model": {"name": "normresnet"}}, "1x1"
+    )
     frames = read_frames(run_dirs(tmp_path / "runs"), [refused])
     assert frames.runs["data.limit_train"].tolist() == ["None", "1000", "1000", "None", ""]
     write_study(frames, tmp_path / "out")
     assert_same(frames, load_frames([tmp_path / "out"]))
 
 
-def test_a_study_of_one_run_and_one_without_any_row_are_read_again(write_run: WriteRun, tmp_path: Path) -> None:
+def test_a_study_of_one_run_and_one_without_any_row_are_read_again(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
     for name, accuracies, state in ((BN, (0.5,), "done"), (GN, (), "failed")):
         frames = read_frames([write_run(name, accuracies, state=state)])
         write_study(frames, tmp_path / state)
@@ -196,10 +224,14 @@ def test_what_all_configurations_share_is_written_once(write_run: WriteRun, tmp_
     written = json.loads((tmp_path / "out" / "configs.json").read_text())
     assert written["runs"] == {BN: {"norm.name": "bn"}, GN: {"norm.name": "gn"}}
     assert written["shared"] == shared_settings(frames.configs)
-    assert not [key for key in written["shared"] if key.startswith("system.")], "where a run was made is no setting"
+    assert not [key for key in written["shared"] if key.startswith("system.")], (
+        "where a run was made is no setting"
+    )
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"runs": {}, "schema_version": 99}', '{"runs": {"x": 1}}'])
+@pytest.mark.parametrize(
+    "content", ["[]", "{", '{"runs": {}, "schema_version": 99}', '{"runs": {"x": 1}}']
+)
 def test_configurations_that_cannot_be_read_are_named_with_their_study(
     write_run: WriteRun, tmp_path: Path, content: str
 ) -> None:
@@ -222,7 +254,9 @@ def studies(write_run: WriteRun, tmp_path: Path) -> tuple[Path, Path]:
     return first, second
 
 
-def test_two_studies_have_a_column_for_the_setting_in_which_they_differ(write_run: WriteRun, tmp_path: Path) -> None:
+def test_two_studies_have_a_column_for_the_setting_in_which_they_differ(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
     first, second = studies(write_run, tmp_path)
     for path in (first, second):
         assert not [name for name in load_frames([path]).runs if "." in name]
@@ -241,7 +275,10 @@ def test_joined_studies_and_the_directories_they_came_from_are_the_same_runs(
 ) -> None:
     first, second = studies(write_run, tmp_path)
     runs = tmp_path / "runs"
-    assert_same(load_frames([first, second]), read_frames([runs / BN, runs / GN, runs / f"{GN[:-1]}f", runs / LN]))
+    assert_same(
+        load_frames([first, second]),
+        read_frames([runs / BN, runs / GN, runs / f"{GN[:-1]}f", runs / LN]),
+    )
     assert_same(load_frames([first, second]), load_frames([first, second, runs, runs / BN, first]))
 
 
@@ -251,18 +288,26 @@ def test_a_run_that_two_folders_hold_counts_once(write_run: WriteRun, tmp_path: 
     copy.mkdir(parents=True)
     for file in path.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    for paths in ([path, copy], [path.parent, copy.parent], [path, path.parent / ".." / "runs" / BN]):
+    for paths in (
+        [path, copy],
+        [path.parent, copy.parent],
+        [path, path.parent / ".." / "runs" / BN],
+    ):
         frames = load_frames(paths)
         assert frames.runs["run"].tolist() == [BN]
         assert frames.metrics["epoch"].tolist() == [1, 2]
 
 
-def test_a_study_without_its_configurations_is_shown_alone_or_not_at_all(write_run: WriteRun, tmp_path: Path) -> None:
+def test_a_study_without_its_configurations_is_shown_alone_or_not_at_all(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
     first, second = studies(write_run, tmp_path)
     (first / "configs.json").unlink()
     assert len(load_frames([first]).runs) == 2
     for paths in ([first, second], [second, first], [first, tmp_path / "runs"]):
-        with pytest.raises(NormbenchError, match=r"a runs\.csv without its configs\.json .*: show it alone"):
+        with pytest.raises(
+            NormbenchError, match=r"a runs\.csv without its configs\.json .*: show it alone"
+        ):
             load_frames(paths)
 
 
@@ -280,7 +325,13 @@ def test_a_run_whose_process_is_gone_was_killed(write_run: WriteRun) -> None:
 
 
 def test_refused_runs_follow_with_their_reason_and_their_configuration(write_run: WriteRun) -> None:
-    config = {"norm": {"name": "in"}, "model": {"name": "normresnet"}, "batch_size": 8, "seed": 1, "optim": {"lr": 0.1}}
+    config = {
+        "norm": {"name": "in"},
+        "model": {"name": "normresnet"},
+        "batch_size": 8,
+        "seed": 1,
+        "optim": {"lr": 0.1},
+    }
     frames = read_frames([write_run(BN)], [refused_run("refused-in", config, "a 1x1 map")])
     row = frames.runs.iloc[1]
     keys = ["run", "norm", "batch_size", "seed", "lr", "status", "reason", "epochs"]
@@ -310,13 +361,17 @@ def test_runs_from_before_a_setting_have_its_default(
         write_run(f"normresnet-bn-b64-s{index}-0", config={section: values})
     assert name not in read_frames(run_dirs(tmp_path / "runs")).runs
     write_run("normresnet-bn-b64-s2-0", config={section: {key: not default}})
-    assert read_frames(run_dirs(tmp_path / "runs")).runs[name].tolist() == [str(default)] * 2 + [str(not default)]
+    assert read_frames(run_dirs(tmp_path / "runs")).runs[name].tolist() == [str(default)] * 2 + [
+        str(not default)
+    ]
 
 
 # Scale
 
 
-def test_more_epochs_cost_no_more_calls(write_run: WriteRun, tmp_path: Path, count_calls: Callable[..., int]) -> None:
+def test_more_epochs_cost_no_more_calls(
+    write_run: WriteRun, tmp_path: Path, count_calls: Callable[..., int]
+) -> None:
     counts = []
     for epochs in (5, 50):
         folder = tmp_path / str(epochs)
@@ -329,7 +384,11 @@ def test_more_epochs_cost_no_more_calls(write_run: WriteRun, tmp_path: Path, cou
         read_frames(run_dirs(folder))  # what is imported only once
         counts.append(count_calls(lambda: read_frames(run_dirs(folder))))  # noqa: B023
         frames = read_frames(run_dirs(folder))
-        assert (len(frames.runs), len(frames.metrics), len(frames.steps)) == (100, 100 * epochs, 1000 * epochs)
+        assert (len(frames.runs), len(frames.metrics), len(frames.steps)) == (
+            100,
+            100 * epochs,
+            1000 * epochs,
+        )
     assert counts[0] == counts[1] > 100
 
 
@@ -339,11 +398,27 @@ def test_more_epochs_cost_no_more_calls(write_run: WriteRun, tmp_path: Path, cou
 @pytest.mark.parametrize(
     ("name", "spoil", "message"),
     [
-        ("metrics.csv", lambda text: text[:-9], r"metrics\.csv' cannot be read: it ends within a row"),
-        ("metrics.csv", lambda text: text.replace("train_loss", "x"), r"metrics\.csv' .* no column train_loss"),
+        (
+            "metrics.csv",
+            lambda text: text[:-9],
+            r"metrics\.csv' cannot be read: it ends within a row",
+        ),
+        (
+            "metrics.csv",
+            lambda text: text.replace("train_loss", "x"),
+            r"metrics\.csv' .* no column train_loss",
+        ),
         ("metrics.csv", lambda text: "", r"metrics\.csv' cannot be read: it ends within a row"),
-        ("runs.csv", lambda text: text.replace(",done,", ",,"), r"runs\.csv' cannot be read: a run without its status"),
-        ("runs.csv", lambda text: text.replace(",64,", ",many,"), r"runs\.csv' .* batch_size is not a number"),
+        (
+            "runs.csv",
+            lambda text: text.replace(",done,", ",,"),
+            r"runs\.csv' cannot be read: a run without its status",
+        ),
+        (
+            "runs.csv",
+            lambda text: text.replace(",64,", ",many,"),
+            r"runs\.csv' .* batch_size is not a number",
+        ),
         (
             "env.json",
             lambda text: text.replace('"started"', '"schema_version": 2, "started"', 1),
@@ -406,12 +481,19 @@ def test_runs_on_different_data_are_never_averaged(write_run: WriteRun, tmp_path
 
 def test_an_own_norm_goes_by_its_class_and_its_options_by_their_names() -> None:
     runs = [
-        one_run("my_norms.py:MyNorm", 64, seed, **{"norm.options": {"alpha": alpha}, "norm.content": "0123"})
+        one_run(
+            "my_norms.py:MyNorm",
+            64,
+            seed,
+            **{"norm.options": {"alpha": alpha}, "norm.content": "0123"},
+        )
         for seed in (0, 1)
         for alpha in (0.5, 1.0)
     ]
     table = in_frames(*runs).runs
     assert set(table["norm"]) == {"MyNorm"}
     assert set(labelled(table)["line"]) == {"MyNorm alpha 0.5", "MyNorm alpha 1.0"}
-    edited = in_frames(one_run("my_norms.py:MyNorm", 64, 0, **{"norm.content": "4567"}), runs[0]).runs
+    edited = in_frames(
+        one_run("my_norms.py:MyNorm", 64, 0, **{"norm.content": "4567"}), runs[0]
+    ).runs
     assert edited["norm.content"].nunique() == 2

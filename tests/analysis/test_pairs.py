@@ -18,13 +18,21 @@ from normbench.errors import NormbenchError
 
 
 def run(norm: str, seed: int, accuracy: float, **values: object) -> dict[str, object]:
-    row: dict[str, object] = {"norm": norm, "batch_size": 64, "lr": 0.001, "seed": seed, "status": "done"}
+    row: dict[str, object] = {
+        "norm": norm,
+        "batch_size": 64,
+        "lr": 0.001,
+        "seed": seed,
+        "status": "done",
+    }
     return row | {"model": "normresnet", "test_accuracy": accuracy} | values
 
 
 def runs(**accuracies: list[float]) -> pd.DataFrame:
     """One row per norm and seed."""
-    return pd.DataFrame([run(norm, seed, a) for norm, values in accuracies.items() for seed, a in enumerate(values)])
+    return pd.DataFrame(
+        [run(norm, seed, a) for norm, values in accuracies.items() for seed, a in enumerate(values)]
+    )
 
 
 def test_a_difference_is_taken_seed_by_seed() -> None:
@@ -49,7 +57,10 @@ def test_a_wide_interval_is_undecided_and_so_is_a_single_seed() -> None:
     (single,) = compare(runs(gn=[0.9], bn=[0.1]), "gn", "bn")
     assert math.isnan(single.adjusted)
     assert single.verdict == "undecided"
-    assert single.sentence() == "batch size 64, lr 0.001: gn - bn = +80.0 points at one seed: no interval, undecided."
+    assert (
+        single.sentence()
+        == "batch size 64, lr 0.001: gn - bn = +80.0 points at one seed: no interval, undecided."
+    )
 
 
 def test_a_sentence_carries_interval_seeds_and_p_value() -> None:
@@ -65,12 +76,16 @@ def test_p_values_are_corrected_for_all_settings_compared() -> None:
     table = pd.concat([at_64, at_64.assign(batch_size=8), at_64.assign(batch_size=1)])
     found = compare(table, "gn", "bn")
     assert [paired.settings["batch_size"] for paired in found] == [64, 8, 1]
-    assert [paired.adjusted for paired in found] == holm([paired.difference.p_value for paired in found])
+    assert [paired.adjusted for paired in found] == holm(
+        [paired.difference.p_value for paired in found]
+    )
     assert found[0].adjusted == pytest.approx(3 * found[0].difference.p_value)
 
 
 def test_runs_that_did_not_finish_and_seeds_that_only_one_has_do_not_count() -> None:
-    table = pd.concat([runs(gn=[0.7, 0.8], bn=[0.6]), pd.DataFrame([run("bn", 1, 0.99, status="diverged")])])
+    table = pd.concat(
+        [runs(gn=[0.7, 0.8], bn=[0.6]), pd.DataFrame([run("bn", 1, 0.99, status="diverged")])]
+    )
     (found,) = compare(table, "gn", "bn")
     assert found.difference.estimate.n == 1
 
@@ -96,7 +111,11 @@ def studies(draw: st.DrawFn) -> pd.DataFrame:
     missing = draw(st.sets(st.sampled_from(places), max_size=4))
     accuracy = st.integers(100, 9000).map(lambda images: images / 10_000)
     return pd.DataFrame(
-        [run(n, seed, draw(accuracy), batch_size=size) for n, size, seed in places if (n, size, seed) not in missing]
+        [
+            run(n, seed, draw(accuracy), batch_size=size)
+            for n, size, seed in places
+            if (n, size, seed) not in missing
+        ]
     )
 
 
@@ -105,21 +124,31 @@ def slowly_paired(table: pd.DataFrame) -> dict[tuple[str, str, int], tuple[list[
     found = {}
     for size in table["batch_size"].unique():
         at = table[table["batch_size"] == size]
-        of = {norm: dict(zip(rows["seed"], rows["test_accuracy"], strict=True)) for norm, rows in at.groupby("norm")}
+        of = {
+            norm: dict(zip(rows["seed"], rows["test_accuracy"], strict=True))
+            for norm, rows in at.groupby("norm")
+        }
         for first, second in itertools.permutations(of, 2):
             seeds = sorted(of[first].keys() & of[second].keys())
             pairs = [(of[first][seed], of[second][seed]) for seed in seeds]
             if pairs:
                 differences = [a - b for a, b in pairs]
                 varied = len(pairs) > 1 and len({round(value, 9) for value in differences}) > 1
-                p_value = float(scipy.stats.ttest_rel(*zip(*pairs, strict=True)).pvalue) if varied else math.nan
+                p_value = (
+                    float(scipy.stats.ttest_rel(*zip(*pairs, strict=True)).pvalue)
+                    if varied
+                    else math.nan
+                )
                 found[first, second, size] = (differences, p_value)
     return found
 
 
 def slow_holm(p_values: list[float]) -> list[float]:
     """Holm's rule by its definition: the largest over all p not above this one of p times how many are not below it."""
-    return [min(1.0, max(q * sum(r >= q for r in p_values) for q in p_values if q <= p)) for p in p_values]
+    return [
+        min(1.0, max(q * sum(r >= q for r in p_values) for q in p_values if q <= p))
+        for p in p_values
+    ]
 
 
 @given(studies())
@@ -129,7 +158,10 @@ def test_every_pair_is_scipys_t_test_corrected_for_all_pairs(table: pd.DataFrame
     for paired in found:
         differences, p_value = oracle[paired.first, paired.second, paired.settings["batch_size"]]
         estimate = paired.difference.estimate
-        assert (estimate.n, estimate.mean) == (len(differences), pytest.approx(sum(differences) / len(differences)))
+        assert (estimate.n, estimate.mean) == (
+            len(differences),
+            pytest.approx(sum(differences) / len(differences)),
+        )
         if not math.isnan(p_value):
             assert paired.difference.p_value == pytest.approx(p_value, abs=1e-9)
     tested = [paired for paired in found if not math.isnan(paired.difference.p_value)]
@@ -140,9 +172,16 @@ def test_every_pair_is_scipys_t_test_corrected_for_all_pairs(table: pd.DataFrame
 
 def test_the_more_pairs_the_less_is_decided() -> None:
     two = runs(bn=[0.70, 0.71, 0.72], gn=[0.68, 0.686, 0.706])
-    four = runs(bn=[0.70, 0.71, 0.72], gn=[0.68, 0.686, 0.706], ln=[0.69, 0.72, 0.71], none=[0.71, 0.70, 0.69])
+    four = runs(
+        bn=[0.70, 0.71, 0.72],
+        gn=[0.68, 0.686, 0.706],
+        ln=[0.69, 0.72, 0.71],
+        none=[0.71, 0.70, 0.69],
+    )
     (alone,) = every_pair(two)
-    among = next(paired for paired in every_pair(four) if (paired.first, paired.second) == ("bn", "gn"))
+    among = next(
+        paired for paired in every_pair(four) if (paired.first, paired.second) == ("bn", "gn")
+    )
     assert alone.difference == among.difference
     assert alone.verdict == "bn"
     assert among.verdict == "undecided"
@@ -150,19 +189,27 @@ def test_the_more_pairs_the_less_is_decided() -> None:
 
 def test_the_table_of_pairs_has_a_row_each_and_settings_only_where_they_vary() -> None:
     frames = in_frames(
-        *(one_run(norm, 64, seed, 0.5 + rank / 10 + seed / 100) for rank, norm in enumerate("abc") for seed in (0, 1)),
+        *(
+            one_run(norm, 64, seed, 0.5 + rank / 10 + seed / 100)
+            for rank, norm in enumerate("abc")
+            for seed in (0, 1)
+        ),
     )
     table = pairs_table(frames)
     assert table.shown["pair"].tolist() == ["a - b", "a - c", "b - c"]
     assert list(table.shown) == ["pair", "difference", "seeds", "p", "better"]
     assert "Holm" in table.caption
-    wider = pairs_table(in_frames(*(one_run(norm, size) for norm in ("bn", "gn") for size in (8, 64))))
+    wider = pairs_table(
+        in_frames(*(one_run(norm, size) for norm in ("bn", "gn") for size in (8, 64)))
+    )
     assert wider.shown["batch size"].tolist() == ["8", "64"]
     assert wider.shown["p"].tolist() == ["", ""], "one seed tests nothing"
 
 
 def test_where_no_two_norms_share_a_seed_there_is_no_table_of_pairs() -> None:
-    with pytest.raises(NormbenchError, match="no two norms have a finished run of the same seed and settings"):
+    with pytest.raises(
+        NormbenchError, match="no two norms have a finished run of the same seed and settings"
+    ):
         pairs_table(in_frames(one_run("bn", seed=0), one_run("gn", seed=1)))
 
 

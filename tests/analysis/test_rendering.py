@@ -43,13 +43,27 @@ def small_study() -> Frames:
     All were timed in turns but those at batch size 1.
     """
     bn = [one_run("bn", 64, seed, 0.75 + seed / 64, seconds=(10.0, 8.0, 9.0)) for seed in (0, 1, 2)]
-    ln = [one_run("ln", 64, seed, 0.5 + seed / 128, seconds=(10.0, 12.0, 11.0)) for seed in (0, 1, 2)]
+    ln = [
+        one_run("ln", 64, seed, 0.5 + seed / 128, seconds=(10.0, 12.0, 11.0)) for seed in (0, 1, 2)
+    ]
     gn = [one_run("gn", 64, seed, 0.75 - seed / 32, seconds=(9.0, 10.0, 9.5)) for seed in (0, 1)]
-    at_1 = [one_run("bn", 1, seed, 0.125 + seed / 32, seconds=(80.0, 90.0, 100.0)) for seed in (0, 1)]
-    diverged = one_run("bn", 1, 2, state="diverged", reason="the loss of step 3 is nan", seconds=(1.0, 1.0, 1.0))
-    refused = one_run("ln", 1, 0, state="refused", reason="a 1x1 map at width_1 & 100 %", seconds=(1.0, 1.0, 1.0))
-    ticks = {"bn": (16, 18, 17, 16, 20, 16, 16), "ln": (20, 18, 19, 20, 25, 17, 22), "gn": (17, 18, 18, 18, 15, 18, 20)}
-    seconds: Seconds = {(norm, 64): [number / 1024 for number in found] for norm, found in ticks.items()}
+    at_1 = [
+        one_run("bn", 1, seed, 0.125 + seed / 32, seconds=(80.0, 90.0, 100.0)) for seed in (0, 1)
+    ]
+    diverged = one_run(
+        "bn", 1, 2, state="diverged", reason="the loss of step 3 is nan", seconds=(1.0, 1.0, 1.0)
+    )
+    refused = one_run(
+        "ln", 1, 0, state="refused", reason="a 1x1 map at width_1 & 100 %", seconds=(1.0, 1.0, 1.0)
+    )
+    ticks = {
+        "bn": (16, 18, 17, 16, 20, 16, 16),
+        "ln": (20, 18, 19, 20, 25, 17, 22),
+        "gn": (17, 18, 18, 18, 15, 18, 20),
+    }
+    seconds: Seconds = {
+        (norm, 64): [number / 1024 for number in found] for norm, found in ticks.items()
+    }
     return timed(in_frames(*bn, *ln, *gn, *at_1, diverged, refused), seconds)
 
 
@@ -100,8 +114,12 @@ def test_the_csv_has_the_figures_of_the_table_unrounded(name: str) -> None:
             assert pd.isna(value) if row[column] == "" else float(row[column]) == value
 
 
-@pytest.mark.parametrize("by", [["norm", "batch_size"], ["norm", "norm.num_groups"], ["norm.num_groups", "norm"]])
-def test_a_study_that_was_written_and_read_has_the_same_tables(tmp_path: Path, by: list[str]) -> None:
+@pytest.mark.parametrize(
+    "by", [["norm", "batch_size"], ["norm", "norm.num_groups"], ["norm.num_groups", "norm"]]
+)
+def test_a_study_that_was_written_and_read_has_the_same_tables(
+    tmp_path: Path, by: list[str]
+) -> None:
     groups = [one_run("gn", accuracy=count / 16, **{"norm.num_groups": count}) for count in (2, 4)]
     frames = in_frames(*groups, one_run("bn")) if "norm.num_groups" in by else small_study()
     write_study(frames, tmp_path)
@@ -129,8 +147,15 @@ def of_text(text: str) -> Table:
 
 def plain(latex: str) -> str:
     """What LaTeX sets for a piece of text, by its commands; fails where a special sign stands bare."""
-    said = {r"\textbackslash{}": "\\", r"\textasciitilde{}": "~", r"\textasciicircum{}": "^", r"$\pm$": "±"}
-    said |= {r"\textless{}": "<", r"\textgreater{}": ">"} | {f"\\{sign}": sign for sign in "%_&#${}"}
+    said = {
+        r"\textbackslash{}": "\\",
+        r"\textasciitilde{}": "~",
+        r"\textasciicircum{}": "^",
+        r"$\pm$": "±",
+    }
+    said |= {r"\textless{}": "<", r"\textgreater{}": ">"} | {
+        f"\\{sign}": sign for sign in "%_&#${}"
+    }
     text, at = "", 0
     while at < len(latex):
         command = next((command for command in said if latex.startswith(command, at)), latex[at])

@@ -115,7 +115,9 @@ def sweep(folder: Path) -> Frames:
     ended = {("bn", 1): ("diverged", NASTY)}
     runs = write_runs(folder, ("bn", "gn", "ln"), (1, 8, 64), (0, 1), ended=ended, shared=["ln"])
     config = {"norm": {"name": "in"}, "model": {"name": "normresnet"}, "batch_size": 1, "seed": 0}
-    refused = refused_run(REFUSED, config | {"optim": {"lr": 0.001}}, "one value per channel & image")
+    refused = refused_run(
+        REFUSED, config | {"optim": {"lr": 0.001}}, "one value per channel & image"
+    )
     return timed(read_frames(sorted(runs.iterdir()), [refused]), some_seconds("bn", "ln"))
 
 
@@ -129,18 +131,27 @@ def single(folder: Path) -> Frames:
 
 def diverged(folder: Path) -> Frames:
     return load_frames(
-        [write_runs(folder, ended={(norm, 64): ("diverged", "the loss is nan") for norm in ("bn", "gn")})]
+        [
+            write_runs(
+                folder, ended={(norm, 64): ("diverged", "the loss is nan") for norm in ("bn", "gn")}
+            )
+        ]
     )
 
 
 def failed(folder: Path) -> Frames:
-    return load_frames([write_runs(folder, ended={(norm, 64): ("failed", None) for norm in ("bn", "gn")})])
+    return load_frames(
+        [write_runs(folder, ended={(norm, 64): ("failed", None) for norm in ("bn", "gn")})]
+    )
 
 
 def options(folder: Path) -> Frames:
     """Settings of the study that are counts, fractions, and not there for one norm."""
     settings = {
-        "gn": [{"norm": {"num_groups": groups}, "epochs": epochs} for groups, epochs in ((2, 2), (16, 10))],
+        "gn": [
+            {"norm": {"num_groups": groups}, "epochs": epochs}
+            for groups, epochs in ((2, 2), (16, 10))
+        ],
         "bn": [{"epochs": 2}, {"epochs": 10, "optim": {"weight_decay": 0.0005}}],
     }
     return load_frames([write_runs(folder, settings=settings)])
@@ -187,21 +198,41 @@ def of_rates(reports: Callable[[str], Report]) -> Report:
     return reports("rates")
 
 
-def test_a_report_has_its_page_its_tables_in_three_forms_and_its_runs_as_csv(written: Report) -> None:
+def test_a_report_has_its_page_its_tables_in_three_forms_and_its_runs_as_csv(
+    written: Report,
+) -> None:
     names = {*written.files}
-    assert {"report.html", "table.md", "runs.csv", "metrics.csv", "steps.csv", "env.json", "configs.json"} <= names
+    assert {
+        "report.html",
+        "table.md",
+        "runs.csv",
+        "metrics.csv",
+        "steps.csv",
+        "env.json",
+        "configs.json",
+    } <= names
     assert ("bench.csv" in names) == bool(written.frames.clocks)
     tables = {Path(name).stem for name in names if name.startswith("tables/")}
     assert "comparison" in tables
-    assert {f"tables/{table}{suffix}" for table in tables for suffix in (".md", ".tex", ".csv")} <= names
+    assert {
+        f"tables/{table}{suffix}" for table in tables for suffix in (".md", ".tex", ".csv")
+    } <= names
     assert written.files["table.md"] == written.files["tables/comparison.md"]
 
 
 @pytest.mark.parametrize(
     ("study", "tables", "figures"),
     [
-        ("sweep", {"source", "comparison", "batch-size", "pairs"}, {"loss", "accuracy", "batch-size", "time"}),
-        ("rates", {"source", "comparison", "learning-rate", "pairs"}, {"loss", "accuracy", "learning-rate"}),
+        (
+            "sweep",
+            {"source", "comparison", "batch-size", "pairs"},
+            {"loss", "accuracy", "batch-size", "time"},
+        ),
+        (
+            "rates",
+            {"source", "comparison", "learning-rate", "pairs"},
+            {"loss", "accuracy", "learning-rate"},
+        ),
         ("single", {"source", "comparison"}, {"loss", "accuracy", "time"}),
         ("diverged", {"source", "comparison"}, set()),
     ],
@@ -211,7 +242,9 @@ def test_a_report_holds_what_its_runs_have_something_for(
 ) -> None:
     files = reports(study).files
     assert {Path(name).stem for name in files if name.startswith("tables/")} == tables
-    assert {name for name in FIGURES if f"{name}.svg" in files and f"{name}.png" in files} == figures
+    assert {
+        name for name in FIGURES if f"{name}.svg" in files and f"{name}.png" in files
+    } == figures
     headings = {element.attributes.get("id") for element in reports(study).page.named("h3")}
     assert {f"table-{name}" for name in tables} | {f"figure-{name}" for name in figures} <= headings
 
@@ -223,7 +256,9 @@ def test_what_cannot_be_made_is_named_with_the_reason(reports: Callable[[str], R
 
 
 def test_a_page_is_well_formed_and_no_id_is_there_twice(written: Report) -> None:
-    ids = Counter(element.attributes["id"] for element in written.page.elements if "id" in element.attributes)
+    ids = Counter(
+        element.attributes["id"] for element in written.page.elements if "id" in element.attributes
+    )
     assert len(ids) > 10
     assert [name for name, count in ids.items() if count > 1] == []
 
@@ -231,7 +266,10 @@ def test_a_page_is_well_formed_and_no_id_is_there_twice(written: Report) -> None
 def test_every_link_within_the_page_has_its_target(written: Report) -> None:
     found = written.page
     ids = {element.attributes.get("id") for element in found.elements}
-    links = [(element.attributes.get("href") or element.attributes.get("xlink:href")) for element in found.elements]
+    links = [
+        (element.attributes.get("href") or element.attributes.get("xlink:href"))
+        for element in found.elements
+    ]
     within = [link[1:] for link in links if link and link.startswith("#")]
     within += re.findall(r"url\(#([^)]+)\)", written.text)
     assert len(within) >= 7
@@ -247,18 +285,27 @@ def test_labels_by_reference_refer_to_something(written: Report) -> None:
 
 def test_nothing_comes_from_elsewhere(written: Report) -> None:
     found = written.page
-    namespaces = ('xmlns="http://www.w3.org/2000/svg"', 'xmlns:xlink="http://www.w3.org/1999/xlink"')
+    namespaces = (
+        'xmlns="http://www.w3.org/2000/svg"',
+        'xmlns:xlink="http://www.w3.org/1999/xlink"',
+    )
     rest = written.text
     for namespace in namespaces:
         rest = rest.replace(namespace, "")
     assert re.findall(r"https?://\S+", rest) == []
-    assert [element.attributes for element in found.named("link")] == [{"rel": "icon", "href": "data:,"}]
-    assert [element.tag for element in found.elements if {"src", "srcset"} & {*element.attributes}] == []
+    assert [element.attributes for element in found.named("link")] == [
+        {"rel": "icon", "href": "data:,"}
+    ]
+    assert [
+        element.tag for element in found.elements if {"src", "srcset"} & {*element.attributes}
+    ] == []
     assert not re.search(r"@import|@font-face", written.text)
 
 
 def test_headings_skip_no_level_and_begin_with_one_of_the_first(written: Report) -> None:
-    levels = [int(element.tag[1]) for element in written.page.named("h1", "h2", "h3", "h4", "h5", "h6")]
+    levels = [
+        int(element.tag[1]) for element in written.page.named("h1", "h2", "h3", "h4", "h5", "h6")
+    ]
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert max(b - a for a, b in itertools.pairwise(levels)) <= 1
@@ -273,13 +320,20 @@ def test_drawings_tables_and_fields_have_names(written: Report) -> None:
         3 + rate_varies(written.frames.runs)
     )
     assert {th.attributes.get("scope") for th in found.named("th")} == {"col", "row"}
-    assert all(th.attributes["scope"] == ("col" if "thead" in th.ancestors else "row") for th in found.named("th"))
+    assert all(
+        th.attributes["scope"] == ("col" if "thead" in th.ancestors else "row")
+        for th in found.named("th")
+    )
     assert found.named("html")[0].attributes == {"lang": "en"}
 
 
 def test_rows_are_as_long_as_their_headers(written: Report) -> None:
     for table in written.page.named("table"):
-        lengths = {sum(cell.tag in ("th", "td") for cell in row.held) for row in table.held if row.tag == "tr"}
+        lengths = {
+            sum(cell.tag in ("th", "td") for cell in row.held)
+            for row in table.held
+            if row.tag == "tr"
+        }
         assert len(lengths) == 1
 
 
@@ -289,7 +343,11 @@ def test_every_run_is_a_row_with_its_settings_and_state(written: Report) -> None
     for run in written.frames.runs.to_dict("records"):
         row = rows[f"run-{run['run']}"]
         kept = {key: row.attributes[f"data-{key}"] for key in ("norm", "batch_size", "status")}
-        assert kept == {"norm": run["norm"], "batch_size": str(run["batch_size"]), "status": run["status"]}
+        assert kept == {
+            "norm": run["norm"],
+            "batch_size": str(run["batch_size"]),
+            "status": run["status"],
+        }
         cells = [cell.text.strip() for cell in row.held if cell.tag == "td"]
         assert {run["norm"], str(run["batch_size"]), str(run["seed"]), run["status"]} <= {*cells}
         if run["status"] == "done":
@@ -311,15 +369,21 @@ def test_what_runs_say_is_text_and_no_markup(of_sweep: Report) -> None:
 
 def test_a_norm_and_a_command_are_escaped_too(tmp_path: Path) -> None:
     frames = single(tmp_path)
-    environments = {run: {**one, "command": f"echo {NASTY}"} for run, one in frames.environments.items()}
-    nasty = replace(frames, runs=frames.runs.assign(norm=NASTY, device=NASTY), environments=environments)
+    environments = {
+        run: {**one, "command": f"echo {NASTY}"} for run, one in frames.environments.items()
+    }
+    nasty = replace(
+        frames, runs=frames.runs.assign(norm=NASTY, device=NASTY), environments=environments
+    )
     found = Page(page(nasty, {"comparison": comparison_table(nasty)}, {}, [NASTY]))
     assert len(found.named("script")) == 1
     assert NASTY in found.named("h1")[0].text
     assert [pre.text for pre in found.named("pre")] == [f"echo {NASTY}"] * 2
 
 
-def test_a_figure_on_the_page_is_in_the_colour_of_its_text_with_points_that_lead_to_runs(of_sweep: Report) -> None:
+def test_a_figure_on_the_page_is_in_the_colour_of_its_text_with_points_that_lead_to_runs(
+    of_sweep: Report,
+) -> None:
     found = of_sweep.page
     assert "#1b1b1f" not in "".join(str(element.attributes) for element in found.elements)
     first = of_sweep.frames.runs.query("status == 'done'").drop_duplicates(["norm", "batch_size"])
@@ -327,9 +391,12 @@ def test_a_figure_on_the_page_is_in_the_colour_of_its_text_with_points_that_lead
         f"Runs of {norm} at batch size {size}": (f"#run-{run}", norm, str(size))
         for norm, size, run in zip(first["norm"], first["batch_size"], first["run"], strict=True)
     }
-    links = [element.attributes for element in found.named("a") if "data-norm" in element.attributes]
+    links = [
+        element.attributes for element in found.named("a") if "data-norm" in element.attributes
+    ]
     assert {
-        str(link["aria-label"]): (link["href"], link["data-norm"], link["data-batch_size"]) for link in links
+        str(link["aria-label"]): (link["href"], link["data-norm"], link["data-batch_size"])
+        for link in links
     } == expected
 
 
@@ -341,8 +408,13 @@ def test_a_page_says_how_it_was_made_and_how_to_make_it_again(of_sweep: Report) 
 
 
 def test_a_heading_names_the_norms_while_it_can_hold_them() -> None:
-    frames = {number: in_frames(*(one_run(f"norm{index}") for index in range(number))) for number in (8, 9)}
-    assert f"<h1>{', '.join(f'norm{index}' for index in range(8))} on cifar10-jpeg</h1>" in page(frames[8], {}, {}, [])
+    frames = {
+        number: in_frames(*(one_run(f"norm{index}") for index in range(number)))
+        for number in (8, 9)
+    }
+    assert f"<h1>{', '.join(f'norm{index}' for index in range(8))} on cifar10-jpeg</h1>" in page(
+        frames[8], {}, {}, []
+    )
     assert "<h1>9 norms on cifar10-jpeg</h1>" in page(frames[9], {}, {}, [])
 
 
@@ -358,14 +430,20 @@ def test_runs_that_cannot_be_read_are_named_on_the_page(tmp_path: Path) -> None:
 
 def test_200_runs_of_20_epochs_make_a_page_below_3_megabytes(tmp_path: Path) -> None:
     frames = load_frames(
-        [write_runs(tmp_path / "runs", ("bn", "gn", "in", "ln"), seeds=range(50), epochs=20, logged=200)]
+        [
+            write_runs(
+                tmp_path / "runs", ("bn", "gn", "in", "ln"), seeds=range(50), epochs=20, logged=200
+            )
+        ]
     )
     size = write_report(frames, tmp_path / "report").stat().st_size
     assert len(frames.runs) == 200
     assert size < 3e6
 
 
-def test_the_report_of_a_report_written_over_it_is_the_same(written: Report, tmp_path: Path) -> None:
+def test_the_report_of_a_report_written_over_it_is_the_same(
+    written: Report, tmp_path: Path
+) -> None:
     folder = shutil.copytree(written.folder, tmp_path / "report")
     write_report(load_frames([folder]), folder)
     again = Report(written.frames, folder).files
@@ -425,21 +503,33 @@ def test_the_leader_at_each_batch_size_is_who_has_the_highest_mean(of_sweep: Rep
 def test_the_summary_and_the_table_of_pairs_decide_alike(tmp_path: Path) -> None:
     frames = load_frames([write_runs(tmp_path, ("bn", "gn", "in", "ln"), (8, 64), seeds=(0, 1, 2))])
     level = {"bn": 0.72, "gn": 0.70, "in": 0.40, "ln": 0.20}
-    noise = {0: 0.000, 1: 0.006, 2: 0.016}  # bn against gn: p = 0.03 at one batch size, 0.06 by Holm's rule over both
+    noise = {
+        0: 0.000,
+        1: 0.006,
+        2: 0.016,
+    }  # bn against gn: p = 0.03 at one batch size, 0.06 by Holm's rule over both
     values = [
         level[norm] + (noise[seed] if norm == "bn" else 0.0)
         for norm, seed in zip(frames.runs["norm"], frames.runs["seed"], strict=True)
     ]
     runs = frames.runs.assign(test_accuracy=values)
-    verdicts = {(one.settings["batch_size"], one.first, one.second): one.verdict for one in every_pair(runs)}
+    verdicts = {
+        (one.settings["batch_size"], one.first, one.second): one.verdict for one in every_pair(runs)
+    }
     found = list(leaders(replace(frames, runs=runs)))
     assert [(one[0], one[1], one[5]) for one in found] == [("8", "bn", "gn"), ("64", "bn", "gn")]
     for batch_size, first, _, _, _, second, _, said in found:
         assert (said == "undecided") == (verdicts[int(batch_size), first, second] == "undecided")
 
 
-def test_the_change_from_the_largest_to_the_smallest_batch_size_is_taken_seed_by_seed(of_sweep: Report) -> None:
-    (sentence,) = [one for one in summary(of_sweep.frames) if one.startswith("From batch size 64 to 1, test accuracy")]
+def test_the_change_from_the_largest_to_the_smallest_batch_size_is_taken_seed_by_seed(
+    of_sweep: Report,
+) -> None:
+    (sentence,) = [
+        one
+        for one in summary(of_sweep.frames)
+        if one.startswith("From batch size 64 to 1, test accuracy")
+    ]
     small, large = (accuracies(of_sweep.frames, batch_size) for batch_size in (1, 64))
     told = dict(re.findall(r"(\w+) by ([+-][\d.]+) ± [\d.]+ points \(2 seeds\)", sentence))
     assert told == {
@@ -448,7 +538,9 @@ def test_the_change_from_the_largest_to_the_smallest_batch_size_is_taken_seed_by
     }
 
 
-def test_the_order_of_the_source_stands_beside_the_measured_one_and_what_of_it_is_decided(tmp_path: Path) -> None:
+def test_the_order_of_the_source_stands_beside_the_measured_one_and_what_of_it_is_decided(
+    tmp_path: Path,
+) -> None:
     frames = load_frames([write_runs(tmp_path, ("bn", "gn", "in", "ln"), seeds=range(4))])
     order = ["ln", "bn", "gn", "in"]
     spread = {0: 0.0, 1: 0.001, 2: 0.0, 3: -0.001}
@@ -462,7 +554,9 @@ def test_the_order_of_the_source_stands_beside_the_measured_one_and_what_of_it_i
             f"steps are decided: {decided}."
         ) in summary(replace(frames, runs=frames.runs.assign(test_accuracy=accuracies)))
     mixed = pd.concat([frames.runs, frames.runs.assign(run="again")])
-    assert not [one for one in summary(replace(frames, runs=mixed)) if one.startswith("The source's order")]
+    assert not [
+        one for one in summary(replace(frames, runs=mixed)) if one.startswith("The source's order")
+    ]
 
 
 def test_one_seed_decides_nothing(tmp_path: Path) -> None:
@@ -526,18 +620,27 @@ def test_the_leader_is_who_leads_at_the_rates_chosen_on_images_held_out(of_rates
     reached = {}
     for norm in ("bn", "gn"):
         of_rate = {
-            lr: [run for run in runs if (run["norm"], run["lr"]) == (norm, lr)] for lr in {run["lr"] for run in runs}
+            lr: [run for run in runs if (run["norm"], run["lr"]) == (norm, lr)]
+            for lr in {run["lr"] for run in runs}
         }
-        best = max(of_rate.values(), key=lambda found: statistics.fmean(run["val_accuracy"] for run in found))
+        best = max(
+            of_rate.values(),
+            key=lambda found: statistics.fmean(run["val_accuracy"] for run in found),
+        )
         reached[norm] = statistics.fmean(run["test_accuracy"] for run in best)
     first = max(reached, key=lambda norm: reached[norm])
-    (sentence,) = [one for one in summary(of_rates.frames) if "reached the highest test accuracy" in one]
+    (sentence,) = [
+        one for one in summary(of_rates.frames) if "reached the highest test accuracy" in one
+    ]
     assert f"{first} reached the highest test accuracy, {100 * reached[first]:.1f} ±" in sentence
 
 
 def test_the_curve_of_a_run_spans_the_drawing_and_keeps_to_its_scale() -> None:
     values = np.linspace(0, 1, 1000)
-    points = [tuple(map(float, pair.split(","))) for pair in path(values, 0, 1).removeprefix("M").split(" ")]
+    points = [
+        tuple(map(float, pair.split(",")))
+        for pair in path(values, 0, 1).removeprefix("M").split(" ")
+    ]
     assert len(points) == MOST_POINTS
     assert points[0] == (0, HEIGHT)
     assert points[-1] == (WIDTH, 0)
@@ -561,7 +664,9 @@ def test_a_report_does_not_hide_runs_nor_drop_those_of_a_study(tmp_path: Path) -
     write_report(frames, tmp_path / "study")
     check_folder(tmp_path / "study")
     check_keeps(tmp_path / "study", frames.runs["run"])
-    with pytest.raises(NormbenchError, match=r"--output: '.*study' holds runs that are not in this report"):
+    with pytest.raises(
+        NormbenchError, match=r"--output: '.*study' holds runs that are not in this report"
+    ):
         check_keeps(tmp_path / "study", load_frames([runs], "norm=bn").runs["run"])
     (tmp_path / "file").touch()
     with pytest.raises(NormbenchError, match=r"--output: '.*file' is not a folder"):
@@ -569,11 +674,17 @@ def test_a_report_does_not_hide_runs_nor_drop_those_of_a_study(tmp_path: Path) -
 
 
 def test_a_report_leaves_no_table_or_figure_of_an_earlier_one(tmp_path: Path) -> None:
-    write_report(load_frames([write_runs(tmp_path / "many", batch_sizes=(8, 64))]), tmp_path / "out")
+    write_report(
+        load_frames([write_runs(tmp_path / "many", batch_sizes=(8, 64))]), tmp_path / "out"
+    )
     (tmp_path / "out" / "tables" / "mine.md").write_text("kept")
     write_report(load_frames([write_runs(tmp_path / "one", norms=("bn",))]), tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").glob("batch-size.*")} == set()
-    assert {path.stem for path in (tmp_path / "out" / "tables").iterdir()} == {"comparison", "source", "mine"}
+    assert {path.stem for path in (tmp_path / "out" / "tables").iterdir()} == {
+        "comparison",
+        "source",
+        "mine",
+    }
 
 
 def test_the_page_names_the_command_that_makes_it(tmp_path: Path) -> None:
@@ -592,5 +703,9 @@ def test_a_note_on_what_was_left_out_is_in_the_report_of_a_report(tmp_path: Path
 def test_options_of_a_norm_are_norms_of_their_own_to_the_summary(tmp_path: Path) -> None:
     options = {"gn": [{"norm": {"num_groups": groups}} for groups in (2, 16)]}
     frames = load_frames([write_runs(tmp_path / "runs", ("gn",), seeds=(0, 1), settings=options)])
-    (sentence,) = [one for one in summary(frames) if one.startswith("At the settings of these runs")]
-    assert re.search(r"gn num groups (2|16) reached .*\(2 seeds\), before gn num groups (2|16)\.$", sentence)
+    (sentence,) = [
+        one for one in summary(frames) if one.startswith("At the settings of these runs")
+    ]
+    assert re.search(
+        r"gn num groups (2|16) reached .*\(2 seeds\), before gn num groups (2|16)\.$", sentence
+    )

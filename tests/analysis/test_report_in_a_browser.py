@@ -17,7 +17,9 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 from normbench.analysis.loading import load_frames
 from normbench.analysis.report import write_report
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 
 NORMS, BATCH_SIZES, SEEDS = ("bn", "gn", "in"), (1, 8, 64), (0, 1)
@@ -126,7 +128,12 @@ def table_with(page: Page, name: str) -> Locator:
 
 def point(page: Page, label: str) -> Locator:
     """A mean in the figure of batch sizes that is to be seen."""
-    return page.locator("figure[aria-labelledby=figure-batch-size]").get_by_label(label).locator("visible=true").first
+    return (
+        page.locator("figure[aria-labelledby=figure-batch-size]")
+        .get_by_label(label)
+        .locator("visible=true")
+        .first
+    )
 
 
 def visible_rows(page: Page, table: int) -> list[str]:
@@ -135,7 +142,9 @@ def visible_rows(page: Page, table: int) -> list[str]:
     return [text.strip() for text in rows.all_inner_texts()]
 
 
-def test_a_heading_sorts_numbers_as_numbers_and_the_other_way_round_when_asked_again(page: Page) -> None:
+def test_a_heading_sorts_numbers_as_numbers_and_the_other_way_round_when_asked_again(
+    page: Page,
+) -> None:
     button, heading = header(page, "batch size").get_by_role("button"), header(page, "batch size")
     assert heading.get_attribute("aria-sort") == "none"
     button.click()
@@ -153,7 +162,9 @@ def test_text_sorts_as_text_and_only_one_heading_is_said_to_sort(page: Page) -> 
     header(page, "norm").get_by_role("button").click()
     assert column(page, "norm") == sorted(column(page, "norm"))
     assert column(page, "batch size") == ["1", "1", "8", "8", "64", "64"] * 3
-    sorts = [heading.get_attribute("aria-sort") for heading in runs_table(page).locator("thead th").all()]
+    sorts = [
+        heading.get_attribute("aria-sort") for heading in runs_table(page).locator("thead th").all()
+    ]
     assert (sorts.count("ascending"), sorts.count("descending"), sorts.count(None)) == (1, 0, 1)
 
 
@@ -187,9 +198,16 @@ def test_how_runs_ended_is_no_figure_to_sort_by(page: Page) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value", "left"),
-    [("norm", "gn", 6), ("batch_size", "8", 6), ("status", "diverged", LOST), ("status", "done", 18 - LOST)],
+    [
+        ("norm", "gn", 6),
+        ("batch_size", "8", 6),
+        ("status", "diverged", LOST),
+        ("status", "done", 18 - LOST),
+    ],
 )
-def test_a_filter_leaves_the_runs_it_names_and_counts_them(page: Page, field: str, value: str, left: int) -> None:
+def test_a_filter_leaves_the_runs_it_names_and_counts_them(
+    page: Page, field: str, value: str, left: int
+) -> None:
     page.locator(f"select[name={field}]").select_option(value)
     assert column(page, field.replace("_", " ")) == [value] * left
     assert page.locator("#count").inner_text() == f"{left} of 18 runs"
@@ -205,7 +223,9 @@ def test_filters_hold_together_and_are_undone_together(page: Page) -> None:
     page.get_by_role("button", name="show all").click()
     page.wait_for_function("document.getElementById('count').value === '18 of 18 runs'")
     assert page.locator("select[name=norm]").input_value() == ""
-    assert [visible_rows(page, table) for table in range(page.locator("table").count())] == everything
+    assert [
+        visible_rows(page, table) for table in range(page.locator("table").count())
+    ] == everything
 
 
 def test_a_filter_by_norm_holds_in_every_table_and_keeps_pairs_that_have_it(page: Page) -> None:
@@ -222,13 +242,17 @@ def test_a_filter_by_norm_holds_in_every_table_and_keeps_pairs_that_have_it(page
 
 def test_a_filter_by_batch_size_holds_in_the_tables_that_have_it(page: Page) -> None:
     page.locator("select[name=batch_size]").select_option("8")
-    assert table_with(page, "pair").locator("tbody tr:visible > :nth-child(2)").all_inner_texts() == ["8"] * 3
+    assert (
+        table_with(page, "pair").locator("tbody tr:visible > :nth-child(2)").all_inner_texts()
+        == ["8"] * 3
+    )
     assert table_with(page, "batch size 1").locator("tbody tr:visible").count() == 3
 
 
 def test_choices_of_a_filter_are_what_runs_have_in_order(page: Page) -> None:
     options = {
-        name: page.locator(f"select[name={name}] option").all_inner_texts() for name in ("norm", "batch_size", "status")
+        name: page.locator(f"select[name={name}] option").all_inner_texts()
+        for name in ("norm", "batch_size", "status")
     }
     assert options["norm"] == ["all", *NORMS]
     assert options["batch_size"] == ["all", "1", "8", "64"]
@@ -243,14 +267,18 @@ def test_a_click_on_a_point_shows_the_runs_behind_it(window: Open, width: int) -
         assert column(page, "norm") == ["gn"] * 2
         assert column(page, "batch size") == ["64"] * 2
         assert page.locator("#count").inner_text() == "2 of 18 runs"
-        assert page.evaluate("document.querySelector('#runs').getBoundingClientRect().top < innerHeight")
+        assert page.evaluate(
+            "document.querySelector('#runs').getBoundingClientRect().top < innerHeight"
+        )
 
 
 def test_the_keyboard_reaches_headings_and_sorts(page: Page) -> None:
     name = "batch size"
     for _ in range(200):
         page.keyboard.press("Tab")
-        focused = page.evaluate("document.activeElement.closest('table.runs th')?.textContent ?? ''")
+        focused = page.evaluate(
+            "document.activeElement.closest('table.runs th')?.textContent ?? ''"
+        )
         if focused.strip() == name:
             break
     else:
@@ -312,7 +340,17 @@ def test_a_phone_has_figures_of_its_own(window: Open) -> None:
 def test_text_stands_out_from_what_is_behind_it(window: Open, scheme: str) -> None:
     with window(color_scheme=scheme, width=600) as page:
         page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
-        for what in ("body", ".caption", ".notes", ".brand", "nav a", "td", "tbody th", "thead button", "footer p"):
+        for what in (
+            "body",
+            ".caption",
+            ".notes",
+            ".brand",
+            "nav a",
+            "td",
+            "tbody th",
+            "thead button",
+            "footer p",
+        ):
             for element in page.locator(f"{what}:visible").all()[:3]:
                 assert element.evaluate(CONTRAST) >= 4.5, what
         for what in ("form label", "select", "output", "pre", "dt", "dd", "summary", "figcaption"):
@@ -326,7 +364,9 @@ def test_figures_take_the_colours_of_the_page(window: Open, scheme: str) -> None
             "() => [getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
         )
         assert (background == "rgb(255, 255, 255)") == (scheme == "light")
-        for label in page.get_by_text("training loss (nats)", exact=True).locator("visible=true").all():
+        for label in (
+            page.get_by_text("training loss (nats)", exact=True).locator("visible=true").all()
+        ):
             assert label.evaluate("text => getComputedStyle(text).fill") == colour
         opaque = page.evaluate(
             """() => [...document.querySelectorAll("figure svg [id*=patch_]  path")]
@@ -342,7 +382,9 @@ def test_on_paper_there_is_nothing_to_operate_and_every_row(window: Open) -> Non
         assert page.locator("form").is_hidden()
         assert page.locator("nav").is_hidden()
         assert page.locator("table.runs tbody tr:visible").count() == 18
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert (
+            page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        )
         assert page.locator("body").evaluate(CONTRAST) >= 4.5
 
 

@@ -25,13 +25,18 @@ def measured() -> list[RunFiles]:
     """bn and ln at batch 64 with three seeds each, bn diverged at batch 1, ln there with one seed; gn at batch 8."""
     runs = [one_run("bn", 64, seed, 0.7 + seed / 100) for seed in (0, 1, 2)]
     runs += [one_run("ln", 64, seed, 0.6 + seed / 100) for seed in (2, 0, 1)]
-    runs += [one_run("bn", 1, 0, state="diverged", reason="the loss of step 3 is nan"), one_run("ln", 1, 0, 0.55)]
+    runs += [
+        one_run("bn", 1, 0, state="diverged", reason="the loss of step 3 is nan"),
+        one_run("ln", 1, 0, 0.55),
+    ]
     return [*runs, one_run("gn", 8, 0), one_run("none", 64, 0)]
 
 
 def test_the_claims_are_those_of_the_source() -> None:
     shown = source_table(in_frames(*measured())).shown
-    assert shown[["norm", "accuracy claimed", "time claimed", "batch 1 claimed"]].to_numpy().tolist() == [
+    assert shown[
+        ["norm", "accuracy claimed", "time claimed", "batch 1 claimed"]
+    ].to_numpy().tolist() == [
         ["bn", "92.3 %", "1.00x", "collapses"],
         ["ln", "90.1 %", "1.10x", "stable"],
         ["in", "88.5 %", "1.20x", "stable"],
@@ -49,21 +54,30 @@ def test_what_was_measured_stands_beside_with_its_interval_and_number() -> None:
     assert shown.loc["bn", "batch 1 measured"] == "1 diverged"
     assert shown.loc["ln", "batch 1 measured"] == "55.0 % (n = 1)"
     data = table.data.set_index("norm")
-    assert data.loc["ln", ["time", "time_low", "time_high", "time_n"]].tolist() == pytest.approx([1.2, 0.9, 1.5, 7])
+    assert data.loc["ln", ["time", "time_low", "time_high", "time_n"]].tolist() == pytest.approx(
+        [1.2, 0.9, 1.5, 7]
+    )
     assert "timed in turns, 7 rounds, on another processor" in table.caption
 
 
 def test_what_has_no_run_was_not_measured() -> None:
-    shown = source_table(timed(in_frames(*measured()), {"bn": BN, "ln": LN, "gn": LN})).shown.set_index("norm")
+    shown = source_table(
+        timed(in_frames(*measured()), {"bn": BN, "ln": LN, "gn": LN})
+    ).shown.set_index("norm")
     for norm in ("in", "gn"):  # gn was timed where it ran, at batch 8
         for what in ("accuracy", "time", "batch 1"):
             assert shown.loc[norm, f"{what} measured"] == "not measured"
     empty = source_table(in_frames(one_run("none"))).shown
-    assert (empty[[name for name in empty if name.endswith(" measured")]] == "not measured").all(axis=None)
+    assert (empty[[name for name in empty if name.endswith(" measured")]] == "not measured").all(
+        axis=None
+    )
 
 
 def test_the_notes_are_of_the_runs_in_the_table_only() -> None:
-    lost = [one_run("gn", 8, 1, state="failed", reason="OSError"), one_run("none", 1, 0, state="failed")]
+    lost = [
+        one_run("gn", 8, 1, state="failed", reason="OSError"),
+        one_run("none", 1, 0, state="failed"),
+    ]
     notes = source_table(in_frames(*measured(), *lost)).notes
     assert notes == ("bn, batch size 1: 1 diverged: the loss of step 3 is nan",)
 
@@ -71,7 +85,10 @@ def test_the_notes_are_of_the_runs_in_the_table_only() -> None:
 def test_times_are_paired_over_equal_rounds_of_the_same_race() -> None:
     frames = in_frames(one_run("bn", 64), one_run("gn", 64))
     bn, gn = frames.configs.values()
-    rounds = [*rows_of(bn, [0.2, 0.3, 9.0], "a"), *rows_of(gn, [0.24, 0.39], "a")]  # cut before gn's last turn
+    rounds = [
+        *rows_of(bn, [0.2, 0.3, 9.0], "a"),
+        *rows_of(gn, [0.24, 0.39], "a"),
+    ]  # cut before gn's last turn
     rounds += [*rows_of(bn, [9.0], "b"), *rows_of(gn, [9.0, 0.1, 0.1], "c")]
     found = relative_time(with_rounds(frames, as_rounds(rounds)), "gn")
     assert found is not None
@@ -88,8 +105,14 @@ def test_how_runs_ended_and_what_their_own_epochs_took_is_nothing_to_the_time_of
 
     alone = ratio(one_run("bn", 64), one_run("gn", 64))
     assert alone == (pytest.approx(1.1), 2)
-    assert ratio(one_run("bn", 64, seconds=1.0), one_run("gn", 64, seconds=99.0, concurrent_runs=2)) == alone
-    assert ratio(one_run("bn", 64), one_run("gn", 64, state="interrupted"), one_run("gn", 64, 1)) == alone
+    assert (
+        ratio(one_run("bn", 64, seconds=1.0), one_run("gn", 64, seconds=99.0, concurrent_runs=2))
+        == alone
+    )
+    assert (
+        ratio(one_run("bn", 64), one_run("gn", 64, state="interrupted"), one_run("gn", 64, 1))
+        == alone
+    )
     untimed = in_frames(*(one_run(norm, 64) for norm in CLAIMS))
     assert relative_time(untimed, "gn") is None
     table = source_table(untimed)
@@ -115,11 +138,15 @@ def test_time_and_accuracy_are_of_the_same_rate() -> None:
     for order in (runs, runs[::-1]):
         frames = in_frames(*order)
         table = zip(frames.runs["run"], frames.runs["norm"], frames.runs["lr"], strict=True)
-        clocks = {run: {("race", 0): 10.0 if norm == "bn" else of_rate[lr]} for run, norm, lr in table}
+        clocks = {
+            run: {("race", 0): 10.0 if norm == "bn" else of_rate[lr]} for run, norm, lr in table
+        }
         frames = replace(timed(frames, {"bn": [0.1]}), clocks=clocks)
         assert source_table(frames).data.set_index("norm").loc["ln", "time"] == pytest.approx(2.0)
 
 
 def test_runs_of_a_norm_that_differ_in_more_than_the_seed_are_refused() -> None:
     with pytest.raises(NormbenchError, match=r"runs of norm gn differ in norm\.num_groups"):
-        source_table(in_frames(*(one_run("gn", 64, **{"norm.num_groups": count}) for count in (2, 4))))
+        source_table(
+            in_frames(*(one_run("gn", 64, **{"norm.num_groups": count}) for count in (2, 4)))
+        )

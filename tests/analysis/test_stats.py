@@ -20,7 +20,9 @@ from normbench.analysis.stats import (
     paired_difference,
 )
 
-VALUES = st.lists(st.floats(0, 1), min_size=2, max_size=12).filter(lambda values: len(set(values)) > 1)
+VALUES = st.lists(st.floats(0, 1), min_size=2, max_size=12).filter(
+    lambda values: len(set(values)) > 1
+)
 RATIOS = st.floats(0.01, 100)
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=10)
 
@@ -43,7 +45,9 @@ def test_a_single_value_has_no_interval_and_none_has_no_mean() -> None:
 @given(VALUES)
 def test_an_interval_is_that_of_scipy(values: list[float]) -> None:
     found = mean_interval(values)
-    low, high = scipy.stats.t.interval(0.95, len(values) - 1, np.mean(values), scipy.stats.sem(values))
+    low, high = scipy.stats.t.interval(
+        0.95, len(values) - 1, np.mean(values), scipy.stats.sem(values)
+    )
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-9)
 
 
@@ -53,12 +57,16 @@ def test_95_percent_intervals_hold_the_truth_in_93_to_97_percent_of_2000_draws()
     assert 0.93 <= np.mean(held) <= 0.97
 
 
-def test_paired_differences_hold_the_truth_in_93_to_97_percent_of_2000_draws_whatever_the_seeds_share() -> None:
+def test_paired_differences_hold_the_truth_in_93_to_97_percent_of_2000_draws_whatever_the_seeds_share() -> (
+    None
+):
     generator = np.random.default_rng(1)
     held = []
     for _ in range(2000):
         shared = generator.normal(0, 0.1, size=5)  # ten times the noise of a run
-        first, second = (dict(enumerate(level + shared + generator.normal(0, 0.01, 5))) for level in (0.72, 0.70))
+        first, second = (
+            dict(enumerate(level + shared + generator.normal(0, 0.01, 5))) for level in (0.72, 0.70)
+        )
         difference = paired_difference(first, second)
         assert difference is not None
         held.append(difference.estimate.low <= 0.02 <= difference.estimate.high)
@@ -66,7 +74,9 @@ def test_paired_differences_hold_the_truth_in_93_to_97_percent_of_2000_draws_wha
 
 
 @given(VALUES)
-def test_a_paired_difference_is_the_t_test_of_scipy_and_changes_sign_with_the_order(values: list[float]) -> None:
+def test_a_paired_difference_is_the_t_test_of_scipy_and_changes_sign_with_the_order(
+    values: list[float],
+) -> None:
     first = dict(enumerate(values))
     second = {key: value / 2 + 0.001 * key**2 for key, value in first.items()}
     there, back = paired_difference(first, second), paired_difference(second, first)
@@ -98,7 +108,9 @@ def over_ones(values: Sequence[float]) -> tuple[float, float, float, int]:
 
 
 @given(st.dictionaries(st.integers(0, 9), RATIOS), st.dictionaries(st.integers(0, 9), RATIOS))
-def test_a_ratio_is_the_median_over_what_both_have(first: dict[int, float], second: dict[int, float]) -> None:
+def test_a_ratio_is_the_median_over_what_both_have(
+    first: dict[int, float], second: dict[int, float]
+) -> None:
     found = median_ratio(first, second)
     both = {*first} & {*second}
     assert (found is None) == (not both)
@@ -140,7 +152,9 @@ def test_the_interval_of_a_median_is_the_narrowest_that_the_binomial_law_allows(
 
 
 @pytest.mark.parametrize("n", [6, 9, 25])
-def test_the_interval_of_a_median_holds_the_truth_in_95_percent_of_10000_draws_however_skewed(n: int) -> None:
+def test_the_interval_of_a_median_holds_the_truth_in_95_percent_of_10000_draws_however_skewed(
+    n: int,
+) -> None:
     draws = np.random.default_rng(n).lognormal(np.log(1.1), 0.5, size=(10_000, n))
     held = [low <= 1.1 <= high for _, low, high, _ in map(over_ones, draws.tolist())]
     assert 0.95 <= np.mean(held) <= 0.98
@@ -151,9 +165,14 @@ def test_holm_gives_the_worked_example() -> None:
 
 
 @given(P_VALUES)
-def test_holm_never_lowers_a_p_value_keeps_the_order_and_is_at_most_bonferroni(p_values: list[float]) -> None:
+def test_holm_never_lowers_a_p_value_keeps_the_order_and_is_at_most_bonferroni(
+    p_values: list[float],
+) -> None:
     adjusted = holm(p_values)
-    assert all(p <= a <= min(1.0, p * len(p_values)) + 1e-12 for p, a in zip(p_values, adjusted, strict=True))
+    assert all(
+        p <= a <= min(1.0, p * len(p_values)) + 1e-12
+        for p, a in zip(p_values, adjusted, strict=True)
+    )
     ranked = [a for _, a in sorted(zip(p_values, adjusted, strict=True))]
     assert ranked == sorted(ranked)
 

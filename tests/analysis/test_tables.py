@@ -20,9 +20,27 @@ BATCHES = 100  # of 64 images, in an epoch: a step of 0.1 s makes one of 10 s
 def run(norm: str, accuracy: float, **values: object) -> dict[str, object]:
     """One row of the table of runs."""
     row: dict[str, object] = {"model": "normresnet", "norm": norm, "batch_size": 64, "seed": 0}
-    row |= {"lr": 0.001, "status": "done", "reason": None, "epochs": 5, "test_accuracy": accuracy, "num_test": 10_000}
-    row |= {"median_train_seconds": 987.0, "data": "cifar10-jpeg", "device": "a processor", "threads": 2}
-    row |= {"precision": "fp32", "concurrent_runs": 1, "torch": "2.15.0", "commit": "0123456789abcdef", "dirty": False}
+    row |= {
+        "lr": 0.001,
+        "status": "done",
+        "reason": None,
+        "epochs": 5,
+        "test_accuracy": accuracy,
+        "num_test": 10_000,
+    }
+    row |= {
+        "median_train_seconds": 987.0,
+        "data": "cifar10-jpeg",
+        "device": "a processor",
+        "threads": 2,
+    }
+    row |= {
+        "precision": "fp32",
+        "concurrent_runs": 1,
+        "torch": "2.15.0",
+        "commit": "0123456789abcdef",
+        "dirty": False,
+    }
     return row | values
 
 
@@ -31,15 +49,23 @@ def table(*rows: dict[str, object], seconds: Seconds | None = None) -> Frames:
     runs = pd.DataFrame([{"run": f"run-{number}", **row} for number, row in enumerate(rows)])
     metrics, steps = (pd.DataFrame(columns=["run", *names]) for names in (METRICS, STEPS))
     configs = {row["run"]: configuration(row) for row in runs.to_dict("records")}
-    environments = {run: {"data": {"image_shape": IMAGE, "num_train": 64 * BATCHES}} for run in configs}
+    environments = {
+        run: {"data": {"image_shape": IMAGE, "num_train": 64 * BATCHES}} for run in configs
+    }
     frames = Frames(runs, metrics, steps, environments, configs)
     return timed(frames, seconds) if seconds else frames
 
 
 def configuration(row: dict[object, object]) -> dict[str, object]:
     """What the row says of its run's configuration, with dotted keys."""
-    costs = {f"{section}.{name}": value for section, values in COSTS.items() for name, value in values.items()}
-    options = {str(key): value for key, value in row.items() if "." in str(key) and isinstance(value, str)}
+    costs = {
+        f"{section}.{name}": value
+        for section, values in COSTS.items()
+        for name, value in values.items()
+    }
+    options = {
+        str(key): value for key, value in row.items() if "." in str(key) and isinstance(value, str)
+    }
     return {"norm.name": row["norm"], "batch_size": row["batch_size"]} | costs | options
 
 
@@ -62,7 +88,9 @@ def test_a_time_and_a_ratio_are_medians_over_rounds() -> None:
     shown = comparison(table(run("bn", 0.8), run("gn", 0.7), seconds=seconds)).set_index("norm")
     assert shown["seconds"].to_dict() == pytest.approx({"bn": 10.0, "gn": 20.0})
     ratio = ["relative_time", "relative_time_low", "relative_time_high", "rounds"]
-    assert shown.loc["gn", ratio].tolist() == pytest.approx([2.0, 1.0, 3.0, 7])  # 1, 1, 1, 2, 2, 3, 3
+    assert shown.loc["gn", ratio].tolist() == pytest.approx(
+        [2.0, 1.0, 3.0, 7]
+    )  # 1, 1, 1, 2, 2, 3, 3
     assert shown.loc["bn", ratio].tolist() == [1.0, 1.0, 1.0, 7]
 
 
@@ -84,12 +112,19 @@ def test_seconds_of_the_runs_themselves_are_compared_nowhere(concurrent_runs: in
     assert "Times are not measured here: normbench bench does that." in shown
     seconds = {"bn": [0.1], "gn": [0.2]}
     slower = [one | {"median_train_seconds": 1234.0} for one in runs]
-    assert shown_table(table(*runs, seconds=seconds)) == shown_table(table(*slower, seconds=seconds))
+    assert shown_table(table(*runs, seconds=seconds)) == shown_table(
+        table(*slower, seconds=seconds)
+    )
     assert "10.0 s" in shown_table(table(*runs, seconds=seconds))
 
 
 def test_a_time_that_was_not_measured_says_so() -> None:
-    assert shown_table(table(run("bn", 0.8), run("gn", 0.8), seconds={"bn": [0.1]})).count("not measured") == 2
+    assert (
+        shown_table(table(run("bn", 0.8), run("gn", 0.8), seconds={"bn": [0.1]})).count(
+            "not measured"
+        )
+        == 2
+    )
 
 
 def test_times_of_different_races_are_shown_and_not_related() -> None:
@@ -123,7 +158,11 @@ def test_of_two_kinds_of_bn_none_is_chosen_to_relate_to() -> None:
     frames = table(*(run("bn", 0.8, **{"norm.eps": eps}) for eps in ("0.1", "0.2")), run("gn", 0.8))
     steps = zip(frames.configs.values(), (0.1, 0.2, 0.4), strict=True)
     rows = [row for config, seconds in steps for row in rows_of(config, [seconds])]
-    assert comparison(with_rounds(frames, as_rounds(rows))).set_index("norm")["relative_time"].isna()["gn"]
+    assert (
+        comparison(with_rounds(frames, as_rounds(rows)))
+        .set_index("norm")["relative_time"]
+        .isna()["gn"]
+    )
 
 
 def test_the_markdown_table_says_what_its_figures_rest_on() -> None:
@@ -151,33 +190,49 @@ def test_batch_size_and_learning_rate_are_columns_only_where_they_vary() -> None
 
 def test_more_seeds_do_not_shrink_what_one_test_set_leaves_open() -> None:
     one, three = (table(*(run("bn", 0.8, seed=seed) for seed in range(count))) for count in (1, 3))
-    assert comparison(one)["test_set_half_width"].tolist() == comparison(three)["test_set_half_width"].tolist()
+    assert (
+        comparison(one)["test_set_half_width"].tolist()
+        == comparison(three)["test_set_half_width"].tolist()
+    )
 
 
 def test_an_interval_over_seeds_is_students_and_a_single_seed_has_none() -> None:
     one = table(run("bn", 0.72))
-    three = table(*(run("bn", accuracy, seed=seed) for seed, accuracy in enumerate((0.70, 0.72, 0.74))))
+    three = table(
+        *(run("bn", accuracy, seed=seed) for seed, accuracy in enumerate((0.70, 0.72, 0.74)))
+    )
     assert comparison(one)["half_width"].isna().all()
     assert "| 72.0 %          | ± 0.9 %" in shown_table(one)
-    assert "| 72.0 ± 5.0 %    | ± 0.9 %" in shown_table(three)  # t(0.975, 2) = 4.30 times 2 points / sqrt(3)
+    assert "| 72.0 ± 5.0 %    | ± 0.9 %" in shown_table(
+        three
+    )  # t(0.975, 2) = 4.30 times 2 points / sqrt(3)
     assert "3 seeds; ± is the 95 % Student-t interval over them." in shown_table(three)
 
 
 def test_a_commit_with_changes_is_marked() -> None:
     assert "commit 0123456789ab+." in shown_table(table(run("bn", 0.8, dirty=True)))
-    assert "commit of an installed package." in shown_table(table(run("bn", 0.8, commit=None, dirty=None)))
+    assert "commit of an installed package." in shown_table(
+        table(run("bn", 0.8, commit=None, dirty=None))
+    )
 
 
 def test_a_learning_rate_is_chosen_by_the_images_held_out_and_never_by_the_test_set() -> None:
     rates = [(0.001, 0.60, 0.75), (0.003, 0.65, 0.70), (0.01, 0.50, 0.80)]
     rows = [run("bn", test, lr=lr, val_accuracy=held_out) for lr, held_out, test in rates]
     runs = table(*rows)
-    assert comparison(runs).set_index("lr")["chosen"].to_dict() == {0.001: False, 0.003: True, 0.01: False}
+    assert comparison(runs).set_index("lr")["chosen"].to_dict() == {
+        0.001: False,
+        0.003: True,
+        0.01: False,
+    }
     assert "65.0 % (best)" in shown_table(runs)
     at_8 = [
-        row | {"batch_size": 8, "val_accuracy": held_out} for row, held_out in zip(rows, (0.9, 0.1, 0.1), strict=True)
+        row | {"batch_size": 8, "val_accuracy": held_out}
+        for row, held_out in zip(rows, (0.9, 0.1, 0.1), strict=True)
     ]
-    assert comparison(table(*rows, *at_8)).query("chosen")[["batch_size", "lr"]].values.tolist() == [
+    assert comparison(table(*rows, *at_8)).query("chosen")[
+        ["batch_size", "lr"]
+    ].values.tolist() == [
         [64, 0.003],
         [8, 0.001],
     ]

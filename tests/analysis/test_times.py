@@ -23,9 +23,17 @@ from normbench.analysis.times import time_note, with_rounds, with_times
 from normbench.config.compose import compose
 from normbench.config.schema import flatten
 from normbench.errors import NormbenchError, RunFailure
-from normbench.timing.rounds import as_rounds, basis_of, columns_of_settings, read_bench, write_rounds
+from normbench.timing.rounds import (
+    as_rounds,
+    basis_of,
+    columns_of_settings,
+    read_bench,
+    write_rounds,
+)
 
-CONFIG = flatten(compose([], {"norm": "gn", "data": "synthetic", "runtime.device": "cpu"}).identity())
+CONFIG = flatten(
+    compose([], {"norm": "gn", "data": "synthetic", "runtime.device": "cpu"}).identity()
+)
 ENVIRONMENT = {"data": {"name": "synthetic", "num_train": 10_000, "image_shape": [3, 32, 32]}}
 COSTLY = {
     "norm.name": "ln",
@@ -64,12 +72,16 @@ FREE = {
 
 def of_one_run(config: dict[str, Any], environment: dict[str, Any] = ENVIRONMENT) -> Frames:
     """A run of this configuration, by its dotted keys."""
-    runs = pd.DataFrame({"run": ["run"], "norm": config["norm.name"], "batch_size": config["batch_size"]})
+    runs = pd.DataFrame(
+        {"run": ["run"], "norm": config["norm.name"], "batch_size": config["batch_size"]}
+    )
     empty = pd.DataFrame(columns=["run"])
     return Frames(runs, empty, empty, {"run": environment}, {"run": config})
 
 
-def is_timed(config: dict[str, Any], by: list[dict[str, Any]], environment: dict[str, Any] = ENVIRONMENT) -> bool:
+def is_timed(
+    config: dict[str, Any], by: list[dict[str, Any]], environment: dict[str, Any] = ENVIRONMENT
+) -> bool:
     """Whether the run takes its time from these rows."""
     return "run" in with_rounds(of_one_run(config, environment), as_rounds(by)).clocks
 
@@ -83,7 +95,9 @@ def by_place(clock: Clock) -> dict[tuple[str, int], float]:
 
 
 @given(st.sets(st.sampled_from(sorted(COSTLY | FREE)), max_size=4))
-def test_a_bench_is_of_the_runs_with_the_same_costly_settings_and_of_no_others(changed: set[str]) -> None:
+def test_a_bench_is_of_the_runs_with_the_same_costly_settings_and_of_no_others(
+    changed: set[str],
+) -> None:
     other = CONFIG | {key: value for key, value in (COSTLY | FREE).items() if key in changed}
     same = not changed & {*COSTLY}
     assert is_timed(CONFIG, rows_of(other, [0.1])) == same
@@ -105,7 +119,9 @@ def test_runs_from_before_there_were_graphs_are_as_those_without(known: dict[str
 def test_images_of_another_size_are_another_cost() -> None:
     rows = rows_of(CONFIG, [0.1], image="3x32x32")
     for shape, same in (([3, 32, 32], True), ([3, 64, 64], False), ([1, 32, 32], False)):
-        assert is_timed(CONFIG, rows, {"data": {**ENVIRONMENT["data"], "image_shape": shape}}) == same
+        assert (
+            is_timed(CONFIG, rows, {"data": {**ENVIRONMENT["data"], "image_shape": shape}}) == same
+        )
 
 
 def test_another_number_of_classes_is_another_cost() -> None:
@@ -121,8 +137,12 @@ def test_a_bench_from_before_it_said_the_classes_was_of_ten(bench_csv: Path) -> 
     assert "run" in with_rounds(of_one_run(CONFIG), read_bench(bench_csv)).clocks
 
 
-@pytest.mark.parametrize(("name", "known"), [("cifar10", True), ("cifar10-jpeg", True), ("image_folder", False)])
-def test_images_of_runs_that_do_not_say_their_size_are_those_of_their_data(name: str, known: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "known"), [("cifar10", True), ("cifar10-jpeg", True), ("image_folder", False)]
+)
+def test_images_of_runs_that_do_not_say_their_size_are_those_of_their_data(
+    name: str, known: bool
+) -> None:
     environment = {"data": {"name": name, "num_train": 50_000}}
     assert is_timed(CONFIG, rows_of(CONFIG, [0.1]), environment) == known
     assert not is_timed(CONFIG, rows_of(CONFIG, [0.1], image="3x64x64"), environment)
@@ -133,13 +153,22 @@ def test_a_run_that_never_knew_its_data_has_no_time() -> None:
 
 
 def test_a_norm_of_the_user_s_own_goes_by_its_class_content_and_options_wherever_it_lies() -> None:
-    own = {"norm.name": "my_norms.py:Mine", "norm.file": "/home/a/my_norms.py", "norm.content": "01", "norm.alpha": 0.5}
+    own = {
+        "norm.name": "my_norms.py:Mine",
+        "norm.file": "/home/a/my_norms.py",
+        "norm.content": "01",
+        "norm.alpha": 0.5,
+    }
     rows = rows_of(CONFIG | own, [0.1])
     assert rows[0]["norm.name"] == "Mine"
     assert "norm.file" not in rows[0]
     moved = {"norm.name": "/tmp/b/other.py:Mine", "norm.file": "/tmp/b/other.py"}
     assert is_timed(CONFIG | own | moved, rows)
-    for other in ({"norm.content": "02"}, {"norm.alpha": 0.6}, {"norm.name": "my_norms.py:Another"}):
+    for other in (
+        {"norm.content": "02"},
+        {"norm.alpha": 0.6},
+        {"norm.name": "my_norms.py:Another"},
+    ):
         assert not is_timed(CONFIG | own | other, rows)
 
 
@@ -173,7 +202,12 @@ def test_every_seed_has_the_time_of_its_settings_and_each_race_counts() -> None:
     clocks = with_rounds(frames, as_rounds(rows)).clocks
     epoch = NUM_TRAIN / 64
     of_bn = {("a", 0): epoch, ("a", 1): 2 * epoch, ("b", 0): 4 * epoch}
-    assert [*map(by_place, clocks.values())] == [of_bn, of_bn, {("a", 0): 3 * epoch}, {("a", 0): 3 * epoch}]
+    assert [*map(by_place, clocks.values())] == [
+        of_bn,
+        of_bn,
+        {("a", 0): 3 * epoch},
+        {("a", 0): 3 * epoch},
+    ]
     assert list(clocks) == list(frames.configs)
 
 
@@ -185,25 +219,37 @@ def test_a_bench_of_nothing_times_nothing() -> None:
 
 
 def test_the_note_says_the_rounds_and_who_did_them() -> None:
-    frames = in_frames(*(one_run(norm, batch_size) for norm in ("bn", "gn") for batch_size in (8, 64)))
+    frames = in_frames(
+        *(one_run(norm, batch_size) for norm in ("bn", "gn") for batch_size in (8, 64))
+    )
     said = time_note(timed(frames, some_seconds("bn", "gn", rounds=11)))
-    assert "11 rounds, on another processor, threads: 1, torch 2.16.0, commit fedcba987654. " in said
+    assert (
+        "11 rounds, on another processor, threads: 1, torch 2.16.0, commit fedcba987654. " in said
+    )
     rounds = rounds_of(frames, some_seconds("bn", "gn", rounds=11))
-    twice = with_rounds(frames, pd.concat([rounds, rounds.assign(race="another day")], ignore_index=True))
+    twice = with_rounds(
+        frames, pd.concat([rounds, rounds.assign(race="another day")], ignore_index=True)
+    )
     assert "22 rounds" in time_note(twice), "of both races"
 
 
-def test_a_norm_timed_in_other_settings_than_bn_is_not_related_to_it_and_the_caption_says_so() -> None:
+def test_a_norm_timed_in_other_settings_than_bn_is_not_related_to_it_and_the_caption_says_so() -> (
+    None
+):
     """As runtime=fast leaves it, which chooses for each norm by itself."""
     other = {"runtime.channels_last": True, "runtime.onednn": False}
-    frames = in_frames(one_run("bn"), one_run("gn"), one_run("in", **other), one_run("ln", 8, **other))
+    frames = in_frames(
+        one_run("bn"), one_run("gn"), one_run("in", **other), one_run("ln", 8, **other)
+    )
     table = comparison_table(timed(frames, some_seconds("bn", "gn", "in", "ln")))
     related = dict(zip(table.shown["norm"], table.shown["relative to bn"], strict=True))
     assert related["in"] == related["ln"] == "not measured"
     assert "x (" in related["gn"]
     assert (table.shown["time per epoch"] != "not measured").all()
     assert "In other settings than bn, so not related to it: in at batch 64. " in table.caption
-    alike = timed(in_frames(one_run("bn", **other), one_run("in", **other)), some_seconds("bn", "in"))
+    alike = timed(
+        in_frames(one_run("bn", **other), one_run("in", **other)), some_seconds("bn", "in")
+    )
     assert "x (" in comparison_table(alike).shown["relative to bn"].iloc[1]
     assert "In other settings" not in comparison_table(alike).caption
 
@@ -211,10 +257,18 @@ def test_a_norm_timed_in_other_settings_than_bn_is_not_related_to_it_and_the_cap
 @pytest.mark.parametrize("other", [{"device": "a slower one"}, {"threads": 8}, {"torch": "2.17.0"}])
 def test_seconds_of_several_machines_are_no_median(other: dict[str, object]) -> None:
     rows = [*rows_of(CONFIG, [0.1], "a"), *rows_of(CONFIG, [1.0], "b", **other)]
-    with pytest.raises(NormbenchError, match=r"gn at batch 64 was timed on several machines .*: say by --bench which"):
+    with pytest.raises(
+        NormbenchError,
+        match=r"gn at batch 64 was timed on several machines .*: say by --bench which",
+    ):
         with_rounds(of_one_run(CONFIG), as_rounds(rows))
     elsewhere = rows_of(CONFIG | {"batch_size": 8}, [1.0], "b", **other)
-    assert "run" in with_rounds(of_one_run(CONFIG), as_rounds([*rows_of(CONFIG, [0.1], "a"), *elsewhere])).clocks
+    assert (
+        "run"
+        in with_rounds(
+            of_one_run(CONFIG), as_rounds([*rows_of(CONFIG, [0.1], "a"), *elsewhere])
+        ).clocks
+    )
 
 
 @pytest.mark.parametrize(
@@ -238,24 +292,41 @@ def test_a_bench_says_the_commit_of_its_code_before_and_after_it_was_written(
 
 OPTIONS = st.dictionaries(
     st.sampled_from(["norm.num_groups", "norm.eps", "norm.momentum", "norm.mode", "norm.axes"]),
-    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["nan", "None", "a, b", 'say "x"']),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["nan", "None", "a, b", 'say "x"']),
 )
 SECONDS = st.floats(1e-9, 1e9)
 
 
-@given(options=st.lists(OPTIONS, min_size=1, max_size=4), seconds=st.lists(SECONDS, min_size=1, max_size=3))
+@given(
+    options=st.lists(OPTIONS, min_size=1, max_size=4),
+    seconds=st.lists(SECONDS, min_size=1, max_size=3),
+)
 def test_rounds_that_were_written_and_read_say_the_same(
     options: list[dict[str, Any]], seconds: list[float], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """To the last bit; norms have options of their own, none, or any."""
     folder = tmp_path_factory.mktemp("speed") / "new"
-    configs = [CONFIG | {"norm.name": f"norm{index}"} | found for index, found in enumerate(options)]
+    configs = [
+        CONFIG | {"norm.name": f"norm{index}"} | found for index, found in enumerate(options)
+    ]
     rounds = as_rounds([row for config in configs for row in rows_of(config, seconds, dirty=True)])
     write_rounds(rounds, folder / "bench.csv")
     for place in (folder, folder / "bench.csv"):
         again = read_bench(place)
         assert list(again) == list(rounds)
-        exact = [*columns_of_settings(rounds), "race", "round", "seconds", "device", "torch", "commit"]
+        exact = [
+            *columns_of_settings(rounds),
+            "race",
+            "round",
+            "seconds",
+            "device",
+            "torch",
+            "commit",
+        ]
         assert again[exact].to_dict("list") == rounds[exact].to_dict("list")
         assert to_markdown(costs_table(again)) == to_markdown(costs_table(rounds))
         for config in configs:
@@ -264,7 +335,10 @@ def test_rounds_that_were_written_and_read_say_the_same(
 
 
 def test_a_setting_that_a_norm_lacks_is_empty_and_one_that_is_none_says_so() -> None:
-    rows = [*rows_of(CONFIG, [0.1]), *rows_of(CONFIG | {"norm.name": "x", "norm.momentum": None}, [0.1])]
+    rows = [
+        *rows_of(CONFIG, [0.1]),
+        *rows_of(CONFIG | {"norm.name": "x", "norm.momentum": None}, [0.1]),
+    ]
     assert as_rounds(rows)["norm.momentum"].tolist() == ["", "None"]
 
 
@@ -354,7 +428,9 @@ def test_a_column_that_is_missing_is_named(bench_csv: Path, name: str) -> None:
 
 
 def test_no_file_is_a_mistake_and_a_folder_in_its_place_a_failure(tmp_path: Path) -> None:
-    with pytest.raises(NormbenchError, match=r"^no bench\.csv in .*: `normbench bench -o .*` writes it$") as error:
+    with pytest.raises(
+        NormbenchError, match=r"^no bench\.csv in .*: `normbench bench -o .*` writes it$"
+    ) as error:
         read_bench(tmp_path)
     assert error.value.exit_code == 2
     (tmp_path / "bench.csv").mkdir()
@@ -368,17 +444,27 @@ def runs_and_benches(tmp_path: Path) -> tuple[Frames, Path, Path]:
     """bn and gn at batch 64 and bn at batch 8; a bench of the first two in one folder, of the last in another."""
     frames = in_frames(one_run("bn"), one_run("gn", **{"norm.num_groups": 2}), one_run("bn", 8))
     bn, gn, bn_at_8 = frames.configs.values()
-    write_rounds(as_rounds([*rows_of(bn, [0.1]), *rows_of(gn, [0.2])]), tmp_path / "a" / "bench.csv")
+    write_rounds(
+        as_rounds([*rows_of(bn, [0.1]), *rows_of(gn, [0.2])]), tmp_path / "a" / "bench.csv"
+    )
     write_rounds(as_rounds(rows_of(bn_at_8, [0.3])), tmp_path / "b" / "bench.csv")
     return frames, tmp_path / "a", tmp_path / "b"
 
 
-def test_times_are_taken_from_the_folders_of_the_runs_as_far_as_there_are_any(tmp_path: Path) -> None:
+def test_times_are_taken_from_the_folders_of_the_runs_as_far_as_there_are_any(
+    tmp_path: Path,
+) -> None:
     frames, a, b = runs_and_benches(tmp_path)
     bn, gn, bn_at_8 = frames.configs
     assert {*with_times(frames, [a]).clocks} == {bn, gn}
-    assert {*with_times(frames, [b / "runs.csv", tmp_path / "nowhere", a / "bench.csv"]).clocks} == {bn, gn, bn_at_8}
-    assert {*with_times(frames, [a, b]).clocks} == {*with_times(frames, [b, a]).clocks} == {bn, gn, bn_at_8}
+    assert {
+        *with_times(frames, [b / "runs.csv", tmp_path / "nowhere", a / "bench.csv"]).clocks
+    } == {bn, gn, bn_at_8}
+    assert (
+        {*with_times(frames, [a, b]).clocks}
+        == {*with_times(frames, [b, a]).clocks}
+        == {bn, gn, bn_at_8}
+    )
     assert with_times(frames, [tmp_path]) is frames
     (a / "bench.csv").write_text("race\n")
     with pytest.raises(RunFailure, match="cannot be read: no column"):
@@ -400,7 +486,9 @@ def test_a_study_keeps_its_rounds_and_another_bench_goes_before_them(tmp_path: P
         assert load_frames([path]).clocks == frames.clocks
         assert load_frames([path], "norm=gn").clocks == {gn: frames.clocks[gn]}
     write_rounds(rounds_of(frames, {"bn": [0.5]}), tmp_path / "other" / "bench.csv")
-    assert load_frames([tmp_path / "study"], bench=tmp_path / "other").clocks[bn] != frames.clocks[bn]
+    assert (
+        load_frames([tmp_path / "study"], bench=tmp_path / "other").clocks[bn] != frames.clocks[bn]
+    )
     assert list(load_frames([tmp_path / "study"], bench=tmp_path / "other").clocks) == [bn]
     with pytest.raises(NormbenchError, match=r"^no bench\.csv in .*nowhere: "):
         load_frames([tmp_path / "study"], bench=tmp_path / "nowhere")

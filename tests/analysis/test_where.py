@@ -14,10 +14,38 @@ from normbench.analysis.where import OPERATORS, Condition, parse, select
 from normbench.errors import NormbenchError
 
 RUNS = [
-    {"run": "a", "norm": "bn", "batch_size": 4, "test_accuracy": 0.8, "norm.num_groups": None, "norm.affine": True},
-    {"run": "b", "norm": "gn", "batch_size": 4, "test_accuracy": 0.7, "norm.num_groups": 32, "norm.affine": True},
-    {"run": "c", "norm": "gn", "batch_size": 64, "test_accuracy": math.nan, "norm.num_groups": 8, "norm.affine": True},
-    {"run": "d", "norm": "in", "batch_size": 64, "test_accuracy": 0.6, "norm.affine": False, "model.widths": [4, 8]},
+    {
+        "run": "a",
+        "norm": "bn",
+        "batch_size": 4,
+        "test_accuracy": 0.8,
+        "norm.num_groups": None,
+        "norm.affine": True,
+    },
+    {
+        "run": "b",
+        "norm": "gn",
+        "batch_size": 4,
+        "test_accuracy": 0.7,
+        "norm.num_groups": 32,
+        "norm.affine": True,
+    },
+    {
+        "run": "c",
+        "norm": "gn",
+        "batch_size": 64,
+        "test_accuracy": math.nan,
+        "norm.num_groups": 8,
+        "norm.affine": True,
+    },
+    {
+        "run": "d",
+        "norm": "in",
+        "batch_size": 64,
+        "test_accuracy": 0.6,
+        "norm.affine": False,
+        "model.widths": [4, 8],
+    },
 ]
 numbers = st.integers(-5, 5) | st.floats(-5, 5)
 signs = st.sampled_from(sorted(OPERATORS))
@@ -90,16 +118,28 @@ def test_numbers_compare_as_python_does(value: float, limit: float, sign: str) -
     assert bool(select([{"x": value}], f"x{sign}{limit!r}")) is OPERATORS[sign](value, limit)
 
 
-@given(st.lists(st.lists(st.tuples(st.sampled_from("xyz"), signs, numbers), min_size=1), min_size=1), st.data())
+@given(
+    st.lists(st.lists(st.tuples(st.sampled_from("xyz"), signs, numbers), min_size=1), min_size=1),
+    st.data(),
+)
 def test_a_condition_is_any_of_all_of_its_comparisons(terms: Any, data: st.DataObject) -> None:
     record = {key: data.draw(numbers) for key in "xyz"}
-    text = " or ".join(" and ".join(f"{key} {sign} {limit!r}" for key, sign, limit in group) for group in terms)
-    expected = any(all(OPERATORS[sign](record[key], limit) for key, sign, limit in group) for group in terms)
+    text = " or ".join(
+        " and ".join(f"{key} {sign} {limit!r}" for key, sign, limit in group) for group in terms
+    )
+    expected = any(
+        all(OPERATORS[sign](record[key], limit) for key, sign, limit in group) for group in terms
+    )
     assert bool(select([record], text)) is expected
 
 
-@given(st.lists(st.text(st.characters(exclude_characters='"')), min_size=1), st.text() | numbers | st.booleans())
-def test_unequal_is_the_opposite_of_equal_whatever_the_values(values: list[str], value: object) -> None:
+@given(
+    st.lists(st.text(st.characters(exclude_characters='"')), min_size=1),
+    st.text() | numbers | st.booleans(),
+)
+def test_unequal_is_the_opposite_of_equal_whatever_the_values(
+    values: list[str], value: object
+) -> None:
     listed = ",".join(f'"{text}"' for text in values)
     equal, unequal = (bool(select([{"x": value}], f"x{sign}{listed}")) for sign in ("=", "!="))
     assert equal is not unequal
@@ -128,18 +168,24 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     ],
 )
 def test_what_cannot_be_read_is_named_with_what_can(text: str, where: str) -> None:
-    with pytest.raises(NormbenchError, match=rf"cannot read the condition '.*' {where}: write key op value") as caught:
+    with pytest.raises(
+        NormbenchError, match=rf"cannot read the condition '.*' {where}: write key op value"
+    ) as caught:
         parse(text)
     assert "norm=bn,gn and batch_size<=4" in str(caught.value)
 
 
 def test_only_equality_takes_a_list() -> None:
-    with pytest.raises(NormbenchError, match="'seed<1,2' compares with several values: only = and != take a list"):
+    with pytest.raises(
+        NormbenchError, match="'seed<1,2' compares with several values: only = and != take a list"
+    ):
         parse("seed<1,2")
 
 
 def test_an_unknown_key_names_the_nearest() -> None:
-    with pytest.raises(NormbenchError, match=r"unknown key 'norm.num_group': did you mean 'norm\.num_groups'\?"):
+    with pytest.raises(
+        NormbenchError, match=r"unknown key 'norm.num_group': did you mean 'norm\.num_groups'\?"
+    ):
         select(RUNS, "norm=bn or norm.num_group=3")
 
 

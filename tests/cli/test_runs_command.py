@@ -36,7 +36,9 @@ def listed(out: str) -> list[str]:
     return [line.split("-")[1] for line in out.splitlines() if line.startswith("normresnet-")]
 
 
-def test_the_list_has_a_line_for_every_run_and_how_many_ended_how(normbench: Run, paths: dict[str, Path]) -> None:
+def test_the_list_has_a_line_for_every_run_and_how_many_ended_how(
+    normbench: Run, paths: dict[str, Path]
+) -> None:
     code, out, err = normbench("runs")
     assert (code, err) == (0, "")
     assert sorted(listed(out)) == ["bn", "gn", "in", "ln"]
@@ -55,24 +57,33 @@ def test_the_list_has_a_line_for_every_run_and_how_many_ended_how(normbench: Run
         ("optim.lr=0.001 and status!=done", {"ln", "in"}),
     ],
 )
-def test_where_chooses_runs(normbench: Run, paths: dict[str, Path], where: str, norms: set[str]) -> None:
+def test_where_chooses_runs(
+    normbench: Run, paths: dict[str, Path], where: str, norms: set[str]
+) -> None:
     code, out, _ = normbench("runs", "--where", where)
     assert code == 0
     assert set(listed(out)) == norms
     assert norms or out == f"no runs match {where}\n"
 
 
-def test_sort_puts_runs_in_order_and_those_without_a_value_last(normbench: Run, paths: dict[str, Path]) -> None:
+def test_sort_puts_runs_in_order_and_those_without_a_value_last(
+    normbench: Run, paths: dict[str, Path]
+) -> None:
     assert listed(normbench("runs", "--sort", "test_accuracy")[1]) == ["ln", "bn", "gn", "in"]
     assert listed(normbench("runs", "--sort", "-test_accuracy")[1]) == ["gn", "bn", "ln", "in"]
-    assert listed(normbench("runs", "--sort=-batch_size", "--where", "status=done")[1]) == ["bn", "gn"]
+    assert listed(normbench("runs", "--sort=-batch_size", "--where", "status=done")[1]) == [
+        "bn",
+        "gn",
+    ]
 
 
 def test_json_has_every_column_and_setting(normbench: Run, paths: dict[str, Path]) -> None:
     code, out, _ = normbench("runs", "--json", "--sort", "test_accuracy", "--where", "norm!=bn")
     assert code == 0
     records = json.loads(out)
-    assert [record["run"] for record in records] == [paths[norm].name for norm in ("ln", "gn", "in")]
+    assert [record["run"] for record in records] == [
+        paths[norm].name for norm in ("ln", "gn", "in")
+    ]
     assert [record["test_accuracy"] for record in records] == [0.25, 0.75, None]
     assert records[1]["norm.num_groups"] == 4
     assert records[0]["norm.num_groups"] is None
@@ -107,18 +118,24 @@ def test_diff_shows_what_two_runs_differ_in(normbench: Run, paths: dict[str, Pat
 def test_rm_removes_what_is_named_and_nothing_else(normbench: Run, paths: dict[str, Path]) -> None:
     code, out, _ = normbench("runs", "rm", paths["bn"].name, paths["in"].name[-12:])
     assert code == 0
-    assert out.splitlines() == [f"removed {Path('results/runs') / paths[norm].name}" for norm in ("bn", "in")]
+    assert out.splitlines() == [
+        f"removed {Path('results/runs') / paths[norm].name}" for norm in ("bn", "in")
+    ]
     assert [norm for norm, path in paths.items() if path.exists()] == ["gn", "ln"]
 
 
-def test_rm_failed_removes_failed_and_damaged_runs_only(normbench: Run, paths: dict[str, Path]) -> None:
+def test_rm_failed_removes_failed_and_damaged_runs_only(
+    normbench: Run, paths: dict[str, Path]
+) -> None:
     (paths["gn"] / "status.json").write_text("{")
     assert normbench("runs", "rm", "--failed")[0] == 0
     assert [norm for norm, path in paths.items() if path.exists()] == ["bn", "in"]
     assert normbench("runs", "rm", "--failed")[1] == "no failed runs in results/runs\n"
 
 
-def test_rm_leaves_a_run_alone_that_is_being_trained(normbench: Run, paths: dict[str, Path]) -> None:
+def test_rm_leaves_a_run_alone_that_is_being_trained(
+    normbench: Run, paths: dict[str, Path]
+) -> None:
     with FileLock(paths["bn"] / ".lock"):
         code, out, err = normbench("runs", "rm", paths["bn"].name, paths["gn"].name)
     assert code == 1
@@ -131,8 +148,14 @@ def test_rm_leaves_a_run_alone_that_is_being_trained(normbench: Run, paths: dict
     ("arguments", "message"),
     [
         (["rm"], "say which runs to remove: by name, or all that failed with --failed"),
-        (["rm", "--failed", "normresnet-bn"], "say which runs to remove: by name, or all that failed with --failed"),
-        (["rm", "normresnet-bn"], "unknown run 'normresnet-bn': "),  # the beginning of an id is no name to delete by
+        (
+            ["rm", "--failed", "normresnet-bn"],
+            "say which runs to remove: by name, or all that failed with --failed",
+        ),
+        (
+            ["rm", "normresnet-bn"],
+            "unknown run 'normresnet-bn': ",
+        ),  # the beginning of an id is no name to delete by
         (["diff", "normresnet", "normresnet"], "'normresnet' is ambiguous, it means 4 runs: "),
         (["rm", ""], "unknown run ''"),
         (["diff", "normresnet-bn"], "Missing argument 'second'"),
@@ -140,8 +163,14 @@ def test_rm_leaves_a_run_alone_that_is_being_trained(normbench: Run, paths: dict
         (["--where", "norm"], "cannot read the condition 'norm' at 'norm'"),
         (["--where", "nrom=bn"], "unknown key 'nrom': did you mean 'norm'?"),
         (["--sort", "accuracy"], "unknown key 'accuracy': did you mean "),
-        (["--where", "norm=bn", "rm", "--failed"], "--where, --sort and --json belong to normbench runs, not to rm"),
-        (["--json", "diff", "a", "b"], "--where, --sort and --json belong to normbench runs, not to diff"),
+        (
+            ["--where", "norm=bn", "rm", "--failed"],
+            "--where, --sort and --json belong to normbench runs, not to rm",
+        ),
+        (
+            ["--json", "diff", "a", "b"],
+            "--where, --sort and --json belong to normbench runs, not to diff",
+        ),
         (["rn", "--failed"], "No such command 'rn'"),
     ],
 )

@@ -17,7 +17,14 @@ from normbench.sweeps.sweep import load_study
 from normbench.train import run as run_module
 from normbench.train.engine import Trainer
 
-TINY = ["data=synthetic", "data.num_train=100", "data.num_test=20", "model.widths=[4,8]", "batch_size=16", "epochs=1"]
+TINY = [
+    "data=synthetic",
+    "data.num_train=100",
+    "data.num_test=20",
+    "model.widths=[4,8]",
+    "batch_size=16",
+    "epochs=1",
+]
 ON_A_PIXEL = "model.widths=[8,8,8,8,8,8]"  # a 1x1 map before the last norm
 INLINE = ["--launcher", "inline"]
 STUDY = {"runs.csv", "metrics.csv", "steps.csv", "env.json", "configs.json"}
@@ -46,7 +53,9 @@ def unlucky(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(normbench: Run, tmp_path: Path) -> None:
-    code, out, err = normbench("sweep", *tiny(ON_A_PIXEL, "norm=ln,in,ln", "seed=range(0,3)"), "--dry-run", "-o", "out")
+    code, out, err = normbench(
+        "sweep", *tiny(ON_A_PIXEL, "norm=ln,in,ln", "seed=range(0,3)"), "--dry-run", "-o", "out"
+    )
     assert (code, err) == (0, "")
     counts, refusal, time = out.splitlines()
     assert counts == "sweep: 6 runs: 0 done, 3 to do, 3 refused"
@@ -56,12 +65,16 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(normbench: Run, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sweep_trains_every_run_once_and_the_same_command_none(normbench: Run, tmp_path: Path) -> None:
+def test_a_sweep_trains_every_run_once_and_the_same_command_none(
+    normbench: Run, tmp_path: Path
+) -> None:
     command = ["sweep", *tiny("norm=bn,gn", "seed=0,1"), *INLINE]
     code, out, err = normbench(*command)
     assert code == 0
     assert err == ""
-    assert [line.split()[0] for line in out.splitlines() if line.startswith("[")] == [f"[{n}/4]" for n in range(1, 5)]
+    assert [line.split()[0] for line in out.splitlines() if line.startswith("[")] == [
+        f"[{n}/4]" for n in range(1, 5)
+    ]
     assert out.splitlines()[-1] == "sweep: 4 done"
     assert "\x1b" not in out
     files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("results/runs/*/*")}
@@ -74,7 +87,10 @@ def test_a_sweep_trains_every_run_once_and_the_same_command_none(normbench: Run,
 
 def test_a_run_of_train_is_done_in_a_sweep_and_the_other_way_round(normbench: Run) -> None:
     normbench("train", "--norm", "gn", *TINY)
-    assert normbench("sweep", *tiny("norm=gn,bn"), *INLINE)[1].splitlines()[0] == "sweep: 2 runs: 1 done, 1 to do"
+    assert (
+        normbench("sweep", *tiny("norm=gn,bn"), *INLINE)[1].splitlines()[0]
+        == "sweep: 2 runs: 1 done, 1 to do"
+    )
     _, out, _ = normbench("train", "--norm", "bn", *TINY)
     assert [line.split()[0] for line in out.splitlines()] == ["test"]
 
@@ -86,7 +102,9 @@ def test_restart_trains_again_what_is_done(normbench: Run) -> None:
 
 
 def test_output_gets_the_tables_figures_and_the_report(normbench: Run, tmp_path: Path) -> None:
-    code, out, _ = normbench("sweep", *tiny("norm=gn,bn", "data.val_fraction=0.1"), *INLINE, "-o", "out")
+    code, out, _ = normbench(
+        "sweep", *tiny("norm=gn,bn", "data.val_fraction=0.1"), *INLINE, "-o", "out"
+    )
     assert code == 0
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files >= {*STUDY, "table.md", "tables", "report.html", "loss.svg", "loss.png"}
@@ -104,7 +122,10 @@ def test_a_run_that_fails_is_exit_code_1_and_retried_when_asked(
     code, out, _ = normbench(*command, "-o", "out")
     assert code == 1
     (failed,) = [path.name for path in tmp_path.glob("results/runs/normresnet-gn-*")]
-    assert out.splitlines()[-3:-1] == ["sweep: 1 failed, 1 done", f"  failed: {failed}: MemoryError: no room"]
+    assert out.splitlines()[-3:-1] == [
+        "sweep: 1 failed, 1 done",
+        f"  failed: {failed}: MemoryError: no room",
+    ]
     retry = out.splitlines()[-1].partition("retry with: normbench ")[2]
     assert retry.endswith("--retry-failed")
     assert pd.read_csv(tmp_path / "out" / "runs.csv")["status"].tolist() == ["failed", "done"]
@@ -118,7 +139,9 @@ def test_a_run_that_fails_is_exit_code_1_and_retried_when_asked(
 
 
 def test_a_diverged_run_is_exit_code_3(normbench: Run) -> None:
-    code, out, _ = normbench("sweep", *tiny("norm=none", "optim.lr=1e-3,1e30", "train.log_every=1"), *INLINE)
+    code, out, _ = normbench(
+        "sweep", *tiny("norm=none", "optim.lr=1e-3,1e30", "train.log_every=1"), *INLINE
+    )
     assert code == 3
     assert out.splitlines()[-1] == "sweep: 1 done, 1 diverged"
 
@@ -147,23 +170,41 @@ def test_an_interrupted_sweep_is_exit_code_130_and_names_the_command_that_goes_o
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "say what to sweep: a study of configs/sweep/, or settings such as norm=bn,gn seed=0,1"),
+        (
+            [],
+            "say what to sweep: a study of configs/sweep/, or settings such as norm=bn,gn seed=0,1",
+        ),
         (["tabel"], "unknown study 'tabel': did you mean 'table'? allowed: batch_size, demo, "),
         (["table", "groups"], "one study at a time, not table and groups"),
         (["norm=bn,gm", "data=synthetic"], "unknown norm 'gm': did you mean 'gn'?"),
         (["norm=bn", "norm=gn"], "'norm' is given twice: as ['bn'] and in 'norm=gn'"),
         (["seed=range(5,0)"], "'seed=range(5,0)' expands to no value at all"),
         (["seed=shuffle(1,2)"], "there is no shuffle()"),
-        (["groups", "norm=bn"], "'norm' belongs to the joint axis 'norm, norm.num_groups' of this study"),
+        (
+            ["groups", "norm=bn"],
+            "'norm' belongs to the joint axis 'norm, norm.num_groups' of this study",
+        ),
         (["system.threads=1,2"], "'system.threads' cannot be an axis"),
-        (["seed=0", "--launcher", "inlien"], "unknown launcher 'inlien': did you mean 'inline'? allowed: inline, pro"),
-        (["seed=0", "--launcher", "inline", "--jobs", "2"], "unknown option of launcher inline 'jobs': "),
-        (["seed=0", "--launcher", "processes", "--address", "auto"], "unknown option of launcher processes 'address'"),
+        (
+            ["seed=0", "--launcher", "inlien"],
+            "unknown launcher 'inlien': did you mean 'inline'? allowed: inline, pro",
+        ),
+        (
+            ["seed=0", "--launcher", "inline", "--jobs", "2"],
+            "unknown option of launcher inline 'jobs': ",
+        ),
+        (
+            ["seed=0", "--launcher", "processes", "--address", "auto"],
+            "unknown option of launcher processes 'address'",
+        ),
         (["seed=0", "--jobs", "0"], "jobs: should be greater than or equal to 1, not 0"),
         (["seed=0", "--timeout", "0"], "timeout: should be greater than 0, not 0.0"),
         (["seed=0", "--timeout", "soon"], "Invalid value for '--timeout'"),
         (["seed=0", "--job", "2"], "No such option: --job"),
-        (["data=synthetic", "norm=gn", "norm.num_groups=3"], "nothing to run: norm gn cannot train normresnet"),
+        (
+            ["data=synthetic", "norm=gn", "norm.num_groups=3"],
+            "nothing to run: norm gn cannot train normresnet",
+        ),
     ],
 )
 def test_bad_input_is_one_line_on_standard_error_and_exit_code_2(
@@ -187,12 +228,23 @@ def test_a_path_may_have_any_character(normbench: Run, tmp_path: Path, folder: s
 DEMO = ["demo", "data.num_train=100", "data.num_test=20", "model.widths=[4,8]", "epochs=1"]
 
 
-def test_the_demo_compares_four_norms_in_tables_figures_and_a_report(normbench: Run, tmp_path: Path) -> None:
+def test_the_demo_compares_four_norms_in_tables_figures_and_a_report(
+    normbench: Run, tmp_path: Path
+) -> None:
     code, out, err = normbench(*DEMO)
     assert (code, err) == (0, "")
     assert f"\nreport: {Path('results/demo') / 'report.html'}\n" in out
     files = {path.name for path in (tmp_path / "results" / "demo").iterdir()}
-    assert files >= {*STUDY, "table.md", "tables", "report.html", "loss.svg", "loss.png", "time.svg", "bench.csv"}
+    assert files >= {
+        *STUDY,
+        "table.md",
+        "tables",
+        "report.html",
+        "loss.svg",
+        "loss.png",
+        "time.svg",
+        "bench.csv",
+    }
     assert "| relative to bn" in out, "its norms are timed in turns at the end"
     table = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("|")]
     assert table[2:] == ["bn", "ln", "in", "gn"]
@@ -213,7 +265,9 @@ def test_the_runs_of_the_demo_are_those_that_they_always_were() -> None:
     ]
 
 
-def test_what_the_demo_says_of_a_failed_run_can_be_done(normbench: Run, unlucky: pytest.MonkeyPatch) -> None:
+def test_what_the_demo_says_of_a_failed_run_can_be_done(
+    normbench: Run, unlucky: pytest.MonkeyPatch
+) -> None:
     code, out, _ = normbench(*DEMO)
     assert code == 1
     assert out.splitlines()[-2].endswith("MemoryError: no room")
@@ -227,8 +281,12 @@ def test_a_path_of_the_demo_may_have_any_character(normbench: Run, tmp_path: Pat
     assert (tmp_path / "${x}" / "runs.csv").exists()
 
 
-def test_a_sweep_does_not_write_its_report_over_run_directories(normbench: Run, leave_run: LeaveRun) -> None:
+def test_a_sweep_does_not_write_its_report_over_run_directories(
+    normbench: Run, leave_run: LeaveRun
+) -> None:
     path = leave_run(compose(["data=synthetic"]))
-    code, _, err = normbench("sweep", "norm=bn", "data=synthetic", "data.num_train=640", "-o", str(path.parent))
+    code, _, err = normbench(
+        "sweep", "norm=bn", "data=synthetic", "data.num_train=640", "-o", str(path.parent)
+    )
     assert code == 2
     assert "holds run directories, which its runs.csv would hide" in err

@@ -23,7 +23,13 @@ SWEEP = str(Path(__file__).parents[2] / "results" / "first-sweep")
 
 
 def config(norm: str, batch_size: int = 8, **settings: object) -> RunConfig:
-    given = {"norm": norm, "batch_size": batch_size, "data": "synthetic", "epochs": 2, "runtime.precision": "fp32"}
+    given = {
+        "norm": norm,
+        "batch_size": batch_size,
+        "data": "synthetic",
+        "epochs": 2,
+        "runtime.precision": "fp32",
+    }
     return compose([], given | settings)
 
 
@@ -39,7 +45,9 @@ def runs(leave_run: LeaveRun, normbench: Run) -> None:
 
 def rows_of(markdown: str) -> list[list[str]]:
     """The cells of a Markdown table, its header first."""
-    lines = [line for line in markdown.splitlines() if line.startswith("|") and not line.startswith("|:")]
+    lines = [
+        line for line in markdown.splitlines() if line.startswith("|") and not line.startswith("|:")
+    ]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
@@ -70,7 +78,9 @@ def test_by_makes_a_cross_table_of_any_metric(normbench: Run) -> None:
     assert header == ["norm", "batch size 4", "batch size 8"]
     assert [row[:2] for row in rows] == [["bn", "25.0 % (n = 1)"], ["gn", "1 diverged"]]
     assert [row[2].split(" ±")[0] for row in rows] == ["62.5", "50.0"]
-    _, out, _ = normbench("table", "--by", "norm", "--metric", "train_seconds", "--where", "batch_size=8")
+    _, out, _ = normbench(
+        "table", "--by", "norm", "--metric", "train_seconds", "--where", "batch_size=8"
+    )
     assert rows_of(out) == [["norm", "train seconds"], ["bn", "4.0 ± 0.0 s"], ["gn", "5.0 ± 0.0 s"]]
 
 
@@ -82,7 +92,12 @@ def test_source_puts_the_claims_beside_what_was_measured(normbench: Run) -> None
     assert header[1:3] == ["accuracy claimed", "accuracy measured"]
     assert [row[:3] for row in rows] == [
         [norm, claimed, "not measured"]
-        for norm, claimed in {"bn": "92.3 %", "ln": "90.1 %", "in": "88.5 %", "gn": "91.7 %"}.items()
+        for norm, claimed in {
+            "bn": "92.3 %",
+            "ln": "90.1 %",
+            "in": "88.5 %",
+            "gn": "91.7 %",
+        }.items()
     ]
 
 
@@ -134,11 +149,16 @@ def test_on_a_terminal_the_table_is_drawn_and_markdown_only_when_asked(tmp_path:
 
 
 @pytest.mark.usefixtures("runs")
-def test_runs_of_another_precision_are_refused_unless_they_are_shown_apart(normbench: Run, leave_run: LeaveRun) -> None:
+def test_runs_of_another_precision_are_refused_unless_they_are_shown_apart(
+    normbench: Run, leave_run: LeaveRun
+) -> None:
     leave_run(config("bn", **{"runtime.precision": "bf16"}), accuracy=1.0)
     code, out, err = normbench("table", "--where", "batch_size=8")
     assert (code, out) == (2, "")
-    assert err == "normbench: runs of different precision: bf16, fp32; choose with --where precision=bf16\n"
+    assert (
+        err
+        == "normbench: runs of different precision: bf16, fp32; choose with --where precision=bf16\n"
+    )
     code, out, err = normbench("table", "--where", "batch_size=8", "--by", "norm,precision")
     assert (code, err) == (0, "")
     header, *rows = rows_of(out)
@@ -151,7 +171,9 @@ def test_runs_of_another_precision_are_refused_unless_they_are_shown_apart(normb
 
 
 @pytest.mark.usefixtures("runs")
-def test_a_damaged_run_is_left_out_with_a_line_on_standard_error(normbench: Run, tmp_path: Path) -> None:
+def test_a_damaged_run_is_left_out_with_a_line_on_standard_error(
+    normbench: Run, tmp_path: Path
+) -> None:
     (broken,) = (tmp_path / "results" / "runs").glob("normresnet-bn-b4-*")
     (broken / "metrics.csv").write_text("epoch,steps\n1,1.5\n")
     code, out, err = normbench("table")
@@ -167,18 +189,29 @@ def test_a_damaged_run_is_left_out_with_a_line_on_standard_error(normbench: Run,
         (["--markdown", "--latex"], "choose one of --markdown and --latex"),
         (["--markdown", "--latex", "--csv"], "choose one of --markdown and --latex and --csv"),
         (["--source", "--by", "norm"], "choose one of --by and --source"),
-        (["--metric", "test_loss"], "--metric needs --by: say by which settings, as --by norm,batch_size"),
-        (["--by", "norm,batch_size", "--metric", "test_los"], "unknown metric 'test_los': did you mean 'test_loss'?"),
+        (
+            ["--metric", "test_loss"],
+            "--metric needs --by: say by which settings, as --by norm,batch_size",
+        ),
+        (
+            ["--by", "norm,batch_size", "--metric", "test_los"],
+            "unknown metric 'test_los': did you mean 'test_loss'?",
+        ),
         (["--by", "nrom,batch_size"], "unknown setting 'nrom': did you mean 'norm'?"),
         (["--by", ""], "unknown setting ''"),
         (["--by", "norm,norm", "--where", "batch_size=8"], "norm"),
-        (["--by", "norm"], "runs of norm bn differ in batch_size: add it to --by, or choose with --where batch_size="),
+        (
+            ["--by", "norm"],
+            "runs of norm bn differ in batch_size: add it to --by, or choose with --where batch_size=",
+        ),
         (["--by", "batch_size"], "differ in norm: add it to --by, or choose with --where norm="),
         (["--where", "norm=zz"], "no runs match norm=zz"),
         (["nowhere"], "no runs in nowhere"),
     ],
 )
-def test_bad_input_of_table_is_one_line_and_exit_code_2(normbench: Run, arguments: list[str], message: str) -> None:
+def test_bad_input_of_table_is_one_line_and_exit_code_2(
+    normbench: Run, arguments: list[str], message: str
+) -> None:
     code, out, err = normbench("table", *arguments)
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
@@ -197,7 +230,10 @@ def test_compare_is_a_sentence_for_every_setting_in_common(normbench: Run) -> No
         "p = 0.5: undecided.\n"
     )
     _, back, _ = normbench("compare", "gn", "bn", "--where", "seed=0")
-    assert back == "batch size 8, lr 0.001: gn - bn = -25.0 points at one seed: no interval, undecided.\n"
+    assert (
+        back
+        == "batch size 8, lr 0.001: gn - bn = -25.0 points at one seed: no interval, undecided.\n"
+    )
 
 
 @pytest.mark.usefixtures("runs")
@@ -206,10 +242,15 @@ def test_compare_is_a_sentence_for_every_setting_in_common(normbench: Run) -> No
     [
         (["bn", "gnn"], "unknown norm 'gnn': did you mean 'gn'?"),
         (["bn"], "Missing argument 'second'"),
-        (["bn", "gn", "--where", "batch_size=4"], "bn and gn have no finished runs of the same seed and settings"),
+        (
+            ["bn", "gn", "--where", "batch_size=4"],
+            "bn and gn have no finished runs of the same seed and settings",
+        ),
     ],
 )
-def test_bad_input_of_compare_is_one_line_and_exit_code_2(normbench: Run, arguments: list[str], message: str) -> None:
+def test_bad_input_of_compare_is_one_line_and_exit_code_2(
+    normbench: Run, arguments: list[str], message: str
+) -> None:
     code, out, err = normbench("compare", *arguments)
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
@@ -220,7 +261,9 @@ def test_bad_input_of_compare_is_one_line_and_exit_code_2(normbench: Run, argume
 
 
 @pytest.mark.parametrize("figure", ["loss", "accuracy", "batch-size"])
-def test_plot_draws_each_figure_that_the_runs_have(normbench: Run, tmp_path: Path, figure: str) -> None:
+def test_plot_draws_each_figure_that_the_runs_have(
+    normbench: Run, tmp_path: Path, figure: str
+) -> None:
     code, out, err = normbench("plot", figure, SWEEP)
     assert (code, out, err) == (0, f"{figure}.svg\n", "")
     drawn = (tmp_path / f"{figure}.svg").read_text()
@@ -229,7 +272,8 @@ def test_plot_draws_each_figure_that_the_runs_have(normbench: Run, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("suffix", "beginning"), [(".png", b"\x89PNG\r\n\x1a\n"), (".pdf", b"%PDF-"), (".svg", b"<?xml")]
+    ("suffix", "beginning"),
+    [(".png", b"\x89PNG\r\n\x1a\n"), (".pdf", b"%PDF-"), (".svg", b"<?xml")],
 )
 def test_the_format_is_that_of_the_file_and_its_folder_is_made(
     normbench: Run, tmp_path: Path, suffix: str, beginning: bytes
@@ -244,7 +288,9 @@ def test_smoothing_changes_the_figure_of_losses(normbench: Run, tmp_path: Path) 
     one_size = [SWEEP, "--where", "batch_size=64"]
     for name, smooth in {"raw": "1", "smooth": "3", "again": "3"}.items():
         assert normbench("plot", "loss", *one_size, "--smooth", smooth, "-o", f"{name}.svg")[0] == 0
-    raw, smooth, again = ((tmp_path / f"{name}.svg").read_bytes() for name in ("raw", "smooth", "again"))
+    raw, smooth, again = (
+        (tmp_path / f"{name}.svg").read_bytes() for name in ("raw", "smooth", "again")
+    )
     assert smooth == again
     assert raw != smooth
 
@@ -259,15 +305,27 @@ def test_there_is_no_figure_of_times_that_were_not_measured(normbench: Run, tmp_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["los", SWEEP], "unknown figure 'los': did you mean 'loss'? allowed: accuracy, batch-size, "),
-        (["loss", SWEEP, "--size", "pgae"], "unknown size 'pgae': did you mean 'page'? allowed: column, page, slide"),
+        (
+            ["los", SWEEP],
+            "unknown figure 'los': did you mean 'loss'? allowed: accuracy, batch-size, ",
+        ),
+        (
+            ["loss", SWEEP, "--size", "pgae"],
+            "unknown size 'pgae': did you mean 'page'? allowed: column, page, slide",
+        ),
         (["batch-size", SWEEP, "-o", "x.jpg"], "unknown format '.jpg': "),
         (["batch-size", SWEEP, "-o", "x"], "unknown format 'x': "),
         (["accuracy", SWEEP, "--smooth", "3"], "--smooth is for the figure loss, not for accuracy"),
         (["loss", SWEEP, "--smooth", "0"], "--smooth 0: give the odd number of logged steps"),
-        (["time", SWEEP, "--bench", "nowhere"], "no bench.csv in nowhere: `normbench bench -o nowhere` writes it"),
+        (
+            ["time", SWEEP, "--bench", "nowhere"],
+            "no bench.csv in nowhere: `normbench bench -o nowhere` writes it",
+        ),
         (["learning-rate", SWEEP], "no figure against lr: all runs have 0.001"),
-        (["batch-size", SWEEP, "--where", "batch_size=8"], "no figure against batch_size: all runs have 8"),
+        (
+            ["batch-size", SWEEP, "--where", "batch_size=8"],
+            "no figure against batch_size: all runs have 8",
+        ),
         (["loss", "nowhere"], "no runs in nowhere"),
     ],
 )

@@ -25,13 +25,22 @@ from normbench.registry import Registry
 from normbench.train.optim import optimizers
 from normbench.train.resolve import resolve
 
-REGISTRY_OF: dict[str, Registry[Any]] = {"norm": norms, "model": models, "data": sources, "optim": optimizers}
+REGISTRY_OF: dict[str, Registry[Any]] = {
+    "norm": norms,
+    "model": models,
+    "data": sources,
+    "optim": optimizers,
+}
 CHOICES = [(group, choice) for group, choices in groups().items() for choice in choices]
 SHARED = {"data": DataConfig.model_fields, "optim": OptimConfig.model_fields}
 
 
-@pytest.mark.parametrize("asked", ["train.bn_evaluations=true", "runtime.cuda_graphs=true", "runtime.onednn=false"])
-def test_a_setting_that_came_later_makes_another_run_and_its_default_the_same_as_ever(asked: str) -> None:
+@pytest.mark.parametrize(
+    "asked", ["train.bn_evaluations=true", "runtime.cuda_graphs=true", "runtime.onednn=false"]
+)
+def test_a_setting_that_came_later_makes_another_run_and_its_default_the_same_as_ever(
+    asked: str,
+) -> None:
     config = compose(["data=synthetic"])
     assert compose(["data=synthetic", asked]).fingerprint != config.fingerprint
     section, key = asked.partition("=")[0].split(".")
@@ -72,8 +81,14 @@ def refusal(*overrides: str, flags: dict[str, Any] | None = None) -> str:
         (["norm="], "unknown norm '': allowed: "),
         (["norm=null"], "norm=None: give one name of adain, batch_renorm, bn, "),
         (["nrom=bn"], "unknown key 'nrom': did you mean 'norm'? allowed: batch_size, "),
-        (["optim.lrr=1"], "unknown key of optim adam 'optim.lrr': did you mean 'optim.lr'? allowed: optim."),
-        (["norm=gn", "norm.num_group=2"], "unknown key of norm gn 'norm.num_group': did you mean 'norm.num_groups'?"),
+        (
+            ["optim.lrr=1"],
+            "unknown key of optim adam 'optim.lrr': did you mean 'optim.lr'? allowed: optim.",
+        ),
+        (
+            ["norm=gn", "norm.num_group=2"],
+            "unknown key of norm gn 'norm.num_group': did you mean 'norm.num_groups'?",
+        ),
         (["norm=gn", "norm.momentum=0.1"], "unknown key of norm gn 'norm.momentum': "),
         (["optim.lr.x=3"], "unknown key 'optim.lr.x': "),
         (["data.content=abc"], "unknown key of data cifar10 'data.content': "),
@@ -99,12 +114,18 @@ def refusal(*overrides: str, flags: dict[str, Any] | None = None) -> str:
         (["optim.lr=inf"], "optim.lr: should be a finite number, not inf"),
         (["data.val_fraction=1.0"], "data.val_fraction: should be less than 1, not 1.0"),
         (["data.std=[0.5,0,0.5]"], "data.std.1: should be greater than 0, not 0"),
-        (["optim.schedule=cosin"], "optim.schedule: should be 'constant', 'cosine' or 'one_cycle', not 'cosin'"),
+        (
+            ["optim.schedule=cosin"],
+            "optim.schedule: should be 'constant', 'cosine' or 'one_cycle', not 'cosin'",
+        ),
         # twice
         (["norm=bn", "norm=gn"], "'norm' is given twice: as 'bn' and in 'norm=gn'"),
         (["seed=1", "optim.lr=1", "seed=1"], "'seed' is given twice: as 1 and in 'seed=1'"),
         # what is not key=value, or not for us
-        (["batch_size"], "cannot read 'batch_size': write key=value, as in batch_size=8 or norm=gn"),
+        (
+            ["batch_size"],
+            "cannot read 'batch_size': write key=value, as in batch_size=8 or norm=gn",
+        ),
         ([""], "cannot read '': "),
         (["+x=1"], "'+x=1': keys are neither added nor deleted, only set: write key=value"),
         (["++seed=1"], "'++seed=1': keys are neither added nor deleted"),
@@ -126,7 +147,10 @@ def refusal(*overrides: str, flags: dict[str, Any] | None = None) -> str:
         (["optim={lr: 1}"], "optim={'lr': 1}: give one name of adam, sgd"),
         (["norm.name=gn"], "'norm.name' cannot be set: choose with norm=NAME"),
         # interpolations
-        (["optim.lr=${nope}"], "cannot resolve an interpolation: Interpolation key 'nope' not found"),
+        (
+            ["optim.lr=${nope}"],
+            "cannot resolve an interpolation: Interpolation key 'nope' not found",
+        ),
     ],
     ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",
 )
@@ -135,8 +159,13 @@ def test_bad_input_is_refused_in_one_line(overrides: list[str], message: str) ->
 
 
 def test_a_flag_and_an_override_for_one_key_are_given_twice() -> None:
-    assert refusal("norm=gn", flags={"norm": "bn"}) == "'norm' is given twice: as 'bn' and in 'norm=gn'"
-    assert refusal("optim.lr=1", flags={"optim.lr": 0.1}).startswith("'optim.lr' is given twice: as 0.1")
+    assert (
+        refusal("norm=gn", flags={"norm": "bn"})
+        == "'norm' is given twice: as 'bn' and in 'norm=gn'"
+    )
+    assert refusal("optim.lr=1", flags={"optim.lr": 0.1}).startswith(
+        "'optim.lr' is given twice: as 0.1"
+    )
 
 
 def test_a_wrong_flag_is_refused_like_an_override() -> None:
@@ -151,11 +180,17 @@ def test_a_wrong_flag_is_refused_like_an_override() -> None:
         ("norm/gn.yaml", "name: gn\nnum_groups: [4", "a config file is not YAML: "),
         ("train.yaml", "defaults: [norm: bn\n", "a config file is not YAML: "),
         ("norm/gn.yaml", "defaults: [nowhere]\nname: gn\n", "the config files do not compose: "),
-        ("train/default.yaml", "label_smoothing: 0.0\naccumulate: 1\nmax_steps: null\n", "train.log_every: Field req"),
+        (
+            "train/default.yaml",
+            "label_smoothing: 0.0\naccumulate: 1\nmax_steps: null\n",
+            "train.log_every: Field req",
+        ),
         ("runtime/default.yaml", "colour: red\n", "runtime.device: Field required"),
     ],
 )
-def test_a_broken_config_file_is_named_in_one_line(configs: Path, file: str, text: str, message: str) -> None:
+def test_a_broken_config_file_is_named_in_one_line(
+    configs: Path, file: str, text: str, message: str
+) -> None:
     (configs / file).write_text(text)
     complaint = refusal("norm=gn")
     assert complaint.startswith(message)
@@ -183,20 +218,32 @@ def test_every_registered_name_has_a_config_file_and_every_file_a_name(group: st
 
 
 @pytest.mark.parametrize(
-    ("group", "name"), [(group, entry.name) for group, registry in REGISTRY_OF.items() for entry in registry]
+    ("group", "name"),
+    [(group, entry.name) for group, registry in REGISTRY_OF.items() for entry in registry],
 )
-def test_a_config_file_holds_exactly_the_signature_s_options_and_defaults(group: str, name: str) -> None:
+def test_a_config_file_holds_exactly_the_signature_s_options_and_defaults(
+    group: str, name: str
+) -> None:
     registry = REGISTRY_OF[group]
     options = getattr(compose([f"{group}={name}"]), group).options
     defaults = {
-        key: list(value) if isinstance(value, tuple) else value for key, value in registry.check(name, {}).items()
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in registry.check(name, {}).items()
     }
     assert options == defaults
-    assert {key: type(value) for key, value in options.items()} == {k: type(v) for k, v in defaults.items()}
+    assert {key: type(value) for key, value in options.items()} == {
+        k: type(v) for k, v in defaults.items()
+    }
 
 
 def test_flags_and_overrides_give_equal_configs() -> None:
-    overrides = ["norm=gn", "norm.num_groups=2", "batch_size=8", "optim.lr=0.25", "system.runs_dir=/tmp/a b"]
+    overrides = [
+        "norm=gn",
+        "norm.num_groups=2",
+        "batch_size=8",
+        "optim.lr=0.25",
+        "system.runs_dir=/tmp/a b",
+    ]
     flags = {"norm": "gn", "batch_size": 8, "optim.lr": 0.25, "system.runs_dir": "/tmp/a b"}
     assert compose(overrides) == compose(["norm.num_groups=2"], flags)
 
@@ -235,7 +282,13 @@ def test_composing_inside_a_program_that_uses_hydra_does_not_disturb_it(tmp_path
 
 # The identity of a run
 
-DATA = ["data=synthetic", "data.num_train=20", "data.num_test=10", "model.widths=[4]", "runtime.device=cpu"]
+DATA = [
+    "data=synthetic",
+    "data.num_train=20",
+    "data.num_test=10",
+    "model.widths=[4]",
+    "runtime.device=cpu",
+]
 SPELLINGS = [True, False, 0, 1, 2, 3, 0.25, [0.25, 0.25], [0.25, 0.25, 0.25], [2], "a"]
 SPELLINGS += [["a"], "linear", "cosine", "standard", "bf16", "cpu", "bar"]
 
@@ -243,7 +296,11 @@ SPELLINGS += [["a"], "linear", "cosine", "standard", "bf16", "cpu", "bar"]
 def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in values.items():
-        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        found |= (
+            leaves(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{key}": value}
+        )
     return found
 
 
@@ -273,7 +330,9 @@ def test_a_run_id_says_model_norm_batch_and_seed() -> None:
 def test_every_key_but_paths_and_system_changes_the_run_id_and_no_two_alike() -> None:
     base = compose()
     fingerprints = {key: changed(key, value).fingerprint for key, value in settable(base).items()}
-    unchanged = {key for key, fingerprint in fingerprints.items() if fingerprint == base.fingerprint}
+    unchanged = {
+        key for key, fingerprint in fingerprints.items() if fingerprint == base.fingerprint
+    }
     assert unchanged == {key for key in fingerprints if key.startswith("system.")} | {"data.root"}
     assert len(set(fingerprints.values())) == len(fingerprints) - len(unchanged) + 1
 
@@ -286,11 +345,17 @@ def test_another_file_of_a_group_changes_the_run_id(group: str, choice: str) -> 
 
 def test_the_content_of_the_data_is_part_of_the_run_id() -> None:
     config = compose(DATA)
-    other = config.model_copy(update={"data": config.data.model_copy(update={"content": "other images"})})
+    other = config.model_copy(
+        update={"data": config.data.model_copy(update={"content": "other images"})}
+    )
     assert config.fingerprint != other.fingerprint
 
 
-@given(st.permutations(["norm=gn", "norm.num_groups=2", "batch_size=8", "optim=sgd", "optim.lr=1", "seed=4"]))
+@given(
+    st.permutations(
+        ["norm=gn", "norm.num_groups=2", "batch_size=8", "optim=sgd", "optim.lr=1", "seed=4"]
+    )
+)
 def test_the_order_of_overrides_does_not_change_the_run_id(overrides: list[str]) -> None:
     assert compose(overrides).run_id == compose(sorted(overrides)).run_id
 
@@ -330,8 +395,11 @@ FLAGS = st.fixed_dictionaries(
         "data.mean": st.lists(st.floats(-1e9, 1e9), min_size=3, max_size=3),
         "data.limit_train": st.none() | COUNT,
         "model.widths": st.lists(COUNT, min_size=1, max_size=40),
-        "system.runs_dir": st.text(st.characters(codec="utf-8", exclude_characters="$"), min_size=1),
-        "system.cache_dir": st.none() | st.text(st.characters(codec="utf-8", exclude_characters="$")),
+        "system.runs_dir": st.text(
+            st.characters(codec="utf-8", exclude_characters="$"), min_size=1
+        ),
+        "system.cache_dir": st.none()
+        | st.text(st.characters(codec="utf-8", exclude_characters="$")),
     },
 )
 

@@ -34,8 +34,15 @@ def every_crop(image: Tensor) -> dict[tuple[int, int, bool], Tensor]:
     padded = torch.zeros(3, HEIGHT + 2 * PADDING, WIDTH + 2 * PADDING, dtype=torch.uint8)
     padded[:, PADDING : PADDING + HEIGHT, PADDING : PADDING + WIDTH] = image
     places = [(down, right) for down in range(2 * PADDING + 1) for right in range(2 * PADDING + 1)]
-    crops = {place: padded[:, place[0] : place[0] + HEIGHT, place[1] : place[1] + WIDTH] for place in places}
-    return {(*place, flip): crop.flip(2) if flip else crop for place, crop in crops.items() for flip in (False, True)}
+    crops = {
+        place: padded[:, place[0] : place[0] + HEIGHT, place[1] : place[1] + WIDTH]
+        for place in places
+    }
+    return {
+        (*place, flip): crop.flip(2) if flip else crop
+        for place, crop in crops.items()
+        for flip in (False, True)
+    }
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
@@ -51,7 +58,12 @@ def test_every_output_is_a_crop_of_its_padded_image_mirrored_or_not(epoch: int) 
     assert len(used) > NUM_IMAGES / 2, "images are treated alike"
 
 
-@given(st.integers(0, 5), st.integers(0, 3), st.permutations(range(NUM_IMAGES)), st.integers(1, NUM_IMAGES))
+@given(
+    st.integers(0, 5),
+    st.integers(0, 3),
+    st.permutations(range(NUM_IMAGES)),
+    st.integers(1, NUM_IMAGES),
+)
 def test_what_happens_to_an_image_depends_on_its_index_alone(
     seed: int, epoch: int, order: list[int], batch_size: int
 ) -> None:
@@ -70,7 +82,9 @@ def test_seeds_and_epochs_draw_anew() -> None:
 
 def test_a_new_augmentation_stands_at_epoch_0() -> None:
     indices = torch.arange(NUM_IMAGES)
-    assert torch.equal(FlipAndCrop(NUM_IMAGES, 3, CPU)(some_images(), indices), augmented(3, 0, indices))
+    assert torch.equal(
+        FlipAndCrop(NUM_IMAGES, 3, CPU)(some_images(), indices), augmented(3, 0, indices)
+    )
 
 
 def test_half_of_the_images_are_mirrored_and_every_shift_is_equally_likely() -> None:
@@ -78,14 +92,20 @@ def test_half_of_the_images_are_mirrored_and_every_shift_is_equally_likely() -> 
     augment = FlipAndCrop(num_images, 0, CPU)
     # Column c of an image holds c + 1 and row r adds 16 r: one inner pixel tells the shift, two the mirroring.
     image = torch.arange(1, 11)[None, :] + 16 * torch.arange(10)[:, None]
-    outputs = augment(image.to(torch.uint8).expand(num_images, 3, 10, 10), torch.arange(num_images))[:, 0].long()
+    outputs = augment(
+        image.to(torch.uint8).expand(num_images, 3, 10, 10), torch.arange(num_images)
+    )[:, 0].long()
     mirrored = outputs[:, 5, 4] > outputs[:, 5, 5]
     assert abs(mirrored.double().mean() - 0.5) < 5 * 0.5 / num_images**0.5
 
     unmirrored = torch.where(mirrored[:, None, None], outputs.flip(2), outputs)[:, 5, 5]
     down, right = (unmirrored - 1) // 16 - 5 + PADDING, (unmirrored - 1) % 16 - 5 + PADDING
-    counts = torch.bincount(down * (2 * PADDING + 1) + right, minlength=(2 * PADDING + 1) ** 2).double()
+    counts = torch.bincount(
+        down * (2 * PADDING + 1) + right, minlength=(2 * PADDING + 1) ** 2
+    ).double()
     assert len(counts) == 81
     expected = num_images / 81
-    chi_square = ((counts - expected) ** 2 / expected).sum()  # 80 degrees of freedom: 145 has a chance of 1e-5
+    chi_square = (
+        (counts - expected) ** 2 / expected
+    ).sum()  # 80 degrees of freedom: 145 has a chance of 1e-5
     assert chi_square < 145

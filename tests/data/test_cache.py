@@ -27,7 +27,8 @@ def home(cache_dir: Path) -> DataHome:
 def split_of(num_images: int, seed: int) -> Split:
     generator = np.random.default_rng(seed)
     return Split(
-        generator.integers(0, 256, (num_images, 3, 4, 5), dtype=np.uint8), generator.integers(0, 2, num_images)
+        generator.integers(0, 256, (num_images, 3, 4, 5), dtype=np.uint8),
+        generator.integers(0, 2, num_images),
     )
 
 
@@ -45,7 +46,10 @@ class Counted:
 
 def assert_is_what_was_decoded(dataset: Dataset) -> None:
     assert (dataset.name, dataset.content, dataset.classes) == ("tiny", "content-1", ("a", "b"))
-    for split, expected in ((dataset.train, split_of(6, seed=1)), (dataset.test, split_of(4, seed=2))):
+    for split, expected in (
+        (dataset.train, split_of(6, seed=1)),
+        (dataset.test, split_of(4, seed=2)),
+    ):
         assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int64)
         np.testing.assert_array_equal(split.images, expected.images)
         np.testing.assert_array_equal(split.labels, expected.labels)
@@ -102,9 +106,13 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a missing manifest": lambda folder: (folder / "manifest.json").unlink(),
     "half a manifest": lambda folder: (folder / "manifest.json").write_text('{"format": 1, "na'),
     "a manifest that is a list": lambda folder: (folder / "manifest.json").write_text("[]"),
-    "a manifest with another checksum": lambda folder: change_manifest(folder, sha256={"train_images": "0"}),
+    "a manifest with another checksum": lambda folder: change_manifest(
+        folder, sha256={"train_images": "0"}
+    ),
     "a manifest of another format": lambda folder: change_manifest(folder, format=0),
-    "a manifest of binary garbage": lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe\x00"),
+    "a manifest of binary garbage": lambda folder: (folder / "manifest.json").write_bytes(
+        b"\xff\xfe\x00"
+    ),
 }
 
 
@@ -173,7 +181,9 @@ def test_two_at_once_decode_once(home: DataHome) -> None:
         assert_is_what_was_decoded(dataset)
 
 
-def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_is_where_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("NORMBENCH_CACHE", str(tmp_path / "named"))
     assert cache.default_cache_dir() == tmp_path / "named"
     monkeypatch.delenv("NORMBENCH_CACHE")
@@ -193,7 +203,9 @@ def folder(tmp_path: Path) -> Path:
     for side in ("train", "test"):
         for value, name in enumerate(("cat", "dog")):
             (tmp_path / "pets" / side / name).mkdir(parents=True)
-            Image.new("RGB", (5, 4), (60 * value, 100, 200)).save(tmp_path / "pets" / side / name / "1.png")
+            Image.new("RGB", (5, 4), (60 * value, 100, 200)).save(
+                tmp_path / "pets" / side / name / "1.png"
+            )
     return tmp_path / "pets"
 
 
@@ -204,19 +216,25 @@ def imported(folder: Path, home: DataHome) -> Source:
     return source
 
 
-def test_what_was_imported_is_recalled_when_its_folder_is_gone(folder: Path, home: DataHome) -> None:
+def test_what_was_imported_is_recalled_when_its_folder_is_gone(
+    folder: Path, home: DataHome
+) -> None:
     source = imported(folder, home)
     before = cache.load(source, home)
     shutil.rmtree(folder)
     recalled = sources.build("image_folder", home)
     fields = ("name", "content", "classes", "image_shape", "num_train", "num_test")
-    assert [getattr(recalled, field) for field in fields] == [getattr(source, field) for field in fields]
+    assert [getattr(recalled, field) for field in fields] == [
+        getattr(source, field) for field in fields
+    ]
     after = cache.load(recalled, home)
     np.testing.assert_array_equal(after.train.images, before.train.images)
     np.testing.assert_array_equal(after.test.labels, before.test.labels)
 
 
-def test_a_damaged_cache_of_what_was_imported_is_decoded_from_its_folder(folder: Path, home: DataHome) -> None:
+def test_a_damaged_cache_of_what_was_imported_is_decoded_from_its_folder(
+    folder: Path, home: DataHome
+) -> None:
     source = imported(folder, home)
     flip_a_byte(cache.cache_folder(source, home))
     recalled = sources.build("image_folder", home)
@@ -225,7 +243,9 @@ def test_a_damaged_cache_of_what_was_imported_is_decoded_from_its_folder(folder:
     assert cache.is_intact(cache.cache_folder(source, home))
 
 
-def test_a_damaged_cache_whose_folder_is_gone_is_refused_by_the_folder_s_name(folder: Path, home: DataHome) -> None:
+def test_a_damaged_cache_whose_folder_is_gone_is_refused_by_the_folder_s_name(
+    folder: Path, home: DataHome
+) -> None:
     source = imported(folder, home)
     flip_a_byte(cache.cache_folder(source, home))
     shutil.rmtree(folder)
@@ -241,7 +261,10 @@ def test_a_manifest_that_names_other_data_is_not_believed(folder: Path, home: Da
 
 @pytest.mark.parametrize("name", ["image_folder", "cifar10_parquet"])
 def test_data_that_nobody_imported_is_asked_for(name: str, home: DataHome) -> None:
-    with pytest.raises(NormbenchError, match=f"^data={name} needs data.root=PATH, or once `normbench data import PA"):
+    with pytest.raises(
+        NormbenchError,
+        match=f"^data={name} needs data.root=PATH, or once `normbench data import PA",
+    ):
         sources.build(name, home)
 
 
@@ -270,7 +293,9 @@ def source_that_is_never_decoded() -> Source:
     return Source("tiny", "content-1", ("a", "b"), (3, 4, 5), 6, 4, lambda: pytest.fail("decoded"))
 
 
-def test_what_was_packed_is_unpacked_and_found_by_its_content_without_decoding(home: DataHome, tmp_path: Path) -> None:
+def test_what_was_packed_is_unpacked_and_found_by_its_content_without_decoding(
+    home: DataHome, tmp_path: Path
+) -> None:
     name, files, other = carried(home, tmp_path)
     cache.unpack(name, files, other)
     source = cache.cached_source("content-1", other)
@@ -298,7 +323,9 @@ def test_unpacking_replaces_a_damaged_folder(home: DataHome, tmp_path: Path, dam
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "train_images.npy", "test_labels.npy"])
-def test_content_damaged_on_the_way_is_never_taken_for_the_data(home: DataHome, tmp_path: Path, file: str) -> None:
+def test_content_damaged_on_the_way_is_never_taken_for_the_data(
+    home: DataHome, tmp_path: Path, file: str
+) -> None:
     name, files, other = carried(home, tmp_path)
     cache.unpack(name, {**files, file: files[file][:-4] + b"\x07\x07\x07\x07"}, other)
     assert cache.cached_source("content-1", other) is None
@@ -329,7 +356,9 @@ def test_a_kill_while_unpacking_leaves_no_half_cache(
     assert [path for path in other.cache_dir.iterdir() if "partial" in path.name] == []
 
 
-def test_two_that_unpack_at_once_write_once(home: DataHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_that_unpack_at_once_write_once(
+    home: DataHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name, files, other = carried(home, tmp_path)
     write, barrier = cache.write_bytes, threading.Barrier(2)
     written: list[str] = []

@@ -22,15 +22,25 @@ def split_of(num_images: int, height: int = 6, width: int = 5) -> Split:
     return Split(images, generator.integers(0, 10, num_images))
 
 
-def loader_of(num_images: int, *, channels_last: bool = False, augment: FlipAndCrop | None = None) -> DeviceLoader:
+def loader_of(
+    num_images: int, *, channels_last: bool = False, augment: FlipAndCrop | None = None
+) -> DeviceLoader:
     return DeviceLoader(
-        split_of(num_images), mean=MEAN, std=STD, device=CPU, channels_last=channels_last, augment=augment
+        split_of(num_images),
+        mean=MEAN,
+        std=STD,
+        device=CPU,
+        channels_last=channels_last,
+        augment=augment,
     )
 
 
 def test_normalization_is_torchvision_s_to_tensor_and_normalize() -> None:
     levels = np.arange(256, dtype=np.uint8)
-    split = Split(np.stack([np.stack([levels, levels[::-1], np.roll(levels, 7)])[:, :, None]]), np.zeros(1, np.int64))
+    split = Split(
+        np.stack([np.stack([levels, levels[::-1], np.roll(levels, 7)])[:, :, None]]),
+        np.zeros(1, np.int64),
+    )
     images, _ = DeviceLoader(split, mean=MEAN, std=STD, device=CPU).gather(torch.tensor([0]))
     torchvision_s = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
     expected = torchvision_s(split.images[0].transpose(1, 2, 0).copy())
@@ -56,14 +66,18 @@ def test_gather_gives_the_images_and_labels_asked_for_and_leaves_the_data_alone(
 
 def test_channels_last_changes_the_layout_and_no_number() -> None:
     indices = torch.arange(5)
-    plain, last = (loader_of(5, channels_last=layout).gather(indices)[0] for layout in (False, True))
+    plain, last = (
+        loader_of(5, channels_last=layout).gather(indices)[0] for layout in (False, True)
+    )
     assert plain.is_contiguous()
     assert last.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(plain, last)
 
 
 @given(st.integers(1, 60), st.integers(0, 10), st.integers(0, 10))
-def test_an_epoch_s_order_is_a_permutation_that_repeats(num_images: int, epoch: int, seed: int) -> None:
+def test_an_epoch_s_order_is_a_permutation_that_repeats(
+    num_images: int, epoch: int, seed: int
+) -> None:
     order = loader_of(num_images).shuffled(epoch, seed)
     assert sorted(order.tolist()) == list(range(num_images))
     assert torch.equal(order, loader_of(num_images, channels_last=True).shuffled(epoch, seed))
@@ -71,7 +85,9 @@ def test_an_epoch_s_order_is_a_permutation_that_repeats(num_images: int, epoch: 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     loader = loader_of(60)
-    orders = {tuple(loader.shuffled(epoch, seed).tolist()) for epoch in range(5) for seed in range(5)}
+    orders = {
+        tuple(loader.shuffled(epoch, seed).tolist()) for epoch in range(5) for seed in range(5)
+    }
     assert len(orders) == 25
 
 
@@ -87,7 +103,9 @@ def test_shuffling_an_epoch_starts_its_augmentation() -> None:
     expected = FlipAndCrop(30, 0, CPU)
     expected.start_epoch(2)
     augmented = expected(torch.from_numpy(split_of(30).images), indices)
-    scaled = (augmented / 255 - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+    scaled = (augmented / 255 - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(
+        1, 3, 1, 1
+    )
     torch.testing.assert_close(batches[0], scaled, rtol=1e-6, atol=1e-6)
 
 
@@ -96,6 +114,8 @@ def test_in_order_visits_every_image_once(num_images: int, batch_size: int) -> N
     loader, labels = loader_of(num_images), split_of(num_images).labels
     batches = list(loader.in_order(batch_size))
     assert torch.cat([y for _, y in batches]).tolist() == labels.tolist()
-    assert torch.equal(torch.cat([x for x, _ in batches]), loader.gather(torch.arange(num_images))[0])
+    assert torch.equal(
+        torch.cat([x for x, _ in batches]), loader.gather(torch.arange(num_images))[0]
+    )
     assert {len(y) for _, y in batches[:-1]} <= {batch_size}
     assert len(batches) == -(-num_images // batch_size)

@@ -16,7 +16,9 @@ GENERATED = [name for name in NAMES if name not in WITH_ROOT]
 
 
 @pytest.mark.parametrize("name", WITH_ROOT)
-def test_a_root_that_is_not_there_is_refused_by_its_name_before_anything_is_written(name: str, tmp_path: Path) -> None:
+def test_a_root_that_is_not_there_is_refused_by_its_name_before_anything_is_written(
+    name: str, tmp_path: Path
+) -> None:
     home, root = DataHome(tmp_path / "cache"), tmp_path / "nowhere"
     with pytest.raises(NormbenchError, match=str(root)) as caught:
         sources.build(name, home, options={"root": str(root)})
@@ -25,7 +27,9 @@ def test_a_root_that_is_not_there_is_refused_by_its_name_before_anything_is_writ
 
 
 @pytest.mark.parametrize("name", WITH_ROOT)
-def test_a_tilde_in_a_root_is_the_home_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_in_a_root_is_the_home_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(NormbenchError) as caught:
         sources.build(name, DataHome(tmp_path / "cache"), options={"root": "~/nowhere"})

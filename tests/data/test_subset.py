@@ -61,12 +61,16 @@ def test_more_images_than_a_class_has_are_refused_by_their_number() -> None:
     message = "^data.limit_train=8 takes 2 images of each class, class 1 has 1$"
     with pytest.raises(NormbenchError, match=message):
         limit(dataset_of([0, 0, 1, 2, 2, 3, 3]), 8, None, seed=0)
-    with pytest.raises(NormbenchError, match=r"^data\.limit_test=1000 takes 250 images of each class"):
+    with pytest.raises(
+        NormbenchError, match=r"^data\.limit_test=1000 takes 250 images of each class"
+    ):
         limit(dataset_of([0, 1, 2, 3]), None, 1000, seed=0)
 
 
 @given(LABELS, st.floats(0.1, 0.9), st.integers(0, 5))
-def test_held_out_and_rest_are_disjoint_complete_and_balanced(labels: list[int], fraction: float, seed: int) -> None:
+def test_held_out_and_rest_are_disjoint_complete_and_balanced(
+    labels: list[int], fraction: float, seed: int
+) -> None:
     rest, held = hold_out(split_of(labels), fraction, seed)
     assert sorted(shown(rest) + shown(held)) == list(range(28))
     assert np.bincount(held.labels, minlength=4).tolist() == [round(fraction * 7)] * 4
@@ -80,7 +84,11 @@ def test_the_held_out_part_repeats_for_a_seed_and_differs_between_seeds() -> Non
     assert held[0] == held[1] != held[2]
 
 
-@pytest.mark.parametrize(("fraction", "left"), [(0.001, "4 images to train and 0"), (0.999, "0 images to train and 4")])
+@pytest.mark.parametrize(
+    ("fraction", "left"), [(0.001, "4 images to train and 0"), (0.999, "0 images to train and 4")]
+)
 def test_an_empty_part_is_refused(fraction: float, left: str) -> None:
-    with pytest.raises(NormbenchError, match=f"^data.val_fraction={fraction} leaves {left} to validate$"):
+    with pytest.raises(
+        NormbenchError, match=f"^data.val_fraction={fraction} leaves {left} to validate$"
+    ):
         hold_out(split_of([0, 1, 0, 1]), fraction, seed=0)

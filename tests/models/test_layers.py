@@ -31,7 +31,9 @@ class NormWithActivation(nn.Module):
 
 
 def owning_spec() -> NormSpec:
-    return NormSpec(scope="sample", norm=lambda num_features: nn.Identity(), norm_act=NormWithActivation)
+    return NormSpec(
+        scope="sample", norm=lambda num_features: nn.Identity(), norm_act=NormWithActivation
+    )
 
 
 def test_a_layer_draws_torch_s_default_distribution() -> None:
@@ -41,7 +43,9 @@ def test_a_layer_draws_torch_s_default_distribution() -> None:
             scaled = values.detach().flatten().double().numpy() * math.sqrt(fan_in)
             assert np.abs(scaled).max() <= 1 + 1e-6
             # Kolmogorov-Smirnov against the uniform distribution on [-1, 1], at a level of about 1e-4.
-            distances = np.abs(np.sort((scaled + 1) / 2) - (np.arange(scaled.size) + 0.5) / scaled.size)
+            distances = np.abs(
+                np.sort((scaled + 1) / 2) - (np.arange(scaled.size) + 0.5) / scaled.size
+            )
             assert distances.max() < 2.3 / math.sqrt(scaled.size)
 
 
@@ -78,7 +82,9 @@ def test_equal_seeds_give_equal_initial_weights_under_every_norm(name: str, seed
             assert (found.bias is None) == (kind == "conv" and not built.spec.conv_bias)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if norms.build(name).reparametrize is not None])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if norms.build(name).reparametrize is not None]
+)
 def test_a_norm_of_weights_acts_on_convolutions_and_where_it_says_so_on_the_head(name: str) -> None:
     layers = Layers(norms.build(name), seed=0)
     assert parametrize.is_parametrized(layers.conv(3, 4, 3))
@@ -102,7 +108,9 @@ def test_initial_weights_do_not_depend_on_torch_s_own_random_numbers() -> None:
     assert torch.equal(*drawn)
 
 
-@pytest.mark.parametrize(("kernel_size", "stride", "size"), [(3, 1, 8), (1, 1, 8), (5, 1, 8), (3, 2, 4)])
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "size"), [(3, 1, 8), (1, 1, 8), (5, 1, 8), (3, 2, 4)]
+)
 def test_a_convolution_keeps_the_size_at_stride_1_and_halves_it_at_stride_2(
     kernel_size: int, stride: int, size: int
 ) -> None:
@@ -112,7 +120,10 @@ def test_a_convolution_keeps_the_size_at_stride_1_and_halves_it_at_stride_2(
 
 @pytest.mark.parametrize("name", ONE_INPUT)
 def test_norm_act_activates_and_norm_does_not(name: str) -> None:
-    layers, x = Layers(norms.build(name), seed=0), torch.randn(4, 8, 5, 5, generator=torch.Generator().manual_seed(0))
+    layers, x = (
+        Layers(norms.build(name), seed=0),
+        torch.randn(4, 8, 5, 5, generator=torch.Generator().manual_seed(0)),
+    )
     plain, activated = layers.norm(8)(x), layers.norm_act(8)(x)
     assert plain.shape == activated.shape == x.shape
     assert (plain < 0).any()
@@ -135,7 +146,9 @@ def test_reparametrize_sees_the_drawn_weights_of_every_convolution_and_linear_la
         seen.append(module.weight.detach().clone())
         return nn.Sequential(module)
 
-    spec = NormSpec(scope="weight", norm=lambda num_features: nn.Identity(), reparametrize=reparametrize)
+    spec = NormSpec(
+        scope="weight", norm=lambda num_features: nn.Identity(), reparametrize=reparametrize
+    )
     layers, plain = Layers(spec, seed=0), Layers(norms.build("bn"), seed=0)
     built = [layers.conv(3, 4, 3), layers.linear(4, 2)]
     assert all(type(module) is nn.Sequential for module in built)
@@ -143,18 +156,29 @@ def test_reparametrize_sees_the_drawn_weights_of_every_convolution_and_linear_la
     assert all(torch.equal(one, other) for one, other in zip(seen, expected, strict=True))
 
 
-def test_materialize_gives_lazy_layers_their_parameters_and_keeps_no_statistics_of_the_blank_images() -> None:
+def test_materialize_gives_lazy_layers_their_parameters_and_keeps_no_statistics_of_the_blank_images() -> (
+    None
+):
     for name in ("lazy_bn", "ln_chw", "bn", "switchable"):
         layers = Layers(norms.build(name), seed=0)
         model = materialize(nn.Sequential(layers.conv(3, 4, 3), layers.norm_act(4)), (3, 5, 6))
         assert model.training
-        assert not any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters())
+        assert not any(
+            isinstance(parameter, UninitializedParameter) for parameter in model.parameters()
+        )
         for key, buffer in model.named_buffers():
-            assert torch.equal(buffer, torch.full_like(buffer, 1 if key.endswith("running_var") else 0))
+            assert torch.equal(
+                buffer, torch.full_like(buffer, 1 if key.endswith("running_var") else 0)
+            )
 
 
 def test_materialize_accepts_what_unsupported_accepts_on_maps_of_one_pixel() -> None:
-    for name, options in (("bn", {"track_running_stats": False}), ("bn", {}), ("ghost_bn", {}), ("rms", {})):
+    for name, options in (
+        ("bn", {"track_running_stats": False}),
+        ("bn", {}),
+        ("ghost_bn", {}),
+        ("rms", {}),
+    ):
         spec = norms.build(name, options=options)
         assert unsupported(spec, [(4, 1, 1)], batch_size=8) is None
         layers = Layers(spec, seed=0)

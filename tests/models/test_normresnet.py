@@ -29,7 +29,9 @@ def build(model_name: str, layers: Layers, **options: Any) -> nn.Module:
     return models.build(model_name, layers, 10, options=options)
 
 
-def normresnet(norm: str = "bn", seed: int = 0, widths: tuple[int, ...] = (64, 128, 256, 512)) -> nn.Module:
+def normresnet(
+    norm: str = "bn", seed: int = 0, widths: tuple[int, ...] = (64, 128, 256, 512)
+) -> nn.Module:
     return build("normresnet", Layers(norms.build(norm), seed), widths=widths)
 
 
@@ -39,14 +41,18 @@ def images(*shape: int, seed: int = 0) -> Tensor:
 
 def weights(model: nn.Module) -> list[Tensor]:
     """Of every convolution and linear layer, before any reparametrization of them."""
-    return [drawn(module) for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    return [
+        drawn(module) for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
 
 
 def drawn(module: nn.Module) -> Tensor:
     if not parametrize.is_parametrized(module):
         return module.weight
     below = dict(module.parametrizations["weight"].named_parameters())
-    return below.get("original", below.get("original1"))  # weight norm's second parameter has the weight's direction
+    return below.get(
+        "original", below.get("original1")
+    )  # weight norm's second parameter has the weight's direction
 
 
 # The figures of the source
@@ -59,7 +65,9 @@ def test_normresnet_has_the_source_s_number_of_parameters(norm: str, count: int)
     assert sum(parameter.numel() for parameter in normresnet(norm).parameters()) == count
 
 
-def test_every_stage_has_the_source_s_output_and_an_image_costs_58_4_million_multiply_adds() -> None:
+def test_every_stage_has_the_source_s_output_and_an_image_costs_58_4_million_multiply_adds() -> (
+    None
+):
     model, shapes, costs = normresnet(), {}, []
     for name, module in model.named_modules():
 
@@ -71,7 +79,12 @@ def test_every_stage_has_the_source_s_output_and_an_image_costs_58_4_million_mul
         module.register_forward_hook(record)
     logits = model(images(*IMAGES))
     assert logits.shape == (2, 10)
-    assert [shapes[f"stage{i}"] for i in (1, 2, 3, 4)] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
+    assert [shapes[f"stage{i}"] for i in (1, 2, 3, 4)] == [
+        (64, 32, 32),
+        (128, 16, 16),
+        (256, 8, 8),
+        (512, 4, 4),
+    ]
     assert sum(costs) == 1024 * 64 * 27 + 3 * 256 * 128 * 576 + 5120
     assert round(sum(costs) / 1e6, 1) == 58.4
 
@@ -85,7 +98,11 @@ def test_the_features_of_a_stage_are_activated_and_the_logits_are_not() -> None:
 
 def test_widths_decide_the_stages_and_an_empty_or_zero_width_is_refused() -> None:
     assert [type(m) for m in normresnet(widths=(4,)).modules()].count(nn.Conv2d) == 1
-    for widths, message in (((), "model.widths: "), ((4, 0), "model.widths.1: "), ((4, 8.5), "model.widths.1: ")):
+    for widths, message in (
+        ((), "model.widths: "),
+        ((4, 0), "model.widths.1: "),
+        ((4, 8.5), "model.widths.1: "),
+    ):
         with pytest.raises(NormbenchError, match=f"^{message}"):
             normresnet(widths=widths)
 
@@ -95,7 +112,9 @@ def test_widths_decide_the_stages_and_an_empty_or_zero_width_is_refused() -> Non
 
 @every_model
 @every_norm
-def test_a_model_gives_logits_and_takes_a_finite_step_under_every_norm(model_name: str, name: str) -> None:
+def test_a_model_gives_logits_and_takes_a_finite_step_under_every_norm(
+    model_name: str, name: str
+) -> None:
     model = materialize(build(model_name, Layers(norms.build(name), seed=0)), IMAGES[1:])
     logits = model(images(*IMAGES))
     assert logits.shape == (2, 10)
@@ -107,7 +126,9 @@ def test_a_model_gives_logits_and_takes_a_finite_step_under_every_norm(model_nam
 
 @every_model
 @every_norm
-def test_equal_seeds_give_equal_initial_weights_under_every_norm_and_others_do_not(model_name: str, name: str) -> None:
+def test_equal_seeds_give_equal_initial_weights_under_every_norm_and_others_do_not(
+    model_name: str, name: str
+) -> None:
     plain = weights(build(model_name, Layers(norms.build("none"), seed=0)))
     same = weights(build(model_name, Layers(norms.build(name), seed=0)))
     other = weights(build(model_name, Layers(norms.build(name), seed=1)))
@@ -141,7 +162,10 @@ def test_a_model_builds_no_layer_norm_or_activation_of_its_own(model_name: str) 
     model = build(model_name, layers)
     assert layers.handed_out
     own = [m for m in model.modules() if m not in layers.handed_out and not list(m.children())]
-    assert {type(m).__module__ for m in own} <= {"torch.nn.modules.pooling", "torch.nn.modules.flatten"}
+    assert {type(m).__module__ for m in own} <= {
+        "torch.nn.modules.pooling",
+        "torch.nn.modules.flatten",
+    }
     in_ours = {id(p) for m in layers.handed_out for p in m.parameters()}
     assert {id(p) for p in model.parameters()} == in_ours
 
@@ -166,9 +190,13 @@ def test_every_convolution_and_linear_layer_is_reparametrized_once(model_name: s
         seen.append(module)
         return module
 
-    spec = NormSpec(scope="weight", norm=lambda num_features: nn.Identity(), reparametrize=reparametrize)
+    spec = NormSpec(
+        scope="weight", norm=lambda num_features: nn.Identity(), reparametrize=reparametrize
+    )
     model = build(model_name, Layers(spec, seed=0))
-    assert sorted(map(id, seen)) == sorted(id(m) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    assert sorted(map(id, seen)) == sorted(
+        id(m) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)
+    )
 
 
 # What can be trained
@@ -190,7 +218,13 @@ def test_the_sites_of_the_norms_are_the_shapes_that_reach_them() -> None:
         ("ln", {}, 1, 8, None),
         ("gn", {"num_groups": 3}, 64, 32, "num_groups=3 does not divide 4 channels"),
         ("gn", {"num_groups": 8}, 64, 32, "num_groups=8 does not divide 4 channels"),
-        ("gn", {"num_groups": 4}, 1, 8, "num_groups=4 leaves one value per group: 4 channels on a 1x1 map"),
+        (
+            "gn",
+            {"num_groups": 4},
+            1,
+            8,
+            "num_groups=4 leaves one value per group: 4 channels on a 1x1 map",
+        ),
         ("gn", {"num_groups": 2}, 1, 8, None),
         ("none", {}, 1, 1, None),
     ],
@@ -230,7 +264,13 @@ def assert_unsupported_decides(
 @settings(max_examples=40)
 @given(
     st.sampled_from(
-        [("bn", {}), ("ln", {}), ("in", {}), ("none", {}), *(("gn", {"num_groups": g}) for g in (2, 3, 8))]
+        [
+            ("bn", {}),
+            ("ln", {}),
+            ("in", {}),
+            ("none", {}),
+            *(("gn", {"num_groups": g}) for g in (2, 3, 8)),
+        ]
     ),
     st.lists(st.sampled_from([3, 8, 16]), min_size=1, max_size=4),
     st.integers(1, 3),
@@ -247,9 +287,15 @@ def test_what_unsupported_accepts_trains_and_what_it_refuses_does_not(
 @given(
     st.sampled_from(
         [(name, {}) for name in NAMES if name != "evonorm_s0"]
-        + [("bn", {"track_running_stats": False}), ("ghost_bn", {"size": 2}), ("in", {"affine": True})]
+        + [
+            ("bn", {"track_running_stats": False}),
+            ("ghost_bn", {"size": 2}),
+            ("in", {"affine": True}),
+        ]
     ),
-    st.lists(st.sampled_from([8, 16]), min_size=1, max_size=3),  # in narrower ones every ReLU can be dead
+    st.lists(
+        st.sampled_from([8, 16]), min_size=1, max_size=3
+    ),  # in narrower ones every ReLU can be dead
     st.integers(1, 3),
     st.sampled_from([1, 2, 4, 7, 8]),
 )

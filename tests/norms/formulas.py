@@ -45,11 +45,15 @@ def sigmoid(x: Values) -> Values:
 
 
 def batch_norm(x: Values, p: Named, s: Named, training: bool, eps: float, **_: Any) -> Values:
-    mean, var = moments(x, BATCH) if training else (column(s["running_mean"]), column(s["running_var"]))
+    mean, var = (
+        moments(x, BATCH) if training else (column(s["running_mean"]), column(s["running_var"]))
+    )
     return affine((x - mean) / np.sqrt(var + eps), p)
 
 
-def ghost_batch_norm(x: Values, p: Named, s: Named, training: bool, eps: float, size: int, **_: Any) -> Values:
+def ghost_batch_norm(
+    x: Values, p: Named, s: Named, training: bool, eps: float, size: int, **_: Any
+) -> Values:
     starts = range(0, len(x), size) if training else [0]
     chunks = [x[i : i + size] if training else x for i in starts]
     return np.concatenate([batch_norm(chunk, p, s, training, eps) for chunk in chunks])
@@ -88,7 +92,9 @@ def normalized_over(axes: Sequence[int]) -> Formula:
     return formula
 
 
-def group_norm(x: Values, p: Named, s: Named, training: bool, eps: float, num_groups: int, **_: Any) -> Values:
+def group_norm(
+    x: Values, p: Named, s: Named, training: bool, eps: float, num_groups: int, **_: Any
+) -> Values:
     mean, var = moments(grouped(x, num_groups), (2, 3, 4))
     return affine(((grouped(x, num_groups) - mean) / np.sqrt(var + eps)).reshape(x.shape), p)
 
@@ -112,7 +118,9 @@ def filter_response_norm(x: Values, p: Named, s: Named, training: bool, eps: flo
     return larger(y, column(p["tau"]) + 0 * y) if "tau" in p else y
 
 
-def evonorm_s0(x: Values, p: Named, s: Named, training: bool, eps: float, num_groups: int) -> Values:
+def evonorm_s0(
+    x: Values, p: Named, s: Named, training: bool, eps: float, num_groups: int
+) -> Values:
     if "v" not in p:
         return affine(x, p)
     _, var = moments(grouped(x, num_groups), (2, 3, 4))
@@ -129,17 +137,25 @@ def evonorm_b0(x: Values, p: Named, s: Named, training: bool, eps: float, **_: A
 
 
 def switchable_norm(x: Values, p: Named, s: Named, training: bool, eps: float, **_: Any) -> Values:
-    of_batch = moments(x, BATCH) if training else (column(s["running_mean"]), column(s["running_var"]))
+    of_batch = (
+        moments(x, BATCH) if training else (column(s["running_mean"]), column(s["running_var"]))
+    )
     parts = [moments(x, INSTANCE), moments(x, SAMPLE), of_batch]
-    of_means, of_variances = (np.exp(p[name]) / np.exp(p[name]).sum() for name in ("mean_logits", "var_logits"))
+    of_means, of_variances = (
+        np.exp(p[name]) / np.exp(p[name]).sum() for name in ("mean_logits", "var_logits")
+    )
     mean = sum(share * part[0] for share, part in zip(of_means, parts, strict=True))
     var = sum(share * part[1] for share, part in zip(of_variances, parts, strict=True))
     return affine((x - mean) / np.sqrt(var + eps), p)
 
 
-def half_instance_norm(x: Values, p: Named, s: Named, training: bool, eps: float, **_: Any) -> Values:
+def half_instance_norm(
+    x: Values, p: Named, s: Named, training: bool, eps: float, **_: Any
+) -> Values:
     half = x.shape[1] // 2
-    instance, batch = ({key[len(part) :]: p[key] for key in p if key.startswith(part)} for part in HALVES)
+    instance, batch = (
+        {key[len(part) :]: p[key] for key in p if key.startswith(part)} for part in HALVES
+    )
     running = {key[len(HALVES[1]) :]: s[key] for key in s}
     first = normalized_over(INSTANCE)(x[:, :half], instance, {}, training, eps)
     return np.concatenate([first, batch_norm(x[:, half:], batch, running, training, eps)], axis=1)
@@ -201,9 +217,9 @@ def scaled_standardized(p: Named, weight_eps: float) -> Values:
 
 def length_and_direction(p: Named) -> Values:
     length, direction = p["original0"], p["original1"].reshape(len(p["original1"]), -1)
-    return (length.reshape(-1, 1) * direction / np.sqrt((direction**2).sum(1, keepdims=True))).reshape(
-        p["original1"].shape
-    )
+    return (
+        length.reshape(-1, 1) * direction / np.sqrt((direction**2).sum(1, keepdims=True))
+    ).reshape(p["original1"].shape)
 
 
 WEIGHTS: dict[str, tuple[Formula, Options]] = {
@@ -229,7 +245,9 @@ def power_iteration(weight: Array, u: Array, v: Array, steps: int) -> tuple[Arra
     return u, v
 
 
-def derivatives(function: Callable[[Named], Values], at: Mapping[str, Array], gradient: Array) -> dict[str, Array]:
+def derivatives(
+    function: Callable[[Named], Values], at: Mapping[str, Array], gradient: Array
+) -> dict[str, Array]:
     """The gradient of sum(function * gradient) for every array, one complex step for each of its elements."""
     found = {name: np.zeros_like(values) for name, values in at.items()}
     for name, values in at.items():

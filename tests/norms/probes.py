@@ -18,7 +18,9 @@ from normbench.norms import NormSpec, norms
 Array = NDArray[np.float64]
 Options = dict[str, Any]
 NAMES = [entry.name for entry in norms]
-ONE_INPUT = [name for name in NAMES if name != "adain"]  # the layers that can be called with x alone
+ONE_INPUT = [
+    name for name in NAMES if name != "adain"
+]  # the layers that can be called with x alone
 OWN_ACTIVATION = [name for name in NAMES if norms.build(name).norm_act is not None]
 REPARAMETRIZING = [name for name in NAMES if norms.build(name).reparametrize is not None]
 CHANNELS = 8
@@ -46,14 +48,18 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 def fitted(layer: nn.Module, like: Tensor) -> nn.Module:
     """The layer in float64 once its lazy parameters, if any, have the shapes that inputs `like` give them."""
     with torch.no_grad():
-        layer.eval()(torch.zeros(2, *like.shape[1:]))  # of one sample BatchNorm without statistics may have one value
+        layer.eval()(
+            torch.zeros(2, *like.shape[1:])
+        )  # of one sample BatchNorm without statistics may have one value
     return layer.double().train()
 
 
 def new_layers(name: str, like: Tensor, **options: Any) -> list[nn.Module]:
     """The norm's layers for inputs `like`: without an activation, and with its own where it has one."""
     spec = spec_of(name, **options)
-    return [fitted(make(like.shape[1]), like) for make in (spec.norm, spec.norm_act) if make is not None]
+    return [
+        fitted(make(like.shape[1]), like) for make in (spec.norm, spec.norm_act) if make is not None
+    ]
 
 
 def new_layer(name: str, like: Tensor, **options: Any) -> nn.Module:
@@ -81,7 +87,9 @@ def with_statistics(layer: nn.Module, num_batches: int = 0) -> nn.Module:
         if name.endswith("running_mean"):
             buffer.copy_(torch.randn(buffer.shape, generator=_named(name), dtype=torch.float64) + 2)
         elif name.endswith("running_var"):
-            buffer.copy_(torch.rand(buffer.shape, generator=_named(name), dtype=torch.float64) * 3 + 0.5)
+            buffer.copy_(
+                torch.rand(buffer.shape, generator=_named(name), dtype=torch.float64) * 3 + 0.5
+            )
         elif name.endswith("num_batches_tracked"):
             buffer.fill_(num_batches)
     return layer
@@ -101,7 +109,11 @@ def results(layer: nn.Module, x: Tensor, gradient: Tensor) -> dict[str, Tensor]:
     layer.zero_grad()
     y = layer(x)
     (y * gradient).sum().backward()
-    found = {"y": y, "x": x.grad, **{name: parameter.grad for name, parameter in layer.named_parameters()}}
+    found = {
+        "y": y,
+        "x": x.grad,
+        **{name: parameter.grad for name, parameter in layer.named_parameters()},
+    }
     return {name: value.detach().clone() for name, value in found.items() if value is not None}
 
 

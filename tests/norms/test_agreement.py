@@ -52,9 +52,17 @@ LIBRARY: list[tuple[str, Options, Callable[[], nn.Module]]] = [
     ("bn_custom", {"eps": 0.01}, lambda: nn.BatchNorm2d(CHANNELS, 0.01)),
     ("lazy_bn", {"eps": 0.01, "momentum": 0.3}, lambda: nn.BatchNorm2d(CHANNELS, 0.01, 0.3)),
     ("lazy_bn", {"eps": 0.01}, lambda: nn.LazyBatchNorm2d(0.01)),
-    ("ghost_bn", {"eps": 0.01, "momentum": 0.3, "size": 5}, lambda: nn.BatchNorm2d(CHANNELS, 0.01, 0.3)),
+    (
+        "ghost_bn",
+        {"eps": 0.01, "momentum": 0.3, "size": 5},
+        lambda: nn.BatchNorm2d(CHANNELS, 0.01, 0.3),
+    ),
     ("sync_bn", {"eps": 0.01, "momentum": 0.3}, lambda: nn.BatchNorm2d(CHANNELS, 0.01, 0.3)),
-    ("batch_renorm", {"eps": 0.01, "momentum": 0.3}, lambda: nn.BatchNorm2d(CHANNELS, 0.01, 0.3)),  # in its warm-up
+    (
+        "batch_renorm",
+        {"eps": 0.01, "momentum": 0.3},
+        lambda: nn.BatchNorm2d(CHANNELS, 0.01, 0.3),
+    ),  # in its warm-up
     ("ws_bn", {"eps": 0.01, "momentum": 0.3}, lambda: nn.BatchNorm2d(CHANNELS, 0.01, 0.3)),
     ("gn", {"num_groups": 2, "eps": 0.01}, lambda: GroupNorm(CHANNELS, num_groups=2, eps=0.01)),
     ("ws_gn", {"num_groups": 2, "eps": 0.01}, lambda: nn.GroupNorm(2, CHANNELS, 0.01)),
@@ -67,13 +75,23 @@ LIBRARY: list[tuple[str, Options, Callable[[], nn.Module]]] = [
     ("rms", {"eps": 0.01}, lambda: ChannelsLast(CHANNELS, eps=0.01)),
     ("frn", {}, lambda: FilterResponseNormTlu2d(CHANNELS, eps=1e-6)),
     ("evonorm_s0", {}, lambda: EvoNorm2dS0(CHANNELS, groups=8, eps=1e-5)),
-    ("evonorm_s0", {"num_groups": 2, "eps": 0.01}, lambda: EvoNorm2dS0(CHANNELS, groups=2, eps=0.01)),
+    (
+        "evonorm_s0",
+        {"num_groups": 2, "eps": 0.01},
+        lambda: EvoNorm2dS0(CHANNELS, groups=2, eps=0.01),
+    ),
     ("evonorm_b0", {}, lambda: EvoNorm2dB0(CHANNELS, eps=1e-5)),
-    ("evonorm_b0", {"eps": 0.01, "momentum": 0.3}, lambda: EvoNorm2dB0(CHANNELS, eps=0.01, momentum=0.3)),
+    (
+        "evonorm_b0",
+        {"eps": 0.01, "momentum": 0.3},
+        lambda: EvoNorm2dB0(CHANNELS, eps=0.01, momentum=0.3),
+    ),
 ]
 
 
-@pytest.mark.parametrize(("name", "options", "make"), LIBRARY, ids=lambda value: "" if callable(value) else str(value))
+@pytest.mark.parametrize(
+    ("name", "options", "make"), LIBRARY, ids=lambda value: "" if callable(value) else str(value)
+)
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_a_norm_agrees_with_the_library_s_in_output_gradients_and_statistics(
     name: str, options: Options, make: Callable[[], nn.Module], training: bool
@@ -90,7 +108,10 @@ def test_a_norm_agrees_with_the_library_s_in_output_gradients_and_statistics(
     assert found.keys() == wanted.keys()
     for key, value in wanted.items():
         torch.testing.assert_close(found[key], value, msg=lambda text, key=key: f"{key}: {text}")
-    if name not in ("bn_custom", "batch_renorm"):  # the one's are biased, the other's began elsewhere
+    if name not in (
+        "bn_custom",
+        "batch_renorm",
+    ):  # the one's are biased, the other's began elsewhere
         kept = statistics(ours)
         assert all(torch.allclose(kept[key], value) for key, value in statistics(theirs).items())
 
@@ -98,11 +119,15 @@ def test_a_norm_agrees_with_the_library_s_in_output_gradients_and_statistics(
 @pytest.mark.parametrize(
     "name", ["bn", "bn_custom", "lazy_bn", "ghost_bn", "sync_bn", "batch_renorm", "ws_bn"], ids=str
 )
-def test_in_evaluation_batch_norm_and_its_kin_agree_with_torchvision_s_frozen_one(name: str) -> None:
+def test_in_evaluation_batch_norm_and_its_kin_agree_with_torchvision_s_frozen_one(
+    name: str,
+) -> None:
     x = normal(*SHAPE)
     ours = with_statistics(layer_of(name, x, eps=0.01)).eval()
     theirs = FrozenBatchNorm2d(CHANNELS, eps=0.01).double()
-    theirs.load_state_dict({key: value for key, value in ours.state_dict().items() if key != "num_batches_tracked"})
+    theirs.load_state_dict(
+        {key: value for key, value in ours.state_dict().items() if key != "num_batches_tracked"}
+    )
     torch.testing.assert_close(ours(x), theirs(x))
 
 
@@ -111,12 +136,24 @@ def test_in_evaluation_batch_norm_and_its_kin_agree_with_torchvision_s_frozen_on
 
 def reparametrized(name: str, **options: Any) -> tuple[nn.Module, dict[str, Tensor]]:
     """A convolution 3 -> 4 under the norm, and its parameters, named as an ordinary convolution would."""
-    module = randomize(spec_of(name, **options).reparametrize(nn.Conv2d(3, 4, 3, padding=1)).double())
-    names = {"original": "weight", "original0": "weight_g", "original1": "weight_v", "gain": "gain", "bias": "bias"}
-    return module, {names[key.rpartition(".")[2]]: parameter for key, parameter in module.named_parameters()}
+    module = randomize(
+        spec_of(name, **options).reparametrize(nn.Conv2d(3, 4, 3, padding=1)).double()
+    )
+    names = {
+        "original": "weight",
+        "original0": "weight_g",
+        "original1": "weight_v",
+        "gain": "gain",
+        "bias": "bias",
+    }
+    return module, {
+        names[key.rpartition(".")[2]]: parameter for key, parameter in module.named_parameters()
+    }
 
 
-def assert_same_convolution(ours: nn.Module, parameters: dict[str, Tensor], theirs: nn.Module) -> None:
+def assert_same_convolution(
+    ours: nn.Module, parameters: dict[str, Tensor], theirs: nn.Module
+) -> None:
     """Output and gradients for x and all parameters, theirs having been given ours."""
     x, gradient = normal(2, 3, 5, 4), normal(2, 4, 5, 4, seed=2)
     with torch.no_grad():
@@ -128,14 +165,18 @@ def assert_same_convolution(ours: nn.Module, parameters: dict[str, Tensor], thei
     torch.testing.assert_close(found["x"], wanted["x"])
     assert parameters.keys() == dict(theirs.named_parameters()).keys()
     for key, parameter in parameters.items():
-        torch.testing.assert_close(parameter.grad, wanted[key], msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            parameter.grad, wanted[key], msg=lambda text, key=key: f"{key}: {text}"
+        )
 
 
 @pytest.mark.parametrize("name", ["ws_gn", "ws_bn"])
 @pytest.mark.parametrize("options", [{}, {"weight_eps": 0.01}], ids=str)
 def test_weight_standardization_agrees_with_timm_s(name: str, options: Options) -> None:
     eps = options.get("weight_eps", 1e-5)
-    assert_same_convolution(*reparametrized(name, **options), StdConv2d(3, 4, 3, bias=True, eps=eps).double())
+    assert_same_convolution(
+        *reparametrized(name, **options), StdConv2d(3, 4, 3, bias=True, eps=eps).double()
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"weight_eps": 0.01}], ids=str)
@@ -153,9 +194,13 @@ def test_weight_norm_agrees_with_torch_s_older_one() -> None:
 
 @pytest.mark.parametrize("num_power_iterations", [1, 3])
 @pytest.mark.parametrize("training", [True, False])
-def test_spectral_norm_agrees_with_torch_s_older_one(num_power_iterations: int, training: bool) -> None:
+def test_spectral_norm_agrees_with_torch_s_older_one(
+    num_power_iterations: int, training: bool
+) -> None:
     ours, parameters = reparametrized("spectral_norm", num_power_iterations=num_power_iterations)
-    theirs = spectral_norm(nn.Conv2d(3, 4, 3, padding=1).double(), n_power_iterations=num_power_iterations)
+    theirs = spectral_norm(
+        nn.Conv2d(3, 4, 3, padding=1).double(), n_power_iterations=num_power_iterations
+    )
     vectors = ours.parametrizations.weight[0]
     x = normal(2, 3, 5, 4)
     with torch.no_grad():

@@ -47,7 +47,11 @@ def certificates() -> dict[str, Certificate]:
 
 
 def having(certificates: dict[str, Certificate], attribute: str) -> set[str]:
-    return {name for name, found in certificates.items() if not found.refused and getattr(found, attribute)}
+    return {
+        name
+        for name, found in certificates.items()
+        if not found.refused and getattr(found, attribute)
+    }
 
 
 def test_only_adain_is_refused_and_why(certificates: dict[str, Certificate]) -> None:
@@ -55,10 +59,14 @@ def test_only_adain_is_refused_and_why(certificates: dict[str, Certificate]) -> 
     assert "style image" in str(certificates["adain"].refused)
 
 
-def test_mean_and_variance_are_over_the_axes_of_the_paper(certificates: dict[str, Certificate]) -> None:
+def test_mean_and_variance_are_over_the_axes_of_the_paper(
+    certificates: dict[str, Certificate],
+) -> None:
     for moment in ("mean_0_over", "variance_1_over"):
         found = {name: getattr(certificate, moment) for name, certificate in certificates.items()}
-        assert {name: axes for name, axes in found.items() if axes} == {name: (axes,) for name, axes in CENTRED.items()}
+        assert {name: axes for name, axes in found.items() if axes} == {
+            name: (axes,) for name, axes in CENTRED.items()
+        }
 
 
 def test_the_norms_of_the_batch_and_only_they_see_batch_mates_and_only_in_training(
@@ -69,11 +77,17 @@ def test_the_norms_of_the_batch_and_only_they_see_batch_mates_and_only_in_traini
     assert {entry.name for entry in norms if norms.build(entry.name).scope == "batch"} == BATCH
 
 
-def test_whatever_has_state_and_nothing_else_evaluates_in_another_way(certificates: dict[str, Certificate]) -> None:
+def test_whatever_has_state_and_nothing_else_evaluates_in_another_way(
+    certificates: dict[str, Certificate],
+) -> None:
     """Batch Renorm is corrected to be what it is in evaluation, wherever its correction is not cut off."""
     others = set(certificates) - having(certificates, "evaluates_as_it_trains") - {"adain"}
     assert others == (BATCH | {"spectral_norm"}) - {"batch_renorm"}
-    with_state = {name for name, found in certificates.items() if found.under_activation_checkpointing != "no state"}
+    with_state = {
+        name
+        for name, found in certificates.items()
+        if found.under_activation_checkpointing != "no state"
+    }
     assert with_state - {"adain"} == others | {"batch_renorm"}
 
 
@@ -87,35 +101,68 @@ def test_accumulation_is_exact_but_for_norms_of_the_batch_and_moving_state(
 def test_checkpointing_updates_every_state_twice(certificates: dict[str, Certificate]) -> None:
     for name in BATCH - {"batch_renorm"}:
         assert certificates[name].under_activation_checkpointing == "state updated twice"
-    renorm = certificates["batch_renorm"].under_activation_checkpointing  # it corrects by statistics that have moved
+    renorm = certificates[
+        "batch_renorm"
+    ].under_activation_checkpointing  # it corrects by statistics that have moved
     assert renorm == "state updated twice; gradient differs"
-    assert certificates["spectral_norm"].under_activation_checkpointing == "state updated twice; gradient differs"
+    assert (
+        certificates["spectral_norm"].under_activation_checkpointing
+        == "state updated twice; gradient differs"
+    )
 
 
-@pytest.mark.parametrize("name", ["bn", "bn_custom", "lazy_bn", "sync_bn", "ghost_bn", "ws_bn", "ibn"])
-def test_batch_statistics_cancel_what_is_common_to_a_channel(certificates: dict[str, Certificate], name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["bn", "bn_custom", "lazy_bn", "sync_bn", "ghost_bn", "ws_bn", "ibn"]
+)
+def test_batch_statistics_cancel_what_is_common_to_a_channel(
+    certificates: dict[str, Certificate], name: str
+) -> None:
     found = certificates[name]
     assert found.ignores_scale_of == found.ignores_shift_of == ("channel", "batch")
 
 
 @pytest.mark.parametrize("name", ["in", "in_affine"])
-def test_instance_statistics_cancel_everything(certificates: dict[str, Certificate], name: str) -> None:
+def test_instance_statistics_cancel_everything(
+    certificates: dict[str, Certificate], name: str
+) -> None:
     found = certificates[name]
     assert found.ignores_scale_of == found.ignores_shift_of == ("sample", "channel", "batch")
 
 
 @pytest.mark.parametrize("name", PER_SAMPLE)
-def test_statistics_of_a_sample_cancel_what_is_common_to_it(certificates: dict[str, Certificate], name: str) -> None:
+def test_statistics_of_a_sample_cancel_what_is_common_to_it(
+    certificates: dict[str, Certificate], name: str
+) -> None:
     found = certificates[name]
     assert found.ignores_scale_of == found.ignores_shift_of == ("sample", "batch")
 
 
-def test_norms_without_a_mean_cancel_scale_and_no_shift(certificates: dict[str, Certificate]) -> None:
-    expected = {"rms": ("sample", "batch"), "frn": ("sample", "channel", "batch"), "evonorm_b0": ("channel", "batch")}
+def test_norms_without_a_mean_cancel_scale_and_no_shift(
+    certificates: dict[str, Certificate],
+) -> None:
+    expected = {
+        "rms": ("sample", "batch"),
+        "frn": ("sample", "channel", "batch"),
+        "evonorm_b0": ("channel", "batch"),
+    }
     for name, scales in expected.items():
-        assert (certificates[name].ignores_scale_of, certificates[name].ignores_shift_of) == (scales, ())
-    for name in ("none", "dyt", "evonorm_s0", "scaled_ws", "weight_norm", "spectral_norm", "batch_renorm"):
-        assert (certificates[name].ignores_scale_of, certificates[name].ignores_shift_of) == ((), ())
+        assert (certificates[name].ignores_scale_of, certificates[name].ignores_shift_of) == (
+            scales,
+            (),
+        )
+    for name in (
+        "none",
+        "dyt",
+        "evonorm_s0",
+        "scaled_ws",
+        "weight_norm",
+        "spectral_norm",
+        "batch_renorm",
+    ):
+        assert (certificates[name].ignores_scale_of, certificates[name].ignores_shift_of) == (
+            (),
+            (),
+        )
 
 
 def test_which_norms_ignore_the_scale_of_the_weights(certificates: dict[str, Certificate]) -> None:
@@ -133,10 +180,18 @@ def test_on_one_pixel_instance_norms_are_refused_and_at_batch_1_those_of_the_bat
     usable = {name: found for name, found in certificates.items() if not found.refused}
     assert all(found.at_batch_1 == "works" for found in usable.values())
     instance = {"in", "in_affine", "ibn"}
-    assert {name for name, found in usable.items() if found.on_1x1_maps.startswith("refused: ")} == instance
-    alone = {name for name, found in usable.items() if found.at_batch_1_on_1x1_maps.startswith("refused: ")}
+    assert {
+        name for name, found in usable.items() if found.on_1x1_maps.startswith("refused: ")
+    } == instance
+    alone = {
+        name
+        for name, found in usable.items()
+        if found.at_batch_1_on_1x1_maps.startswith("refused: ")
+    }
     assert alone == (instance | BATCH) - {"switchable"}
-    assert {name for name, found in usable.items() if found.at_batch_1_on_1x1_maps == "keeps only signs"} == {"frn"}
+    assert {
+        name for name, found in usable.items() if found.at_batch_1_on_1x1_maps == "keeps only signs"
+    } == {"frn"}
 
 
 def test_saved_bytes_are_those_of_what_autograd_needs(certificates: dict[str, Certificate]) -> None:
@@ -145,7 +200,9 @@ def test_saved_bytes_are_those_of_what_autograd_needs(certificates: dict[str, Ce
         assert certificates[name].saved_bytes == 8.0  # the norm's input, too
     x = torch.randn(5, 7, requires_grad=True)
     assert saved_bytes(lambda x: x + 1, x, []) == 0
-    assert saved_bytes(lambda x: (x * x).exp(), x, []) == 2 * x.numel() * 4  # x once, and exp's output
+    assert (
+        saved_bytes(lambda x: (x * x).exp(), x, []) == 2 * x.numel() * 4
+    )  # x once, and exp's output
     linear = nn.Linear(7, 3)
     assert saved_bytes(linear, x, list(linear.parameters())) == x.numel() * 4
 
@@ -177,7 +234,13 @@ def test_the_finest_axes_are_named_and_those_that_follow_are_not() -> None:
     halves = of(by_halves)
     assert halves.mean_0_over == ("n/2 h w",)
     assert halves.variance_1_over == ()
-    both = of(lambda x: x - x.mean((2, 3), keepdim=True) - (x - x.mean((2, 3), keepdim=True)).mean(1, keepdim=True))
+    both = of(
+        lambda x: (
+            x
+            - x.mean((2, 3), keepdim=True)
+            - (x - x.mean((2, 3), keepdim=True)).mean(1, keepdim=True)
+        )
+    )
     assert both.mean_0_over == ("h w", "c")
     assert of(lambda x: x).mean_0_over == ()
 
@@ -229,10 +292,16 @@ def test_a_certificate_is_text_for_people_and_json_for_programs(normbench: Run) 
     assert code == 0
     assert out.startswith("gn: GroupNorm\n")
     assert "norm.num_groups=4, norm.eps=1e-05, norm.affine=true" in out
-    assert [line.split()[-3:] for line in out.splitlines() if line.startswith("mean 0 over")] == [["c/4", "h", "w"]]
+    assert [line.split()[-3:] for line in out.splitlines() if line.startswith("mean 0 over")] == [
+        ["c/4", "h", "w"]
+    ]
     code, out, _ = normbench("norms", "gn", "--json")
     found = json.loads(out)
-    assert (code, found["name"], found["certificate"]["ignores_scale_of"]) == (0, "gn", ["sample", "batch"])
+    assert (code, found["name"], found["certificate"]["ignores_scale_of"]) == (
+        0,
+        "gn",
+        ["sample", "batch"],
+    )
     code, out, _ = normbench("norms", "adain", "--json")
     assert json.loads(out)["certificate"].keys() == {"refused"}
 
@@ -252,7 +321,10 @@ def test_check_prints_a_line_for_every_demand(normbench: Run) -> None:
     ("arguments", "message"),
     [
         (["gm"], "unknown norm 'gm': did you mean 'gn'? allowed: adain, batch_renorm, bn, "),
-        (["gn", "--json", "--check"], "--json, --markdown and --check are different outputs: choose one"),
+        (
+            ["gn", "--json", "--check"],
+            "--json, --markdown and --check are different outputs: choose one",
+        ),
     ],
 )
 def test_a_wrong_question_is_one_line(normbench: Run, arguments: list[str], message: str) -> None:

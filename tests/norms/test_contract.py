@@ -29,7 +29,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in NAMES), *VARIANTS], ids=str)
 def test_a_norm_keeps_the_contract(name: str, options: dict[str, Any]) -> None:
-    assert [(sentence, wrong) for sentence, wrong in broken(norms.build(name, options=options)) if wrong] == []
+    assert [
+        (sentence, wrong) for sentence, wrong in broken(norms.build(name, options=options)) if wrong
+    ] == []
 
 
 def test_what_no_classifier_can_have_is_not_tried() -> None:
@@ -84,7 +86,10 @@ def raises(layer: Layer, x: Tensor) -> Tensor:
 SPOILED: list[tuple[str, Callable[[Layer, Tensor], Tensor]]] = [
     ("The output has the input's shape", lambda layer, x: x[..., :1]),
     ("The output has the input's shape", lambda layer, x: x.float()),
-    ("Outputs, gradients and state are finite", lambda layer, x: x / x.detach().abs().mean((1, 2, 3), keepdim=True)),
+    (
+        "Outputs, gradients and state are finite",
+        lambda layer, x: x / x.detach().abs().mean((1, 2, 3), keepdim=True),
+    ),
     ("Gradients are those of finite differences", lambda layer, x: Doubled.apply(x)),
     ("A gradient reaches every parameter", lambda layer, x: x.detach()),
     ("The declared scope", lambda layer, x: x - x.mean((1, 2, 3), keepdim=True)),
@@ -103,17 +108,28 @@ SPOILED: list[tuple[str, Callable[[Layer, Tensor], Tensor]]] = [
 def test_a_layer_with_one_thing_wrong_breaks_the_check_for_it(
     sentence: str, spoil: Callable[[Layer, Tensor], Tensor]
 ) -> None:
-    wrong = {text for text, reason in broken(NormSpec("none", lambda size: Layer(size, spoil))) if reason}
+    wrong = {
+        text for text, reason in broken(NormSpec("none", lambda size: Layer(size, spoil))) if reason
+    }
     assert any(text.startswith(sentence) for text in wrong), wrong
 
 
 def test_the_layer_that_is_spoiled_is_sound_by_itself() -> None:
-    assert not any(reason for _, reason in broken(NormSpec("none", lambda size: Layer(size, lambda layer, x: x))))
+    assert not any(
+        reason
+        for _, reason in broken(NormSpec("none", lambda size: Layer(size, lambda layer, x: x)))
+    )
 
 
 def test_a_refusal_of_what_works_is_broken_too() -> None:
-    spec = NormSpec("none", lambda size: nn.Identity(), refuse=lambda shape: "too few" if shape[0] == 1 else None)
-    assert [reason for _, reason in broken(spec) if reason] == ["shape (1, 16, 4, 4): works, refusal: too few"]
+    spec = NormSpec(
+        "none",
+        lambda size: nn.Identity(),
+        refuse=lambda shape: "too few" if shape[0] == 1 else None,
+    )
+    assert [reason for _, reason in broken(spec) if reason] == [
+        "shape (1, 16, 4, 4): works, refusal: too few"
+    ]
 
 
 def test_random_initial_values_come_from_the_seed() -> None:

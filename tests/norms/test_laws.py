@@ -24,7 +24,9 @@ from torch import Tensor, nn
 from normbench.norms import AdaIN
 
 Shape = tuple[int, int, int, int]
-SHAPES = st.tuples(st.integers(1, 4), st.sampled_from([1, 2, 4, 6]), st.integers(1, 4), st.integers(2, 4))
+SHAPES = st.tuples(
+    st.integers(1, 4), st.sampled_from([1, 2, 4, 6]), st.integers(1, 4), st.integers(2, 4)
+)
 KEEP_THE_BIAS = {"none", "rms", "weight_norm", "spectral_norm", "scaled_ws"}
 
 
@@ -34,7 +36,9 @@ def assert_equal_results(one: nn.Module, other: nn.Module, x: Tensor) -> None:
     gradient = normal(*x.shape, seed=2)
     found, wanted = results(one, x, gradient), results(other, x, gradient)
     for name, value in wanted.items():
-        torch.testing.assert_close(found[name], value, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name], value, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 # Over its own axes
@@ -47,7 +51,10 @@ def assert_equal_results(one: nn.Module, other: nn.Module, x: Tensor) -> None:
         ("ln", {}, (1, 2, 3)),
         ("in", {}, (2, 3)),
         ("in", {"affine": True}, (2, 3)),
-        *((name, {}, (0, 2, 3)) for name in ("bn_custom", "lazy_bn", "sync_bn", "ghost_bn", "batch_renorm", "ws_bn")),
+        *(
+            (name, {}, (0, 2, 3))
+            for name in ("bn_custom", "lazy_bn", "sync_bn", "ghost_bn", "batch_renorm", "ws_bn")
+        ),
         ("in_affine", {}, (2, 3)),
         ("ln_chw", {}, (1, 2, 3)),
         ("ln_c", {}, (1,)),
@@ -59,7 +66,9 @@ def test_over_its_own_axes_a_new_norm_s_output_has_mean_0_and_variance_1(
     x = normal(6, CHANNELS, 5, 5)
     y = new_layer(name, x, **options).train()(x)
     torch.testing.assert_close(y.mean(axes), torch.zeros_like(y.mean(axes)), atol=1e-12, rtol=0)
-    torch.testing.assert_close(y.var(axes, correction=0), torch.ones_like(y.mean(axes)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        y.var(axes, correction=0), torch.ones_like(y.mean(axes)), atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize("name", ["gn", "ws_gn"])
@@ -71,7 +80,9 @@ def test_over_each_group_a_new_group_norm_s_output_has_mean_0_and_variance_1(nam
 
 
 @pytest.mark.parametrize(("name", "axes"), [("rms", (1,)), ("frn", (2, 3))])
-def test_over_its_own_axes_a_new_norm_without_a_mean_has_mean_square_1(name: str, axes: tuple[int, ...]) -> None:
+def test_over_its_own_axes_a_new_norm_without_a_mean_has_mean_square_1(
+    name: str, axes: tuple[int, ...]
+) -> None:
     x = normal(6, CHANNELS, 5, 5) + 5  # positive, so that FRN's threshold at 0 does nothing
     square = new_layer(name, x)(x).square().mean(axes)
     torch.testing.assert_close(square, torch.ones_like(square), atol=1e-4, rtol=0)
@@ -82,14 +93,33 @@ def test_every_mean_and_variance_norm_ignores_the_scale_and_offset_of_its_input(
     shape: Shape, scale: float, offset: float
 ) -> None:
     x = normal(*shape)
-    variants: list[tuple[str, Options]] = [("bn", {}), ("ln", {}), ("in", {}), ("gn", {"num_groups": shape[1]})]
-    variants += [(name, {}) for name in ("bn_custom", "lazy_bn", "sync_bn", "in_affine", "ln_chw", "switchable")]
-    variants += [("ghost_bn", {"size": 2}), ("batch_renorm", {}), ("ws_bn", {}), ("ws_gn", {"num_groups": shape[1]})]
+    variants: list[tuple[str, Options]] = [
+        ("bn", {}),
+        ("ln", {}),
+        ("in", {}),
+        ("gn", {"num_groups": shape[1]}),
+    ]
+    variants += [
+        (name, {})
+        for name in ("bn_custom", "lazy_bn", "sync_bn", "in_affine", "ln_chw", "switchable")
+    ]
+    variants += [
+        ("ghost_bn", {"size": 2}),
+        ("batch_renorm", {}),
+        ("ws_bn", {}),
+        ("ws_gn", {"num_groups": shape[1]}),
+    ]
     variants += [("ibn", {})] * (shape[1] > 1) + [("ln_c", {})] * (shape[1] > 1)
     for name, options in variants:
         layer = layer_of(name, x, eps=1e-12, **options).train()
         y = layer(x)
-        torch.testing.assert_close(layer(scale * x + offset), y, rtol=1e-6, atol=1e-6, msg=lambda text: f"{name}{text}")  # noqa: B023
+        torch.testing.assert_close(
+            layer(scale * x + offset),
+            y,
+            rtol=1e-6,
+            atol=1e-6,
+            msg=lambda text: f"{name}{text}",  # noqa: B023
+        )
 
 
 @given(SHAPES, st.floats(0.1, 10))
@@ -114,7 +144,9 @@ def test_group_norm_with_one_group_equals_layer_norm(shape: Shape) -> None:
 
 
 @given(SHAPES)
-def test_group_norm_with_as_many_groups_as_channels_equals_affine_instance_norm(shape: Shape) -> None:
+def test_group_norm_with_as_many_groups_as_channels_equals_affine_instance_norm(
+    shape: Shape,
+) -> None:
     x = normal(*shape)
     group, instance = layer_of("gn", x, num_groups=shape[1]), layer_of("in", x, affine=True)
     torch.testing.assert_close(group(x), instance(x))
@@ -130,7 +162,9 @@ def test_batch_norm_trained_on_a_batch_of_one_equals_affine_instance_norm(shape:
 
 
 @given(SHAPES)
-def test_layer_norm_per_element_with_one_affine_for_all_pixels_equals_layer_norm(shape: Shape) -> None:
+def test_layer_norm_per_element_with_one_affine_for_all_pixels_equals_layer_norm(
+    shape: Shape,
+) -> None:
     x = normal(*shape)
     plain, per_element = layer_of("ln", x), layer_of("ln_chw", x)
     with torch.no_grad():
@@ -140,7 +174,9 @@ def test_layer_norm_per_element_with_one_affine_for_all_pixels_equals_layer_norm
 
 
 @given(SHAPES, st.integers(0, 4))
-def test_ghost_batch_norm_with_one_chunk_equals_batch_norm_and_keeps_its_statistics(shape: Shape, more: int) -> None:
+def test_ghost_batch_norm_with_one_chunk_equals_batch_norm_and_keeps_its_statistics(
+    shape: Shape, more: int
+) -> None:
     x = normal(*shape)
     ghost, batch = layer_of("ghost_bn", x, size=shape[0] + more), layer_of("bn", x)
     assert_equal_results(ghost, batch, x)
@@ -155,7 +191,9 @@ def test_ghost_batch_norm_is_batch_norm_on_each_chunk_in_turn(shape: Shape, size
     ghost, batch = layer_of("ghost_bn", x, size=size), layer_of("bn", x)
     parts = torch.cat([batch(x[start : start + size]) for start in range(0, len(x), size)])
     assert torch.equal(ghost(x), parts)
-    assert all(torch.equal(value, statistics(batch)[name]) for name, value in statistics(ghost).items())
+    assert all(
+        torch.equal(value, statistics(batch)[name]) for name, value in statistics(ghost).items()
+    )
 
 
 @given(SHAPES)
@@ -168,7 +206,9 @@ def test_batch_norm_by_hand_has_batch_norm_s_output_and_gradients_in_training(sh
 def test_batch_renorm_without_room_for_a_correction_equals_batch_norm(shape: Shape) -> None:
     x = normal(*shape)
     within_warmup = with_statistics(layer_of("batch_renorm", x), num_batches=200)
-    no_bounds = with_statistics(layer_of("batch_renorm", x, r_max=1.0, d_max=0.0, warmup_steps=0), num_batches=5000)
+    no_bounds = with_statistics(
+        layer_of("batch_renorm", x, r_max=1.0, d_max=0.0, warmup_steps=0), num_batches=5000
+    )
     for layer in (within_warmup, no_bounds):
         batch = with_statistics(layer_of("bn", x), num_batches=200)
         assert_equal_results(layer, batch, x)
@@ -186,7 +226,9 @@ def test_batch_renorm_with_wide_bounds_trains_on_what_it_evaluates_with(shape: S
 
 @pytest.mark.parametrize(("share", "name"), [(0, "in"), (1, "ln"), (2, "bn")])
 @given(SHAPES)
-def test_a_switchable_norm_that_has_chosen_one_of_its_parts_is_that_norm(share: int, name: str, shape: Shape) -> None:
+def test_a_switchable_norm_that_has_chosen_one_of_its_parts_is_that_norm(
+    share: int, name: str, shape: Shape
+) -> None:
     x = normal(*shape)
     layer, part = layer_of("switchable", x), layer_of(name, x, affine=True)
     with torch.no_grad():
@@ -205,7 +247,9 @@ def test_a_new_switchable_norm_mixes_its_parts_equally() -> None:
 
 @pytest.mark.parametrize("channels", [2, 5, 8])
 @pytest.mark.parametrize("training", [True, False])
-def test_ibn_is_instance_norm_on_the_first_half_and_batch_norm_on_the_rest(channels: int, training: bool) -> None:
+def test_ibn_is_instance_norm_on_the_first_half_and_batch_norm_on_the_rest(
+    channels: int, training: bool
+) -> None:
     x = normal(3, channels, 4, 4)
     half = channels // 2
     layer = with_statistics(layer_of("ibn", x)).train(training)
@@ -219,7 +263,10 @@ def test_ibn_is_instance_norm_on_the_first_half_and_batch_norm_on_the_rest(chann
 def test_adain_gives_the_content_the_channel_moments_of_the_style(
     samples: int, channels: int, scale: float, offset: float
 ) -> None:
-    content, style = normal(samples, channels, 4, 3), scale * normal(samples, channels, 2, 5, seed=1) + offset
+    content, style = (
+        normal(samples, channels, 4, 3),
+        scale * normal(samples, channels, 2, 5, seed=1) + offset,
+    )
     y = AdaIN(eps=1e-12)(content, style)
     torch.testing.assert_close(y.mean((2, 3)), style.mean((2, 3)))
     torch.testing.assert_close(y.var((2, 3), correction=0), style.var((2, 3), correction=0))
@@ -238,7 +285,9 @@ def test_no_norm_is_the_identity_and_leaves_the_convolution_its_bias() -> None:
     assert {name for name in NAMES if spec_of(name).conv_bias} == KEEP_THE_BIAS
 
 
-def test_dynamic_tanh_stays_within_its_scale_of_its_shift_and_keeps_the_order_of_its_inputs() -> None:
+def test_dynamic_tanh_stays_within_its_scale_of_its_shift_and_keeps_the_order_of_its_inputs() -> (
+    None
+):
     x = 100 * normal(4, CHANNELS, 5, 5)
     layer = layer_of("dyt", x)
     with torch.no_grad():

@@ -9,7 +9,13 @@ from probes import CHANNELS, Array, Options, layer_of, normal
 
 
 def by_formula(
-    x: Array, gradient: Array, gamma: Array, beta: Array, num_groups: int, axes: tuple[int, ...], eps: float
+    x: Array,
+    gradient: Array,
+    gamma: Array,
+    beta: Array,
+    num_groups: int,
+    axes: tuple[int, ...],
+    eps: float,
 ) -> tuple[Array, Array, Array, Array]:
     """y, and the gradients of sum(y * gradient) for x, gamma and beta.
 
@@ -22,7 +28,9 @@ def by_formula(
     x_hat = (grouped - grouped.mean(axis=axes, keepdims=True)) * inverse
     y = x_hat.reshape(x.shape) * gamma.reshape(column) + beta.reshape(column)
     g = (gradient * gamma.reshape(column)).reshape(split)
-    dx = inverse * (g - g.mean(axis=axes, keepdims=True) - x_hat * (g * x_hat).mean(axis=axes, keepdims=True))
+    dx = inverse * (
+        g - g.mean(axis=axes, keepdims=True) - x_hat * (g * x_hat).mean(axis=axes, keepdims=True)
+    )
     dgamma = (gradient * x_hat.reshape(x.shape)).sum(axis=(0, 2, 3))
     return y, dx.reshape(x.shape), dgamma, gradient.sum(axis=(0, 2, 3))
 
@@ -40,7 +48,10 @@ ORACLES: list[tuple[str, Options, int, tuple[int, ...]]] = [
     ("gn", {}, 4, (2, 3, 4)),
     *(("gn", {"num_groups": groups}, groups, (2, 3, 4)) for groups in (1, 2, 8)),
     ("gn", {"num_groups": 2, "affine": False}, 2, (2, 3, 4)),
-    *((name, {}, CHANNELS, (0, 3, 4)) for name in ("bn_custom", "lazy_bn", "ghost_bn", "batch_renorm", "sync_bn")),
+    *(
+        (name, {}, CHANNELS, (0, 3, 4))
+        for name in ("bn_custom", "lazy_bn", "ghost_bn", "batch_renorm", "sync_bn")
+    ),
     ("ws_bn", {}, CHANNELS, (0, 3, 4)),
     ("ws_gn", {"num_groups": 2}, 2, (2, 3, 4)),
     ("in_affine", {}, CHANNELS, (3, 4)),
@@ -48,7 +59,9 @@ ORACLES: list[tuple[str, Options, int, tuple[int, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options", "num_groups", "axes"), ORACLES, ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("name", "options", "num_groups", "axes"), ORACLES, ids=lambda value: str(value)
+)
 @pytest.mark.parametrize("eps", [1e-5, 0.5])
 def test_output_and_gradients_are_those_of_the_formula(
     name: str, options: Options, num_groups: int, axes: tuple[int, ...], eps: float
@@ -57,12 +70,17 @@ def test_output_and_gradients_are_those_of_the_formula(
     layer = layer_of(name, x, eps=eps, **options).train()
     learned = dict(layer.named_parameters())
     assert set(learned) == ({"weight", "bias"} if options.get("affine", name != "in") else set())
-    gamma, beta = learned.get("weight", torch.ones(CHANNELS)), learned.get("bias", torch.zeros(CHANNELS))
+    gamma, beta = (
+        learned.get("weight", torch.ones(CHANNELS)),
+        learned.get("bias", torch.zeros(CHANNELS)),
+    )
 
     y = layer(x)
     (y * gradient).sum().backward()
 
     arrays = [tensor.detach().numpy().astype(np.float64) for tensor in (x, gradient, gamma, beta)]
     expected = by_formula(*arrays, num_groups, axes, eps)
-    for found, wanted in zip((y, x.grad, *(p.grad for p in learned.values())), expected, strict=False):
+    for found, wanted in zip(
+        (y, x.grad, *(p.grad for p in learned.values())), expected, strict=False
+    ):
         np.testing.assert_allclose(found.detach().numpy(), wanted, rtol=1e-9, atol=1e-11)

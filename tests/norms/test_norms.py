@@ -30,7 +30,9 @@ def timm_in_float64() -> Iterator[None]:
 
 @every_norm_of_one_input
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("shape", [(4, CHANNELS, 5, 3), (1, CHANNELS, 4, 4)], ids=["batch of 4", "batch of 1"])
+@pytest.mark.parametrize(
+    "shape", [(4, CHANNELS, 5, 3), (1, CHANNELS, 4, 4)], ids=["batch of 4", "batch of 1"]
+)
 def test_a_norm_keeps_the_shape_and_gives_finite_values_and_gradients(
     name: str, training: bool, shape: tuple[int, ...]
 ) -> None:
@@ -48,7 +50,9 @@ def test_a_norm_keeps_the_shape_and_gives_finite_values_and_gradients(
 @every_norm_of_one_input
 def test_the_scope_is_what_one_perturbed_value_reaches(name: str) -> None:
     scope = spec_of(name).scope
-    x = normal(3, CHANNELS, 4, 4) - 6  # around zero in channel 6, where EvoNorm-B0 divides by the batch's deviation
+    x = (
+        normal(3, CHANNELS, 4, 4) - 6
+    )  # around zero in channel 6, where EvoNorm-B0 divides by the batch's deviation
     layer = new_layer(name, x)  # where an activation follows: without one EvoNorm has no statistics
     perturbed = x.clone()
     perturbed[0, 6, 1, 1] += 3.0  # in the half of IBN's channels that the batch normalizes
@@ -88,4 +92,6 @@ def test_a_norm_that_reparametrizes_returns_a_layer_of_the_same_shape(name: str)
         else:
             again = reparametrize(module)
             assert again.weight.shape == shape
-            assert parametrize.is_parametrized(again) == (name not in STANDARDIZING or isinstance(module, nn.Conv2d))
+            assert parametrize.is_parametrized(again) == (
+                name not in STANDARDIZING or isinstance(module, nn.Conv2d)
+            )

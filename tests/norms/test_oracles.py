@@ -75,13 +75,17 @@ def assert_as_by_formula(
     expected = {"y": by_formula(values), **derivatives(by_formula, values, gradient.numpy())}
     assert found.keys() == expected.keys()
     for key, value in expected.items():
-        np.testing.assert_allclose(found[key].numpy(), value, rtol=rtol, atol=rtol / 10, err_msg=key)
+        np.testing.assert_allclose(
+            found[key].numpy(), value, rtol=rtol, atol=rtol / 10, err_msg=key
+        )
     return found
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda value: str(value))
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-@pytest.mark.parametrize("shape", [(3, CHANNELS, 4, 2), (1, CHANNELS, 2, 3)], ids=["batch of 3", "batch of 1"])
+@pytest.mark.parametrize(
+    "shape", [(3, CHANNELS, 4, 2), (1, CHANNELS, 2, 3)], ids=["batch of 3", "batch of 1"]
+)
 def test_output_and_gradients_are_those_of_the_formula_with_random_parameters_and_statistics(
     name: str, options: Options, training: bool, shape: tuple[int, ...]
 ) -> None:
@@ -105,7 +109,9 @@ def test_batch_renorm_after_its_warm_up_is_its_formula_without_gradient_through_
     options, x = {**RENORM, "r_max": r_max, "d_max": d_max}, normal(3, CHANNELS, 4, 2)
     layer = with_statistics(layer_of("batch_renorm", x, **options), steps)
     # the bounds are float32, as what is divided to find them are whole numbers of steps
-    y = assert_as_by_formula("batch_renorm", layer, x, options, rtol=1e-9 if r_max != 1.2 else 1e-6)["y"]
+    y = assert_as_by_formula(
+        "batch_renorm", layer, x, options, rtol=1e-9 if r_max != 1.2 else 1e-6
+    )["y"]
     plain = layer_of("bn", x)(x)
     assert torch.allclose(y, plain) == (steps == 10)
 
@@ -122,7 +128,9 @@ def test_the_clipped_and_the_unclipped_correction_of_the_test_above_are_so() -> 
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-@pytest.mark.parametrize("make", [lambda: nn.Conv2d(3, 4, 3), lambda: nn.Linear(6, 4)], ids=["conv", "linear"])
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Conv2d(3, 4, 3), lambda: nn.Linear(6, 4)], ids=["conv", "linear"]
+)
 def test_a_reparametrized_weight_and_its_gradients_are_those_of_the_formula(
     name: str, make: Callable[[], nn.Module]
 ) -> None:
@@ -138,10 +146,14 @@ def test_a_reparametrized_weight_and_its_gradients_are_those_of_the_formula(
     np.testing.assert_allclose(module.weight.detach(), formula(values, **options), rtol=1e-12)
     expected = derivatives(lambda at: formula(at, **options), values, gradient.numpy())
     for key, parameter in parametrization.named_parameters():
-        np.testing.assert_allclose(parameter.grad, expected[key], rtol=1e-9, atol=1e-12, err_msg=key)
+        np.testing.assert_allclose(
+            parameter.grad, expected[key], rtol=1e-9, atol=1e-12, err_msg=key
+        )
 
 
-@pytest.mark.parametrize("make", [lambda: nn.Conv2d(3, 4, 3), lambda: nn.Linear(6, 4)], ids=["conv", "linear"])
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Conv2d(3, 4, 3), lambda: nn.Linear(6, 4)], ids=["conv", "linear"]
+)
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("num_power_iterations", [1, 3])
 def test_a_spectrally_normalized_weight_and_its_gradient_are_those_of_the_formula(
@@ -149,35 +161,50 @@ def test_a_spectrally_normalized_weight_and_its_gradient_are_those_of_the_formul
 ) -> None:
     spec = spec_of("spectral_norm", num_power_iterations=num_power_iterations)
     module = spec.reparametrize(make()).double().train(training)
-    parametrization = randomize(module.parametrizations["weight"])  # its vectors are those of the weight before
+    parametrization = randomize(
+        module.parametrizations["weight"]
+    )  # its vectors are those of the weight before
     original = parametrization.original.detach().numpy().copy()
     state = [buffer.numpy().copy() for _, buffer in sorted(parametrization.named_buffers())]
     u, v = power_iteration(original, *state, num_power_iterations if training else 0)
     weight, gradient = module.weight, normal(*original.shape, seed=3)
     (weight * gradient).sum().backward()
     np.testing.assert_allclose(weight.detach(), over_singular_value(original, u, v), rtol=1e-12)
-    expected = derivatives(lambda at: over_singular_value(at["weight"], u, v), {"weight": original}, gradient.numpy())
-    np.testing.assert_allclose(parametrization.original.grad, expected["weight"], rtol=1e-9, atol=1e-12)
-    for kept, wanted in zip([buffer for _, buffer in sorted(parametrization.named_buffers())], (u, v), strict=True):
+    expected = derivatives(
+        lambda at: over_singular_value(at["weight"], u, v), {"weight": original}, gradient.numpy()
+    )
+    np.testing.assert_allclose(
+        parametrization.original.grad, expected["weight"], rtol=1e-9, atol=1e-12
+    )
+    for kept, wanted in zip(
+        [buffer for _, buffer in sorted(parametrization.named_buffers())], (u, v), strict=True
+    ):
         # of length 1, and an element near 0 is a difference of larger numbers: its error is not relative to itself
         np.testing.assert_allclose(kept, wanted, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", REPARAMETRIZING)
 def test_a_reparametrized_convolution_convolves_with_the_weight_of_the_formula(name: str) -> None:
-    module, x = spec_of(name).reparametrize(nn.Conv2d(3, 4, 3, stride=2, padding=1).double()), normal(2, 3, 6, 5)
+    module, x = (
+        spec_of(name).reparametrize(nn.Conv2d(3, 4, 3, stride=2, padding=1).double()),
+        normal(2, 3, 6, 5),
+    )
     module.eval()  # where spectral norm's vectors stay
     y = module(x).detach().numpy()
     weight, bias = module.weight.detach().numpy(), module.bias.detach().numpy()
     padded = np.pad(x.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))
     for row, line in ((0, 0), (1, 2), (2, 1)):
         patch = padded[:, :, 2 * row : 2 * row + 3, 2 * line : 2 * line + 3]
-        np.testing.assert_allclose(y[:, :, row, line], np.einsum("nchw,ochw->no", patch, weight) + bias, rtol=1e-9)
+        np.testing.assert_allclose(
+            y[:, :, row, line], np.einsum("nchw,ochw->no", patch, weight) + bias, rtol=1e-9
+        )
 
 
 def test_adain_and_its_gradients_are_those_of_the_formula() -> None:
     def formula(at: dict[str, NDArray[np.complex128]]) -> NDArray[np.complex128]:
-        mean, style_mean = (at[key].mean(axis=(2, 3), keepdims=True) for key in ("content", "style"))
+        mean, style_mean = (
+            at[key].mean(axis=(2, 3), keepdims=True) for key in ("content", "style")
+        )
         var = ((at["content"] - mean) ** 2).mean(axis=(2, 3), keepdims=True)
         style_var = ((at["style"] - style_mean) ** 2).mean(axis=(2, 3), keepdims=True)
         return np.sqrt(style_var + 0.02) * (at["content"] - mean) / np.sqrt(var + 0.02) + style_mean

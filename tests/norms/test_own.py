@@ -133,7 +133,14 @@ def helper(x):
 
 number = 3
 '''
-TINY = ["data=synthetic", "data.num_train=48", "data.num_test=20", "model.widths=[4,8]", "batch_size=8", "epochs=1"]
+TINY = [
+    "data=synthetic",
+    "data.num_train=48",
+    "data.num_test=20",
+    "model.widths=[4,8]",
+    "batch_size=8",
+    "epochs=1",
+]
 
 
 @pytest.fixture
@@ -144,8 +151,12 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_it_trains_and_is_known_by_its_class_its_file_and_its_options(file: Path, normbench: Run) -> None:
-    code, _, err = normbench("train", "--norm", "my_norms.py:MyNorm", "norm.options.alpha=0.5", *TINY)
+def test_it_trains_and_is_known_by_its_class_its_file_and_its_options(
+    file: Path, normbench: Run
+) -> None:
+    code, _, err = normbench(
+        "train", "--norm", "my_norms.py:MyNorm", "norm.options.alpha=0.5", *TINY
+    )
     assert code == 0, err
     [path] = (file.parent / "results" / "runs").glob("normresnet-MyNorm-b8-s0-*")
     config = yaml.safe_load((path / "config.yaml").read_text())["norm"]
@@ -156,7 +167,14 @@ def test_it_trains_and_is_known_by_its_class_its_file_and_its_options(file: Path
 
 def test_it_is_swept_beside_others(file: Path, normbench: Run) -> None:
     code, _, err = normbench(
-        "sweep", "norm=gn,my_norms.py:MyNorm", "seed=0,1", *TINY, "--launcher", "inline", "-o", "compared"
+        "sweep",
+        "norm=gn,my_norms.py:MyNorm",
+        "seed=0,1",
+        *TINY,
+        "--launcher",
+        "inline",
+        "-o",
+        "compared",
     )
     assert code == 0, err
     table = (file.parent / "compared" / "table.md").read_text()
@@ -166,18 +184,34 @@ def test_it_is_swept_beside_others(file: Path, normbench: Run) -> None:
 
 def test_its_layer_has_the_options_and_its_class_says_the_rest(file: Path) -> None:
     spec = norms.build("my_norms.py:MyNorm", options={"options": {"alpha": 2.0}})
-    assert (spec.norm(4).alpha, spec.conv_bias, spec.scope, spec.norm_act) == (2.0, True, "sample", None)
+    assert (spec.norm(4).alpha, spec.conv_bias, spec.scope, spec.norm_act) == (
+        2.0,
+        True,
+        "sample",
+        None,
+    )
     assert norms.build("my_norms.py:FailsInForward").scope == "undeclared"
     activated = norms.build("my_norms.py:Activated", options={"options": {"slope": 0.25}})
     assert activated.norm_act is not None
     assert activated.norm_act(4)(torch.tensor([-1.0])).item() == -0.25
     assert norms.build("my_norms.py:made", options={"options": {"eps": 0.25}}).norm(4).eps == 0.25
-    assert norms.build("torch.nn:BatchNorm2d", options={"options": {"momentum": 0.5}}).norm(4).momentum == 0.5
+    assert (
+        norms.build("torch.nn:BatchNorm2d", options={"options": {"momentum": 0.5}}).norm(4).momentum
+        == 0.5
+    )
 
 
-def test_annotations_that_are_remarks_check_nothing_and_any_name_can_be_an_option(file: Path) -> None:
+def test_annotations_that_are_remarks_check_nothing_and_any_name_can_be_an_option(
+    file: Path,
+) -> None:
     given = {"a": 2, "b": 3, "copy": 4, "_c": 5, "json": 6}
-    assert norms.build("my_norms.py:Remarked", options={"options": given}).norm(4).options == (2, 3, 4, 5, 6)
+    assert norms.build("my_norms.py:Remarked", options={"options": given}).norm(4).options == (
+        2,
+        3,
+        4,
+        5,
+        6,
+    )
     checked = norms.check("my_norms.py:Remarked", {})["options"]
     assert checked == {"a": 0.5, "b": 1, "copy": 2, "_c": 3, "json": 4}
     assert norms.check("my_norms.py:Numbered", {"options": {"a": 1}})["options"] == {"a": 1}
@@ -187,7 +221,9 @@ def fingerprint(*overrides: str) -> str:
     return resolve(compose([*TINY, *overrides]))[0].fingerprint
 
 
-def test_the_run_s_id_changes_with_the_content_and_not_with_the_place(file: Path, tmp_path: Path) -> None:
+def test_the_run_s_id_changes_with_the_content_and_not_with_the_place(
+    file: Path, tmp_path: Path
+) -> None:
     before = fingerprint("norm=my_norms.py:MyNorm")
     elsewhere = tmp_path / "deep down" / "other.py"
     elsewhere.parent.mkdir()
@@ -203,11 +239,15 @@ def test_a_configuration_is_for_the_file_it_was_made_with(file: Path) -> None:
     config, _ = resolve(compose([*TINY, "norm=my_norms.py:MyNorm"]))
     assert resolve(from_yaml(config.to_yaml()))[0].fingerprint == config.fingerprint
     file.write_text(SOURCE + "\n")
-    with pytest.raises(NormbenchError, match="is not the file that this configuration was made for"):
+    with pytest.raises(
+        NormbenchError, match="is not the file that this configuration was made for"
+    ):
         resolve(from_yaml(config.to_yaml()))
 
 
-def test_it_finds_its_neighbours_and_leaves_the_path_as_it_was(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_finds_its_neighbours_and_leaves_the_path_as_it_was(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import sys
 
     (file.parent / "beside_my_norms.py").write_text("from torch import nn\nlayer = nn.GroupNorm\n")
@@ -224,25 +264,53 @@ def test_it_finds_its_neighbours_and_leaves_the_path_as_it_was(file: Path, monke
 @pytest.mark.parametrize(
     ("norm", "more", "message"),
     [
-        ("my_norms.py:MyNom", [], "unknown class of my_norms.py 'MyNom': did you mean 'MyNorm'? allowed: "),
-        ("my_norms.py:number", [], "norm my_norms.py:number: number is no subclass of nn.Module and no function"),
-        ("my_norms.py:TakesNothing", [], "norm my_norms.py:TakesNothing: its constructor takes no num_features"),
+        (
+            "my_norms.py:MyNom",
+            [],
+            "unknown class of my_norms.py 'MyNom': did you mean 'MyNorm'? allowed: ",
+        ),
+        (
+            "my_norms.py:number",
+            [],
+            "norm my_norms.py:number: number is no subclass of nn.Module and no function",
+        ),
+        (
+            "my_norms.py:TakesNothing",
+            [],
+            "norm my_norms.py:TakesNothing: its constructor takes no num_features",
+        ),
         ("my_nrms.py:MyNorm", [], "norm my_nrms.py:MyNorm: there is no file '"),
-        ("no_such.module:MyNorm", [], "norm no_such.module:MyNorm: there is no module 'no_such.module' to import"),
+        (
+            "no_such.module:MyNorm",
+            [],
+            "norm no_such.module:MyNorm: there is no module 'no_such.module' to import",
+        ),
         (
             "my_norms.py:MyNorm",
             ["norm.options.alfa=1"],
             "unknown option of norm my_norms.py:MyNorm 'alfa': did you mean",
         ),
-        ("my_norms.py:MyNorm", ["norm.options.alpha=much"], "norm.options.alpha: should be a valid number, not 'much'"),
+        (
+            "my_norms.py:MyNorm",
+            ["norm.options.alpha=much"],
+            "norm.options.alpha: should be a valid number, not 'much'",
+        ),
         (
             "my_norms.py:MyNorm",
             ["norm.alpha=1"],
             "unknown key 'norm.alpha': an own norm's options are set as 'norm.options.alpha'",
         ),
         ("my_norms.py:Activated", [], "norm my_norms.py:Activated needs norm.options.slope=VALUE"),
-        ("my_norms.py:WrongScope", [], "unknown scope of norm my_norms.py:WrongScope 'smaple': did you mean 'sample'?"),
-        ("my_norms.py:makes_a_number", [], "norm my_norms.py:makes_a_number is to make an nn.Module, and made a int"),
+        (
+            "my_norms.py:WrongScope",
+            [],
+            "unknown scope of norm my_norms.py:WrongScope 'smaple': did you mean 'sample'?",
+        ),
+        (
+            "my_norms.py:makes_a_number",
+            [],
+            "norm my_norms.py:makes_a_number is to make an nn.Module, and made a int",
+        ),
         (
             "my_norms.py:Pools",
             [],
@@ -269,7 +337,9 @@ def test_an_error_of_the_user_s_code_shows_its_traceback_and_none_of_ours(
     assert err.startswith(f'Traceback of your code:\n  File "{file}", line ')
     assert "NameError: name 'undefined_name' is not defined" in err
     assert err.count("  File ") == err.count(f'  File "{file}"')
-    assert err.splitlines()[-1].startswith(f"normbench: norm my_norms.py:{name} cannot train normresnet at batch 8: ")
+    assert err.splitlines()[-1].startswith(
+        f"normbench: norm my_norms.py:{name} cannot train normresnet at batch 8: "
+    )
 
 
 def test_so_does_one_in_the_middle_of_training(file: Path, normbench: Run) -> None:
@@ -280,12 +350,17 @@ def test_so_does_one_in_the_middle_of_training(file: Path, normbench: Run) -> No
     assert "normbench/" not in err
     [status] = (file.parent / "results" / "runs").glob("*/status.json")
     assert json.loads(status.read_text())["state"] == "failed"
-    assert normbench("train", "norm=my_norms.py:FailsLater", *TINY, "--debug")[2].count("normbench/") > 0
+    assert (
+        normbench("train", "norm=my_norms.py:FailsLater", *TINY, "--debug")[2].count("normbench/")
+        > 0
+    )
 
 
 @pytest.mark.parametrize("launcher", ["inline", "processes"])
 def test_so_does_a_run_of_a_sweep(file: Path, normbench: Run, launcher: str) -> None:
-    code, out, err = normbench("sweep", "norm=my_norms.py:FailsLater", *TINY, "--launcher", launcher)
+    code, out, err = normbench(
+        "sweep", "norm=my_norms.py:FailsLater", *TINY, "--launcher", launcher
+    )
     logs = [path.read_text() for path in (file.parent / "results" / "runs").glob("*/output.log")]
     told = "\n".join([out, err, *logs])
     assert code == 1
@@ -302,7 +377,9 @@ def test_so_does_a_run_of_a_sweep(file: Path, normbench: Run, launcher: str) -> 
         ("import sys\nsys.exit(7)\n", "SystemExit: 7"),
     ],
 )
-def test_a_file_that_cannot_be_run_shows_why(file: Path, normbench: Run, text: str, last: str) -> None:
+def test_a_file_that_cannot_be_run_shows_why(
+    file: Path, normbench: Run, text: str, last: str
+) -> None:
     file.write_text(text)
     code, _, err = normbench("train", "norm=my_norms.py:MyNorm", *TINY)
     assert code == 2
@@ -312,9 +389,13 @@ def test_a_file_that_cannot_be_run_shows_why(file: Path, normbench: Run, text: s
     assert err.splitlines()[-1].startswith("normbench: norm my_norms.py:MyNorm: ")
 
 
-def test_a_batch_that_its_code_refuses_is_a_row_of_the_sweep_with_the_reason(file: Path, normbench: Run) -> None:
+def test_a_batch_that_its_code_refuses_is_a_row_of_the_sweep_with_the_reason(
+    file: Path, normbench: Run
+) -> None:
     sizes = [text for text in TINY if not text.startswith("batch_size")]
-    code, out, err = normbench("sweep", "norm=my_norms.py:NeedsFour", "batch_size=2,8", *sizes, "--dry-run")
+    code, out, err = normbench(
+        "sweep", "norm=my_norms.py:NeedsFour", "batch_size=2,8", *sizes, "--dry-run"
+    )
     assert code == 0, err
     assert "1 refused" in out
     assert "ValueError: fewer than 4 samples" in out

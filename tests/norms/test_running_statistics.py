@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from probes import CHANNELS, ONE_INPUT, Array, Options, layer_of, new_layers, normal, randomize, statistics
+from probes import (
+    CHANNELS,
+    ONE_INPUT,
+    Array,
+    Options,
+    layer_of,
+    new_layers,
+    normal,
+    randomize,
+    statistics,
+)
 from torch import Tensor, nn
 
 UNBIASED = ["bn", "lazy_bn", "sync_bn", "batch_renorm", "switchable", "ws_bn", "evonorm_b0"]
@@ -46,14 +56,18 @@ def test_batch_norm_and_its_kin_keep_a_moving_mean_and_unbiased_variance_in_torc
     layer = layer_of(name, batches()[0], momentum=momentum).train()
     for x in batches():
         layer(x)
-    assert_averages(layer, *averages(batches(), momentum, ddof=1), rtol=1e-12 if name != "evonorm_b0" else 1e-6)
+    assert_averages(
+        layer, *averages(batches(), momentum, ddof=1), rtol=1e-12 if name != "evonorm_b0" else 1e-6
+    )
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.1, 0.7, 1.0])
 def test_batch_norm_by_hand_keeps_the_biased_variance_which_is_smaller_by_a_factor_of_1_minus_1_over_n(
     momentum: float,
 ) -> None:
-    by_hand, batch = (layer_of(name, batches()[0], momentum=momentum).train() for name in ("bn_custom", "bn"))
+    by_hand, batch = (
+        layer_of(name, batches()[0], momentum=momentum).train() for name in ("bn_custom", "bn")
+    )
     for x in batches():
         by_hand(x), batch(x)
     assert_averages(by_hand, *averages(batches(), momentum, ddof=0))
@@ -87,21 +101,29 @@ def test_batch_norm_without_momentum_keeps_the_plain_average_over_all_batches() 
     np.testing.assert_allclose(layer.running_var, rows.var(2, ddof=1).mean(0), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["bn", "bn_custom", "lazy_bn", "ghost_bn", "sync_bn", "batch_renorm", "ws_bn"])
-def test_in_evaluation_batch_norm_and_its_kin_use_their_running_statistics_and_leave_them(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["bn", "bn_custom", "lazy_bn", "ghost_bn", "sync_bn", "batch_renorm", "ws_bn"]
+)
+def test_in_evaluation_batch_norm_and_its_kin_use_their_running_statistics_and_leave_them(
+    name: str,
+) -> None:
     layer = layer_of(name, batches()[0]).train()
     layer(batches()[0])
     state = {key: value.clone() for key, value in layer.state_dict().items()}
     x = batches()[1]
     y = layer.eval()(x)
     mean, var = state["running_mean"].view(COLUMN), state["running_var"].view(COLUMN)
-    expected = (x - mean) / (var + 1e-5).sqrt() * state["weight"].view(COLUMN) + state["bias"].view(COLUMN)
+    expected = (x - mean) / (var + 1e-5).sqrt() * state["weight"].view(COLUMN) + state["bias"].view(
+        COLUMN
+    )
     torch.testing.assert_close(y, expected)
     assert all(torch.equal(value, state[key]) for key, value in layer.state_dict().items())
 
 
 @pytest.mark.parametrize("name", sorted(STATISTICS))
-def test_training_moves_the_statistics_and_evaluation_leaves_every_part_of_the_state(name: str) -> None:
+def test_training_moves_the_statistics_and_evaluation_leaves_every_part_of_the_state(
+    name: str,
+) -> None:
     layer = layer_of(name, batches()[0]).train()
     state = {key: value.clone() for key, value in layer.state_dict().items()}
     y = layer(batches()[0])
@@ -166,7 +188,9 @@ def test_batch_renorm_s_bounds_grow_with_the_batches_it_has_seen(
     assert layer.num_batches_tracked == num_batches + 1
 
 
-def test_lazy_batch_norm_takes_its_channels_and_no_statistics_from_a_first_batch_in_evaluation() -> None:
+def test_lazy_batch_norm_takes_its_channels_and_no_statistics_from_a_first_batch_in_evaluation() -> (
+    None
+):
     layer = layer_of("lazy_bn", normal(2, 5, 3, 3))
     assert type(layer) is nn.BatchNorm2d
     assert layer.num_features == 5

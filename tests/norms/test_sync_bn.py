@@ -9,7 +9,9 @@ from torch import Tensor
 from two_processes import SHARES, process, trained
 
 Found = dict[str, dict[str, Tensor]]
-CASES = {case: (case, {}) for case in SHARES} | {"without affine": ("unequal shares", {"affine": False})}
+CASES = {case: (case, {}) for case in SHARES} | {
+    "without affine": ("unequal shares", {"affine": False})
+}
 
 every_case = pytest.mark.parametrize("case", CASES)
 
@@ -33,12 +35,18 @@ def whole(case: str) -> dict[str, Tensor]:
 def test_outputs_and_input_gradients_side_by_side_are_those_of_the_whole_batch(
     of_processes: list[Found], case: str, key: str
 ) -> None:
-    torch.testing.assert_close(torch.cat([found[case][key] for found in of_processes]), whole(case)[key])
+    torch.testing.assert_close(
+        torch.cat([found[case][key] for found in of_processes]), whole(case)[key]
+    )
 
 
 @every_case
-def test_parameter_gradients_sum_to_those_of_the_whole_batch(of_processes: list[Found], case: str) -> None:
-    wanted = {key: value for key, value in whole(case).items() if key.startswith(("weight", "bias"))}
+def test_parameter_gradients_sum_to_those_of_the_whole_batch(
+    of_processes: list[Found], case: str
+) -> None:
+    wanted = {
+        key: value for key, value in whole(case).items() if key.startswith(("weight", "bias"))
+    }
     assert bool(wanted) == (case != "without affine")
     for key, value in wanted.items():
         torch.testing.assert_close(of_processes[0][case][key] + of_processes[1][case][key], value)

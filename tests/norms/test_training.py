@@ -24,14 +24,24 @@ SMALL = [
 ]
 
 
-def train(folder: Path, name: str, batch_size: int, *overrides: str, widths: str = "[8,16]") -> Outcome:
-    chosen = [*SMALL, f"norm={name}", f"batch_size={batch_size}", f"model.widths={widths}", *overrides]
+def train(
+    folder: Path, name: str, batch_size: int, *overrides: str, widths: str = "[8,16]"
+) -> Outcome:
+    chosen = [
+        *SMALL,
+        f"norm={name}",
+        f"batch_size={batch_size}",
+        f"model.widths={widths}",
+        *overrides,
+    ]
     return execute(compose(chosen, {"system.runs_dir": str(folder), "system.threads": 1}))
 
 
 @pytest.mark.parametrize("name", ONE_INPUT)
 @pytest.mark.parametrize("batch_size", [1, 8])
-def test_every_norm_trains_for_twenty_steps_with_a_finite_loss(name: str, batch_size: int, tmp_path: Path) -> None:
+def test_every_norm_trains_for_twenty_steps_with_a_finite_loss(
+    name: str, batch_size: int, tmp_path: Path
+) -> None:
     outcome = train(tmp_path, name, batch_size)
     assert (outcome.state, outcome.reason) == ("done", None)
     with (outcome.path / "steps.csv").open() as file:

@@ -65,7 +65,9 @@ def test_weight_standardization_leaves_the_linear_head_alone(name: str) -> None:
     assert type(head.weight) is nn.Parameter
 
 
-def test_scaled_weight_standardization_keeps_the_variance_of_a_signal_through_relu_and_convolution() -> None:
+def test_scaled_weight_standardization_keeps_the_variance_of_a_signal_through_relu_and_convolution() -> (
+    None
+):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(64, 32, 12, 12, generator=generator)
     conv = nn.Conv2d(32, 64, 3, bias=False)
@@ -82,7 +84,9 @@ def test_a_new_scaled_standardization_has_gain_1_and_a_learned_one_by_filter() -
     assert isinstance(gain, nn.Parameter)
 
 
-@pytest.mark.parametrize("make", [conv, lambda: randomize(nn.Linear(6, 4).double())], ids=["conv", "linear"])
+@pytest.mark.parametrize(
+    "make", [conv, lambda: randomize(nn.Linear(6, 4).double())], ids=["conv", "linear"]
+)
 def test_weight_norm_starts_as_the_weight_it_was_given(make: Callable[[], nn.Module]) -> None:
     torch.testing.assert_close(spec_of("weight_norm").reparametrize(make()).weight, make().weight)
 
@@ -105,7 +109,9 @@ def test_weight_norm_ignores_the_length_of_v_and_has_the_length_g(scale: float) 
 def test_spectral_norm_s_weight_has_largest_singular_value_1_after_enough_steps_of_training(
     num_power_iterations: int,
 ) -> None:
-    module = spec_of("spectral_norm", num_power_iterations=num_power_iterations).reparametrize(conv(4, 6))
+    module = spec_of("spectral_norm", num_power_iterations=num_power_iterations).reparametrize(
+        conv(4, 6)
+    )
     with torch.no_grad():
         module.parametrizations.weight.original.copy_(normal(6, 4, 3, 3, seed=5))
     far = abs(largest_singular_value(module.eval().weight) - 1)

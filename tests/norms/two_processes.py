@@ -24,7 +24,9 @@ def batches(case: str) -> list[Tensor]:
     """Two batches, one after the other, each with its gradient stacked behind it."""
     first, second, size = SHARES[case]
     shape = (first + second, CHANNELS, *size)
-    return [torch.stack([normal(*shape, seed=seed), normal(*shape, seed=seed + 10)]) for seed in (0, 1)]
+    return [
+        torch.stack([normal(*shape, seed=seed), normal(*shape, seed=seed + 10)]) for seed in (0, 1)
+    ]
 
 
 def share_of(rank: int, case: str, batch: Tensor) -> Tensor:
@@ -39,7 +41,10 @@ def trained(rank: int | None, case: str, name: str, **options: Any) -> dict[str,
     found: dict[str, Tensor] = {}
     for number, batch in enumerate(batches(case)):
         x, gradient = batch if rank is None else share_of(rank, case, batch)
-        found |= {f"{key} of batch {number}": value for key, value in results(layer.train(), x, gradient).items()}
+        found |= {
+            f"{key} of batch {number}": value
+            for key, value in results(layer.train(), x, gradient).items()
+        }
     found |= {key: value.clone() for key, value in layer.named_buffers()}
     found["evaluation"] = layer.eval()(x).detach()
     return found

@@ -33,7 +33,11 @@ FIGURE = st.floats() | st.integers(-(10**6), 10**6)
 @st.composite
 def tables(draw: st.DrawFn) -> tuple[list[str], list[list[float]]]:
     """Names with epoch among them, and at least one row."""
-    names = draw(st.permutations(["epoch", *draw(st.lists(st.sampled_from([*COUNTED[1:], *MEASURED]), unique=True))]))
+    names = draw(
+        st.permutations(
+            ["epoch", *draw(st.lists(st.sampled_from([*COUNTED[1:], *MEASURED]), unique=True))]
+        )
+    )
     row = st.tuples(*(COUNT if name in COUNTED else FIGURE for name in names)).map(list)
     return list(names), draw(st.lists(row, min_size=1, max_size=8))
 
@@ -79,7 +83,15 @@ def test_without_a_whole_row_there_is_no_column(text: str) -> None:
 
 @pytest.mark.parametrize(
     "rows",
-    ["1,2\n", "1,2,3,4\n", "1,2,3\n4,5\n", "1,2,3\n4,5,6,7\n", "1,2,3,4\n5,6\n", "1,2\n3,4,5,6\n", "1,2,3\n\n4,5,6\n"],
+    [
+        "1,2\n",
+        "1,2,3,4\n",
+        "1,2,3\n4,5\n",
+        "1,2,3\n4,5,6,7\n",
+        "1,2,3,4\n5,6\n",
+        "1,2\n3,4,5,6\n",
+        "1,2,3\n\n4,5,6\n",
+    ],
 )
 def test_a_row_of_another_length_than_the_header_is_refused(rows: str) -> None:
     with pytest.raises(ValueError, match="another length"):
@@ -97,7 +109,9 @@ def test_what_is_no_number_is_refused(value: str) -> None:
 def test_a_count_that_is_no_whole_number_is_refused(name: str, value: str) -> None:
     names = dict.fromkeys(["epoch", name])
     with pytest.raises(ValueError, match="whole number"):
-        read_columns(f"{','.join(names)}\n{','.join(value if one == name else '1' for one in names)}\n")
+        read_columns(
+            f"{','.join(names)}\n{','.join(value if one == name else '1' for one in names)}\n"
+        )
 
 
 def test_losses_may_be_nan_or_infinite() -> None:
@@ -114,7 +128,9 @@ def test_a_table_without_epochs_is_refused() -> None:
 # A run that is done has all of its epochs
 
 
-def test_a_done_run_whose_rows_end_early_is_damaged_and_left_out(write_run: WriteRun, tmp_path: Path) -> None:
+def test_a_done_run_whose_rows_end_early_is_damaged_and_left_out(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
     short = write_run(BN, (0.1, 0.2, 0.3), config={"epochs": 5})
     write_run(GN)
     assert read_run(short).damaged == {"metrics.csv": "ends at epoch 3 of 5"}
@@ -151,9 +167,17 @@ def test_a_done_run_whose_epochs_do_not_follow_each_other_is_damaged(
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=st.text(min_size=1), value=st.text() | st.lists(st.text()) | st.none() | st.booleans() | st.floats())
-def test_a_configuration_is_read_as_yaml_reads_the_whole_of_it(write_run: WriteRun, text: str, value: object) -> None:
-    changed = {"norm": {"name": text, "value": value}, "system": {"runs_dir": text, "mirrors": [text, text * 40]}}
+@given(
+    text=st.text(min_size=1),
+    value=st.text() | st.lists(st.text()) | st.none() | st.booleans() | st.floats(),
+)
+def test_a_configuration_is_read_as_yaml_reads_the_whole_of_it(
+    write_run: WriteRun, text: str, value: object
+) -> None:
+    changed = {
+        "norm": {"name": text, "value": value},
+        "system": {"runs_dir": text, "mirrors": [text, text * 40]},
+    }
     path = write_run(BN, config=changed)
     files, oracle = read_run(path), yaml.safe_load((path / "config.yaml").read_text())
     shutil.rmtree(path)
@@ -161,7 +185,9 @@ def test_a_configuration_is_read_as_yaml_reads_the_whole_of_it(write_run: WriteR
     assert repr(files.config) == repr(oracle)  # nan is not equal to itself
 
 
-def test_a_run_without_its_configuration_is_left_out_with_a_note(write_run: WriteRun, tmp_path: Path) -> None:
+def test_a_run_without_its_configuration_is_left_out_with_a_note(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
     path = write_run(BN)
     write_run(GN)
     (path / "config.yaml").unlink()
@@ -174,7 +200,9 @@ def test_a_run_without_its_configuration_is_left_out_with_a_note(write_run: Writ
 
 
 @pytest.mark.parametrize("name", ["status.json", "env.json"])
-def test_files_of_an_unknown_schema_are_named_and_the_run_is_left_out(write_run: WriteRun, name: str) -> None:
+def test_files_of_an_unknown_schema_are_named_and_the_run_is_left_out(
+    write_run: WriteRun, name: str
+) -> None:
     path, other = write_run(BN), write_run(GN)
     content = json.loads((path / name).read_text())
     (path / name).write_text(json.dumps(content | {"schema_version": 99}))
@@ -185,7 +213,9 @@ def test_files_of_an_unknown_schema_are_named_and_the_run_is_left_out(write_run:
     assert frames.notes == (f"left out: {path}: {name} is of schema 99, this normbench reads 1",)
 
 
-def test_damaged_steps_leave_a_run_out_of_tables_and_not_of_the_list(write_run: WriteRun, tmp_path: Path) -> None:
+def test_damaged_steps_leave_a_run_out_of_tables_and_not_of_the_list(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
     path = write_run(BN)
     (path / "steps.csv").write_text("step,epoch,loss,lr\n0,1,x,0.1\n")
     frames = read_frames([path])

@@ -21,7 +21,14 @@ from normbench.sweeps.launchers.inline import inline
 from normbench.sweeps.plan import Plan, PlannedRun, make_plan
 from normbench.sweeps.sweep import Study
 
-TINY = ["data=synthetic", "data.num_train=100", "data.num_test=20", "model.widths=[4,8]", "batch_size=16", "epochs=2"]
+TINY = [
+    "data=synthetic",
+    "data.num_train=100",
+    "data.num_test=20",
+    "model.widths=[4,8]",
+    "batch_size=16",
+    "epochs=2",
+]
 ON_A_PIXEL = "model.widths=[8,8,8,8,8,8]"  # a 1x1 map before the last norm
 LeaveRun = Callable[..., Path]
 Work = Callable[[RunConfig, bool], object]
@@ -88,7 +95,11 @@ def test_every_run_ends_in_its_state_whatever_the_others_do(leave_run: LeaveRun)
     assert states(ended) == ["failed", "failed", "diverged", "failed", "failed", "done"]
     reasons = [str(read_status(run.config.run_path)["reason"]) for run in ended.runs[:5]]
     assert reasons[0].startswith("RuntimeError: out of luck")
-    assert reasons[1:] == ["no space left", "the loss of step 3 is nan", *["it ended without saying how"] * 2]
+    assert reasons[1:] == [
+        "no space left",
+        "the loss of step 3 is nan",
+        *["it ended without saying how"] * 2,
+    ]
     assert exit_code(ended) == 1
     assert all((run.config.run_path / "config.yaml").exists() for run in ended.runs)
 
@@ -106,7 +117,9 @@ def test_a_run_that_leaves_its_status_damaged_does_not_stop_the_others(leave_run
     assert read_runs(ended.runs).runs["seed"].tolist() == [1]
 
 
-def test_a_run_whose_other_files_are_damaged_does_not_hide_the_others(leave_run: LeaveRun, finish: Work) -> None:
+def test_a_run_whose_other_files_are_damaged_does_not_hide_the_others(
+    leave_run: LeaveRun, finish: Work
+) -> None:
     ended = carry_out(tiny("seed=0,1"), finish)
     (ended.runs[0].config.run_path / "metrics.csv").unlink()
     again = carry_out(tiny("seed=0,1"), finish)
@@ -115,7 +128,9 @@ def test_a_run_whose_other_files_are_damaged_does_not_hide_the_others(leave_run:
     assert frames.notes == (f"left out: {again.runs[0].config.run_path}: metrics.csv is damaged",)
 
 
-def test_nothing_that_is_over_is_done_again(finish: Work, trained: list[tuple[str, int]], leave_run: LeaveRun) -> None:
+def test_nothing_that_is_over_is_done_again(
+    finish: Work, trained: list[tuple[str, int]], leave_run: LeaveRun
+) -> None:
     plan = tiny("norm=bn,gn", "seed=0,1")
     leave_run(plan.runs[1].config, "diverged", "nan")
     leave_run(plan.runs[3].config, "failed", "bad luck")
@@ -130,7 +145,9 @@ def test_nothing_that_is_over_is_done_again(finish: Work, trained: list[tuple[st
     assert sorted(trained[3:]) == [("bn", 0), ("bn", 1), ("gn", 0), ("gn", 1)]
 
 
-def test_a_refused_run_is_never_launched_and_stays_refused(finish: Work, trained: list[tuple[str, int]]) -> None:
+def test_a_refused_run_is_never_launched_and_stays_refused(
+    finish: Work, trained: list[tuple[str, int]]
+) -> None:
     ended = carry_out(tiny(ON_A_PIXEL, "norm=ln,in"), finish)
     assert trained == [("ln", 0)]
     assert states(ended) == ["done", "refused"]
@@ -140,7 +157,9 @@ def test_a_refused_run_is_never_launched_and_stays_refused(finish: Work, trained
 def test_a_run_that_was_interrupted_ends_the_sweep_and_the_same_command_goes_on(
     leave_run: LeaveRun, finish: Work, trained: list[tuple[str, int]]
 ) -> None:
-    ended = carry_out(tiny("seed=0,1"), lambda config, restart: leave_run(config, "interrupted", "stopped"))
+    ended = carry_out(
+        tiny("seed=0,1"), lambda config, restart: leave_run(config, "interrupted", "stopped")
+    )
     assert states(ended) == ["interrupted", "new"]
     assert exit_code(ended) == 130
     assert states(carry_out(tiny("seed=0,1"), finish)) == ["done", "done"]
@@ -194,10 +213,14 @@ def test_each_finished_run_is_one_line_that_says_how_many_there_are(
 def test_the_exit_code_is_that_of_the_worst_whatever_the_order(found: list[str], code: int) -> None:
     config = tiny().runs[0].config
     for order in permutations([*found, "done"]):
-        assert exit_code(Plan("p", tuple(PlannedRun(config, state) for state in order), 0, {})) == code
+        assert (
+            exit_code(Plan("p", tuple(PlannedRun(config, state) for state in order), 0, {})) == code
+        )
 
 
-def test_the_last_lines_name_what_failed_its_last_output_and_how_to_retry(leave_run: LeaveRun) -> None:
+def test_the_last_lines_name_what_failed_its_last_output_and_how_to_retry(
+    leave_run: LeaveRun,
+) -> None:
     plan = tiny("norm=gn,bn", "seed=0,1")
     for run in plan.runs[:3]:
         leave_run(run.config)
@@ -219,7 +242,9 @@ def test_a_sweep_without_failures_ends_in_one_line(finish: Work) -> None:
 
 
 def test_an_unfinished_sweep_names_the_command_that_goes_on(leave_run: LeaveRun) -> None:
-    ended = carry_out(tiny("seed=0,1"), lambda config, restart: leave_run(config, "interrupted", "stopped"))
+    ended = carry_out(
+        tiny("seed=0,1"), lambda config, restart: leave_run(config, "interrupted", "stopped")
+    )
     assert list(summary(ended, "normbench sweep tiny")) == [
         "tiny: 1 interrupted, 1 new",
         "  not finished; the same command goes on: normbench sweep tiny",
@@ -230,7 +255,10 @@ def test_of_many_failed_runs_the_summary_shows_some_and_how_to_list_the_others()
     ended = carry_out(tiny("seed=range(0,23)"), lambda config, restart: None)
     lines = list(summary(ended, "again"))
     assert sum(line.startswith("  failed: ") for line in lines) == 20
-    assert lines[-2:] == ["  and 3 more: normbench runs --where status=failed", "  retry with: again --retry-failed"]
+    assert lines[-2:] == [
+        "  and 3 more: normbench runs --where status=failed",
+        "  retry with: again --retry-failed",
+    ]
 
 
 # What is left behind
@@ -248,16 +276,26 @@ FILES = {"runs.csv", "metrics.csv", "steps.csv", "env.json", "configs.json"}
 
 
 def test_runs_that_differ_only_in_their_seed_are_a_row(finish: Work, tmp_path: Path) -> None:
-    files, runs, table = compared(carry_out(tiny("norm=bn,gn", "seed=0,1"), finish), tmp_path / "out")
+    files, runs, table = compared(
+        carry_out(tiny("norm=bn,gn", "seed=0,1"), finish), tmp_path / "out"
+    )
     assert files == FILES
-    assert runs[["norm", "seed", "status"]].values.tolist() == [[n, s, "done"] for n in ("bn", "gn") for s in (0, 1)]
+    assert runs[["norm", "seed", "status"]].values.tolist() == [
+        [n, s, "done"] for n in ("bn", "gn") for s in (0, 1)
+    ]
     assert len(pd.read_csv(tmp_path / "out" / "metrics.csv")) == 8
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:4]] == ["bn", "gn"]
 
 
-@pytest.mark.parametrize("axis", ["norm.num_groups=2,4", "batch_size=8,16", "optim.lr=0.1,0.2", "epochs=1,2"])
-def test_what_runs_of_a_norm_differ_in_is_a_row_each(finish: Work, tmp_path: Path, axis: str) -> None:
-    files, _, table = compared(carry_out(tiny("norm=gn", axis, "seed=0,1"), finish), tmp_path / "out")
+@pytest.mark.parametrize(
+    "axis", ["norm.num_groups=2,4", "batch_size=8,16", "optim.lr=0.1,0.2", "epochs=1,2"]
+)
+def test_what_runs_of_a_norm_differ_in_is_a_row_each(
+    finish: Work, tmp_path: Path, axis: str
+) -> None:
+    files, _, table = compared(
+        carry_out(tiny("norm=gn", axis, "seed=0,1"), finish), tmp_path / "out"
+    )
     assert files == FILES
     rows = table.split("\n\n")[0].splitlines()[2:]
     assert [row.split("|")[-2].strip() for row in rows] == ["2", "2"]  # runs
@@ -273,8 +311,12 @@ def test_a_refused_run_is_a_row_with_its_reason(finish: Work, tmp_path: Path) ->
     assert f"- in: 1 refused: {runs['reason'].tolist()[1]}\n" in table
 
 
-def test_a_norm_refused_at_one_batch_size_differs_from_itself_in_nothing_else(finish: Work, tmp_path: Path) -> None:
-    _, runs, table = compared(carry_out(tiny(ON_A_PIXEL, "norm=bn", "batch_size=1,4"), finish), tmp_path / "out")
+def test_a_norm_refused_at_one_batch_size_differs_from_itself_in_nothing_else(
+    finish: Work, tmp_path: Path
+) -> None:
+    _, runs, table = compared(
+        carry_out(tiny(ON_A_PIXEL, "norm=bn", "batch_size=1,4"), finish), tmp_path / "out"
+    )
     assert runs["batch_size"].tolist() == [4, 1]
     assert not [name for name in runs if "." in name]
     assert "runtime" not in table
@@ -293,7 +335,9 @@ def test_the_caption_of_runs_that_were_not_timed_in_turns_says_so_beside_a_refus
     assert "a processor, threads: 1, fp32, torch 2.15.0, commit 0123456789ab." in table
 
 
-def test_accuracies_on_held_out_images_are_a_column_where_there_are_any(finish: Work, tmp_path: Path) -> None:
+def test_accuracies_on_held_out_images_are_a_column_where_there_are_any(
+    finish: Work, tmp_path: Path
+) -> None:
     _, runs, _ = compared(carry_out(tiny("data.val_fraction=0.1"), finish), tmp_path / "held-out")
     assert runs["val_accuracy"].tolist() == [0.5]
     _, runs, _ = compared(carry_out(tiny(), finish), tmp_path / "without")
@@ -301,13 +345,18 @@ def test_accuracies_on_held_out_images_are_a_column_where_there_are_any(finish: 
 
 
 def test_runs_that_failed_before_their_first_epoch_are_rows_too(tmp_path: Path) -> None:
-    _, runs, table = compared(carry_out(tiny("norm=bn,gn"), lambda config, restart: None), tmp_path / "out")
+    _, runs, table = compared(
+        carry_out(tiny("norm=bn,gn"), lambda config, restart: None), tmp_path / "out"
+    )
     assert runs["status"].tolist() == ["failed", "failed"]
     assert runs["reason"].tolist() == ["it ended without saying how"] * 2
     assert "None of 2 runs finished." in table
 
 
 def test_a_run_that_has_not_begun_is_in_no_table(leave_run: LeaveRun) -> None:
-    ended = carry_out(tiny("seed=0,1"), lambda config, restart: leave_run(config, "interrupted", "stopped", epochs=1))
+    ended = carry_out(
+        tiny("seed=0,1"),
+        lambda config, restart: leave_run(config, "interrupted", "stopped", epochs=1),
+    )
     assert read_runs(ended.runs).runs["status"].tolist() == ["interrupted"]
     assert read_runs(tiny("seed=7,8").runs).runs.empty

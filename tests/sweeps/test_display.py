@@ -17,7 +17,14 @@ from normbench.sweeps.estimate import Estimator
 from normbench.sweeps.plan import make_plan
 from normbench.sweeps.sweep import Study
 
-TINY = ["data=synthetic", "data.num_train=100", "data.num_test=20", "model.widths=[4,8]", "batch_size=16", "epochs=2"]
+TINY = [
+    "data=synthetic",
+    "data.num_train=100",
+    "data.num_test=20",
+    "model.widths=[4,8]",
+    "batch_size=16",
+    "epochs=2",
+]
 STEPS = 14
 LeaveRun = Callable[..., Path]
 
@@ -112,7 +119,11 @@ def test_a_terminal_without_bars_has_the_same_lines(
     ],
 )
 def test_a_damaged_run_is_a_line_that_says_so(
-    configs: list[RunConfig], leave_run: LeaveRun, capsys: pytest.CaptureFixture[str], file: str, content: str
+    configs: list[RunConfig],
+    leave_run: LeaveRun,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+    content: str,
 ) -> None:
     display = Display(steps_of(configs), Estimator(), 1)
     display.run_started(configs[0])
@@ -140,10 +151,14 @@ def test_on_a_terminal_each_active_run_has_a_bar_and_all_runs_have_one(
     assert [line.partition("step ")[2] for line in active] == ["0/14", "7/14"]
 
 
-def test_a_bar_follows_logged_steps_within_an_epoch(configs: list[RunConfig], leave_run: LeaveRun) -> None:
+def test_a_bar_follows_logged_steps_within_an_epoch(
+    configs: list[RunConfig], leave_run: LeaveRun
+) -> None:
     display = live(configs)
     display.run_started(configs[0])
-    RunDir(leave_run(configs[0], "running", epochs=1)).append_step({"step": 9, "epoch": 2, "loss": 1.0, "lr": 0.1})
+    RunDir(leave_run(configs[0], "running", epochs=1)).append_step(
+        {"step": 9, "epoch": 2, "loss": 1.0, "lr": 0.1}
+    )
     assert drawn(display)[1].endswith("step 10/14")
 
 
@@ -174,7 +189,9 @@ def test_the_time_left_is_that_of_the_runs_left_and_of_the_active_ones_what_is_l
     assert drawn(display)[0].endswith("1/3, about 25 min left")  # 1.5 runs
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"a,b\n1,2\n", b"epoch,steps\n1,x\n", b"epoch,steps\n1,\n1"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe", b"a,b\n1,2\n", b"epoch,steps\n1,x\n", b"epoch,steps\n1,\n1"]
+)
 @pytest.mark.parametrize("file", ["metrics.csv", "steps.csv", "status.json", "config.yaml"])
 def test_a_damaged_run_does_not_stop_the_bars(
     configs: list[RunConfig], leave_run: LeaveRun, file: str, content: bytes
@@ -228,7 +245,10 @@ def test_beside_bars_on_standard_error_the_lines_still_go_where_standard_output_
         display.run_started(configs[0])
         leave_run(configs[0])
         display.run_ended(configs[0])
-    assert capsys.readouterr().out == f"[1/3] done      {configs[0].run_id}  test accuracy 0.5000  0 s\n"
+    assert (
+        capsys.readouterr().out
+        == f"[1/3] done      {configs[0].run_id}  test accuracy 0.5000  0 s\n"
+    )
     assert "all runs" in screen.getvalue()
     assert "[1/3]" not in screen.getvalue()
 

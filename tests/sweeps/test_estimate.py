@@ -38,12 +38,16 @@ def test_nothing_is_known_before_a_run_has_finished() -> None:
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 7])
-def test_seconds_are_those_of_an_epoch_with_its_evaluation_for_each_epoch(leave_run: LeaveRun, epochs: int) -> None:
+def test_seconds_are_those_of_an_epoch_with_its_evaluation_for_each_epoch(
+    leave_run: LeaveRun, epochs: int
+) -> None:
     leave_run(tiny(), train_seconds=3.0)  # and 1 s of evaluation
     assert Estimator().seconds(tiny(f"epochs={epochs}")) == 4.0 * epochs
 
 
-@pytest.mark.parametrize("free", ["seed=3", "epochs=5", "optim.lr=1", "optim=sgd", "optim.schedule=cosine"])
+@pytest.mark.parametrize(
+    "free", ["seed=3", "epochs=5", "optim.lr=1", "optim=sgd", "optim.schedule=cosine"]
+)
 def test_seed_epochs_and_optimizer_make_no_other_kind(leave_run: LeaveRun, free: str) -> None:
     config = tiny(free)
     leave_run(tiny("seed=1"))
@@ -91,7 +95,9 @@ def test_a_run_that_finishes_meanwhile_is_learned_from(leave_run: LeaveRun) -> N
     assert estimator.seconds(tiny("batch_size=8")) is None
 
 
-def test_the_place_of_a_run_and_its_share_of_the_machine_make_no_other_kind(leave_run: LeaveRun) -> None:
+def test_the_place_of_a_run_and_its_share_of_the_machine_make_no_other_kind(
+    leave_run: LeaveRun,
+) -> None:
     leave_run(tiny("seed=1").with_system(threads=1, concurrent_runs=2))
     assert Estimator().seconds(tiny()) == 8.0
     assert Estimator().seconds(tiny("system.runs_dir=elsewhere")) is None
@@ -116,7 +122,9 @@ def test_the_place_of_a_run_and_its_share_of_the_machine_make_no_other_kind(leav
         ("metrics.csv", b"epoch,train_seconds,eval_seconds\n1," + b"1" * 200_000 + b",1\n"),
     ],
 )
-def test_a_damaged_run_is_no_measure_and_the_next_one_is(leave_run: LeaveRun, file: str, content: bytes) -> None:
+def test_a_damaged_run_is_no_measure_and_the_next_one_is(
+    leave_run: LeaveRun, file: str, content: bytes
+) -> None:
     (leave_run(tiny("seed=0")) / file).write_bytes(content)
     estimator = Estimator()
     if file != "config.yaml":  # which is known of a run that has just ended

@@ -22,8 +22,20 @@ from normbench.sweeps.sweep import Axis, Exclusion, Study
 from normbench.train import resolve as resolve_module
 from normbench.train.resolve import Resolver
 
-TINY = ["data=synthetic", "data.num_train=100", "data.num_test=20", "model.widths=[4,8]", "batch_size=16", "epochs=2"]
-AXES = {"norm": ["bn", "ln", "gn"], "seed": ["0", "1"], "optim.lr": ["1e-3", "0.1"], "norm.eps": ["1e-3", "1e-5"]}
+TINY = [
+    "data=synthetic",
+    "data.num_train=100",
+    "data.num_test=20",
+    "model.widths=[4,8]",
+    "batch_size=16",
+    "epochs=2",
+]
+AXES = {
+    "norm": ["bn", "ln", "gn"],
+    "seed": ["0", "1"],
+    "optim.lr": ["1e-3", "0.1"],
+    "norm.eps": ["1e-3", "1e-5"],
+}
 ON_A_PIXEL = ["model.widths=[8,8,8,8,8,8]"]  # a 1x1 map before the last norm
 LeaveRun = Callable[..., Path]
 Run = Callable[..., tuple[int, str, str]]
@@ -37,7 +49,9 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def tiny(*overrides: str) -> Study:
     """A study of tiny runs with these settings and axes."""
     keys = {text.partition("=")[0] for text in overrides}
-    return Study("tiny", ()).with_overrides([*(t for t in TINY if t.partition("=")[0] not in keys), *overrides])
+    return Study("tiny", ()).with_overrides(
+        [*(t for t in TINY if t.partition("=")[0] not in keys), *overrides]
+    )
 
 
 def run_ids(plan: Plan) -> list[str]:
@@ -71,24 +85,34 @@ def test_the_plan_is_in_the_order_of_the_axes_and_a_plan_of_its_configs_is_the_s
         ("bn", 1),
         ("bn", 0),
     ]
-    assert [Resolver().resolve(run.config)[0] for run in plan.runs] == [run.config for run in plan.runs]
+    assert [Resolver().resolve(run.config)[0] for run in plan.runs] == [
+        run.config for run in plan.runs
+    ]
 
 
 @given(st.permutations(list(AXES)), st.data())
 @settings(max_examples=8)
-def test_no_order_of_axes_or_values_changes_the_set_of_runs(keys: Sequence[str], data: st.DataObject) -> None:
+def test_no_order_of_axes_or_values_changes_the_set_of_runs(
+    keys: Sequence[str], data: st.DataObject
+) -> None:
     overrides = [f"{key}={','.join(data.draw(st.permutations(AXES[key])))}" for key in keys]
     shuffled = make_plan(tiny(*data.draw(st.permutations([*overrides, "batch_size=8"]))))
-    plan = make_plan(tiny("batch_size=8", *(f"{key}={','.join(values)}" for key, values in AXES.items())))
+    plan = make_plan(
+        tiny("batch_size=8", *(f"{key}={','.join(values)}" for key, values in AXES.items()))
+    )
     assert len(run_ids(plan)) == len(set(run_ids(plan))) == 24
     assert set(run_ids(shuffled)) == set(run_ids(plan))
 
 
 def test_a_run_has_the_id_that_train_gives_it(normbench: Run) -> None:
     axes = {"norm": ["gn", "in"], "norm.eps": ["1", "1.5"], "optim.lr": ["0.12345678901234", "0.1"]}
-    plan = make_plan(tiny(*(f"{key}={','.join(values)}" for key, values in axes.items()), "data.mean=[0,0,0]"))
+    plan = make_plan(
+        tiny(*(f"{key}={','.join(values)}" for key, values in axes.items()), "data.mean=[0,0,0]")
+    )
     trained = []
-    for norm, eps, lr in [(n, e, r) for n in axes["norm"] for e in axes["norm.eps"] for r in axes["optim.lr"]]:
+    for norm, eps, lr in [
+        (n, e, r) for n in axes["norm"] for e in axes["norm.eps"] for r in axes["optim.lr"]
+    ]:
         _, out, _ = normbench("train", "--dry-run", f"--norm={norm}", f"--lr={lr}", *TINY, f"norm.eps={eps}",
                               "data.mean=[0,0,0]")  # fmt: skip
         trained.append(out.split()[-1])
@@ -119,7 +143,9 @@ def test_the_number_of_steps_is_that_of_the_training() -> None:
 
 def test_a_refused_cell_says_why_and_does_not_stop_the_others() -> None:
     plan = make_plan(tiny(*ON_A_PIXEL, "norm=bn,ln,in,gn", "batch_size=1,4"))
-    assert [(run.config.norm.name, run.config.batch_size) for run in plan.runs if run.state == "refused"] == [
+    assert [
+        (run.config.norm.name, run.config.batch_size) for run in plan.runs if run.state == "refused"
+    ] == [
         ("bn", 1),
         ("in", 1),
         ("in", 4),
@@ -155,7 +181,9 @@ def test_a_short_last_batch_that_a_norm_cannot_take_is_refused() -> None:
         (["norm=bn,,gn"], "cannot read 'norm=bn,,gn': "),
     ],
 )
-def test_misspelled_input_is_an_error_and_not_a_refused_cell(overrides: list[str], message: str) -> None:
+def test_misspelled_input_is_an_error_and_not_a_refused_cell(
+    overrides: list[str], message: str
+) -> None:
     with pytest.raises(NormbenchError) as caught:
         make_plan(tiny(*overrides))
     assert str(caught.value).startswith(message)
@@ -163,16 +191,28 @@ def test_misspelled_input_is_an_error_and_not_a_refused_cell(overrides: list[str
 
 
 def test_a_plan_of_which_nothing_can_run_is_an_error() -> None:
-    with pytest.raises(NormbenchError, match=r"^nothing to run: norm gn cannot train .*num_groups=3 does not divide"):
+    with pytest.raises(
+        NormbenchError,
+        match=r"^nothing to run: norm gn cannot train .*num_groups=3 does not divide",
+    ):
         make_plan(tiny("norm=gn", "norm.num_groups=3,5"))
-    all_of_it = Study("s", (Axis(("norm",), (("bn",),)),), {}, (Exclusion({"norm": ["bn"]}, "known"),))
-    with pytest.raises(NormbenchError, match=r"^nothing to run: the study leaves out every combination$"):
+    all_of_it = Study(
+        "s", (Axis(("norm",), (("bn",),)),), {}, (Exclusion({"norm": ["bn"]}, "known"),)
+    )
+    with pytest.raises(
+        NormbenchError, match=r"^nothing to run: the study leaves out every combination$"
+    ):
         make_plan(all_of_it)
 
 
 def test_what_a_study_excludes_is_counted_with_its_reason_and_never_looked_at() -> None:
     study = tiny("norm=bn,gn", "batch_size=1,8,-1")
-    study = Study(study.name, study.axes, study.fixed, (Exclusion({"batch_size": [1, -1]}, "known to collapse"),))
+    study = Study(
+        study.name,
+        study.axes,
+        study.fixed,
+        (Exclusion({"batch_size": [1, -1]}, "known to collapse"),),
+    )
     plan = make_plan(study)
     assert (len(plan.runs), plan.excluded) == (2, {"known to collapse": 4})
     assert "  left out by the study: 4 combinations: known to collapse" in lines(plan)
@@ -193,13 +233,17 @@ def state_of(config: RunConfig) -> str:
 
 
 @pytest.mark.parametrize("state", ["done", "diverged", "failed", "interrupted"])
-def test_a_run_stands_as_its_status_says(config: RunConfig, leave_run: LeaveRun, state: str) -> None:
+def test_a_run_stands_as_its_status_says(
+    config: RunConfig, leave_run: LeaveRun, state: str
+) -> None:
     assert state_of(config) == "new"
     leave_run(config, state, "a reason")
     assert state_of(config) == state
 
 
-def test_a_run_whose_process_is_gone_is_not_taken_for_a_running_one(config: RunConfig, leave_run: LeaveRun) -> None:
+def test_a_run_whose_process_is_gone_is_not_taken_for_a_running_one(
+    config: RunConfig, leave_run: LeaveRun
+) -> None:
     path = leave_run(config, "running")
     assert state_of(config) == "killed"
     with FileLock(path / ".lock"):
@@ -215,7 +259,9 @@ def test_a_failed_run_that_another_process_has_begun_to_retry_is_running(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00\x00", '"done"'])
-def test_a_run_whose_status_cannot_be_read_is_damaged(config: RunConfig, leave_run: LeaveRun, content: str) -> None:
+def test_a_run_whose_status_cannot_be_read_is_damaged(
+    config: RunConfig, leave_run: LeaveRun, content: str
+) -> None:
     (leave_run(config) / "status.json").write_text(content)
     assert state_of(config) == "damaged"
 
@@ -244,7 +290,10 @@ def one_of_each(leave_run: LeaveRun) -> Iterator[Plan]:
     [
         ({}, {"new", "interrupted", "killed"}),
         ({"retry_failed": True}, {"new", "interrupted", "killed", "failed"}),
-        ({"restart": True}, {"new", "interrupted", "killed", "failed", "done", "diverged", "damaged"}),
+        (
+            {"restart": True},
+            {"new", "interrupted", "killed", "failed", "done", "diverged", "damaged"},
+        ),
         (
             {"retry_failed": True, "restart": True},
             {"new", "interrupted", "killed", "failed", "done", "diverged", "damaged"},
@@ -275,7 +324,9 @@ def test_failed_runs_are_not_called_left_when_they_are_retried(one_of_each: Plan
     assert not any("--retry-failed" in line for line in lines(one_of_each, retry_failed=True))
 
 
-def test_a_plan_without_anything_to_do_says_what_is_done_and_no_time(config: RunConfig, leave_run: LeaveRun) -> None:
+def test_a_plan_without_anything_to_do_says_what_is_done_and_no_time(
+    config: RunConfig, leave_run: LeaveRun
+) -> None:
     assert lines(make_plan(tiny("norm=gn"))) == [
         "tiny: 1 run: 0 done, 1 to do",
         "  time: not known yet, no run of these kinds has finished",
@@ -315,7 +366,13 @@ def test_a_thousand_runs_compose_once_per_choice_of_groups_and_ask_each_source_a
     monkeypatch.setattr(sources, "build", counted(sources.build, built))
     monkeypatch.setattr(resolve_module, "norm_sites", counted(resolve_module.norm_sites, probed))
     normbench.config.compose._composed.cache_clear()
-    axes = ["norm=bn,gn", "optim=adam,sgd", "data.num_train=100,200", "model.widths=[4,8],[8,4]", "seed=range(0,63)"]
+    axes = [
+        "norm=bn,gn",
+        "optim=adam,sgd",
+        "data.num_train=100,200",
+        "model.widths=[4,8],[8,4]",
+        "seed=range(0,63)",
+    ]
     plan = make_plan(tiny(*axes))
     assert len(plan.runs) == 1008
     assert (len(composed), len(built), len(probed)) == (4, 2, 2)

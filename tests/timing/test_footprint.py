@@ -59,7 +59,9 @@ def test_what_was_there_before_is_not_counted() -> None:
     x, y = torch.ones(1000), torch.ones(1000)
     assert peak_bytes(lambda: x.add_(y), CPU) == 0
     assert peak_bytes(lambda: x + y, CPU) == 4000
-    assert peak_bytes(lambda: x + y + y, CPU) == 8000, "a term of the sum is kept while the next is made"
+    assert peak_bytes(lambda: x + y + y, CPU) == 8000, (
+        "a term of the sum is kept while the next is made"
+    )
     assert peak_bytes(lambda: None, CPU) == 0
 
 
@@ -79,11 +81,22 @@ def test_a_gpu_is_asked_for_its_most_beyond_what_it_had(monkeypatch: pytest.Monk
 
         return say
 
-    values = {"synchronize": 0, "reset_peak_memory_stats": 0, "memory_allocated": 1000, "max_memory_allocated": 5000}
+    values = {
+        "synchronize": 0,
+        "reset_peak_memory_stats": 0,
+        "memory_allocated": 1000,
+        "max_memory_allocated": 5000,
+    }
     for name, value in values.items():
         monkeypatch.setattr(torch.cuda, name, says(name, value))
     assert peak_bytes(says("work"), torch.device("cuda")) == 4000
-    assert told == ["synchronize", "reset_peak_memory_stats", "memory_allocated", "work", "max_memory_allocated"]
+    assert told == [
+        "synchronize",
+        "reset_peak_memory_stats",
+        "memory_allocated",
+        "work",
+        "max_memory_allocated",
+    ]
 
 
 class Halves(nn.Module):
@@ -113,7 +126,10 @@ def take_a_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 @pytest.mark.parametrize(
     ("make", "kept"),
     [
-        (lambda p: torch.optim.Adam(p), 2 * PARAMETERS + 4 * 4),  # two moments, and a step counter for each tensor
+        (
+            lambda p: torch.optim.Adam(p),
+            2 * PARAMETERS + 4 * 4,
+        ),  # two moments, and a step counter for each tensor
         (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), PARAMETERS),
         (lambda p: torch.optim.SGD(p, lr=0.1), 0),
     ],
@@ -124,7 +140,9 @@ def test_what_lasts_is_parameters_buffers_and_what_the_optimizer_keeps_of_each(
 ) -> None:
     model = small_model()
     optimizer = make(model.parameters())
-    assert state_bytes(model, optimizer) == PARAMETERS + BUFFERS, "nothing is kept before the first step"
+    assert state_bytes(model, optimizer) == PARAMETERS + BUFFERS, (
+        "nothing is kept before the first step"
+    )
     for _ in range(2):
         take_a_step(model, optimizer)
         assert state_bytes(model, optimizer) == PARAMETERS + BUFFERS + kept

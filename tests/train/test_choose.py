@@ -21,7 +21,13 @@ from normbench.train import choose as module
 from normbench.train.choose import ROUNDS, WORTH_A_TRIAL, Timing, choose
 from normbench.train.resolve import Resolver, data_home, resolve
 
-SMALL = ("data=synthetic", "data.num_train=64", "data.num_test=10", "model.widths=[4,8]", "runtime.device=cpu")
+SMALL = (
+    "data=synthetic",
+    "data.num_train=64",
+    "data.num_test=10",
+    "model.widths=[4,8]",
+    "runtime.device=cpu",
+)
 
 Way = tuple[bool, bool, bool]
 
@@ -44,13 +50,17 @@ class Machine:
         variant = (where.channels_last, where.onednn, where.compile)
         self.timed.append(variant)
         return SimpleNamespace(
-            trainer=trainer, take_step=variant, seconds_compiling=where.compile * self.seconds_compiling
+            trainer=trainer,
+            take_step=variant,
+            seconds_compiling=where.compile * self.seconds_compiling,
         )
 
     def timer(self, work: Any, calls: int) -> float:
         return calls * self.seconds[work]
 
-    def race(self, works: Mapping[str, Any], timer: object, **given: Any) -> Iterator[dict[str, float]]:
+    def race(
+        self, works: Mapping[str, Any], timer: object, **given: Any
+    ) -> Iterator[dict[str, float]]:
         """As many rounds as asked for, all alike."""
         for _ in range(given["rounds"]):
             yield {name: self.seconds[variant] for name, variant in works.items()}
@@ -71,10 +81,17 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
 
 def config_with(*overrides: str) -> tuple[RunConfig, Source]:
     config = compose([*SMALL, *overrides])
-    return config, sources.build("synthetic", data_home(config), options={"num_train": 64, "num_test": 10})
+    return config, sources.build(
+        "synthetic", data_home(config), options={"num_train": 64, "num_test": 10}
+    )
 
 
-PLAIN, LAST, OFF, BOTH = (False, True, False), (True, True, False), (False, False, False), (True, False, False)
+PLAIN, LAST, OFF, BOTH = (
+    (False, True, False),
+    (True, True, False),
+    (False, False, False),
+    (True, False, False),
+)
 ALL_WAYS = (PLAIN, LAST, OFF, BOTH)
 
 
@@ -95,7 +112,9 @@ QUICKEST = {
 
 
 @pytest.mark.parametrize("best", ALL_WAYS)
-def test_the_quickest_of_all_layouts_with_and_without_onednn_is_chosen(best: Way, on: Any, tmp_path: Path) -> None:
+def test_the_quickest_of_all_layouts_with_and_without_onednn_is_chosen(
+    best: Way, on: Any, tmp_path: Path
+) -> None:
     machine = on(QUICKEST[best])
     config, source = config_with("runtime.channels_last=auto", "runtime.onednn=auto")
     assert way_of(choose(config, source, 10, tmp_path)) == best
@@ -127,13 +146,19 @@ def test_what_is_not_auto_stays(override: str, ways: list[Way], on: Any, tmp_pat
 def test_compiling_is_chosen_where_it_saves_more_than_it_takes(
     num_steps: int, seconds_compiling: float, expected: bool, on: Any, tmp_path: Path
 ) -> None:
-    machine = on(dict.fromkeys(ALL_WAYS, 1.0) | {compiled(PLAIN): 0.9}, seconds_compiling=seconds_compiling)
+    machine = on(
+        dict.fromkeys(ALL_WAYS, 1.0) | {compiled(PLAIN): 0.9}, seconds_compiling=seconds_compiling
+    )
     config, source = config_with("runtime=fast", "runtime.precision=fp32")
-    assert way_of(choose(config, source, num_steps, tmp_path)) == (compiled(PLAIN) if expected else PLAIN)
+    assert way_of(choose(config, source, num_steps, tmp_path)) == (
+        compiled(PLAIN) if expected else PLAIN
+    )
     assert (compiled(PLAIN) in machine.timed) == (num_steps >= WORTH_A_TRIAL)
 
 
-def test_whether_to_compile_is_asked_of_the_plain_way_where_only_that_is_auto(on: Any, tmp_path: Path) -> None:
+def test_whether_to_compile_is_asked_of_the_plain_way_where_only_that_is_auto(
+    on: Any, tmp_path: Path
+) -> None:
     machine = on({PLAIN: 1.0, compiled(PLAIN): 0.9})
     config, source = config_with("runtime.compile=auto")
     assert way_of(choose(config, source, 10_000, tmp_path)) == compiled(PLAIN)
@@ -148,7 +173,9 @@ def test_compiling_is_tried_in_the_chosen_way(best: Way, on: Any, tmp_path: Path
     assert machine.timed == [PLAIN, OFF, LAST, BOTH, best, compiled(best)]
 
 
-def test_the_layout_is_chosen_among_compiled_steps_where_compilation_is_set(on: Any, tmp_path: Path) -> None:
+def test_the_layout_is_chosen_among_compiled_steps_where_compilation_is_set(
+    on: Any, tmp_path: Path
+) -> None:
     machine = on({compiled(PLAIN): 1.0, compiled(LAST): 0.5})
     config, source = config_with("runtime.channels_last=auto", "runtime.compile=true")
     assert way_of(choose(config, source, 10, tmp_path)) == compiled(LAST)
@@ -159,7 +186,9 @@ def test_what_was_measured_is_said_and_measured_once(
     on: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine = on(QUICKEST[LAST])
-    config, source = config_with("runtime=fast", "runtime.precision=fp32", "norm=gn", "system.threads=3")
+    config, source = config_with(
+        "runtime=fast", "runtime.precision=fp32", "norm=gn", "system.threads=3"
+    )
     first = choose(config, source, 10_000, tmp_path)
     timed, said = len(machine.timed), capsys.readouterr().err
     assert timed == 6
@@ -174,11 +203,17 @@ def test_what_was_measured_is_said_and_measured_once(
         "10000 steps; chosen: compile=true",
     )
     (date,) = {*dates}
-    assert timedelta(0) <= datetime.now(UTC) - datetime.fromisoformat(date.rstrip(")")) < timedelta(hours=1)
+    assert (
+        timedelta(0)
+        <= datetime.now(UTC) - datetime.fromisoformat(date.rstrip(")"))
+        < timedelta(hours=1)
+    )
     assert choose(config, source, 10_000, tmp_path) == first
     assert len(machine.timed) == timed
     assert capsys.readouterr().err == said, "what it rests on is said again"
-    other, _ = config_with("runtime=fast", "runtime.precision=fp32", "norm=gn", "system.threads=3", "batch_size=8")
+    other, _ = config_with(
+        "runtime=fast", "runtime.precision=fp32", "norm=gn", "system.threads=3", "batch_size=8"
+    )
     choose(other, source, 10, tmp_path)
     assert len(machine.timed) == timed + 4, "another batch size is another question"
 
@@ -191,7 +226,10 @@ def test_why_the_quickest_is_not_chosen_is_said(
     monkeypatch.setattr(module, "race", lambda *_, **__: unsure)
     config, source = config_with("runtime.onednn=auto")
     assert way_of(choose(config, source, 10, tmp_path)) == PLAIN
-    assert "; chosen: as it is, nothing else was quicker in all rounds but one (measured" in capsys.readouterr().err
+    assert (
+        "; chosen: as it is, nothing else was quicker in all rounds but one (measured"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_broken_measurement_leaves_no_file(on: Any, tmp_path: Path) -> None:
@@ -270,22 +308,38 @@ def test_no_larger_batch_is_timed_than_there_are_images(
     assert (config.batch_size, config.runtime.channels_last) == (2048, True)
 
 
-def test_why_compilation_is_not_tried_is_said(on: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_why_compilation_is_not_tried_is_said(
+    on: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     on(dict.fromkeys(ALL_WAYS, 1.0))
     choose(*config_with("runtime.compile=auto"), 20, tmp_path)
-    assert "compilation is not tried: the run's steps take 20 s without it\n" in capsys.readouterr().err
+    assert (
+        "compilation is not tried: the run's steps take 20 s without it\n"
+        in capsys.readouterr().err
+    )
 
 
-def test_what_is_far_behind_in_single_steps_is_not_raced_and_the_first_always_is(on: Any, tmp_path: Path) -> None:
+def test_what_is_far_behind_in_single_steps_is_not_raced_and_the_first_always_is(
+    on: Any, tmp_path: Path
+) -> None:
     on({PLAIN: 1.0, LAST: 0.4, OFF: 0.9, BOTH: 0.5})
     config, source = config_with("runtime.channels_last=auto", "runtime.onednn=auto")
     assert way_of(choose(config, source, 10, tmp_path)) == LAST
     (file,) = tmp_path.rglob("*.json")
-    assert yaml.safe_load(file.read_text())["seconds"] == [[1.0] * ROUNDS, [0.9], [0.4] * ROUNDS, [0.5] * ROUNDS]
-    assert Timing([[1.0] * ROUNDS, [0.1]], [0.0] * 2, "today").winner == 0, "a single step wins nothing"
+    assert yaml.safe_load(file.read_text())["seconds"] == [
+        [1.0] * ROUNDS,
+        [0.9],
+        [0.4] * ROUNDS,
+        [0.5] * ROUNDS,
+    ]
+    assert Timing([[1.0] * ROUNDS, [0.1]], [0.0] * 2, "today").winner == 0, (
+        "a single step wins nothing"
+    )
 
 
-@pytest.mark.parametrize(("quicker", "expected"), [(ROUNDS, True), (ROUNDS - 1, True), (ROUNDS - 2, False), (0, False)])
+@pytest.mark.parametrize(
+    ("quicker", "expected"), [(ROUNDS, True), (ROUNDS - 1, True), (ROUNDS - 2, False), (0, False)]
+)
 def test_one_round_may_go_the_other_way(quicker: int, expected: bool) -> None:
     rounds = [0.9] * quicker + [1.1] * (ROUNDS - quicker)
     timing = Timing([[1.0] * ROUNDS, [1.2] * ROUNDS, rounds], [0.0] * 3, "today")
@@ -304,19 +358,25 @@ def test_resolving_leaves_no_auto_and_a_second_time_changes_nothing(on: Any) -> 
 
 def test_a_norm_that_cannot_work_is_not_timed(on: Any) -> None:
     machine = on(QUICKEST[LAST])
-    config, _ = Resolver().complete(compose([*SMALL, "norm=gn", "norm.num_groups=3", "runtime=fast"]))
+    config, _ = Resolver().complete(
+        compose([*SMALL, "norm=gn", "norm.num_groups=3", "runtime=fast"])
+    )
     assert way_of(config) == PLAIN
     assert not machine.timed
 
 
 @pytest.mark.parametrize("name", ["channels_last", "compile", "onednn"])
 def test_for_another_machine_it_must_be_said(name: str) -> None:
-    with pytest.raises(NormbenchError, match=f"runtime.{name}=auto: another machine is not known here; say true or"):
+    with pytest.raises(
+        NormbenchError, match=f"runtime.{name}=auto: another machine is not known here; say true or"
+    ):
         Resolver("cpu").complete(compose([*SMALL, f"runtime.{name}=auto"]))
 
 
 def test_a_real_choice_is_made_of_steps(tmp_path: Path) -> None:
-    config, source = config_with("runtime.channels_last=auto", "runtime.onednn=auto", "batch_size=4")
+    config, source = config_with(
+        "runtime.channels_last=auto", "runtime.onednn=auto", "batch_size=4"
+    )
     assert way_of(choose(config, source, 10, tmp_path)) in ALL_WAYS
     (file,) = tmp_path.rglob("*.json")
     first, *others = (len(rounds) for rounds in yaml.safe_load(file.read_text())["seconds"])

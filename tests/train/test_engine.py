@@ -43,13 +43,17 @@ SEED = 3
 
 def split_of(num_images: int = NUM_IMAGES, seed: int = 0) -> Split:
     generator = np.random.default_rng(seed)
-    brightness = generator.uniform(0.1, 1, (num_images, 3, 1, 1))  # so that a batch's statistics depend on who is in it
+    brightness = generator.uniform(
+        0.1, 1, (num_images, 3, 1, 1)
+    )  # so that a batch's statistics depend on who is in it
     images = (generator.integers(0, 256, (num_images, 3, 8, 8)) * brightness).astype(np.uint8)
     return Split(images, generator.integers(0, 10, num_images))
 
 
 def model_of(norm: str) -> nn.Module:
-    return models.build("normresnet", Layers(norms.build(norm), SEED), 10, options={"widths": (4, 8)})
+    return models.build(
+        "normresnet", Layers(norms.build(norm), SEED), 10, options={"widths": (4, 8)}
+    )
 
 
 def loader_of(split: Split, *, augment: bool = False) -> DeviceLoader:
@@ -67,7 +71,12 @@ def trainer_of(
     **given: Any,
 ) -> Trainer:
     model = model_of(norm)
-    settings: dict[str, Any] = {"batch_size": 8, "epochs": 3, "log_every": 1, "schedule": schedule("constant", 0.0)}
+    settings: dict[str, Any] = {
+        "batch_size": 8,
+        "epochs": 3,
+        "log_every": 1,
+        "schedule": schedule("constant", 0.0),
+    }
     return Trainer(
         model=model,
         optimizer=optimizers.build(optim)(parameter_groups(model), lr),
@@ -83,7 +92,9 @@ def never() -> bool:
     return False
 
 
-def train(trainer: Trainer, should_stop: Callable[[], bool] = never) -> tuple[list[StepLog], list[EpochResult]]:
+def train(
+    trainer: Trainer, should_stop: Callable[[], bool] = never
+) -> tuple[list[StepLog], list[EpochResult]]:
     """Every log and every epoch's result until the end."""
     logs: list[StepLog | None] = []
     results = []
@@ -124,7 +135,9 @@ def plain_optimizer(model: nn.Module, name: str, lr: float) -> torch.optim.Optim
 
 @pytest.mark.parametrize("norm", ["bn", "gn"])
 @pytest.mark.parametrize(("optim", "lr"), [("adam", 1e-3), ("sgd", 0.05)])
-def test_losses_metrics_and_weights_are_those_of_a_plain_loop(norm: str, optim: str, lr: float) -> None:
+def test_losses_metrics_and_weights_are_those_of_a_plain_loop(
+    norm: str, optim: str, lr: float
+) -> None:
     model = model_of(norm).train()
     optimizer = plain_optimizer(model, optim, lr)
     losses: list[float] = []
@@ -147,7 +160,9 @@ def test_losses_metrics_and_weights_are_those_of_a_plain_loop(norm: str, optim: 
 
     assert len(losses) == 21
     np.testing.assert_allclose([log.loss for log in logs], losses, rtol=2e-4)
-    np.testing.assert_allclose([result.loss for result in results], [loss for loss, _ in epochs], rtol=2e-4)
+    np.testing.assert_allclose(
+        [result.loss for result in results], [loss for loss, _ in epochs], rtol=2e-4
+    )
     assert [result.accuracy for result in results] == [accuracy for _, accuracy in epochs]
     assert [result.num_images for result in results] == [NUM_IMAGES] * 3
     assert_same_weights(trainer.model, model, rtol=1e-2, atol=1e-4)
@@ -168,18 +183,30 @@ def test_label_smoothing_mixes_the_loss_with_the_mean_over_all_classes() -> None
 @pytest.mark.parametrize("norm", ["ln", "in", "gn", "none"])
 def test_accumulating_under_a_batch_free_norm_equals_the_larger_batch(norm: str) -> None:
     parts, whole = trainer_of(norm, batch_size=4, accumulate=4), trainer_of(norm, batch_size=16)
-    (part_logs, part_results), (whole_logs, whole_results) = train(parts), train(whole)  # steps of 16, 16, 16 and 2
+    (part_logs, part_results), (whole_logs, whole_results) = (
+        train(parts),
+        train(whole),
+    )  # steps of 16, 16, 16 and 2
     assert len(part_logs) == len(whole_logs) == 12
-    np.testing.assert_allclose([log.loss for log in part_logs], [log.loss for log in whole_logs], rtol=2e-4)
-    np.testing.assert_allclose([r.loss for r in part_results], [r.loss for r in whole_results], rtol=2e-4)
+    np.testing.assert_allclose(
+        [log.loss for log in part_logs], [log.loss for log in whole_logs], rtol=2e-4
+    )
+    np.testing.assert_allclose(
+        [r.loss for r in part_results], [r.loss for r in whole_results], rtol=2e-4
+    )
     assert_same_weights(parts.model, whole.model, rtol=1e-3, atol=1e-5)
 
 
 def test_a_step_of_an_uneven_group_weighs_every_image_alike() -> None:
     # 50 images in batches of 12: a step of 4 batches, then one of 2 images; with accumulate=5 a single 12,12,12,12,2.
-    parts, whole = trainer_of("gn", batch_size=12, accumulate=5), trainer_of("gn", batch_size=NUM_IMAGES)
+    parts, whole = (
+        trainer_of("gn", batch_size=12, accumulate=5),
+        trainer_of("gn", batch_size=NUM_IMAGES),
+    )
     part_logs, whole_logs = train(parts)[0], train(whole)[0]
-    np.testing.assert_allclose([log.loss for log in part_logs], [log.loss for log in whole_logs], rtol=1e-5)
+    np.testing.assert_allclose(
+        [log.loss for log in part_logs], [log.loss for log in whole_logs], rtol=1e-5
+    )
     assert_same_weights(parts.model, whole.model, rtol=1e-3, atol=1e-6)
 
 
@@ -192,7 +219,11 @@ def test_accumulating_under_batch_norm_is_not_the_larger_batch() -> None:
 def test_accumulating_gathers_statistics_for_each_batch_by_itself() -> None:
     trainer = trainer_of("bn", batch_size=4, accumulate=4, epochs=1)
     train(trainer)
-    counts = {int(v) for key, v in trainer.model.state_dict().items() if key.endswith("num_batches_tracked")}
+    counts = {
+        int(v)
+        for key, v in trainer.model.state_dict().items()
+        if key.endswith("num_batches_tracked")
+    }
     assert counts == {math.ceil(NUM_IMAGES / 4)}
 
 
@@ -214,14 +245,18 @@ def test_every_step_is_announced_with_a_log_only_where_one_is_due() -> None:
     assert [log is not None for log in announced] == [True, False, False, True, False, False, True]
 
 
-@pytest.mark.parametrize(("max_steps", "steps"), [(1, [1]), (7, [7]), (10, [7, 3]), (21, [7, 7, 7]), (99, [7, 7, 7])])
+@pytest.mark.parametrize(
+    ("max_steps", "steps"), [(1, [1]), (7, [7]), (10, [7, 3]), (21, [7, 7, 7]), (99, [7, 7, 7])]
+)
 def test_max_steps_ends_the_run_in_the_middle_of_an_epoch(max_steps: int, steps: list[int]) -> None:
     trainer = trainer_of(max_steps=max_steps)
     assert trainer.num_steps == sum(steps)
     logs, results = train(trainer)
     assert len(logs) == trainer.step == sum(steps)
     assert trainer.epoch == len(results)
-    assert [result.num_images for result in results] == [min(8 * count, NUM_IMAGES) for count in steps]
+    assert [result.num_images for result in results] == [
+        min(8 * count, NUM_IMAGES) for count in steps
+    ]
     assert trainer.is_done
 
 
@@ -233,7 +268,11 @@ def test_the_learning_rate_of_a_step_follows_progress_over_all_steps() -> None:
     logs, _ = train(trainer)
     expected = [0.05 * (1 + math.cos(math.pi * (step + 0.5) / 10)) / 2 for step in range(10)]
     np.testing.assert_allclose(used, [[lr, lr] for lr in expected])
-    assert [log.lr for log in logs] == [trainer.lr_at(step) for step in range(10)] == pytest.approx(expected)
+    assert (
+        [log.lr for log in logs]
+        == [trainer.lr_at(step) for step in range(10)]
+        == pytest.approx(expected)
+    )
 
 
 def test_an_epoch_s_seconds_are_its_own_and_go_on_after_a_stop() -> None:
@@ -278,7 +317,12 @@ def test_stopped_after_any_step_and_resumed_equals_uninterrupted_bit_for_bit(
     norm: str, optim: str, accumulate: int
 ) -> None:
     def fresh() -> Trainer:
-        given: dict[str, Any] = {"epochs": 2, "max_steps": 12 // accumulate, "augment": True, "schedule": cosine}
+        given: dict[str, Any] = {
+            "epochs": 2,
+            "max_steps": 12 // accumulate,
+            "augment": True,
+            "schedule": cosine,
+        }
         return trainer_of(norm, optim, accumulate=accumulate, **given)
 
     uninterrupted = fresh()
@@ -293,7 +337,9 @@ def test_stopped_after_any_step_and_resumed_equals_uninterrupted_bit_for_bit(
         later_logs, later_results = train(resumed)
         assert heard + later_logs == logs
         both = [(result.loss, result.accuracy, result.num_images) for result in later_results]
-        assert both == [(result.loss, result.accuracy, result.num_images) for result in results[-len(both) :]]
+        assert both == [
+            (result.loss, result.accuracy, result.num_images) for result in results[-len(both) :]
+        ]
         assert_same_weights(resumed.model, uninterrupted.model, rtol=0, atol=0)
 
 
@@ -316,7 +362,8 @@ def test_a_loss_that_is_not_finite_is_a_divergence(loss: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("log_every", "where"), [(1, "the loss of step [1-9] in epoch 1"), (100, "the mean loss of epoch 1")]
+    ("log_every", "where"),
+    [(1, "the loss of step [1-9] in epoch 1"), (100, "the mean loss of epoch 1")],
 )
 def test_a_run_that_diverges_stops_and_says_where(log_every: int, where: str) -> None:
     logs: list[StepLog | None] = []
@@ -347,7 +394,9 @@ def test_metrics_are_sums_over_images_whatever_the_batches() -> None:
 
 
 @pytest.mark.parametrize("norm", ["bn", "gn"])
-def test_evaluate_is_the_mean_over_all_images_in_evaluation_mode_and_changes_nothing(norm: str) -> None:
+def test_evaluate_is_the_mean_over_all_images_in_evaluation_mode_and_changes_nothing(
+    norm: str,
+) -> None:
     split = split_of(EVAL_BATCH_SIZE + 1)  # the last batch has a single image
     trainer = trainer_of(norm, split=split, epochs=1, max_steps=3)
     train(trainer)

@@ -63,15 +63,24 @@ class Recording(Runtime):
 
 def tensors_of(trainer: Trainer) -> list[Tensor]:
     of_optimizer = [value for state in trainer.optimizer.state.values() for value in state.values()]
-    return [*trainer.model.parameters(), *trainer.model.buffers(), *of_optimizer, *vars(trainer.metrics).values()]
+    return [
+        *trainer.model.parameters(),
+        *trainer.model.buffers(),
+        *of_optimizer,
+        *vars(trainer.metrics).values(),
+    ]
 
 
-def trainer_of(where: Runtime, norm: str, *, batch_size: int = 8, epochs: int = 5, **given: Any) -> Trainer:
+def trainer_of(
+    where: Runtime, norm: str, *, batch_size: int = 8, epochs: int = 5, **given: Any
+) -> Trainer:
     """84 images in batches of 8: ten full ones an epoch, and one of 4."""
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (84, 3, 8, 8), dtype=np.uint8)
     split = Split(images, generator.integers(0, 10, 84))
-    model = where.prepare(models.build("normresnet", Layers(norms.build(norm), 0), 10, options={"widths": (4, 8)}))
+    model = where.prepare(
+        models.build("normresnet", Layers(norms.build(norm), 0), 10, options={"widths": (4, 8)})
+    )
     optim = given.pop("optim", "adam")
     trainer = Trainer(
         model=model,
@@ -87,7 +96,13 @@ def trainer_of(where: Runtime, norm: str, *, batch_size: int = 8, epochs: int = 
         runtime=where,
         lr=1e-2,
         seed=0,
-        **{"batch_size": batch_size, "epochs": epochs, "log_every": 1, "schedule": schedule("cosine", 0.1)} | given,
+        **{
+            "batch_size": batch_size,
+            "epochs": epochs,
+            "log_every": 1,
+            "schedule": schedule("cosine", 0.1),
+        }
+        | given,
     )
     if isinstance(where, Recording):
         where.trainers.append(trainer)
@@ -115,13 +130,17 @@ def test_layout_and_kernels_give_the_losses_of_the_plain_path_over_50_steps(
     norm: str, batch_size: int, channels_last: bool, onednn: bool
 ) -> None:
     other_way = Runtime(CPU, "fp32", channels_last=channels_last, compile=False, onednn=onednn)
-    one, other = (trainer_of(where, norm, batch_size=batch_size, max_steps=50) for where in (PLAIN, other_way))
+    one, other = (
+        trainer_of(where, norm, batch_size=batch_size, max_steps=50) for where in (PLAIN, other_way)
+    )
     np.testing.assert_allclose(figures(other), figures(one), rtol=2e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("onednn", [True, False])
 def test_a_step_has_its_kernels_both_ways_and_an_evaluation_those_of_before(onednn: bool) -> None:
-    trainer = trainer_of(Runtime(CPU, "fp32", channels_last=False, compile=False, onednn=onednn), "bn", max_steps=1)
+    trainer = trainer_of(
+        Runtime(CPU, "fp32", channels_last=False, compile=False, onednn=onednn), "bn", max_steps=1
+    )
     told: list[object] = []
 
     def tell(module: torch.nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -179,7 +198,9 @@ def test_a_recorded_step_of_several_batches_gives_the_figures_of_the_plain_one()
 
 def test_a_recorded_run_that_was_stopped_goes_on_to_the_same_figures() -> None:
     def fresh() -> Trainer:
-        return trainer_of(Recording(CPU, "fp32", channels_last=False, compile=False, cuda_graphs=True), "bn")
+        return trainer_of(
+            Recording(CPU, "fp32", channels_last=False, compile=False, cuda_graphs=True), "bn"
+        )
 
     whole, begun, resumed = fresh(), fresh(), fresh()
     expected = figures(whole)
@@ -211,13 +232,28 @@ def test_before_recording_the_work_is_done_as_it_is_and_then_never_again() -> No
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("compiled", ["false", "true"])
 def test_a_trial_takes_its_steps_in_training_mode(compiled: str) -> None:
-    settings = ["data=synthetic", "data.num_train=64", "data.num_test=10", "model.widths=[2]", "batch_size=4"]
+    settings = [
+        "data=synthetic",
+        "data.num_train=64",
+        "data.num_test=10",
+        "model.widths=[2]",
+        "batch_size=4",
+    ]
     config = compose([*settings, "norm=bn", "runtime.device=cpu", f"runtime.compile={compiled}"])
-    source = sources.build("synthetic", data_home(config), options={"num_train": 64, "num_test": 10})
+    source = sources.build(
+        "synthetic", data_home(config), options={"num_train": 64, "num_test": 10}
+    )
     with runtime_of(config) as runtime:
         ready = trial(config, source, runtime)
-        means = {name: buffer.clone() for name, buffer in ready.trainer.model.named_buffers() if "mean" in name}
+        means = {
+            name: buffer.clone()
+            for name, buffer in ready.trainer.model.named_buffers()
+            if "mean" in name
+        }
         ready.take_step()
     assert ready.trainer.model.training
     assert means
-    assert not any(torch.equal(dict(ready.trainer.model.named_buffers())[name], mean) for name, mean in means.items())
+    assert not any(
+        torch.equal(dict(ready.trainer.model.named_buffers())[name], mean)
+        for name, mean in means.items()
+    )

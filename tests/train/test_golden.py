@@ -27,7 +27,13 @@ FILE = Path(__file__).with_name("golden.json")
 NUM_STEPS = 50
 STOP_AFTER = 23
 CELLS = list(itertools.product(["bn", "gn", "frn", "ws_gn", "evonorm_b0"], ["adam", "sgd"], [1, 4]))
-MEASURED = {"train_seconds", "eval_seconds", "compile_seconds", "images_per_second", "peak_memory_mib"}
+MEASURED = {
+    "train_seconds",
+    "eval_seconds",
+    "compile_seconds",
+    "images_per_second",
+    "peak_memory_mib",
+}
 
 Numbers = dict[str, list[str]]
 
@@ -102,11 +108,15 @@ def test_a_run_resumed_in_the_middle_has_the_recorded_numbers(
         found = train_cell(norm, optim, accumulate, tmp_path)
 
     assert len(found["steps"]["loss"]) == NUM_STEPS
-    assert {name: list(part) for name, part in found.items()} == {name: list(part) for name, part in expected.items()}
+    assert {name: list(part) for name, part in found.items()} == {
+        name: list(part) for name, part in expected.items()
+    }
     if machine() == golden["machine"]:
         assert found == expected
     else:
-        first, recorded = ([float(loss) for loss in one["steps"]["loss"][:5]] for one in (found, expected))
+        first, recorded = (
+            [float(loss) for loss in one["steps"]["loss"][:5]] for one in (found, expected)
+        )
         assert first == pytest.approx(recorded, rel=1e-3)
 
 
@@ -115,7 +125,9 @@ def record() -> None:
     cells = {}
     for norm, optim, accumulate in CELLS:
         with tempfile.TemporaryDirectory() as folder:
-            cells[f"{norm} {optim} {accumulate}"] = train_cell(norm, optim, accumulate, Path(folder))
+            cells[f"{norm} {optim} {accumulate}"] = train_cell(
+                norm, optim, accumulate, Path(folder)
+            )
     FILE.write_text(json.dumps({"machine": machine(), "cells": cells}) + "\n")
 
 

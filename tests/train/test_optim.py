@@ -15,7 +15,14 @@ from torch import nn
 from normbench.errors import NormbenchError
 from normbench.models import Layers, models
 from normbench.norms import norms
-from normbench.train.optim import SCHEDULES, one_cycle, optimizers, parameter_groups, scaled_lr, schedule
+from normbench.train.optim import (
+    SCHEDULES,
+    one_cycle,
+    optimizers,
+    parameter_groups,
+    scaled_lr,
+    schedule,
+)
 
 PROGRESS = st.floats(0, 1)
 WARMUP = st.sampled_from([0.0, 0.05, 0.3, 0.9])
@@ -44,7 +51,8 @@ def test_a_schedule_reaches_1_and_has_no_jumps(name: str, warmup: float) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "start", "middle", "end"), [("constant", 1, 1, 1), ("cosine", 1, 0.5, 0), ("one_cycle", 0, None, 0)]
+    ("name", "start", "middle", "end"),
+    [("constant", 1, 1, 1), ("cosine", 1, 0.5, 0), ("one_cycle", 0, None, 0)],
 )
 def test_a_schedule_without_warm_up_starts_and_ends_where_it_says(
     name: str, start: float, middle: float | None, end: float
@@ -74,21 +82,30 @@ def test_one_cycle_rises_linearly_to_its_peak_and_falls_as_half_a_cosine() -> No
 
 
 def test_two_warm_ups_at_once_are_refused() -> None:
-    with pytest.raises(NormbenchError, match=r"^optim\.warmup_fraction: one_cycle has a warm-up of its own"):
+    with pytest.raises(
+        NormbenchError, match=r"^optim\.warmup_fraction: one_cycle has a warm-up of its own"
+    ):
         schedule("one_cycle", 0.1)
 
 
 @given(st.floats(1e-6, 10), st.integers(1, 10**5), st.integers(1, 10**5))
-def test_the_learning_rate_scales_with_the_ratio_of_batch_sizes_or_its_root(lr: float, batch: int, ref: int) -> None:
+def test_the_learning_rate_scales_with_the_ratio_of_batch_sizes_or_its_root(
+    lr: float, batch: int, ref: int
+) -> None:
     assert scaled_lr(lr, "none", batch, ref) == lr
     assert scaled_lr(lr, "linear", batch, ref) == pytest.approx(lr * batch / ref)
     assert scaled_lr(lr, "sqrt", batch, ref) ** 2 == pytest.approx(lr**2 * batch / ref)
-    assert all(scaled_lr(lr, scaling, ref, ref) == pytest.approx(lr) for scaling in ("none", "linear", "sqrt"))
+    assert all(
+        scaled_lr(lr, scaling, ref, ref) == pytest.approx(lr)
+        for scaling in ("none", "linear", "sqrt")
+    )
 
 
 @pytest.mark.parametrize("norm", [entry.name for entry in norms])
 def test_exactly_the_weights_of_convolutions_and_linear_layers_decay(norm: str) -> None:
-    model = models.build("normresnet", Layers(norms.build(norm), seed=0), 10, options={"widths": (4, 8)})
+    model = models.build(
+        "normresnet", Layers(norms.build(norm), seed=0), 10, options={"widths": (4, 8)}
+    )
     decaying, rest = parameter_groups(model)
     assert rest["weight_decay"] == 0
     assert "weight_decay" not in decaying
@@ -101,7 +118,9 @@ def test_exactly_the_weights_of_convolutions_and_linear_layers_decay(norm: str) 
     assert sorted(everything) == sorted(map(id, model.parameters()))
 
 
-def test_what_a_reparametrization_makes_of_a_weight_decays_in_its_place_and_its_number_per_filter_does_not() -> None:
+def test_what_a_reparametrization_makes_of_a_weight_decays_in_its_place_and_its_number_per_filter_does_not() -> (
+    None
+):
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))
     decaying, rest = parameter_groups(model)
     assert [p.numel() for p in decaying["params"]] == [6]
@@ -111,7 +130,9 @@ def test_what_a_reparametrization_makes_of_a_weight_decays_in_its_place_and_its_
 @pytest.mark.parametrize("name", NAMES)
 def test_an_optimizer_decays_only_the_first_group_and_takes_a_step_downhill(name: str) -> None:
     model = nn.Linear(3, 2)
-    optimizer = optimizers.build(name, options={"weight_decay": 0.25})(parameter_groups(model), 1e-3)
+    optimizer = optimizers.build(name, options={"weight_decay": 0.25})(
+        parameter_groups(model), 1e-3
+    )
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.25, 0.0]
     assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 1e-3]
     x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
@@ -129,7 +150,12 @@ def test_nesterov_without_momentum_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("name", "option", "value"),
-    [("adam", "betas", [0.9, 1.0]), ("adam", "eps", 0), ("sgd", "momentum", 1), ("sgd", "weight_decay", -1e-4)],
+    [
+        ("adam", "betas", [0.9, 1.0]),
+        ("adam", "eps", 0),
+        ("sgd", "momentum", 1),
+        ("sgd", "weight_decay", -1e-4),
+    ],
 )
 def test_an_option_out_of_range_is_refused(name: str, option: str, value: object) -> None:
     with pytest.raises(NormbenchError, match=rf"^optim\.{option}"):

@@ -38,7 +38,9 @@ def has_devices(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool) -> No
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
 
-@pytest.mark.parametrize(("cuda", "mps", "device"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+@pytest.mark.parametrize(
+    ("cuda", "mps", "device"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")]
+)
 def test_auto_is_the_fastest_device_there_is(
     cuda: bool, mps: bool, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -49,7 +51,9 @@ def test_auto_is_the_fastest_device_there_is(
 
 
 @pytest.mark.parametrize("name", ["cuda", "mps"])
-def test_a_device_that_is_missing_is_refused_beside_those_there_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_is_missing_is_refused_beside_those_there_are(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     has_devices(monkeypatch, cuda=False, mps=False)
     message = f"^runtime.device={name}: there is no {name} device here; available: cpu$"
     with pytest.raises(NormbenchError, match=message):
@@ -66,21 +70,33 @@ def test_auto_precision_is_bf16_where_that_is_native_and_asking_for_it_elsewhere
     if native:
         assert resolve_precision("bf16", "cpu") == "bf16"
     else:
-        with pytest.raises(NormbenchError, match=r"^runtime\.precision=bf16: this cpu has no native bf16; available: "):
+        with pytest.raises(
+            NormbenchError,
+            match=r"^runtime\.precision=bf16: this cpu has no native bf16; available: ",
+        ):
             resolve_precision("bf16", "cpu")
 
 
 @pytest.mark.parametrize(
     ("flags", "native"),
-    [("fpu avx2 avx512f", False), ("fpu avx512_bf16", True), ("amx_bf16 amx_tile", True), ("fp asimd bf16", True)],
+    [
+        ("fpu avx2 avx512f", False),
+        ("fpu avx512_bf16", True),
+        ("amx_bf16 amx_tile", True),
+        ("fp asimd bf16", True),
+    ],
 )
-def test_a_processor_has_bf16_where_its_flags_say_so(flags: str, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_processor_has_bf16_where_its_flags_say_so(
+    flags: str, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runtime, "cpu_info", lambda field: flags if field == "flags" else "")
     monkeypatch.setattr(runtime.platform, "machine", lambda: "x86_64")
     assert has_native_bf16("cpu") is native
 
 
-@pytest.mark.parametrize(("capability", "native"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+@pytest.mark.parametrize(
+    ("capability", "native"), [((7, 5), False), ((8, 0), True), ((9, 0), True)]
+)
 def test_a_gpu_has_bf16_from_capability_8_on(
     capability: tuple[int, int], native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,20 +104,26 @@ def test_a_gpu_has_bf16_from_capability_8_on(
     assert has_native_bf16("cuda") is native
 
 
-def test_compiling_without_a_compiler_is_refused_only_where_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_without_a_compiler_is_refused_only_where_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     check_compiler(False, "cpu")
     check_compiler(True, "cuda")
     with pytest.raises(NormbenchError, match=r"^runtime\.compile=true needs a C\+\+ compiler"):
         check_compiler(True, "cpu")
-    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name == "clang++" else None)
+    monkeypatch.setattr(
+        shutil, "which", lambda name: f"/usr/bin/{name}" if name == "clang++" else None
+    )
     check_compiler(True, "cpu")
 
 
 def test_doing_without_onednn_is_for_a_cpu_alone() -> None:
     check_onednn(False, "cpu")
     check_onednn("auto", "cuda")
-    with pytest.raises(NormbenchError, match=r"^runtime\.onednn=false needs a cpu, and this run is on cuda"):
+    with pytest.raises(
+        NormbenchError, match=r"^runtime\.onednn=false needs a cpu, and this run is on cuda"
+    ):
         check_onednn(False, "cuda")
 
 
@@ -139,7 +161,12 @@ def test_peak_memory_is_that_of_this_process_in_mib() -> None:
 
 
 def trainer_of(
-    where: Runtime, norm: str, *, widths: tuple[int, ...] = (4, 8), num_images: int = 10, size: int = 8
+    where: Runtime,
+    norm: str,
+    *,
+    widths: tuple[int, ...] = (4, 8),
+    num_images: int = 10,
+    size: int = 8,
 ) -> Trainer:
     lr, generator = 0.05, np.random.default_rng(0)
     images = generator.integers(0, 256, (num_images, 3, size, size), dtype=np.uint8)
@@ -148,7 +175,14 @@ def trainer_of(
     model = where.prepare(models.build("normresnet", layers, 10, options={"widths": widths}))
     loader = DeviceLoader(split, mean=HALF, std=HALF, device=CPU, channels_last=where.channels_last)
     optimizer = optimizers.build("sgd")(parameter_groups(model), lr)
-    given: dict[str, Any] = {"lr": lr, "schedule": constant, "batch_size": 4, "epochs": 2, "seed": 0, "log_every": 1}
+    given: dict[str, Any] = {
+        "lr": lr,
+        "schedule": constant,
+        "batch_size": 4,
+        "epochs": 2,
+        "seed": 0,
+        "log_every": 1,
+    }
     return Trainer(model, optimizer, loader, where, **given)
 
 
@@ -162,7 +196,9 @@ def figures(trainer: Trainer) -> list[float]:
 
 @pytest.mark.parametrize("norm", ["bn", "gn"])
 def test_channels_last_gives_the_same_figures_to_rounding(norm: str) -> None:
-    plain, last = (trainer_of(Runtime(CPU, "fp32", layout, False), norm) for layout in (False, True))
+    plain, last = (
+        trainer_of(Runtime(CPU, "fp32", layout, False), norm) for layout in (False, True)
+    )
     convs = [p for p in last.model.parameters() if p.ndim == 4]
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in convs)
     np.testing.assert_allclose(figures(last), figures(plain), rtol=1e-4)
@@ -177,7 +213,9 @@ def test_without_compilation_nothing_is_run_beforehand() -> None:
 def compile_with(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compile_module = torch.nn.Module.compile
     monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda module, **given: compile_module(module, backend=backend, **given)
+        torch.nn.Module,
+        "compile",
+        lambda module, **given: compile_module(module, backend=backend, **given),
     )
 
 
@@ -189,12 +227,16 @@ def test_compiling_meets_every_batch_shape_beforehand_and_leaves_the_model_as_it
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     compile_with("eager", monkeypatch)  # traces as ever, and spends no time on machine code
-    eager, compiled = (trainer_of(Runtime(CPU, "fp32", False, compiles), "bn") for compiles in (False, True))
+    eager, compiled = (
+        trainer_of(Runtime(CPU, "fp32", False, compiles), "bn") for compiles in (False, True)
+    )
     before = copy.deepcopy(compiled.model.state_dict())
     assert before.keys() == eager.model.state_dict().keys()
     graphs = num_graphs()
     assert compile_seconds(compiled, [compiled.loader]) > 0
-    assert all(torch.equal(value, before[key]) for key, value in compiled.model.state_dict().items())
+    assert all(
+        torch.equal(value, before[key]) for key, value in compiled.model.state_dict().items()
+    )
     assert all(parameter.grad is None for parameter in compiled.model.parameters())
     assert num_graphs() == graphs + 3, "training at 4 and 2 images, evaluation at 10"
     np.testing.assert_allclose(figures(compiled), figures(eager), rtol=1e-4)
@@ -204,5 +246,8 @@ def test_compiling_meets_every_batch_shape_beforehand_and_leaves_the_model_as_it
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_machine_code_gives_the_same_figures() -> None:
     tiny = {"widths": (2,), "num_images": 4, "size": 4}
-    eager, compiled = (trainer_of(Runtime(CPU, "fp32", False, compiles), "bn", **tiny) for compiles in (False, True))
+    eager, compiled = (
+        trainer_of(Runtime(CPU, "fp32", False, compiles), "bn", **tiny)
+        for compiles in (False, True)
+    )
     np.testing.assert_allclose(figures(compiled), figures(eager), rtol=1e-4)

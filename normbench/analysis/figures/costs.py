@@ -9,7 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normbench.analysis.captions import describe
-from normbench.analysis.figures.style import PAGE, Size, Styles, add_caption, drawing, panels, set_title, styles
+from normbench.analysis.figures.style import (
+    PAGE,
+    Size,
+    Styles,
+    add_caption,
+    drawing,
+    panels,
+    set_title,
+    styles,
+)
 from normbench.analysis.stats import with_interval
 from normbench.analysis.tables.costs import costs
 from normbench.analysis.tables.layers import layers
@@ -31,17 +40,28 @@ def layers_figure(rounds: pd.DataFrame, size: Size = PAGE) -> Figure:
     """A panel for each batch size, layout and mode, a row per norm: its layers, both ways, over bn's, with interval."""
     settings = ["batch_size", "layout", "mode"]
     note = NOTE.format(interval=with_interval([rounds["round"].nunique()]))
-    return _figure(layers(rounds), settings, "time of the layers over bn's", f"{note} {basis_of(rounds)}.", size)
+    return _figure(
+        layers(rounds),
+        settings,
+        "time of the layers over bn's",
+        f"{note} {basis_of(rounds)}.",
+        size,
+    )
 
 
-def _figure(data: pd.DataFrame, settings: list[str], label: str, caption: str, size: Size) -> Figure:
+def _figure(
+    data: pd.DataFrame, settings: list[str], label: str, caption: str, size: Size
+) -> Figure:
     looks = styles(data["norm"].unique())
     with drawing(size):
         varying = [name for name in settings if data[name].nunique() > 1]
         facets = [*data.groupby(varying, sort=False)] if varying else [((), data)]
         figure, axes = panels(size, len(facets), sharey=False)
         ends = [data[f"relative_time{end}"] for end in ("", "_low", "_high")]
-        low, high = min(1.0, *(end.min() for end in ends)), max(1.0, *(end.max() for end in ends))  # nan is no limit
+        low, high = (
+            min(1.0, *(end.min() for end in ends)),
+            max(1.0, *(end.max() for end in ends)),
+        )  # nan is no limit
         margin = MARGIN * max(high - low, 0.1)
         for ax, (key, group) in zip(axes, facets, strict=True):
             ax.set_xlim(low - margin, high + margin)
@@ -55,12 +75,16 @@ def _figure(data: pd.DataFrame, settings: list[str], label: str, caption: str, s
 def _ratios(ax: Axes, group: pd.DataFrame, looks: Styles) -> None:
     for row, one in enumerate(group.itertuples()):
         colour, marker = looks[str(one.norm)]
-        middle, low, high = (float(getattr(one, f"relative_time{end}")) for end in ("", "_low", "_high"))
+        middle, low, high = (
+            float(getattr(one, f"relative_time{end}")) for end in ("", "_low", "_high")
+        )
         if math.isnan(middle):
             continue
         bars = None if math.isnan(low) else [[middle - low], [high - middle]]
         ax.errorbar([middle], [row], xerr=bars, color=colour, marker=marker, capsize=2)
-        ax.annotate(f"{middle:.2f}x", (middle, row), xytext=(0, 5), textcoords="offset points", ha="center")
+        ax.annotate(
+            f"{middle:.2f}x", (middle, row), xytext=(0, 5), textcoords="offset points", ha="center"
+        )
     ax.axvline(1, linewidth=0.8, alpha=0.5, color="0.4", zorder=0)
     ax.set_yticks(range(len(group)), [*group["norm"]])
     ax.set_ylim(len(group) - 0.4, -0.6)

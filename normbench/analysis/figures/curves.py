@@ -10,7 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from normbench.analysis.figures.layout import RowsOf, basis, by_line, by_panel, finished, link, prepared
+from normbench.analysis.figures.layout import (
+    RowsOf,
+    basis,
+    by_line,
+    by_panel,
+    finished,
+    link,
+    prepared,
+)
 from normbench.analysis.figures.style import (
     PAGE,
     PAPER,
@@ -38,7 +46,9 @@ def loss(frames: Frames, size: Size = PAGE, smooth: int | None = None) -> Figure
     for another number.
     """
     if smooth is not None and (smooth < 1 or smooth % 2 == 0):
-        raise NormbenchError(f"--smooth {smooth}: give the odd number of logged steps to average over, 1 for none")
+        raise NormbenchError(
+            f"--smooth {smooth}: give the odd number of logged steps to average over, 1 for none"
+        )
     frames, colours = prepared(frames)
     frames = finished(frames)
     if frames.steps.empty:
@@ -66,20 +76,40 @@ def accuracy(frames: Frames, size: Size = PAGE) -> Figure:
     with drawing(size):
         facets, rows_of = by_panel(frames.runs), RowsOf(frames.metrics)
         columns = min(len(facets), size.columns)
-        order = [(*facet, what) for row in _rows(facets, columns) for what in ("loss", "accuracy") for facet in row]
-        figure, axes = panels(size, len(order), columns=min(2, size.columns) if columns == 1 else columns, sharey=False)
+        order = [
+            (*facet, what)
+            for row in _rows(facets, columns)
+            for what in ("loss", "accuracy")
+            for facet in row
+        ]
+        figure, axes = panels(
+            size,
+            len(order),
+            columns=min(2, size.columns) if columns == 1 else columns,
+            sharey=False,
+        )
         for ax, (title, runs, what) in zip(axes, order, strict=True):
             for label, ids in by_line(runs).items():
                 of_line = rows_of(ids)
                 _epoch_line(ax, of_line, f"train_{what}", colours[label], "--", "_")
-                _epoch_line(ax, of_line, f"test_{what}", colours[label], "-", label).set_url(link(runs, label))
+                _epoch_line(ax, of_line, f"test_{what}", colours[label], "-", label).set_url(
+                    link(runs, label)
+                )
             _finish(ax, title, "epoch", "loss (nats)" if what == "loss" else "accuracy (%)")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             if runs["epochs"].max() == 1:
                 ax.set_xlim(0.5, 1.5)
         add_labels(figure, axes, size)
-        band = "Lines: mean over seeds; bands: lowest to highest." if frames.runs["seed"].nunique() > 1 else ""
-        add_caption(figure, basis(frames, "Solid: test set; dashed: training, as the epoch went.", band), size)
+        band = (
+            "Lines: mean over seeds; bands: lowest to highest."
+            if frames.runs["seed"].nunique() > 1
+            else ""
+        )
+        add_caption(
+            figure,
+            basis(frames, "Solid: test set; dashed: training, as the epoch went.", band),
+            size,
+        )
     return figure
 
 
@@ -99,7 +129,9 @@ def _how_smooth(widths: Sequence[int]) -> str:
     return f"Bold: running mean of {span} logged steps; faint: each."
 
 
-def _loss_line(ax: Axes, raw: pd.Series, width: int, label: str, style: tuple[str, str], place: int) -> Line2D:
+def _loss_line(
+    ax: Axes, raw: pd.Series, width: int, label: str, style: tuple[str, str], place: int
+) -> Line2D:
     """One norm, its mean over seeds by step; markers stand apart from those of the others."""
     colour, marker = style
     shown = raw.rolling(width, center=True, min_periods=1).mean()
@@ -107,17 +139,27 @@ def _loss_line(ax: Axes, raw: pd.Series, width: int, label: str, style: tuple[st
         ax.plot(raw.index, raw, color=colour, alpha=0.3, linewidth=0.7, label="_")
     every = max(1, len(shown) // MARKED)
     markers = (every * place // 5 % every, every)
-    return ax.plot(shown.index, shown, color=colour, marker=marker, markevery=markers, label=label)[0]
+    return ax.plot(shown.index, shown, color=colour, marker=marker, markevery=markers, label=label)[
+        0
+    ]
 
 
-def _epoch_line(ax: Axes, metrics: pd.DataFrame, name: str, style: tuple[str, str], line: str, label: str) -> Line2D:
+def _epoch_line(
+    ax: Axes, metrics: pd.DataFrame, name: str, style: tuple[str, str], line: str, label: str
+) -> Line2D:
     colour, marker = style
     factor = 100 if name.endswith("accuracy") else 1
-    over = (factor * metrics.set_index("epoch")[name]).groupby("epoch").agg(["mean", "min", "max", "size"])
+    over = (
+        (factor * metrics.set_index("epoch")[name])
+        .groupby("epoch")
+        .agg(["mean", "min", "max", "size"])
+    )
     every = max(1, len(over) // MARKED)
     if (over["size"] > 1).any():
         ax.fill_between(over.index, over["min"], over["max"], color=colour, alpha=0.15, linewidth=0)
-    (drawn,) = ax.plot(over.index, over["mean"], line, color=colour, marker=marker, markevery=every, label=label)
+    (drawn,) = ax.plot(
+        over.index, over["mean"], line, color=colour, marker=marker, markevery=every, label=label
+    )
     if line == "--":
         drawn.set_markerfacecolor(PAPER)
     return drawn

@@ -8,7 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from normbench.analysis.captions import beside_norm, commits, counted, describe, distinct, epochs, labelled, seeds
+from normbench.analysis.captions import (
+    beside_norm,
+    commits,
+    counted,
+    describe,
+    distinct,
+    epochs,
+    labelled,
+    seeds,
+)
 from normbench.analysis.choice import at_chosen_rate
 from normbench.analysis.figures.style import Styles, styles
 from normbench.analysis.frames import Frames
@@ -43,10 +52,14 @@ def by_panel(runs: pd.DataFrame, x: str | None = None) -> list[tuple[str, pd.Dat
         return [("", runs)]
     found = [
         (describe(dict(zip(varying, key, strict=True))), group)
-        for key, group in sorted(runs.groupby(varying, dropna=False), key=lambda panel: [*map(_rank, panel[0])])
+        for key, group in sorted(
+            runs.groupby(varying, dropna=False), key=lambda panel: [*map(_rank, panel[0])]
+        )
     ]
     if len(found) > MAX_PANELS:
-        raise NormbenchError(f"{len(found)} panels, for {', '.join(varying)}: choose among them with --where")
+        raise NormbenchError(
+            f"{len(found)} panels, for {', '.join(varying)}: choose among them with --where"
+        )
     return found
 
 
@@ -64,14 +77,18 @@ class RowsOf:
 
     def __call__(self, runs: Sequence[str]) -> pd.DataFrame:
         """The rows of these runs; none for those that have none."""
-        return self.table.take(np.concatenate([self.places.get(run, np.array([], dtype=int)) for run in runs]))
+        return self.table.take(
+            np.concatenate([self.places.get(run, np.array([], dtype=int)) for run in runs])
+        )
 
 
 def basis(frames: Frames, *remarks: str) -> str:
     """The caption: data, settings that do not vary, seeds, device, versions, commit, and how to read the figure."""
     runs = frames.runs[frames.runs["status"] == "done"]
     lost = len(frames.runs) - len(runs)
-    constant = {name: runs[name].iloc[0] for name in ("batch_size", "lr") if runs[name].nunique() == 1}
+    constant = {
+        name: runs[name].iloc[0] for name in ("batch_size", "lr") if runs[name].nunique() == 1
+    }
     parts = [
         f"Data {distinct(runs, 'data')}, {epochs(runs)}",
         describe(constant),

@@ -48,7 +48,9 @@ def batch_size(frames: Frames, size: Size = PAGE) -> Figure:
     """
     frames, colours = prepared(frames)
     frames = replace(frames, runs=at_chosen_rate(frames.runs))
-    return _against(frames, colours, "batch_size", "test_accuracy", "batch size (images, log2)", size)
+    return _against(
+        frames, colours, "batch_size", "test_accuracy", "batch size (images, log2)", size
+    )
 
 
 def learning_rate(frames: Frames, size: Size = PAGE) -> Figure:
@@ -82,7 +84,9 @@ def time(frames: Frames, size: Size = PAGE) -> Figure:
     return figure
 
 
-def _against(frames: Frames, colours: Styles, x: str, metric: str, label: str, size: Size) -> Figure:
+def _against(
+    frames: Frames, colours: Styles, x: str, metric: str, label: str, size: Size
+) -> Figure:
     runs = frames.runs
     if runs[x].nunique() < 2:
         raise NormbenchError(f"no figure against {x}: all runs have {runs[x].iloc[0]}")
@@ -92,10 +96,21 @@ def _against(frames: Frames, colours: Styles, x: str, metric: str, label: str, s
         figure, axes = panels(size, len(facets))
         for ax, (title, group) in zip(axes, facets, strict=True):
             lines = by_line(group)
-            closer = min(1, MOST_APART / len(lines))  # many stand closer, so that all keep to their setting
+            closer = min(
+                1, MOST_APART / len(lines)
+            )  # many stand closer, so that all keep to their setting
             for i, (name, ids) in enumerate(lines.items()):
                 of_line = group[group["run"].isin(ids)]
-                _line(ax, of_line, x, values, name, colours[name], closer * (i - (len(lines) - 1) / 2), size.font)
+                _line(
+                    ax,
+                    of_line,
+                    x,
+                    values,
+                    name,
+                    colours[name],
+                    closer * (i - (len(lines) - 1) / 2),
+                    size.font,
+                )
             _log_axis(ax, sorted(group[x].unique()), 2 if x == "batch_size" else 10)
             set_title(ax, title)
             ax.set_xlabel(label)
@@ -120,25 +135,60 @@ def _line(
 ) -> None:
     """One norm: its means joined, their intervals, each seed as a faint dot, and what has no result at the foot."""
     colour, marker = style
-    runs = runs.assign(value=[100 * values.get(run, math.nan) for run in runs["run"]]).sort_values(x)
-    of: dict[Any, list[float]] = {at: group["value"].dropna().tolist() for at, group in runs.groupby(x)}
+    runs = runs.assign(value=[100 * values.get(run, math.nan) for run in runs["run"]]).sort_values(
+        x
+    )
+    of: dict[Any, list[float]] = {
+        at: group["value"].dropna().tolist() for at, group in runs.groupby(x)
+    }
     means = {at: mean_interval(found) for at, found in of.items() if found}
     apart = (max(of) / min(of)) ** (DODGE * place / 6)
     places = [float(at) * apart for at in means]
-    line = [means[at].mean if at in means else math.nan for at in of]  # broken where no run finished
-    ax.plot([float(at) * apart for at in of], line, color=colour, marker=marker, label=label, zorder=2)
+    line = [
+        means[at].mean if at in means else math.nan for at in of
+    ]  # broken where no run finished
+    ax.plot(
+        [float(at) * apart for at in of], line, color=colour, marker=marker, label=label, zorder=2
+    )
     # The same points once more: only those of a scatter can each lead to runs of their own.
-    dots = ax.scatter(places, [one.mean for one in means.values()], color=colour, marker=marker, s=font * 3.5, zorder=3)
+    dots = ax.scatter(
+        places,
+        [one.mean for one in means.values()],
+        color=colour,
+        marker=marker,
+        s=font * 3.5,
+        zorder=3,
+    )
     dots.set_urls([link(runs[runs[x] == at], label, ("batch_size", x)) for at in means])
     _bars(ax, places, list(means.values()), colour)
-    seeds = [(float(at) * apart, value) for at, found in of.items() for value in found if len(found) > 1]
-    ax.scatter([at for at, _ in seeds], [value for _, value in seeds], color=colour, alpha=0.45, s=font, zorder=2)
+    seeds = [
+        (float(at) * apart, value) for at, found in of.items() for value in found if len(found) > 1
+    ]
+    ax.scatter(
+        [at for at, _ in seeds],
+        [value for _, value in seeds],
+        color=colour,
+        alpha=0.45,
+        s=font,
+        zorder=2,
+    )
     lost = [float(at) * apart for at, found in of.items() if not found]
-    ax.scatter(lost, [0.02] * len(lost), color=colour, marker="x", transform=ax.get_xaxis_transform(), clip_on=False)
+    ax.scatter(
+        lost,
+        [0.02] * len(lost),
+        color=colour,
+        marker="x",
+        transform=ax.get_xaxis_transform(),
+        clip_on=False,
+    )
 
 
 def _bars(ax: Axes, places: Sequence[float], estimates: Sequence[Estimate], colour: str) -> None:
-    known = [(at, one) for at, one in zip(places, estimates, strict=True) if not math.isnan(one.half_width)]
+    known = [
+        (at, one)
+        for at, one in zip(places, estimates, strict=True)
+        if not math.isnan(one.half_width)
+    ]
     if known:
         ax.errorbar(
             [at for at, _ in known],
@@ -166,11 +216,27 @@ def _times(ax: Axes, clocks: dict[str, Clock], colours: Styles) -> None:
     for row, (label, clock) in enumerate(clocks.items()):
         colour, marker = colours[label]
         low, middle, high = np.percentile([*clock.values()], [25, 50, 75])
-        ax.errorbar([middle], [row], xerr=[[middle - low], [high - middle]], color=colour, marker=marker, capsize=2)
+        ax.errorbar(
+            [middle],
+            [row],
+            xerr=[[middle - low], [high - middle]],
+            color=colour,
+            marker=marker,
+            capsize=2,
+        )
         ratio = median_ratio(clock, clocks.get(BASELINE, {}))
         if ratio is not None and label != BASELINE:
-            end, side, align = (low, -6, "right") if middle > longest / 2 else (high, 6, "left")  # where there is room
-            ax.annotate(times(ratio), (end, row), (side, 0), textcoords="offset points", va="center", ha=align)
+            end, side, align = (
+                (low, -6, "right") if middle > longest / 2 else (high, 6, "left")
+            )  # where there is room
+            ax.annotate(
+                times(ratio),
+                (end, row),
+                (side, 0),
+                textcoords="offset points",
+                va="center",
+                ha=align,
+            )
     ax.set_yticks(range(len(clocks)), list(clocks))
     ax.set_ylim(len(clocks) - 0.5, -0.5)
     ax.set_xlim(left=0)

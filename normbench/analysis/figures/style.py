@@ -29,25 +29,43 @@ from normbench.errors import NormbenchError, unknown
 INK, FAINT, PAPER = "#1b1b1f", "#5b5b66", "#ffffff"
 # Okabe and Ito's colours, which colour-blind readers tell apart, and markers for print in grey: one pair per norm, the
 # same in every figure.
-BLUE, ORANGE, GREEN, RED, PINK, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+BLUE, ORANGE, GREEN, RED, PINK, SKY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+)
 GREY = "#777777"
 # The colour tells the family: by batch, mixed or corrected batch, by sample, by instance, by group, of weights, none.
 FAMILIES = {
     BLUE: {"bn": "o", "bn_custom": "v", "lazy_bn": "P", "sync_bn": "*"},
-    SKY: {"ghost_bn": "o", "batch_renorm": "v", "ws_bn": "P", "evonorm_b0": "*", "switchable": "<", "ibn": ">"},
+    SKY: {
+        "ghost_bn": "o",
+        "batch_renorm": "v",
+        "ws_bn": "P",
+        "evonorm_b0": "*",
+        "switchable": "<",
+        "ibn": ">",
+    },
     ORANGE: {"ln": "s", "ln_chw": "v", "ln_c": "P", "rms": "*"},
     GREEN: {"in": "^", "in_affine": "v", "frn": "P", "adain": "*"},
     RED: {"gn": "D", "ws_gn": "v", "evonorm_s0": "P"},
     PINK: {"weight_norm": "v", "spectral_norm": "P", "scaled_ws": "*"},
     GREY: {"none": "X", "dyt": "v"},
 }
-STYLES = {norm: (colour, marker) for colour, norms in FAMILIES.items() for norm, marker in norms.items()}
+STYLES = {
+    norm: (colour, marker) for colour, norms in FAMILIES.items() for norm, marker in norms.items()
+}
 MARKERS = ("v", "P", "*", "<", ">", "h", "p", "d", "o", "s", "^", "D", "X")
 OTHERS = {
     colour: [(colour, marker) for marker in MARKERS if (colour, marker) not in STYLES.values()]
     for colour in (INK, PINK, SKY, BLUE, ORANGE, GREEN, RED)
 }
-FREE = [pair for pairs in itertools.zip_longest(*OTHERS.values()) for pair in pairs if pair]  # the colour changes first
+FREE = [
+    pair for pairs in itertools.zip_longest(*OTHERS.values()) for pair in pairs if pair
+]  # the colour changes first
 Styles = dict[str, tuple[str, str]]  # colour and marker by label
 ROOM_FOR_ROWS = 3  # of a legend, in a figure of the usual height
 LONGEST_AT_END = 20  # letters of a label that stands at the end of its line: longer ones leave no room for the lines
@@ -113,7 +131,9 @@ def drawing(size: Size) -> Iterator[None]:
         yield
 
 
-def panels(size: Size, count: int, columns: int | None = None, *, sharey: bool = True) -> tuple[Figure, list[Axes]]:
+def panels(
+    size: Size, count: int, columns: int | None = None, *, sharey: bool = True
+) -> tuple[Figure, list[Axes]]:
     """A figure with `count` panels in rows of `columns`, by default as many as the size has in a row."""
     columns = columns or min(size.columns, count)
     rows = -(-count // columns)
@@ -153,17 +173,29 @@ def add_caption(figure: Figure, text: str, size: Size) -> None:
     figure.set_label(text)
     if not size.is_phone:
         columns = int(size.width * 72 / (0.40 * size.font))
-        figure.supxlabel(textwrap.fill(text, columns), x=0.01, ha="left", fontsize=0.75 * size.font, color=FAINT)
+        figure.supxlabel(
+            textwrap.fill(text, columns), x=0.01, ha="left", fontsize=0.75 * size.font, color=FAINT
+        )
 
 
 def add_labels(figure: Figure, axes: Sequence[Axes], size: Size) -> None:
     """Says which line is which: at their ends where there is one panel, else in a legend above all."""
-    named = {label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    named = {
+        label: line
+        for panel in axes
+        for line, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
     if len(axes) == 1 and 0 < len(named) <= 8 and max(map(len, named)) <= LONGEST_AT_END:
         _label_ends(axes[0], size)
     elif named:
         columns = max(1, int(size.width * 72 / (size.font * (max(map(len, named)) * 0.6 + 4))))
-        figure.legend(list(named.values()), list(named), loc="outside upper left", ncols=columns, frameon=False)
+        figure.legend(
+            list(named.values()),
+            list(named),
+            loc="outside upper left",
+            ncols=columns,
+            frameon=False,
+        )
         more = max(0, -(-len(named) // columns) - ROOM_FOR_ROWS)
         if size.height is None:  # a long legend takes nothing from the panels
             figure.set_figheight(figure.get_figheight() + 1.5 * more * size.font / 72)
@@ -197,7 +229,10 @@ def save(figure: Figure, path: Path, size: Size = PAGE) -> None:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(
-        path, without_links(to_svg(figure, size)).encode() if suffix == ".svg" else _drawn(figure, suffix, size)
+        path,
+        without_links(to_svg(figure, size)).encode()
+        if suffix == ".svg"
+        else _drawn(figure, suffix, size),
     )
 
 
@@ -227,7 +262,9 @@ def _label_ends(axes: Axes, size: Size) -> None:
     low, high = axes.get_ylim()
     reaching = [line for line in lines if np.isfinite(np.asarray(line.get_ydata(), float)[-1])]
     for line in (line for line in lines if line not in reaching):
-        text = axes.annotate(str(line.get_label()), _last(line), xytext=(size.font, 0), textcoords="offset points")
+        text = axes.annotate(
+            str(line.get_label()), _last(line), xytext=(size.font, 0), textcoords="offset points"
+        )
         text.set_verticalalignment("center")
     ends = sorted((_last(line)[1], index) for index, line in enumerate(reaching))
     least = 1.25 * size.font / (72 * 0.7 * (size.height or size.row))
@@ -236,10 +273,16 @@ def _label_ends(axes: Axes, size: Size) -> None:
     for (_, index), place in zip(ends, places, strict=True):
         line = reaching[index]
         text = axes.annotate(
-            str(line.get_label()), (1.0, place), (1.5 * size.font, 0), "axes fraction", "offset points"
+            str(line.get_label()),
+            (1.0, place),
+            (1.5 * size.font, 0),
+            "axes fraction",
+            "offset points",
         )
         text.set(verticalalignment="center", annotation_clip=False)
-        (mark,) = axes.plot([beside], [place], transform=axes.transAxes, label="_", linestyle="", clip_on=False)
+        (mark,) = axes.plot(
+            [beside], [place], transform=axes.transAxes, label="_", linestyle="", clip_on=False
+        )
         mark.set(marker=line.get_marker(), color=line.get_color())
 
 
@@ -258,7 +301,9 @@ def spread_out(places: Sequence[float], least: float) -> list[float]:
         while len(groups) > 1 and _low(groups[-1], least) < _high(groups[-2], least):
             last = groups.pop()
             groups[-1] = [groups[-1][0] + last[0], groups[-1][1] + last[1]]
-    return [_low(group, least) + (i + 0.5) * least for group in groups for i in range(int(group[1]))]
+    return [
+        _low(group, least) + (i + 0.5) * least for group in groups for i in range(int(group[1]))
+    ]
 
 
 def _low(group: list[float], least: float) -> float:

@@ -11,7 +11,15 @@ from matplotlib.figure import Figure
 
 from normbench.analysis.choice import rate_varies
 from normbench.analysis.figures import FIGURES
-from normbench.analysis.figures.style import PAGE, PHONE, Size, alt_text, save, to_svg, without_links
+from normbench.analysis.figures.style import (
+    PAGE,
+    PHONE,
+    Size,
+    alt_text,
+    save,
+    to_svg,
+    without_links,
+)
 from normbench.analysis.frames import Frames
 from normbench.analysis.loading import write_study
 from normbench.analysis.report.page import Drawing, page
@@ -46,7 +54,9 @@ def write_report(frames: Frames, folder: Path, command: str | None = None) -> Pa
     """
     missing: list[str] = []
     tables = _made(tables_for(frames), missing)
-    figures = _made({name: partial(_draw, name, draw) for name, draw in figures_for(frames).items()}, missing)
+    figures = _made(
+        {name: partial(_draw, name, draw) for name, draw in figures_for(frames).items()}, missing
+    )
     drawings = {name: drawing for name, (_, drawing) in figures.items()}
     html = page(frames, tables, drawings, missing, command)
     write_study(frames, folder)
@@ -72,8 +82,14 @@ def tables_for(frames: Frames) -> dict[str, Callable[[], Table]]:
         "source": (bool(has_source), partial(source_table, frames)),
         "comparison": (True, partial(comparison_table, frames)),
         "batch-size": (bool(batches), partial(cross_table, frames, ["norm", "batch_size"])),
-        "evaluations": (set(EVALUATIONS) <= set(frames.metrics), partial(evaluations_table, frames)),
-        "learning-rate": (rate_varies(runs), partial(cross_table, frames, ["norm", *batches, "lr"], metric)),
+        "evaluations": (
+            set(EVALUATIONS) <= set(frames.metrics),
+            partial(evaluations_table, frames),
+        ),
+        "learning-rate": (
+            rate_varies(runs),
+            partial(cross_table, frames, ["norm", *batches, "lr"], metric),
+        ),
         "pairs": (runs["norm"].nunique() > 1, partial(pairs_table, frames)),
     }
     return {name: make for name, (wanted, make) in tables.items() if wanted}
@@ -101,8 +117,14 @@ def _draw(name: str, draw: Draw) -> tuple[Figure, Drawing]:
 
 def _discard(folder: Path, figures: Collection[str], tables: Collection[str]) -> None:
     """Removes what an earlier report had and this one has not."""
-    stale = [folder / f"{name}{suffix}" for name in {*TITLES} - {*figures} for suffix in (".svg", ".png")]
-    stale += [folder / "tables" / f"{name}{end}" for name in {*TABLES} - {*tables} for end in SUFFIXES.values()]
+    stale = [
+        folder / f"{name}{suffix}" for name in {*TITLES} - {*figures} for suffix in (".svg", ".png")
+    ]
+    stale += [
+        folder / "tables" / f"{name}{end}"
+        for name in {*TABLES} - {*tables}
+        for end in SUFFIXES.values()
+    ]
     with disk_errors(folder / "tables"):
         (folder / "tables").mkdir(exist_ok=True)
         for path in stale:

@@ -86,7 +86,9 @@ def page(
         figures=_inline(runs, figures),
         filter_columns=FILTERS,
         filters={
-            name: (label, _choices(runs[name])) for name, label in FILTERS.items() if name != "lr" or rate_varies(runs)
+            name: (label, _choices(runs[name]))
+            for name, label in FILTERS.items()
+            if name != "lr" or rate_varies(runs)
         },
         runs=_runs(frames),
         columns=[name for name in ["lr", *settings_of_study(runs)] if runs[name].nunique() > 1],
@@ -120,7 +122,10 @@ def _inline(runs: pd.DataFrame, figures: Mapping[str, Drawing]) -> dict[str, Dra
 def _choices(column: pd.Series) -> list[str]:
     """The values one can filter by; numbers in ascending order, names as they come."""
     values = column.dropna().unique().tolist()
-    return [str(value) for value in (sorted(values) if pd.api.types.is_numeric_dtype(column) else values)]
+    return [
+        str(value)
+        for value in (sorted(values) if pd.api.types.is_numeric_dtype(column) else values)
+    ]
 
 
 def _runs(frames: Frames) -> list[dict[str, Any]]:
@@ -139,7 +144,10 @@ def _environments(frames: Frames) -> list[tuple[int, dict[str, Any]]]:
         tuple((label, at(environment, key)) for label, key in ENVIRONMENT.items())
         for environment in frames.environments.values()
     )
-    return [(count, {label: value for label, value in one if value is not None}) for one, count in found.items()]
+    return [
+        (count, {label: value for label, value in one if value is not None})
+        for one, count in found.items()
+    ]
 
 
 def _command(environment: Mapping[str, Any]) -> str | None:

@@ -29,10 +29,14 @@ def run_curves(frames: Frames) -> dict[str, RunCurves]:
     """The curves of every run that has rows; accuracies on one scale for all runs, losses each on its own."""
     steps = frames.steps.groupby("run", sort=False).indices if len(frames.steps) else {}
     losses = frames.steps["loss"].to_numpy(float)
-    accuracies = {name: frames.metrics[name].to_numpy(float) for name in ("train_accuracy", "test_accuracy")}
+    accuracies = {
+        name: frames.metrics[name].to_numpy(float) for name in ("train_accuracy", "test_accuracy")
+    }
     highest = max((np.nanmax(column) for column in accuracies.values() if len(column)), default=1.0)
     found = {}
-    for run, rows in (frames.metrics.groupby("run", sort=False).indices if len(frames.metrics) else {}).items():
+    for run, rows in (
+        frames.metrics.groupby("run", sort=False).indices if len(frames.metrics) else {}
+    ).items():
         loss = losses[steps[run]] if run in steps else np.array([])
         known = loss[np.isfinite(loss)]
         found[str(run)] = RunCurves(

@@ -8,7 +8,15 @@ from itertools import pairwise
 
 import pandas as pd
 
-from normbench.analysis.captions import beside_norm, counted, describe, distinct, labelled, seeds, unfinished
+from normbench.analysis.captions import (
+    beside_norm,
+    counted,
+    describe,
+    distinct,
+    labelled,
+    seeds,
+    unfinished,
+)
 from normbench.analysis.choice import at_chosen_rate, chosen_rates
 from normbench.analysis.frames import Frames
 from normbench.analysis.stats import mean_interval, paired_difference
@@ -27,11 +35,20 @@ def summary(frames: Frames) -> list[str]:
     sentences = [_what(frames.runs), *filter(None, [chosen_rates(frames.runs)])]
     if not done.empty:
         pairs = _pairs(done)
-        for kind in (_leaders(done, pairs), _batch_sizes(done), _order(done, pairs), _times(frames)):
+        for kind in (
+            _leaders(done, pairs),
+            _batch_sizes(done),
+            _order(done, pairs),
+            _times(frames),
+        ):
             sentences += list(kind)[:MOST]
     ended = unfinished(frames.runs)
     sentences += [f"Not finished: {line}." for line in ended[:MOST]]
-    sentences += [f"And {len(ended) - MOST} more kinds of runs that did not finish."] if len(ended) > MOST else []
+    sentences += (
+        [f"And {len(ended) - MOST} more kinds of runs that did not finish."]
+        if len(ended) > MOST
+        else []
+    )
     return sentences
 
 
@@ -63,18 +80,28 @@ def _leaders(done: pd.DataFrame, pairs: Sequence[Paired]) -> Iterator[str]:
     settings = [name for name in beside_norm(done) if done[name].nunique() > 1]
     for key, group in done.groupby(settings or (lambda _: ""), dropna=False):
         means = group.groupby("line")["test_accuracy"].mean().sort_values(ascending=False)
-        where = f"At {describe(dict(zip(settings, key, strict=True)))}" if settings else "At the settings of these runs"
+        where = (
+            f"At {describe(dict(zip(settings, key, strict=True)))}"
+            if settings
+            else "At the settings of these runs"
+        )
         first = str(means.index[0])
         reached = mean_interval(group.loc[group["line"] == first, "test_accuracy"].tolist())
         text = f"{where}, {first} reached the highest test accuracy, {as_text(reached, 'test_accuracy')}"
         text += f" ({seeds(reached.n)})"
-        yield f"{text}{_lead(group, first, str(means.index[1]), pairs)}." if len(means) > 1 else f"{text}."
+        yield (
+            f"{text}{_lead(group, first, str(means.index[1]), pairs)}."
+            if len(means) > 1
+            else f"{text}."
+        )
 
 
 def _lead(group: pd.DataFrame, first: str, second: str, pairs: Sequence[Paired]) -> str:
     """What the table of pairs says of these two, whose p-values are corrected for all pairs."""
     here = group.iloc[0]
-    same = [pair for pair in pairs if all(here[name] == value for name, value in pair.settings.items())]
+    same = [
+        pair for pair in pairs if all(here[name] == value for name, value in pair.settings.items())
+    ]
     found = next((pair for pair in same if {pair.first, pair.second} == {first, second}), None)
     if found is None:
         return f", before {second}"
@@ -93,10 +120,15 @@ def _batch_sizes(done: pd.DataFrame) -> Iterator[str]:
         return
     changes = []
     for norm, group in done.groupby("norm", sort=False):
-        ends = [group[group["batch_size"] == size].set_index("seed")["test_accuracy"] for size in (small, large)]
+        ends = [
+            group[group["batch_size"] == size].set_index("seed")["test_accuracy"]
+            for size in (small, large)
+        ]
         difference = paired_difference(*(one.to_dict() for one in ends))
         if difference is not None:
-            changes.append(f"{norm} by {points(difference.estimate)} ({seeds(difference.estimate.n)})")
+            changes.append(
+                f"{norm} by {points(difference.estimate)} ({seeds(difference.estimate.n)})"
+            )
     if changes:
         yield f"From batch size {large} to {small}, test accuracy changes for {', '.join(changes)}."
 
@@ -113,9 +145,15 @@ def _order(done: pd.DataFrame, pairs: Sequence[Paired]) -> Iterator[str]:
     means = at_batch.groupby("norm")["test_accuracy"].mean()
     measured = sorted(claimed, key=lambda norm: -means[norm])
     verdicts = {
-        frozenset((pair.first, pair.second)): pair.verdict for pair in pairs if pair.settings["batch_size"] == BATCH
+        frozenset((pair.first, pair.second)): pair.verdict
+        for pair in pairs
+        if pair.settings["batch_size"] == BATCH
     }
-    steps = [pair for pair in pairwise(measured) if verdicts.get(frozenset(pair), "undecided") != "undecided"]
+    steps = [
+        pair
+        for pair in pairwise(measured)
+        if verdicts.get(frozenset(pair), "undecided") != "undecided"
+    ]
     decided = ", ".join(f"{first} > {second}" for first, second in steps) or "none"
     yield (
         f"The source's order at batch {BATCH} is {' > '.join(claimed)}. The means here stand as "
@@ -129,7 +167,11 @@ def _times(frames: Frames) -> Iterator[str]:
     if not frames.clocks:
         yield "Times are not measured here: normbench bench does that."
     for batch_size in sorted(done["batch_size"].unique()):
-        found = {norm: relative_time(frames, norm, batch_size) for norm in done["norm"].unique() if norm != BASELINE}
+        found = {
+            norm: relative_time(frames, norm, batch_size)
+            for norm in done["norm"].unique()
+            if norm != BASELINE
+        }
         told = [f"{norm} {times(one)}" for norm, one in found.items() if one is not None]
         if told:
             yield f"An epoch at batch size {batch_size} takes, relative to {BASELINE}: {', '.join(told)}."

@@ -30,7 +30,11 @@ def _linked(text: str, first_run: FirstRun) -> str:
     def link(found: re.Match[str]) -> str:
         settings = dict(part.split("=", 1) for part in html.unescape(found[1]).split(";"))
         data = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in settings.items())
-        others = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items() if name != "norm")
+        others = ", ".join(
+            f"{name.replace('_', ' ')} {value}"
+            for name, value in settings.items()
+            if name != "norm"
+        )
         label = " at ".join(filter(None, [f"Runs of {settings['norm']}", others]))
         stop = ' tabindex="-1"' if found[1] in seen else ""
         seen.add(found[1])

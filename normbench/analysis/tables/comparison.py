@@ -46,7 +46,9 @@ def comparison(frames: Frames) -> pd.DataFrame:
     table = pd.DataFrame([_row(frames, group, baseline) for _, group in groups])
     if rates_are_chosen(runs):
         best = best_rates(runs)
-        table["chosen"] = table.merge(best.assign(chosen=True), how="left")["chosen"].eq(True).to_numpy()
+        table["chosen"] = (
+            table.merge(best.assign(chosen=True), how="left")["chosen"].eq(True).to_numpy()
+        )
     return table
 
 
@@ -59,15 +61,20 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
             **_varying(table),
             **_held_out(table),
             "test accuracy": [
-                as_text(Estimate(*values), "test_accuracy") if values[-1] else "none finished" for values in accuracies
+                as_text(Estimate(*values), "test_accuracy") if values[-1] else "none finished"
+                for values in accuracies
             ],
-            "test set": [figure(100 * value, "± {:.1f} %") for value in table["test_set_half_width"]],
+            "test set": [
+                figure(100 * value, "± {:.1f} %") for value in table["test_set_half_width"]
+            ],
             **_times(table),
             "runs": table["n"],
             "ended otherwise": table["status"],
         }
     )
-    return shown.loc[:, [name for name in shown if name != "ended otherwise" or shown[name].any()]].astype(str)
+    return shown.loc[
+        :, [name for name in shown if name != "ended otherwise" or shown[name].any()]
+    ].astype(str)
 
 
 def _row(frames: Frames, group: pd.DataFrame, baseline: dict[Any, Clock]) -> dict[str, object]:
@@ -83,7 +90,9 @@ def _row(frames: Frames, group: pd.DataFrame, baseline: dict[Any, Clock]) -> dic
         **({"val_accuracy": done["val_accuracy"].mean()} if "val_accuracy" in group else {}),
         "test_accuracy": accuracy,
         "half_width": mean_interval(values).half_width if values else math.nan,
-        "test_set_half_width": half_width_of_test_set(accuracy, int(done["num_test"].iloc[0])) if values else math.nan,
+        "test_set_half_width": half_width_of_test_set(accuracy, int(done["num_test"].iloc[0]))
+        if values
+        else math.nan,
         "seconds": median(seconds.values()) if seconds else math.nan,
         **ratio_columns(ratio),
         "rounds": ratio.n if ratio else 0,
@@ -100,7 +109,11 @@ def _baseline(frames: Frames) -> dict[Any, Clock]:
 
 def _varying(table: pd.DataFrame) -> dict[str, pd.Series]:
     """The columns that tell rows of one norm apart, where there is more than one value."""
-    return {name.replace("_", " "): table[name] for name in settings_columns(table) if table[name].nunique() > 1}
+    return {
+        name.replace("_", " "): table[name]
+        for name in settings_columns(table)
+        if table[name].nunique() > 1
+    }
 
 
 def _held_out(table: pd.DataFrame) -> dict[str, list[str]]:
@@ -109,7 +122,11 @@ def _held_out(table: pd.DataFrame) -> dict[str, list[str]]:
         return {}
     chosen = table["chosen"] if "chosen" in table else [False] * len(table)
     pairs = zip(table["val_accuracy"], chosen, strict=True)
-    return {"validation accuracy": [figure(100 * value, "{:.1f} %") + " (best)" * best for value, best in pairs]}
+    return {
+        "validation accuracy": [
+            figure(100 * value, "{:.1f} %") + " (best)" * best for value, best in pairs
+        ]
+    }
 
 
 def _times(table: pd.DataFrame) -> dict[str, list[str]]:

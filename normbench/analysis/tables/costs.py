@@ -13,7 +13,15 @@ from normbench.analysis.tables.table import BASELINE, Table, ratio_columns, rati
 from normbench.timing.rounds import basis_of, columns_of_settings, in_words
 
 MIB = 2**20
-SHORT = {"runtime.": "", "norm.options.": "", "norm.": "", "model.": "", "data.": "", "train.": "", "_": " "}
+SHORT = {
+    "runtime.": "",
+    "norm.options.": "",
+    "norm.": "",
+    "model.": "",
+    "data.": "",
+    "train.": "",
+    "_": " ",
+}
 NOTE = (
     "Medians over {rounds} rounds, in which all of one batch size took their turns; relative to bn: the median of the "
     "rounds' ratios at otherwise the same settings, which is not the ratio of the medians where the machine's speed "
@@ -44,7 +52,11 @@ def costs(rounds: pd.DataFrame) -> pd.DataFrame:
     varying = _varying([_known(group[names].iloc[0]) for group in groups])
     shared = [name for name in names if not name.startswith("norm.")]
     others = [tuple(group[shared].iloc[0]) for group in groups]
-    bn = [place for place, group in zip(others, groups, strict=True) if group["norm.name"].iloc[0] == BASELINE]
+    bn = [
+        place
+        for place, group in zip(others, groups, strict=True)
+        if group["norm.name"].iloc[0] == BASELINE
+    ]
     of_bn = {  # of two kinds of bn at the same other settings none is the one to relate to
         place: _by_round(group)
         for place, group in zip(others, groups, strict=True)
@@ -57,11 +69,16 @@ def costs(rounds: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _row(group: pd.DataFrame, settings: dict[str, str], of_bn: dict[Any, float]) -> dict[str, object]:
+def _row(
+    group: pd.DataFrame, settings: dict[str, str], of_bn: dict[Any, float]
+) -> dict[str, object]:
     first = group.iloc[0]
     seconds = _by_round(group)
     ratio = median_ratio(seconds, of_bn)
-    step, images = median(seconds.values()), int(first["batch_size"]) * int(first["train.accumulate"])
+    step, images = (
+        median(seconds.values()),
+        int(first["batch_size"]) * int(first["train.accumulate"]),
+    )
     return {
         "norm": first["norm.name"],
         "batch_size": int(first["batch_size"]),
@@ -70,7 +87,10 @@ def _row(group: pd.DataFrame, settings: dict[str, str], of_bn: dict[Any, float])
         **ratio_columns(ratio),
         "rounds": len(seconds),
         "images_per_second": images / step,
-        **{name: first[name] for name in ("compile_seconds", "peak_bytes", "saved_bytes", "state_bytes")},
+        **{
+            name: first[name]
+            for name in ("compile_seconds", "peak_bytes", "saved_bytes", "state_bytes")
+        },
     }
 
 
@@ -107,7 +127,14 @@ def _shown(data: pd.DataFrame) -> pd.DataFrame:
         "step": [f"{1000 * value:.1f} ms" for value in data["seconds"]],
         "relative to bn": ratios_as_text(data),
         "images/s": [f"{value:.0f}" for value in data["images_per_second"]],
-        **({"compilation": [f"{v:.0f} s" for v in data["compile_seconds"]]} if data["compile_seconds"].any() else {}),
-        **{name: [f"{v / MIB:.1f} MiB" for v in data[f"{name}_bytes"]] for name in ("peak", "saved", "state")},
+        **(
+            {"compilation": [f"{v:.0f} s" for v in data["compile_seconds"]]}
+            if data["compile_seconds"].any()
+            else {}
+        ),
+        **{
+            name: [f"{v / MIB:.1f} MiB" for v in data[f"{name}_bytes"]]
+            for name in ("peak", "saved", "state")
+        },
     }
     return pd.DataFrame(shown).astype(str)

@@ -28,8 +28,15 @@ def cross_table(frames: Frames, by: Sequence[str], metric: str = "test_accuracy"
     data = cells(frames, by, metric)
     uniform = data.loc[data["n"] > 0, "n"].nunique() <= 1
     shown = data.assign(cell=[_shown(cell, metric, uniform) for cell in data.to_dict("records")])
-    if len(by) > 1 and by[-1] == "lr" and metric == "val_accuracy" and rates_are_chosen(frames.runs):
-        best = data.loc[data.groupby(list(by[:-1]), sort=False)[metric].idxmax().dropna().astype(int)].index
+    if (
+        len(by) > 1
+        and by[-1] == "lr"
+        and metric == "val_accuracy"
+        and rates_are_chosen(frames.runs)
+    ):
+        best = data.loc[
+            data.groupby(list(by[:-1]), sort=False)[metric].idxmax().dropna().astype(int)
+        ].index
         shown.loc[best, "cell"] += " (best)"
     if len(by) == 1:
         wide = shown[[*by, "cell"]].rename(columns={"cell": _title(metric)})
@@ -40,7 +47,9 @@ def cross_table(frames: Frames, by: Sequence[str], metric: str = "test_accuracy"
         wide.columns = pd.Index([describe({column: value}) for value in wide.columns])
         wide = wide.reset_index()
     wide = wide.rename(columns={name: name.replace("_", " ") for name in by}).astype(str)
-    heading = f"{_title(metric).capitalize()} by {' and '.join(name.replace('_', ' ') for name in by)}"
+    heading = (
+        f"{_title(metric).capitalize()} by {' and '.join(name.replace('_', ' ') for name in by)}"
+    )
     basis = " ".join([caption(frames.runs), *_remarks(frames, data, by)])
     return Table(heading, data, wide, basis, unfinished(frames.runs))
 
@@ -63,7 +72,9 @@ def cells(frames: Frames, by: Sequence[str], metric: str = "test_accuracy") -> p
     runs = frames.runs if "lr" in by else at_chosen_rate(frames.runs)
     runs = runs.assign(value=runs["run"].map(final(frames, metric)))
     groups = _sorted(runs, by).groupby(list(by), sort=False, dropna=False)
-    return pd.DataFrame([_cell(dict(zip(by, key, strict=True)), group, metric) for key, group in groups])
+    return pd.DataFrame(
+        [_cell(dict(zip(by, key, strict=True)), group, metric) for key, group in groups]
+    )
 
 
 def final(frames: Frames, metric: str) -> dict[Any, float]:
@@ -79,7 +90,9 @@ def final(frames: Frames, metric: str) -> dict[Any, float]:
         alone = runs.loc[runs["concurrent_runs"] == 1, "run"]
         rows = frames.metrics[frames.metrics["run"].isin(alone)]
         return dict(rows.groupby("run")[metric].median())
-    last = frames.metrics[frames.metrics["run"].isin(runs["run"])].drop_duplicates("run", keep="last")
+    last = frames.metrics[frames.metrics["run"].isin(runs["run"])].drop_duplicates(
+        "run", keep="last"
+    )
     return dict(zip(last["run"], last[metric], strict=True))
 
 
@@ -93,7 +106,11 @@ def _cell(settings: dict[str, Any], group: pd.DataFrame, metric: str) -> dict[st
         "n": estimate.n,
         metric: estimate.mean,
         "half_width": estimate.half_width,
-        **({"test_set_half_width": half_width_of_test_set(estimate.mean, num_test)} if on_test_set else {}),
+        **(
+            {"test_set_half_width": half_width_of_test_set(estimate.mean, num_test)}
+            if on_test_set
+            else {}
+        ),
         "status": ended_otherwise(group),
     }
 

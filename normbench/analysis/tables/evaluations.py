@@ -32,21 +32,28 @@ def evaluations_table(frames: Frames) -> Table:
     all_asked = frames.runs.assign(asked=frames.runs["run"].isin(asked)).groupby(BY)["asked"].all()
     for metric, title in EVALUATIONS.items():
         cells_of = parts[metric].to_dict("records")
-        shown[title] = [_shown(cell, metric, all_asked[cell["norm"], cell["batch_size"]]) for cell in cells_of]
+        shown[title] = [
+            _shown(cell, metric, all_asked[cell["norm"], cell["batch_size"]]) for cell in cells_of
+        ]
     data = pd.concat(
-        [part.assign(statistics=EVALUATIONS[metric]) for metric, part in _renamed(parts)], ignore_index=True
+        [part.assign(statistics=EVALUATIONS[metric]) for metric, part in _renamed(parts)],
+        ignore_index=True,
     )
     basis = (
         f"{caption(frames.runs)} Statistics for evaluation from running averages of training, from all training "
         "images, not augmented, under the final weights, layer by layer, or from random test batches as large as in "
         "training."
     )
-    return Table("Test accuracy by statistics of evaluation", data, shown, basis, unfinished(frames.runs))
+    return Table(
+        "Test accuracy by statistics of evaluation", data, shown, basis, unfinished(frames.runs)
+    )
 
 
 def _renamed(parts: dict[str, pd.DataFrame]) -> list[tuple[str, pd.DataFrame]]:
     """Every part with its accuracy in a column of one name."""
-    return [(metric, part.rename(columns={metric: "test_accuracy"})) for metric, part in parts.items()]
+    return [
+        (metric, part.rename(columns={metric: "test_accuracy"})) for metric, part in parts.items()
+    ]
 
 
 def _shown(cell: dict[Any, Any], metric: str, asked: bool) -> str:
@@ -54,4 +61,6 @@ def _shown(cell: dict[Any, Any], metric: str, asked: bool) -> str:
     estimate = Estimate(cell[metric], cell["half_width"], cell["n"])
     if estimate.n:
         return as_text(estimate, metric)
-    return str(cell["status"]) or (ONLY_ONE if asked and metric != "test_accuracy" else NOT_MEASURED)
+    return str(cell["status"]) or (
+        ONLY_ONE if asked and metric != "test_accuracy" else NOT_MEASURED
+    )

@@ -17,7 +17,11 @@ WITH_ACTIVATION = "With an activation of its own, which the others leave to the 
 
 def layers_table(rounds: pd.DataFrame) -> Table:
     """A row for each norm, layout and mode; `rounds` as `layers.csv` has them."""
-    data, number, sites = layers(rounds), rounds["round"].nunique(), ", ".join(rounds["site"].unique())
+    data, number, sites = (
+        layers(rounds),
+        rounds["round"].nunique(),
+        ", ".join(rounds["site"].unique()),
+    )
     note = NOTE.format(rounds=number, sites=sites, interval=with_interval([number]))
     if (own := rounds.loc[rounds["own_activation"], "norm"].unique()).size:
         note += WITH_ACTIVATION.format(norms=", ".join(own))
@@ -36,15 +40,23 @@ def layers(rounds: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (batch_size, layout, mode, norm), table in groups.items():
         of_bn = groups.get((batch_size, layout, mode, BASELINE))
-        ratio = median_ratio(table["both"].to_dict(), {} if of_bn is None else of_bn["both"].to_dict())
+        ratio = median_ratio(
+            table["both"].to_dict(), {} if of_bn is None else of_bn["both"].to_dict()
+        )
         forward, backward = table["forward"].median(), (table["both"] - table["forward"]).median()
         place = {"batch_size": batch_size, "norm": norm, "layout": layout, "mode": mode}
-        rows.append(place | {"forward_seconds": forward, "backward_seconds": backward} | ratio_columns(ratio))
+        rows.append(
+            place
+            | {"forward_seconds": forward, "backward_seconds": backward}
+            | ratio_columns(ratio)
+        )
     return pd.DataFrame(rows)
 
 
 def _shown(data: pd.DataFrame) -> pd.DataFrame:
-    shown = data.drop(columns=RATIO).rename(columns=lambda name: name.replace("_seconds", "").replace("_", " "))
+    shown = data.drop(columns=RATIO).rename(
+        columns=lambda name: name.replace("_seconds", "").replace("_", " ")
+    )
     for part in ("forward", "backward"):
         shown[part] = [f"{1000 * value:.2f} ms" for value in data[f"{part}_seconds"]]
     return shown.assign(**{"relative to bn": ratios_as_text(data)}).astype(str)

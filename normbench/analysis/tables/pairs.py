@@ -76,7 +76,9 @@ def compare(runs: pd.DataFrame, first: str, second: str) -> list[Paired]:
         raise NormbenchError(f"{first} and {second} are the same norm: name two")
     found = _compare_all(runs, [(first, second)])
     if not found:
-        raise NormbenchError(f"{first} and {second} have no finished runs of the same seed and settings")
+        raise NormbenchError(
+            f"{first} and {second} have no finished runs of the same seed and settings"
+        )
     return found
 
 
@@ -116,7 +118,9 @@ def _compare_all(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[P
 def _by_seed(group: pd.DataFrame, norm: str) -> dict[int, float]:
     runs = group[group["norm"] == norm]
     if runs["seed"].duplicated().any():
-        raise NormbenchError(f"several runs of {norm} have the same seed and settings: choose among them with --where")
+        raise NormbenchError(
+            f"several runs of {norm} have the same seed and settings: choose among them with --where"
+        )
     return {int(seed): float(value) for seed, value in zip(runs["seed"], runs[METRIC], strict=True)}
 
 
@@ -142,10 +146,17 @@ def _shown(found: Sequence[Paired]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "pair": [f"{paired.first} - {paired.second}" for paired in found],
-            **{str(name).replace("_", " "): settings[name] for name in settings if settings[name].nunique() > 1},
+            **{
+                str(name).replace("_", " "): settings[name]
+                for name in settings
+                if settings[name].nunique() > 1
+            },
             "difference": [points(estimate) for estimate in estimates],
             "seeds": [estimate.n for estimate in estimates],
-            "p": ["" if math.isnan(paired.adjusted) else p_text(paired.adjusted)[2:].lstrip("= ") for paired in found],
+            "p": [
+                "" if math.isnan(paired.adjusted) else p_text(paired.adjusted)[2:].lstrip("= ")
+                for paired in found
+            ],
             "better": [paired.verdict for paired in found],
         }
     ).astype(str)

@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterable
 from normbench.analysis.tables.table import Table
 
 LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "<": r"\textless{}", ">": r"\textgreater{}"}
-LATEX |= {sign: f"\\{sign}" for sign in "%_&#${}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {sign: f"\\{sign}" for sign in "%_&#${}"} | {
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
 
 
 def to_markdown(table: Table) -> str:
@@ -58,7 +61,11 @@ def to_terminal(table: Table) -> None:
 
 
 SUFFIXES = {"markdown": ".md", "latex": ".tex", "csv": ".csv"}
-FORMS: dict[str, Callable[[Table], str]] = {"markdown": to_markdown, "latex": to_latex, "csv": to_csv}
+FORMS: dict[str, Callable[[Table], str]] = {
+    "markdown": to_markdown,
+    "latex": to_latex,
+    "csv": to_csv,
+}
 
 
 def _latex_row(cells: Iterable[object]) -> str:

@@ -50,7 +50,9 @@ def source_table(frames: Frames) -> Table:
     """
     data = pd.DataFrame([_row(frames, norm, claim) for norm, claim in CLAIMS.items()])
     note = f" Claimed: at batch {BATCH}, by a tutorial that does not say how; measured: the same batch sizes here."
-    runs = frames.runs[frames.runs["norm"].isin(CLAIMS) & frames.runs["batch_size"].isin((BATCH, SMALLEST))]
+    runs = frames.runs[
+        frames.runs["norm"].isin(CLAIMS) & frames.runs["batch_size"].isin((BATCH, SMALLEST))
+    ]
     return Table(
         "The source's table, claimed and measured",
         data,
@@ -91,11 +93,21 @@ def _accuracy(frames: Frames, norm: str, batch_size: int) -> tuple[Estimate, str
 def _time(ratio: Ratio | None) -> dict[str, object]:
     """The measured ratio in text and numbers."""
     median, low, high, n = astuple(ratio) if ratio else (math.nan, math.nan, math.nan, 0)
-    return {"time": median, "time_low": low, "time_high": high, "time_n": n, "time_shown": times(ratio)}
+    return {
+        "time": median,
+        "time_low": low,
+        "time_high": high,
+        "time_n": n,
+        "time_shown": times(ratio),
+    }
 
 
 def _estimate(name: str, measured: Estimate, status: str = "") -> dict[str, object]:
-    figures = {name: measured.mean, f"{name}_half_width": measured.half_width, f"{name}_n": measured.n}
+    figures = {
+        name: measured.mean,
+        f"{name}_half_width": measured.half_width,
+        f"{name}_n": measured.n,
+    }
     return figures | {f"{name}_status": status}
 
 
@@ -115,7 +127,12 @@ def _shown(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def _measured(row: dict[Any, Any], name: str) -> str:
-    estimate, status = Estimate(*(row[key] for key in (name, f"{name}_half_width", f"{name}_n"))), row[f"{name}_status"]
+    estimate, status = (
+        Estimate(*(row[key] for key in (name, f"{name}_half_width", f"{name}_n"))),
+        row[f"{name}_status"],
+    )
     if not estimate.n:
         return status or NOT_MEASURED
-    return f"{as_text(estimate, ACCURACY)} ({', '.join(filter(None, [f'n = {estimate.n}', status]))})"
+    return (
+        f"{as_text(estimate, ACCURACY)} ({', '.join(filter(None, [f'n = {estimate.n}', status]))})"
+    )

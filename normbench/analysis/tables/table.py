@@ -48,7 +48,9 @@ def as_text(estimate: Estimate, metric: str) -> str:
     words = [word for word in metric.split("_") if word in UNITS]
     factor, decimals, unit = UNITS[words[-1]] if words else (1, 3, "")
     mean = f"{factor * estimate.mean:.{decimals}f}"
-    spread = "" if math.isnan(estimate.half_width) else f" ± {factor * estimate.half_width:.{decimals}f}"
+    spread = (
+        "" if math.isnan(estimate.half_width) else f" ± {factor * estimate.half_width:.{decimals}f}"
+    )
     return f"{mean}{spread}{unit}"
 
 
@@ -61,7 +63,11 @@ def times(ratio: Ratio | None) -> str:
     """How many times as long, with its interval where there is one."""
     if ratio is None:
         return NOT_MEASURED
-    spread = "" if math.isnan(ratio.low) or ratio.low == ratio.high else f" ({ratio.low:.2f} to {ratio.high:.2f})"
+    spread = (
+        ""
+        if math.isnan(ratio.low) or ratio.low == ratio.high
+        else f" ({ratio.low:.2f} to {ratio.high:.2f})"
+    )
     return f"{ratio.median:.2f}x{spread}"
 
 
@@ -74,4 +80,7 @@ def ratio_columns(ratio: Ratio | None) -> dict[str, float]:
 def ratios_as_text(data: pd.DataFrame) -> list[str]:
     """The columns RATIO as `times` says them."""
     rows = data[RATIO].values.tolist()
-    return [times(None if math.isnan(middle) else Ratio(middle, low, high, 0)) for middle, low, high in rows]
+    return [
+        times(None if math.isnan(middle) else Ratio(middle, low, high, 0))
+        for middle, low, high in rows
+    ]

@@ -49,7 +49,9 @@ def fetch(
     """
     for url in urls:
         if urlsplit(url).scheme not in ("http", "https"):
-            raise NormbenchError(f"mirror '{url}': must be an http:// or https:// address of the file")
+            raise NormbenchError(
+                f"mirror '{url}': must be an http:// or https:// address of the file"
+            )
     wanted = Wanted(target.with_name(f"{target.name}.part"), md5, size)
     try:
         if not _is_there(target, md5):
@@ -92,12 +94,21 @@ def _require_space(wanted: Wanted) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _load(urls: Sequence[str], wanted: Wanted, min_rate: float, window_seconds: float, timeout: float) -> None:
+def _load(
+    urls: Sequence[str], wanted: Wanted, min_rate: float, window_seconds: float, timeout: float
+) -> None:
     """Completes the part, or raises MirrorsFailed."""
     reasons: dict[str, str] = {}
     to_ask = list(dict.fromkeys(urls))
     # With disable=None there is no bar where stderr is not a terminal; the plain lines are there either way.
-    with tqdm(total=wanted.size, unit="B", unit_scale=True, desc=wanted.part.stem, disable=None, leave=False) as bar:
+    with tqdm(
+        total=wanted.size,
+        unit="B",
+        unit_scale=True,
+        desc=wanted.part.stem,
+        disable=None,
+        leave=False,
+    ) as bar:
         for rate in (min_rate, 0.0):
             again = []
             for url in to_ask:

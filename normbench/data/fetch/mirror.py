@@ -21,7 +21,9 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from tqdm import tqdm
 
 CHUNK = 1 << 16
-NUM_ATTEMPTS = 10  # Connections to one mirror in one round, as long as each brings the file further.
+NUM_ATTEMPTS = (
+    10  # Connections to one mirror in one round, as long as each brings the file further.
+)
 PAUSE_SECONDS = 1.0  # Before going on where a connection broke off.
 
 
@@ -88,7 +90,10 @@ def complete(url: str, wanted: Wanted, pace: Pace, timeout: float, bar: tqdm[Any
         before = wanted.present
         if before == wanted.size:
             return
-        say(f"fetching {url}" + (f" from byte {before:,} on" if before else f" ({wanted.size / 1e6:.3g} MB)"))
+        say(
+            f"fetching {url}"
+            + (f" from byte {before:,} on" if before else f" ({wanted.size / 1e6:.3g} MB)")
+        )
         try:
             _append(url, wanted, pace, timeout, bar)
             return
@@ -123,15 +128,21 @@ def _open(url: str, offset: int, timeout: float) -> HTTPResponse:
     """The answer to a request for the bytes from `offset` on, or for the whole file where the server cannot."""
     headers = {"User-Agent": "normbench"} | ({"Range": f"bytes={offset}-"} if offset else {})
     try:
-        response: HTTPResponse = build_opener(_NoDowngrade).open(Request(url, headers=headers), timeout=timeout)
+        response: HTTPResponse = build_opener(_NoDowngrade).open(
+            Request(url, headers=headers), timeout=timeout
+        )
         return response
     except HTTPError as error:
         error.close()
         if error.code == 416 and offset:
             return _open(url, 0, timeout)
-        raise Left(f"HTTP status {error.code}", again=error.code >= 500 or error.code == 429) from None
+        raise Left(
+            f"HTTP status {error.code}", again=error.code >= 500 or error.code == 429
+        ) from None
     except (OSError, HTTPException, ValueError) as error:
-        raise Left(f"cannot connect: {getattr(error, 'reason', error) or type(error).__name__}", again=True) from None
+        raise Left(
+            f"cannot connect: {getattr(error, 'reason', error) or type(error).__name__}", again=True
+        ) from None
 
 
 def _start_of(response: HTTPResponse, wanted: Wanted) -> int:
@@ -141,13 +152,19 @@ def _start_of(response: HTTPResponse, wanted: Wanted) -> int:
     if response.status == 206:
         given = response.headers.get("Content-Range", "")
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", given.strip())
-        if match is None or int(match[1]) != wanted.present or match[2] not in ("*", str(wanted.size)):
+        if (
+            match is None
+            or int(match[1]) != wanted.present
+            or match[2] not in ("*", str(wanted.size))
+        ):
             asked = f"bytes from {wanted.present} on of {wanted.size}"
             raise Left(f"sent another range ('{given}') than asked for ({asked})", again=False)
         return wanted.present
     length = response.headers.get("Content-Length", str(wanted.size))
     if response.status != 200 or length != str(wanted.size):
-        raise Left(f"HTTP status {response.status}, {length} bytes instead of {wanted.size}", again=False)
+        raise Left(
+            f"HTTP status {response.status}, {length} bytes instead of {wanted.size}", again=False
+        )
     return 0
 
 

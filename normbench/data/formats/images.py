@@ -36,7 +36,9 @@ def decode_images(
     return images
 
 
-def _pixels(encoded: bytes, image_shape: tuple[int, int, int], describe: Callable[[], str]) -> NDArray[np.uint8]:
+def _pixels(
+    encoded: bytes, image_shape: tuple[int, int, int], describe: Callable[[], str]
+) -> NDArray[np.uint8]:
     _, height, width = image_shape
     try:
         with Image.open(io.BytesIO(encoded)) as image:

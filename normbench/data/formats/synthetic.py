@@ -30,7 +30,9 @@ from normbench.seeds import stream_seed
 
 VERSION = 1  # Part of a run's identity: raised by every change that alters a byte.
 SIDE = 32
-NUM_DRAWS = 20  # Random words an image takes for its parameters; its noise takes the rest, a byte a value.
+NUM_DRAWS = (
+    20  # Random words an image takes for its parameters; its noise takes the rest, a byte a value.
+)
 NUM_WORDS = NUM_DRAWS + 3 * SIDE * SIDE // 8
 CHUNK = 64  # Images at a time, so that the arrays stay in the processor's cache. Changes no byte.
 
@@ -95,11 +97,16 @@ def _images(words: NDArray[np.uint64], labels: NDArray[np.int64]) -> NDArray[np.
 
     size, cos, sin = draws.between(6.5, 9.5), *draws.direction()
     dx, dy = x - draws.between(-4.0, 4.0), y - draws.between(-4.0, 4.0)
-    distance = _by_kind(SHAPES, labels // len(TEXTURES), (cos * dx + sin * dy) / size, (cos * dy - sin * dx) / size)
+    distance = _by_kind(
+        SHAPES, labels // len(TEXTURES), (cos * dx + sin * dy) / size, (cos * dy - sin * dx) / size
+    )
     cover = _clip(0.5 - distance * size, 0.0, 1.0)
 
     period, cos, sin = draws.between(4.0, 6.0), *draws.direction()
-    across, along = (cos * x + sin * y) / period + draws.unit(), (cos * y - sin * x) / period + draws.unit()
+    across, along = (
+        (cos * x + sin * y) / period + draws.unit(),
+        (cos * y - sin * x) / period + draws.unit(),
+    )
     texture = _by_kind(TEXTURES, labels % len(TEXTURES), across, along)
 
     polarity = np.where(draws.unit() < 0.5, -1.0, 1.0)
@@ -119,7 +126,9 @@ class _Draws:
 
     def __init__(self, words: NDArray[np.uint64]) -> None:
         # 53 bits fit a float64 exactly, and so does their product with a power of two.
-        self._columns: Iterator[Floats] = iter(((words >> np.uint64(11)).astype(np.float64) * 2.0**-53).T)
+        self._columns: Iterator[Floats] = iter(
+            ((words >> np.uint64(11)).astype(np.float64) * 2.0**-53).T
+        )
 
     def unit(self) -> Floats:
         return next(self._columns)[:, None, None, None]
@@ -137,7 +146,9 @@ class _Draws:
         return 1.0 / length, t / length
 
 
-def _by_kind(patterns: Mapping[str, Pattern], kinds: NDArray[np.int64], u: Floats, v: Floats) -> Floats:
+def _by_kind(
+    patterns: Mapping[str, Pattern], kinds: NDArray[np.int64], u: Floats, v: Floats
+) -> Floats:
     """The pattern of each image's kind, at the coordinates u and v."""
     values = np.empty_like(u)
     for kind, pattern in enumerate(patterns.values()):

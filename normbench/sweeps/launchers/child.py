@@ -25,8 +25,14 @@ from normbench.errors import NormbenchError, complaint
 from normbench.runs.rundir import OVER, last_output, open_run, read_status, run_state
 from normbench.sweeps.launchers.launcher import StopAsked, Work, train
 
-GRACE_SECONDS = 20.0  # from asking a run to stop to killing it: it saves its checkpoint after the step it is in
-LOADED = ["__main__", "normbench.train.run", "torch._dynamo"]  # the last by torch.optim at its first use, for seconds
+GRACE_SECONDS = (
+    20.0  # from asking a run to stop to killing it: it saves its checkpoint after the step it is in
+)
+LOADED = [
+    "__main__",
+    "normbench.train.run",
+    "torch._dynamo",
+]  # the last by torch.optim at its first use, for seconds
 
 
 class Child:
@@ -48,7 +54,9 @@ class Child:
         self._late = False
         surroundings = {**os.environ, **(environment or {})}
         process: Any = _context().Process  # type: ignore[attr-defined]
-        self._process = process(target=_main, args=(config, restart, surroundings, work), daemon=True)
+        self._process = process(
+            target=_main, args=(config, restart, surroundings, work), daemon=True
+        )
         self._process.start()
         self._start = time.monotonic()  # the first one waits for the server to have imported torch
 
@@ -100,14 +108,19 @@ class Child:
     def _exit(self) -> str:
         """How the process ended, in words."""
         code: int = self._process.exitcode
-        last = next((line for line in reversed(last_output(self.config.run_path)) if line.strip()), "no output")
+        last = next(
+            (line for line in reversed(last_output(self.config.run_path)) if line.strip()),
+            "no output",
+        )
         if code < 0:
             hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
             return f"killed by {signal.Signals(-code).name}{hint}"
         return f"ended with code {code}: {last.strip()}"
 
 
-def settle(config: RunConfig, before: Mapping[str, Any], reason: str, *, failed_anyway: bool = False) -> None:
+def settle(
+    config: RunConfig, before: Mapping[str, Any], reason: str, *, failed_anyway: bool = False
+) -> None:
     """Marks the run failed for `reason` unless its own status, which was `before`, says how it has ended since.
 
     A run that another process is training is left alone; where the disk is full it stays as killed, which is true.
@@ -140,7 +153,9 @@ def _context() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(LOADED)
     resource_tracker.ensure_running()  # else the server starts it, and unblocks the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is for the scheduler alone
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGINT}
+    )  # inherited: Ctrl-C is for the scheduler alone
     try:
         forkserver.ensure_running()
     finally:
@@ -154,7 +169,9 @@ def _main(config: RunConfig, restart: bool, environment: Mapping[str, str], work
     os.environ.update(environment)
     with suppress(PermissionError):  # a process that leads a group already stays where it is
         os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # forgets the Ctrl-C of a terminal that it has just left
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # forgets the Ctrl-C of a terminal that it has just left
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     print_to_file(config, restart)
     faulthandler.enable()

@@ -57,7 +57,9 @@ def processes(
             while active or (waiting and not should_stop()):
                 while waiting and free and not should_stop():
                     config, slot = waiting.popleft(), free.popleft()
-                    child = Child(config, restart=restart, timeout=timeout, environment=slot, work=work)
+                    child = Child(
+                        config, restart=restart, timeout=timeout, environment=slot, work=work
+                    )
                     active[child.sentinel] = child, slot
                     yield Event("started", config)
                 for child, _ in active.values():
@@ -86,7 +88,9 @@ def default_jobs(configs: Sequence[RunConfig], runs_per_gpu: int) -> int:
 def gpu_slots(count: int, runs_per_gpu: int) -> list[Slot]:
     """The environments that pin runs to `count` GPUs, `runs_per_gpu` to each; within those visible to this process."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    names = [name.strip() for name in visible.split(",") if name.strip()] or [str(i) for i in range(count)]
+    names = [name.strip() for name in visible.split(",") if name.strip()] or [
+        str(i) for i in range(count)
+    ]
     return [{"CUDA_VISIBLE_DEVICES": name} for _ in range(runs_per_gpu) for name in names[:count]]
 
 

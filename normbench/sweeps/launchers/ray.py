@@ -67,11 +67,18 @@ def ray(
     def launch(configs: Sequence[RunConfig], should_stop: StopAsked) -> Generator[Event]:
         api = _connect(address)
         stop = api.remote(num_cpus=0, scheduling_strategy=_here(api))(_StopFlag).remote()
-        resources = {"num_cpus": cpus_per_run, "num_gpus": gpus_per_run, "max_retries": MAX_LOST_NODES}
+        resources = {
+            "num_cpus": cpus_per_run,
+            "num_gpus": gpus_per_run,
+            "max_retries": MAX_LOST_NODES,
+        }
         task = api.remote(**resources)(_run_on_node)
         places = at_once(configs)
         waiting = deque(share_elsewhere(config, places, cpus_per_run) for config in configs)
-        data = {content: api.put(_packed(one)) for content, one in {c.data.content: c for c in configs}.items()}
+        data = {
+            content: api.put(_packed(one))
+            for content, one in {c.data.content: c for c in configs}.items()
+        }
         active: dict[Any, tuple[RunConfig, Mapping[str, Any]]] = {}
         with _marker(waiting) as marker:
             while active or (waiting and not should_stop()):
@@ -80,7 +87,10 @@ def ray(
                 while waiting and len(active) < places and not should_stop():
                     config = waiting.popleft()
                     files = {} if restart else _files(config.run_path)
-                    carried = [data[config.data.content], stop]  # in a list they travel as references
+                    carried = [
+                        data[config.data.content],
+                        stop,
+                    ]  # in a list they travel as references
                     reference = task.remote(config, restart, timeout, work, marker, files, carried)
                     active[reference] = config, read_status(config.run_path)
                     yield Event("started", config)
@@ -159,7 +169,11 @@ def _write(path: Path, files: Files) -> None:
 
 
 def _files(path: Path) -> Files:
-    return {file.name: file.read_bytes() for file in path.glob("[!.]*") if file.is_file()} if path.is_dir() else {}
+    return (
+        {file.name: file.read_bytes() for file in path.glob("[!.]*") if file.is_file()}
+        if path.is_dir()
+        else {}
+    )
 
 
 def _packed(config: RunConfig) -> tuple[str, dict[str, bytes]]:
@@ -190,7 +204,9 @@ def _here(api: Any) -> Any:
 
 def _connect(address: str | None) -> Any:
     """The package ray, connected. Raises NormbenchError where it is not installed or there is no such cluster."""
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else workers under `uv run` build environments
+    os.environ.setdefault(
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0"
+    )  # else workers under `uv run` build environments
     try:
         import ray as api
     except ModuleNotFoundError:
@@ -221,9 +237,16 @@ def _places(address: str | None, needs: Mapping[str, float]) -> int:
     """
     nodes = [node["Resources"] for node in _connect(address).nodes() if node["Alive"]]
     asked = {name: amount for name, amount in needs.items() if amount > 0}
-    fitting = [min(int(node.get(name, 0) / amount + 1e-9) for name, amount in asked.items()) for node in nodes]
+    fitting = [
+        min(int(node.get(name, 0) / amount + 1e-9) for name, amount in asked.items())
+        for node in nodes
+    ]
     if not any(fitting):
-        most = ", ".join(f"{max((node.get(name, 0) for node in nodes), default=0):g} {name}" for name in asked)
+        most = ", ".join(
+            f"{max((node.get(name, 0) for node in nodes), default=0):g} {name}" for name in asked
+        )
         wanted = ", ".join(f"{amount:g} {name}" for name, amount in asked.items())
-        raise NormbenchError(f"launcher ray: a run needs {wanted}, and the most that a node has is {most}")
+        raise NormbenchError(
+            f"launcher ray: a run needs {wanted}, and the most that a node has is {most}"
+        )
     return sum(fitting)

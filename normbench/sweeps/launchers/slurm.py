@@ -43,7 +43,17 @@ POLL_SECONDS = 5.0
 MAX_ARRAY = 1000  # tasks; Slurm's own default limit is 1001
 MAX_AT_ONCE = 256
 MINUTES_TO_END = 5  # between our own time limit for a run and Slurm's for its task
-ALIVE = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "RESIZING", "SIGNALING", "STOPPED"}
+ALIVE = {
+    "PENDING",
+    "RUNNING",
+    "COMPLETING",
+    "CONFIGURING",
+    "SUSPENDED",
+    "REQUEUED",
+    "RESIZING",
+    "SIGNALING",
+    "STOPPED",
+}
 
 
 @launchers.register("slurm", title="Slurm")
@@ -67,7 +77,9 @@ def slurm(
 
     def launch(configs: Sequence[RunConfig], should_stop: StopAsked) -> Generator[Event]:
         limits = {"array_parallelism": at_once(configs)}
-        waiting = iter([share_elsewhere(config, at_once(configs), cpus_per_run) for config in configs])
+        waiting = iter(
+            [share_elsewhere(config, at_once(configs), cpus_per_run) for config in configs]
+        )
         while (chunk := list(islice(waiting, MAX_ARRAY))) and not should_stop():
             yield from _array(chunk, parameters | limits, Task(work, restart, timeout), should_stop)
 
@@ -88,8 +100,12 @@ class Task:
         before = read_status(config.run_path)
         print_to_file(config, begin_anew)
         heard: list[str] = []
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it; training hears it, before there is no need
-        signal.signal(signal.SIGUSR2, lambda *_: _stop(heard, "out of time"))  # in place of submitit's own
+        signal.signal(
+            signal.SIGTERM, signal.SIG_DFL
+        )  # submitit ignores it; training hears it, before there is no need
+        signal.signal(
+            signal.SIGUSR2, lambda *_: _stop(heard, "out of time")
+        )  # in place of submitit's own
         if self.timeout is not None:
             timer = threading.Timer(self.timeout, _stop, (heard, "late"))
             timer.daemon = True
@@ -131,7 +147,9 @@ def _array(
                     yield Event("started", config)
                 if state not in ALIVE:
                     del waiting[job]
-                    if not should_stop():  # else we have cancelled it, and the same command goes on with it
+                    if (
+                        not should_stop()
+                    ):  # else we have cancelled it, and the same command goes on with it
                         settle(config, status, f"its Slurm job {job} ended as {state}")
                     yield Event("ended", config)
             time.sleep(POLL_SECONDS if waiting else 0)
@@ -152,14 +170,20 @@ def _submit(configs: Sequence[RunConfig], parameters: Mapping[str, Any], task: T
         raise NormbenchError(f"launcher slurm: sbatch refuses: {_last_line(str(error))}") from None
 
 
-def _parameters(timeout: float | None, partition: str | None, cpus_per_run: int, gpus_per_run: int) -> dict[str, Any]:
+def _parameters(
+    timeout: float | None, partition: str | None, cpus_per_run: int, gpus_per_run: int
+) -> dict[str, Any]:
     """The arguments of submitit's executor. Raises NormbenchError where there is no Slurm or no submitit."""
     try:
         import submitit  # noqa: F401
     except ModuleNotFoundError:
-        raise NormbenchError("launcher slurm needs submitit: pip install 'normbench[slurm]'") from None
+        raise NormbenchError(
+            "launcher slurm needs submitit: pip install 'normbench[slurm]'"
+        ) from None
     if shutil.which("sbatch") is None:
-        raise NormbenchError("launcher slurm: there is no sbatch here; run this where you submit jobs")
+        raise NormbenchError(
+            "launcher slurm: there is no sbatch here; run this where you submit jobs"
+        )
     own_limit = None if timeout is None else math.ceil(timeout / 60) + MINUTES_TO_END
     parameters: dict[str, Any] = {
         "job_name": "normbench",
@@ -211,4 +235,6 @@ def _ask(*command: str, patience: float = 120.0) -> str:
 
 
 def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason given")
+    return next(
+        (line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason given"
+    )

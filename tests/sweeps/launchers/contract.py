@@ -25,7 +25,13 @@ from normbench.sweeps.plan import make_plan
 from normbench.sweeps.sweep import Study
 from normbench.train.run import execute
 
-MEASURED = {"train_seconds", "eval_seconds", "compile_seconds", "images_per_second", "peak_memory_mib"}
+MEASURED = {
+    "train_seconds",
+    "eval_seconds",
+    "compile_seconds",
+    "images_per_second",
+    "peak_memory_mib",
+}
 TINY = {
     "data": "synthetic",
     "data.num_train": "100",
@@ -52,7 +58,9 @@ def never() -> bool:
     return False
 
 
-def launched(launcher: Launcher, configs: Sequence[RunConfig], should_stop: StopAsked = never) -> list[Event]:
+def launched(
+    launcher: Launcher, configs: Sequence[RunConfig], should_stop: StopAsked = never
+) -> list[Event]:
     return list(launcher.launch(configs, should_stop))
 
 
@@ -72,13 +80,18 @@ def environment(config: RunConfig) -> dict[str, Any]:
 def numbers(path: Path) -> tuple[list[dict[str, str]], str]:
     """What must be equal bit for bit: the rows without their clocks, and the logged steps."""
     with (path / "metrics.csv").open() as file:
-        rows = [{key: value for key, value in row.items() if key not in MEASURED} for row in csv.DictReader(file)]
+        rows = [
+            {key: value for key, value in row.items() if key not in MEASURED}
+            for row in csv.DictReader(file)
+        ]
     return rows, (path / "steps.csv").read_text()
 
 
 def assert_same_numbers(first: Path, second: Path) -> None:
     assert numbers(first) == numbers(second)
-    weights, others = (torch.load(path / "checkpoint.pt", weights_only=True)["model"] for path in (first, second))
+    weights, others = (
+        torch.load(path / "checkpoint.pt", weights_only=True)["model"] for path in (first, second)
+    )
     assert all(torch.equal(weight, others[name]) for name, weight in weights.items())
 
 
@@ -90,7 +103,9 @@ def assert_as_executed_alone(configs: Sequence[RunConfig], folder: Path) -> None
         assert_same_numbers(config.run_path, alone.path)
 
 
-def assert_each_started_and_ended_once(events: Sequence[Event], configs: Sequence[RunConfig]) -> None:
+def assert_each_started_and_ended_once(
+    events: Sequence[Event], configs: Sequence[RunConfig]
+) -> None:
     ids = [config.run_id for config in configs]
     for kind in ("started", "ended"):
         assert sorted(event.config.run_id for event in events if event.kind == kind) == sorted(ids)
@@ -113,7 +128,9 @@ class LauncherContract(ABC):
     def build(self, work: Work = train, *, restart: bool = False) -> Launcher:
         """The launcher under test."""
 
-    def test_every_run_starts_once_then_ends_once_and_its_directory_says_how(self, tmp_path: Path) -> None:
+    def test_every_run_starts_once_then_ends_once_and_its_directory_says_how(
+        self, tmp_path: Path
+    ) -> None:
         configs = planned(tmp_path / "runs", norm="bn,gn")
         events = launched(self.build(), configs)
         assert_each_started_and_ended_once(events, configs)
@@ -123,7 +140,9 @@ class LauncherContract(ABC):
         configs = planned(tmp_path / "runs", **FAST)
         for event in self.build().launch(configs, never):
             path = event.config.run_path
-            assert event.kind == "started" or (read_status(path)["state"] == "done" and not is_held(path))
+            assert event.kind == "started" or (
+                read_status(path)["state"] == "done" and not is_held(path)
+            )
 
     def test_the_numbers_are_those_of_execute_itself(self, tmp_path: Path) -> None:
         configs = planned(tmp_path / "runs", norm="bn,in")
@@ -149,7 +168,8 @@ class LauncherContract(ABC):
 
     @pytest.mark.parametrize("after_steps", [None, 9])
     @pytest.mark.parametrize(
-        ("how", "told"), [("raises", "the work is broken"), ("refuses", "the disk is full"), ("exits", "7")]
+        ("how", "told"),
+        [("raises", "the work is broken"), ("refuses", "the disk is full"), ("exits", "7")],
     )
     def test_work_that_fails_is_a_failed_run_with_its_reason_and_the_others_go_on(
         self, tmp_path: Path, how: str, told: str, after_steps: int | None
@@ -167,7 +187,9 @@ class LauncherContract(ABC):
         assert states(configs) == ["failed"]
         assert (configs[0].run_path / "config.yaml").exists()
 
-    def test_a_failed_run_goes_on_from_its_checkpoint_when_launched_again(self, tmp_path: Path) -> None:
+    def test_a_failed_run_goes_on_from_its_checkpoint_when_launched_again(
+        self, tmp_path: Path
+    ) -> None:
         configs = planned(tmp_path / "runs")
         launched(self.build(Crashing("raises", after_steps=9)), configs)
         assert (configs[1].run_path / "checkpoint.pt").exists()
@@ -176,7 +198,9 @@ class LauncherContract(ABC):
         assert len(environment(configs[1])["resumed"]) == 1
         assert_as_executed_alone(configs[1:2], tmp_path / "alone")
 
-    def test_a_retry_that_crashes_before_it_begins_is_failed_for_its_own_reason(self, tmp_path: Path) -> None:
+    def test_a_retry_that_crashes_before_it_begins_is_failed_for_its_own_reason(
+        self, tmp_path: Path
+    ) -> None:
         configs = planned(tmp_path / "runs", seed="1")
         launched(self.build(Crashing("raises", after_steps=3)), configs)
         assert "the work is broken" in reason(configs[0])
@@ -184,7 +208,9 @@ class LauncherContract(ABC):
         assert states(configs) == ["failed"]
         assert "the disk is full" in reason(configs[0])
 
-    def test_a_loss_that_is_not_finite_is_a_diverged_run_and_the_others_go_on(self, tmp_path: Path) -> None:
+    def test_a_loss_that_is_not_finite_is_a_diverged_run_and_the_others_go_on(
+        self, tmp_path: Path
+    ) -> None:
         bad = planned(tmp_path / "runs", norm="none", optim__lr="1e30", seed="0")
         good = planned(tmp_path / "runs", seed="0,1")
         launched(self.build(), [*bad, *good])
@@ -201,7 +227,9 @@ class LauncherContract(ABC):
     ) -> None:
         configs = planned(tmp_path / "runs", seed="range(0,5)")
         events = launched(self.build(), configs, lambda: "done" in states(configs))
-        assert_each_started_and_ended_once(events, [event.config for event in events if event.kind == "started"])
+        assert_each_started_and_ended_once(
+            events, [event.config for event in events if event.kind == "started"]
+        )
         assert "new" in states(configs)
         assert set(states(configs)) <= {"done", "interrupted", "new"}
         launched(self.build(), configs)
@@ -213,7 +241,8 @@ class OwnProcessContract(LauncherContract):
 
     @pytest.mark.parametrize("after_steps", [None, 9])
     @pytest.mark.parametrize(
-        ("how", "told"), [("exits at once", "code 7"), ("is killed", "SIGKILL"), ("segfaults", "SIGSEGV")]
+        ("how", "told"),
+        [("exits at once", "code 7"), ("is killed", "SIGKILL"), ("segfaults", "SIGSEGV")],
     )
     def test_a_process_that_dies_is_a_failed_run_with_its_reason_and_the_others_go_on(
         self, tmp_path: Path, how: str, told: str, after_steps: int | None
@@ -236,11 +265,17 @@ class OwnProcessContract(LauncherContract):
         assert "RuntimeError: the work is broken" in raised
         assert "last words" in reason(configs[0])
 
-    def test_a_run_that_goes_on_adds_to_its_output_and_one_that_begins_anew_does_not(self, tmp_path: Path) -> None:
+    def test_a_run_that_goes_on_adds_to_its_output_and_one_that_begins_anew_does_not(
+        self, tmp_path: Path
+    ) -> None:
         configs = planned(tmp_path / "runs", seed="1")
         launched(self.build(Crashing("exits at once", after_steps=9)), configs)
         launched(self.build(), configs)
-        assert [line[:9] for line in last_output(configs[0].run_path)] == ["epoch 1/2", "last word", "epoch 2/2"]
+        assert [line[:9] for line in last_output(configs[0].run_path)] == [
+            "epoch 1/2",
+            "last word",
+            "epoch 2/2",
+        ]
         launched(self.build(restart=True), configs)
         assert [line[:9] for line in last_output(configs[0].run_path)] == ["epoch 1/2", "epoch 2/2"]
 
@@ -249,7 +284,9 @@ class OwnProcessContract(LauncherContract):
         launched(self.build(), configs)
         assert [line[:9] for line in last_output(configs[0].run_path)] == ["epoch 1/2", "epoch 2/2"]
 
-    def test_asked_to_stop_the_running_ones_save_and_go_on_to_the_same_bits(self, tmp_path: Path) -> None:
+    def test_asked_to_stop_the_running_ones_save_and_go_on_to_the_same_bits(
+        self, tmp_path: Path
+    ) -> None:
         configs = planned(tmp_path / "runs", seed="range(0,4)")
         held = self.build(Held(str(tmp_path), after_steps=9))
         events = launched(held, configs, lambda: len(noted(tmp_path, "held")) == 2)

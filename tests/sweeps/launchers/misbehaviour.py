@@ -96,7 +96,9 @@ class Held:
 
     def __call__(self, config: RunConfig, restart: bool) -> None:
         def wait() -> None:
-            listening = signal.getsignal(signal.SIGTERM)  # the run's own: it changes when it has heard
+            listening = signal.getsignal(
+                signal.SIGTERM
+            )  # the run's own: it changes when it has heard
             note(self.folder, "held", os.getpid())
             end = time.monotonic() + AT_MOST
             while signal.getsignal(signal.SIGTERM) is listening and time.monotonic() < end:

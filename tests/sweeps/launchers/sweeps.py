@@ -19,8 +19,20 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
-MEASURED = {"train_seconds", "eval_seconds", "compile_seconds", "images_per_second", "peak_memory_mib"}
-TINY = ["data=synthetic", "data.num_train=640", "data.num_test=50", "model.widths=[8,16]", "batch_size=64"]
+MEASURED = {
+    "train_seconds",
+    "eval_seconds",
+    "compile_seconds",
+    "images_per_second",
+    "peak_memory_mib",
+}
+TINY = [
+    "data=synthetic",
+    "data.num_train=640",
+    "data.num_test=50",
+    "model.widths=[8,16]",
+    "batch_size=64",
+]
 TINY += ["train.log_every=2"]  # ten steps an epoch
 
 
@@ -113,9 +125,15 @@ def be_unlucky() -> None:
     remote = ray.remote
 
     def placed(*functions: Any, **options: Any) -> Any:
-        if ray.is_initialized() and options.get("num_cpus") == 0 and "scheduling_strategy" not in options:
+        if (
+            ray.is_initialized()
+            and options.get("num_cpus") == 0
+            and "scheduling_strategy" not in options
+        ):
             here = ray.get_runtime_context().get_node_id()
-            there = next(node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here)
+            there = next(
+                node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here
+            )
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(there, soft=False)
         return remote(*functions, **options)
 
@@ -158,13 +176,17 @@ def ended(process: subprocess.Popen[str], patience: float = 300) -> tuple[int, s
     return process.returncode, out, err
 
 
-def until(condition: Callable[[], object], process: subprocess.Popen[str], patience: float = 180) -> None:
+def until(
+    condition: Callable[[], object], process: subprocess.Popen[str], patience: float = 180
+) -> None:
     """Waits for something to happen while the sweep goes on."""
     end = time.monotonic() + patience
     while not condition():
         if process.poll() is not None:
             out, err = process.communicate()
-            raise AssertionError(f"the sweep has ended with code {process.returncode}:\n{out}\n{err}")
+            raise AssertionError(
+                f"the sweep has ended with code {process.returncode}:\n{out}\n{err}"
+            )
         assert time.monotonic() < end, "this did not happen in time"
         time.sleep(0.1)
 
@@ -179,7 +201,9 @@ def runs(folder: Path) -> dict[str, Path]:
 
 
 def statuses(folder: Path) -> dict[str, dict[str, Any]]:
-    return {name: json.loads((path / "status.json").read_text()) for name, path in runs(folder).items()}
+    return {
+        name: json.loads((path / "status.json").read_text()) for name, path in runs(folder).items()
+    }
 
 
 def states(folder: Path) -> dict[str, str]:
@@ -193,7 +217,10 @@ def times_resumed(path: Path) -> int:
 def numbers(path: Path) -> tuple[list[dict[str, str]], str]:
     """What must be equal bit for bit: the rows without their clocks, and the logged steps."""
     with (path / "metrics.csv").open() as file:
-        rows = [{key: value for key, value in row.items() if key not in MEASURED} for row in csv.DictReader(file)]
+        rows = [
+            {key: value for key, value in row.items() if key not in MEASURED}
+            for row in csv.DictReader(file)
+        ]
     return rows, (path / "steps.csv").read_text()
 
 
@@ -207,12 +234,16 @@ def assert_equals_inline(folder: Path, overrides: Sequence[str], elsewhere: Path
     from normbench.sweeps.sweep import Study
 
     plan = make_plan(
-        Study("sweep", ()).with_overrides(list(overrides)), {"system.runs_dir": str(elsewhere), "system.threads": 1}
+        Study("sweep", ()).with_overrides(list(overrides)),
+        {"system.runs_dir": str(elsewhere), "system.threads": 1},
     )
     run_plan(plan, plan.open(), launchers.build("inline"), live=False)
     expected = runs(elsewhere)
     assert set(runs(folder)) == set(expected)
     for name, path in runs(folder).items():
         assert numbers(path) == numbers(expected[name])
-        weights, others = (torch.load(p / "checkpoint.pt", weights_only=True)["model"] for p in (path, expected[name]))
+        weights, others = (
+            torch.load(p / "checkpoint.pt", weights_only=True)["model"]
+            for p in (path, expected[name])
+        )
         assert all(torch.equal(weight, others[key]) for key, weight in weights.items())

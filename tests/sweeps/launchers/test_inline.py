@@ -7,7 +7,15 @@ import signal
 from pathlib import Path
 
 import pytest
-from contract import LauncherContract, assert_as_executed_alone, environment, launched, planned, reason, states
+from contract import (
+    LauncherContract,
+    assert_as_executed_alone,
+    environment,
+    launched,
+    planned,
+    reason,
+    states,
+)
 from misbehaviour import at_step
 
 from normbench.config.schema import RunConfig
@@ -22,7 +30,9 @@ class TestInline(LauncherContract):
         return launchers.build("inline", restart, work)
 
 
-def test_ctrl_c_in_a_run_stops_it_and_starts_no_other_and_all_go_on_to_the_same_bits(tmp_path: Path) -> None:
+def test_ctrl_c_in_a_run_stops_it_and_starts_no_other_and_all_go_on_to_the_same_bits(
+    tmp_path: Path,
+) -> None:
     def work(config: RunConfig, restart: bool) -> None:
         with at_step(9 if config.seed == 1 else -1, lambda: os.kill(os.getpid(), signal.SIGINT)):
             train(config, restart)

@@ -22,9 +22,17 @@ from normbench.sweeps.sweep import Study
 
 pytestmark = [
     pytest.mark.timeout(900),
-    pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds the processes of runs in /proc"),
+    pytest.mark.skipif(
+        not Path("/proc/self/fd").exists(), reason="finds the processes of runs in /proc"
+    ),
 ]
-TINY = ["data=synthetic", "data.num_train=640", "data.num_test=50", "model.widths=[8,16]", "train.log_every=5"]
+TINY = [
+    "data=synthetic",
+    "data.num_train=640",
+    "data.num_test=50",
+    "model.widths=[8,16]",
+    "train.log_every=5",
+]
 TINY += ["system.threads=1"]
 ENDLESS = ["batch_size=8", "epochs=10000"]  # longer than any test waits
 
@@ -89,7 +97,11 @@ def sweep(tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
         if one.process.poll() is None:
             one.process.kill()
             one.process.wait()
-    until(lambda: not any(is_held(path) for path in (tmp_path / "results" / "runs").glob("normresnet-*")))
+    until(
+        lambda: (
+            not any(is_held(path) for path in (tmp_path / "results" / "runs").glob("normresnet-*"))
+        )
+    )
 
 
 def planned(folder: Path, *settings: str) -> list[RunConfig]:
@@ -162,7 +174,9 @@ def times_trained(config: RunConfig) -> int:
 
 def modified(configs: list[RunConfig]) -> dict[Path, int]:
     """When each file of these runs was written."""
-    files = [file for config in configs for file in config.run_path.iterdir() if file.name != ".lock"]
+    files = [
+        file for config in configs for file in config.run_path.iterdir() if file.name != ".lock"
+    ]
     return {file: file.stat().st_mtime_ns for file in files}
 
 
@@ -181,12 +195,18 @@ def test_a_sweep_killed_half_way_is_completed_by_the_same_command_with_no_run_tr
     assert len(configs) == 24
 
     first = sweep(*settings, "--jobs", "2")
-    first.until(lambda: states(configs).count("done") >= 11 and any(map(trained, unfinished(configs))))
+    first.until(
+        lambda: states(configs).count("done") >= 11 and any(map(trained, unfinished(configs)))
+    )
     assert first.kill(signal.SIGKILL) == -signal.SIGKILL
     until(lambda: not any(is_held(config.run_path) for config in configs))
     done = [config for config in configs if run_state(config.run_path) == "done"]
     assert 11 <= len(done) < 24
-    started = {config.run_id: read_status(config.run_path)["started"] for config in configs if trained(config)}
+    started = {
+        config.run_id: read_status(config.run_path)["started"]
+        for config in configs
+        if trained(config)
+    }
     before = modified(done)
 
     again = sweep(*settings, "--jobs", "2")
@@ -197,7 +217,9 @@ def test_a_sweep_killed_half_way_is_completed_by_the_same_command_with_no_run_tr
     ended = {config.run_id: read_status(config.run_path)["started"] for config in configs}
     assert ended | started == ended  # a run that was broken off went on as the same one
     assert [times_trained(config) for config in configs] == [1] * 24
-    assert all(len((config.run_path / "metrics.csv").read_text().splitlines()) == 2 for config in configs)
+    assert all(
+        len((config.run_path / "metrics.csv").read_text().splitlines()) == 2 for config in configs
+    )
     assert_as_executed_alone(configs[::5], tmp_path / "alone")
 
 
@@ -222,13 +244,20 @@ def test_ctrl_c_stops_all_and_the_command_it_names_goes_on_to_the_same_numbers(
     settings = [*TINY, "batch_size=8", "epochs=2", "seed=0,1,2,3"]  # 160 steps each
     configs = planned(tmp_path, *settings)
     first = sweep(*settings, "--jobs", "2")
-    first.until(lambda: "done" in states(configs) and any(20 < trained(config) < 80 for config in unfinished(configs)))
+    first.until(
+        lambda: (
+            "done" in states(configs)
+            and any(20 < trained(config) < 80 for config in unfinished(configs))
+        )
+    )
     assert first.ctrl_c() == 130
     assert "Traceback" not in first.output
     assert set(states(configs)) <= {"done", "interrupted", "new"}
     interrupted = [config for config in configs if run_state(config.run_path) == "interrupted"]
     assert interrupted
-    assert all((config.run_path / "checkpoint.pt").exists() for config in interrupted if trained(config))
+    assert all(
+        (config.run_path / "checkpoint.pt").exists() for config in interrupted if trained(config)
+    )
 
     words, _, command = first.output.splitlines()[-1].partition(": ")
     assert words == "  not finished; the same command goes on"
@@ -236,7 +265,11 @@ def test_ctrl_c_stops_all_and_the_command_it_names_goes_on_to_the_same_numbers(
     assert (program, sweep_command) == ("normbench", "sweep")
     assert sweep(*arguments).exit_code() == 0
     assert states(configs) == ["done"] * 4
-    resumed = [config for config in configs if json.loads((config.run_path / "env.json").read_text())["resumed"]]
+    resumed = [
+        config
+        for config in configs
+        if json.loads((config.run_path / "env.json").read_text())["resumed"]
+    ]
     assert resumed
     assert set(resumed) <= set(interrupted)
     assert_as_executed_alone(configs, tmp_path / "alone")
@@ -309,4 +342,6 @@ def test_two_of_the_same_sweep_at_the_same_time_share_it_and_train_nothing_twice
     assert "Traceback" not in "".join(one.output for one in both)
     assert states(configs) == ["done"] * 6
     assert [times_trained(config) for config in configs] == [1] * 6
-    assert all(not json.loads((config.run_path / "env.json").read_text())["resumed"] for config in configs)
+    assert all(
+        not json.loads((config.run_path / "env.json").read_text())["resumed"] for config in configs
+    )

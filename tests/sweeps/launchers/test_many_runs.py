@@ -25,7 +25,9 @@ def test_every_one_of_200_runs_ends_in_a_recorded_state_none_twice_and_only_the_
     settings = TINY | {"seed": "range(0,200)", "epochs": "1", "train.max_steps": "1"}
     study = Study("many", ()).with_overrides([f"{key}={value}" for key, value in settings.items()])
     plan = make_plan(study, {"system.runs_dir": str(tmp_path / "runs"), "system.threads": 1})
-    launcher = launchers.build("processes", False, CrashingRarely(str(tmp_path)), options={"jobs": 2})
+    launcher = launchers.build(
+        "processes", False, CrashingRarely(str(tmp_path)), options={"jobs": 2}
+    )
 
     start = time.monotonic()
     after = run_plan(plan, plan.open(), launcher, live=False)

@@ -65,7 +65,9 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_a_run_over_its_time_is_failed_with_the_limit_and_goes_on_without_one(tmp_path: Path, clock: Clock) -> None:
+def test_a_run_over_its_time_is_failed_with_the_limit_and_goes_on_without_one(
+    tmp_path: Path, clock: Clock
+) -> None:
     configs = planned(tmp_path / "runs", seed="0")
 
     def time_passes() -> bool:
@@ -115,11 +117,17 @@ def test_a_run_that_ignores_a_stop_is_killed_but_has_not_failed(
 ) -> None:
     monkeypatch.setattr(child, "GRACE_SECONDS", 0.5)
     configs = planned(tmp_path / "runs", seed="0")
-    launched(built(Starting(str(tmp_path), deaf=True)), configs, lambda: bool(noted(tmp_path, "starting")))
+    launched(
+        built(Starting(str(tmp_path), deaf=True)),
+        configs,
+        lambda: bool(noted(tmp_path, "starting")),
+    )
     assert states(configs)[0] in ("new", "interrupted", "killed")
 
 
-def test_a_run_asked_to_stop_that_takes_longer_than_its_limit_has_not_failed(tmp_path: Path, clock: Clock) -> None:
+def test_a_run_asked_to_stop_that_takes_longer_than_its_limit_has_not_failed(
+    tmp_path: Path, clock: Clock
+) -> None:
     configs = planned(tmp_path / "runs", seed="0")
 
     def stop() -> bool:
@@ -155,7 +163,9 @@ def test_threads_are_divided_among_the_jobs_which_say_that_they_share(
         assert (found["concurrent_runs"], found["hardware"]["threads"]) == (2, 3)
 
 
-def test_more_jobs_than_cores_have_a_thread_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_jobs_than_cores_have_a_thread_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(processes, "num_cores", lambda: 2)
     configs = planned(tmp_path, threads=None, seed="0", epochs="1")
     launched(built(jobs=5), configs)
@@ -214,15 +224,23 @@ def test_a_run_per_core_as_far_as_memory_and_runs_go(
 
 def on_gpu(folder: Path, count: int) -> list[RunConfig]:
     fixed = ["data=synthetic", "runtime.device=cuda"]
-    return [compose([*fixed, f"seed={seed}"], {"system.runs_dir": str(folder / "runs")}) for seed in range(count)]
+    return [
+        compose([*fixed, f"seed={seed}"], {"system.runs_dir": str(folder / "runs")})
+        for seed in range(count)
+    ]
 
 
 @pytest.mark.parametrize("runs_per_gpu", [1, 2])
 @pytest.mark.parametrize(
-    ("visible", "names"), [(None, ["0", "1"]), ("3,GPU-5f", ["3", "GPU-5f"]), (" 4 , 2,", ["4", "2"])]
+    ("visible", "names"),
+    [(None, ["0", "1"]), ("3,GPU-5f", ["3", "GPU-5f"]), (" 4 , 2,", ["4", "2"])],
 )
 def test_runs_are_pinned_to_the_gpus_that_this_process_sees(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, names: list[str], runs_per_gpu: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    visible: str | None,
+    names: list[str],
+    runs_per_gpu: int,
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
@@ -241,12 +259,23 @@ def test_runs_are_pinned_to_the_gpus_that_this_process_sees(
 
 
 def test_places_on_gpus_go_round_so_that_few_runs_have_a_gpu_each() -> None:
-    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in processes.gpu_slots(3, 2)] == ["0", "1", "2", "0", "1", "2"]
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in processes.gpu_slots(3, 2)] == [
+        "0",
+        "1",
+        "2",
+        "0",
+        "1",
+        "2",
+    ]
 
 
-def test_runs_on_the_cpu_are_pinned_to_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_on_the_cpu_are_pinned_to_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6")
-    launched(built(Telling(str(tmp_path), "CUDA_VISIBLE_DEVICES")), planned(tmp_path / "runs", seed="0"))
+    launched(
+        built(Telling(str(tmp_path), "CUDA_VISIBLE_DEVICES")), planned(tmp_path / "runs", seed="0")
+    )
     assert noted(tmp_path, "told")[0].split("|")[0] == "5,6"
 
 
@@ -277,7 +306,9 @@ def test_a_launch_leaves_this_process_as_it_was(tmp_path: Path) -> None:
     assert (dict(os.environ), Path.cwd()) == before
 
 
-def test_a_run_is_found_by_a_relative_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_found_by_a_relative_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     configs = planned(Path("runs"), seed="0", epochs="1")
     launched(built(), configs)

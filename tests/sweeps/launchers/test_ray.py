@@ -122,10 +122,14 @@ def cluster(two_nodes: Cluster) -> Cluster:
 def test_runs_of_a_lost_node_go_on_on_another(cluster: Cluster, tmp_path: Path) -> None:
     study = ["seed=0,1,2", "epochs=3", *TINY]
     main = f"sweeps.be_unlucky(); sweeps.main(sweeps.Held({str(tmp_path)!r}, after_steps=13))"
-    with started(*study, "--runs-dir", str(tmp_path / "runs"), *cluster.launcher, code=main) as process:
+    with started(
+        *study, "--runs-dir", str(tmp_path / "runs"), *cluster.launcher, code=main
+    ) as process:
         until(lambda: len(noted(tmp_path, "held")) == 2, process)
         cluster.replace_node()
-        until(lambda: len(noted(tmp_path, "tries")) == 4, process)  # the lost run and the third one are on the new node
+        until(
+            lambda: len(noted(tmp_path, "tries")) == 4, process
+        )  # the lost run and the third one are on the new node
         (tmp_path / "go").touch()
         code, out, _ = ended(process)
     assert code == 0
@@ -139,8 +143,17 @@ def test_runs_of_a_lost_node_go_on_on_another(cluster: Cluster, tmp_path: Path) 
     assert_equals_inline(tmp_path / "runs", study, tmp_path / "inline")
 
 
-def test_a_run_that_kills_itself_is_failed_and_not_tried_again(cluster: Cluster, tmp_path: Path) -> None:
-    arguments = ["seed=0,1,2", "epochs=1", *TINY, "--runs-dir", str(tmp_path / "runs"), *cluster.launcher]
+def test_a_run_that_kills_itself_is_failed_and_not_tried_again(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    arguments = [
+        "seed=0,1,2",
+        "epochs=1",
+        *TINY,
+        "--runs-dir",
+        str(tmp_path / "runs"),
+        *cluster.launcher,
+    ]
     code, out, _ = sweep(*arguments, code=f"sweeps.main(sweeps.Dying({str(tmp_path)!r}))")
     assert code == 1
     assert states(tmp_path / "runs") == {"bn-s0": "done", "bn-s1": "failed", "bn-s2": "done"}
@@ -155,12 +168,23 @@ def images(folder: Path) -> None:
         for value, name in ((60, "dark"), (180, "light")):
             (folder / side / name).mkdir(parents=True)
             for index in range(number):
-                Image.new("RGB", (8, 8), (value, 3 * index, 100)).save(folder / side / name / f"{index}.png")
+                Image.new("RGB", (8, 8), (value, 3 * index, 100)).save(
+                    folder / side / name / f"{index}.png"
+                )
 
 
-def test_without_a_shared_disk_data_go_there_and_files_come_back(cluster: Cluster, tmp_path: Path) -> None:
+def test_without_a_shared_disk_data_go_there_and_files_come_back(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     images(tmp_path / "pets")
-    study = ["data=image_folder", "model.widths=[4,8]", "batch_size=8", "train.log_every=1", "seed=0,1", "epochs=3"]
+    study = [
+        "data=image_folder",
+        "model.widths=[4,8]",
+        "batch_size=8",
+        "train.log_every=1",
+        "seed=0,1",
+        "epochs=3",
+    ]
     arguments = [*study, "--runs-dir", str(tmp_path / "runs"), *cluster.launcher]
     command = [sys.executable, "-m", "normbench", "data", "import", str(tmp_path / "pets")]
     subprocess.run(command, check=True, capture_output=True)
@@ -179,7 +203,15 @@ def test_without_a_shared_disk_data_go_there_and_files_come_back(cluster: Cluste
     assert code == 0
     assert "2 done" in out
     for path in runs(tmp_path / "runs").values():
-        names = {"config.yaml", "env.json", "status.json", "metrics.csv", "steps.csv", "checkpoint.pt", "output.log"}
+        names = {
+            "config.yaml",
+            "env.json",
+            "status.json",
+            "metrics.csv",
+            "steps.csv",
+            "checkpoint.pt",
+            "output.log",
+        }
         assert {file.name for file in path.iterdir()} - {".lock"} == names
         assert times_resumed(path) == 1
     assert_equals_inline(tmp_path / "runs", study, tmp_path / "inline")
@@ -189,14 +221,23 @@ def test_without_a_shared_disk_data_go_there_and_files_come_back(cluster: Cluste
     ("options", "reason"),
     [
         (["--cpus-per-run", "2"], "a run needs 2 CPU, and the most that a node has is 1 CPU"),
-        (["--gpus-per-run", "0.5"], "a run needs 1 CPU, 0.5 GPU, and the most that a node has is 1 CPU, 0 GPU"),
+        (
+            ["--gpus-per-run", "0.5"],
+            "a run needs 1 CPU, 0.5 GPU, and the most that a node has is 1 CPU, 0 GPU",
+        ),
     ],
 )
 def test_what_the_cluster_cannot_do_is_refused(
     cluster: Cluster, tmp_path: Path, options: list[str], reason: str
 ) -> None:
     code, _, error = sweep(
-        "norm=bn,gn", *TINY, "--runs-dir", str(tmp_path / "runs"), *cluster.launcher, *options, patience=120
+        "norm=bn,gn",
+        *TINY,
+        "--runs-dir",
+        str(tmp_path / "runs"),
+        *cluster.launcher,
+        *options,
+        patience=120,
     )
     assert code == 2
     assert error.startswith(f"normbench: launcher ray: {reason}")
@@ -204,9 +245,13 @@ def test_what_the_cluster_cannot_do_is_refused(
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_address_where_nobody_listens_is_refused(normbench: Callable[..., tuple[int, str, str]]) -> None:
+def test_an_address_where_nobody_listens_is_refused(
+    normbench: Callable[..., tuple[int, str, str]],
+) -> None:
     pytest.importorskip("ray")
-    code, _, error = normbench("sweep", "norm=bn,gn", *TINY, "--launcher", "ray", "--address", "127.0.0.1:1")
+    code, _, error = normbench(
+        "sweep", "norm=bn,gn", *TINY, "--launcher", "ray", "--address", "127.0.0.1:1"
+    )
     assert code == 2
     assert error.startswith("normbench: launcher ray: no cluster at '127.0.0.1:1': ")
     assert error.count("\n") == 1
