@@ -1,0 +1,1 @@
+"""What several tests share: one kit for each kind of fake."""
