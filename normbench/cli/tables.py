@@ -124,7 +124,8 @@ def plot(
     normbench plot batch-size results/first-sweep --size slide -o batch-size.png
     """
     from normbench.analysis.figures import FIGURES
-    from normbench.analysis.figures.style import save, size_called
+    from normbench.analysis.figures.saving import save
+    from normbench.analysis.figures.style import size_called
 
     if figure not in FIGURES:
         raise unknown("figure", figure, FIGURES)

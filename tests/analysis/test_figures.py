@@ -24,20 +24,18 @@ from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 
 from normbench.analysis.figures import FIGURES
+from normbench.analysis.figures.labels import alt_text, spread_out
 from normbench.analysis.figures.layout import MAX_PANELS
+from normbench.analysis.figures.saving import save
 from normbench.analysis.figures.style import (
+    FREE_MARKERS,
     INK,
-    MARKERS,
-    PHONE,
     SIZES,
     STYLES,
     Size,
-    alt_text,
     drawing,
-    save,
+    looks_of,
     size_called,
-    spread_out,
-    styles,
 )
 from normbench.analysis.frames import Frames
 from normbench.analysis.loading import load_frames
@@ -46,7 +44,7 @@ from normbench.analysis.times import with_rounds
 from normbench.errors import NormbenchError
 from normbench.timing.rounds import as_rounds
 
-SHAPES = ("o", "s", "^", "D", "X", *MARKERS)
+SHAPES = ("o", "s", "^", "D", "X", *FREE_MARKERS)
 NEW_NORMS = ("brn", "evo", "frn")  # without a style of their own
 
 
@@ -580,7 +578,7 @@ def test_a_norm_looks_the_same_in_every_figure(new_norms: Frames) -> None:
 
 def test_every_norm_and_twenty_five_of_the_user_s_have_looks_of_their_own() -> None:
     labels = [*STYLES, *(f"norm{i}" for i in range(25))]
-    found = styles(labels)
+    found = looks_of(labels)
     assert list(found) == labels
     assert len({*found.values()}) == len(labels)
     assert {label: found[label] for label in STYLES} == STYLES
@@ -620,7 +618,7 @@ def test_a_legend_shows_the_markers_that_its_panels_use(folder: Path) -> None:
         (text.get_text(), handle.get_color(), handle.get_marker())
         for text, handle in zip(legend.get_texts(), legend.get_lines(), strict=True)
     ]
-    assert shown == [(norm, *look) for norm, look in styles(norms).items()]
+    assert shown == [(norm, *look) for norm, look in looks_of(norms).items()]
 
 
 def test_options_of_a_norm_make_lines_of_their_own_in_every_panel(folder: Path) -> None:
@@ -705,13 +703,7 @@ def test_a_caption_says_what_a_figure_rests_on(
     assert figure.get_supxlabel().split() == said.split()
 
 
-def test_on_a_phone_the_page_says_the_caption(one_panel: Frames) -> None:
-    figure = FIGURES["time"](one_panel, PHONE)
-    assert figure.get_supxlabel() == ""
-    assert "torch 2.16.0" in figure.get_label()
-
-
-@pytest.mark.parametrize("size", [*SIZES.values(), PHONE], ids=[*SIZES, "phone"])
+@pytest.mark.parametrize("size", SIZES.values(), ids=[*SIZES])
 def test_names_at_the_ends_of_lines_do_not_overlap(folder: Path, size: Size) -> None:
     runs = folder / "eight"
     if not runs.exists():

@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from normbench.analysis.captions import describe
 from normbench.analysis.figures.style import (
     PAGE,
+    Looks,
     Size,
-    Styles,
     add_caption,
     drawing,
+    looks_of,
     panels,
     set_title,
-    styles,
 )
 from normbench.analysis.stats import with_interval
 from normbench.analysis.tables.costs import costs
@@ -52,7 +52,7 @@ def layers_figure(rounds: pd.DataFrame, size: Size = PAGE) -> Figure:
 def _figure(
     data: pd.DataFrame, settings: list[str], label: str, caption: str, size: Size
 ) -> Figure:
-    looks = styles(data["norm"].unique())
+    looks = looks_of(data["norm"].unique())
     with drawing(size):
         varying = [name for name in settings if data[name].nunique() > 1]
         facets = [*data.groupby(varying, sort=False)] if varying else [((), data)]
@@ -72,7 +72,7 @@ def _figure(
     return figure
 
 
-def _ratios(ax: Axes, group: pd.DataFrame, looks: Styles) -> None:
+def _ratios(ax: Axes, group: pd.DataFrame, looks: Looks) -> None:
     for row, one in enumerate(group.itertuples()):
         colour, marker = looks[str(one.norm)]
         middle, low, high = (

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from normbench.analysis.figures.labels import add_labels
 from normbench.analysis.figures.layout import (
     RowsOf,
     basis,
@@ -24,7 +25,6 @@ from normbench.analysis.figures.style import (
     PAPER,
     Size,
     add_caption,
-    add_labels,
     drawing,
     is_first,
     panels,

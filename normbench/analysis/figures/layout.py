@@ -19,14 +19,14 @@ from normbench.analysis.captions import (
     seeds,
 )
 from normbench.analysis.choice import at_chosen_rate
-from normbench.analysis.figures.style import Styles, styles
+from normbench.analysis.figures.style import Looks, looks_of
 from normbench.analysis.frames import Frames
 from normbench.errors import NormbenchError
 
 MAX_PANELS = 24
 
 
-def prepared(frames: Frames) -> tuple[Frames, Styles]:
+def prepared(frames: Frames) -> tuple[Frames, Looks]:
     """The runs with the line that each belongs to, and how each line looks in every figure of these runs.
 
     Raises NormbenchError where no run has finished.
@@ -34,7 +34,7 @@ def prepared(frames: Frames) -> tuple[Frames, Styles]:
     if (frames.runs["status"] != "done").all():
         raise NormbenchError(f"no figure: none of {counted(len(frames.runs), 'run')} finished")
     runs = labelled(frames.runs)
-    return replace(frames, runs=runs), styles(runs["line"].unique())
+    return replace(frames, runs=runs), looks_of(runs["line"].unique())
 
 
 def finished(frames: Frames) -> Frames:

@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from normbench.analysis.choice import at_chosen_rate
+from normbench.analysis.figures.labels import add_labels
 from normbench.analysis.figures.layout import basis, by_line, by_panel, finished, link, prepared
 from normbench.analysis.figures.style import (
     PAGE,
+    Looks,
     Size,
-    Styles,
     add_caption,
-    add_labels,
     drawing,
     is_first,
     panels,
@@ -84,9 +84,7 @@ def time(frames: Frames, size: Size = PAGE) -> Figure:
     return figure
 
 
-def _against(
-    frames: Frames, colours: Styles, x: str, metric: str, label: str, size: Size
-) -> Figure:
+def _against(frames: Frames, colours: Looks, x: str, metric: str, label: str, size: Size) -> Figure:
     runs = frames.runs
     if runs[x].nunique() < 2:
         raise NormbenchError(f"no figure against {x}: all runs have {runs[x].iloc[0]}")
@@ -210,7 +208,7 @@ def _log_axis(ax: Axes, ticks: Sequence[float], base: int) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
 
 
-def _times(ax: Axes, clocks: dict[str, Clock], colours: Styles) -> None:
+def _times(ax: Axes, clocks: dict[str, Clock], colours: Looks) -> None:
     """A row per norm, the first on top: the middle half of the rounds, their median, and how it stands to bn."""
     longest = max((median(clock.values()) for clock in clocks.values()), default=0.0)
     for row, (label, clock) in enumerate(clocks.items()):

@@ -11,15 +11,9 @@ from matplotlib.figure import Figure
 
 from normbench.analysis.choice import rate_varies
 from normbench.analysis.figures import FIGURES
-from normbench.analysis.figures.style import (
-    PAGE,
-    PHONE,
-    Size,
-    alt_text,
-    save,
-    to_svg,
-    without_links,
-)
+from normbench.analysis.figures.labels import alt_text
+from normbench.analysis.figures.saving import save, to_svg, without_links
+from normbench.analysis.figures.style import PAGE, Size
 from normbench.analysis.frames import Frames
 from normbench.analysis.loading import write_study
 from normbench.analysis.report.page import Drawing, page
@@ -109,10 +103,10 @@ def figures_for(frames: Frames) -> dict[str, Draw]:
 
 
 def _draw(name: str, draw: Draw) -> tuple[Figure, Drawing]:
-    """The figure, and what the page shows of it; on phones it is drawn anew, a panel a row."""
+    """The figure, and what the page shows of it."""
     figure = draw(PAGE)
-    svgs = to_svg(figure, PAGE), to_svg(draw(PHONE), PHONE)
-    return figure, Drawing(TITLES[name], str(figure.get_label()), alt_text(figure), *svgs)
+    svg = to_svg(figure, PAGE)
+    return figure, Drawing(TITLES[name], str(figure.get_label()), alt_text(figure), svg)
 
 
 def _discard(folder: Path, figures: Collection[str], tables: Collection[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -42,13 +43,12 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure for the page: its title, what it rests on, itself in words, and as SVG, for phones too."""
+    """A figure for the page: its title, what it rests on, itself in words, and as SVG."""
 
     title: str
     caption: str
     alt: str
     svg: str
-    phone_svg: str
 
 
 def _norms(runs: pd.DataFrame) -> str:
@@ -105,16 +105,13 @@ def _inline(runs: pd.DataFrame, figures: Mapping[str, Drawing]) -> dict[str, Dra
     """The figures with SVG for the page; a line or point leads to the first run of its settings."""
     texts = runs[list(FILTERS)].astype(str)
 
-    def first_run(settings: Mapping[str, str]) -> str:
-        matching = (texts[list(settings)] == pd.Series(settings)).all(axis=1)
+    @cache
+    def first_run(settings: tuple[tuple[str, str], ...]) -> str:
+        matching = (texts[[name for name, _ in settings]] == pd.Series(dict(settings))).all(axis=1)
         return str(runs["run"][matching].iloc[0])
 
     return {
-        name: replace(
-            one,
-            svg=Markup(inline_svg(one.svg, name, one.alt, first_run)),
-            phone_svg=Markup(inline_svg(one.phone_svg, f"{name}-phone", one.alt, first_run)),
-        )
+        name: replace(one, svg=Markup(inline_svg(one.svg, name, one.alt, first_run)))
         for name, one in figures.items()
     }
 
