@@ -95,8 +95,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def _saved_bytes(trainer: Trainer) -> int:
-    images, _ = trainer.loader.gather(
-        trainer.loader.shuffled(0, trainer.seed)[: trainer.batch_size]
-    )
+    indices = trainer.loader.shuffled(0, trainer.seed)[: trainer.batch_size]
+    images = trainer.loader.gather(indices)["images"]
     with trainer.runtime.kernels(), trainer.runtime.autocast():
         return saved_bytes(trainer.model, images, list(trainer.model.parameters()))

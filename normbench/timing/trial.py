@@ -48,4 +48,5 @@ def random_images(source: Source, number: int) -> Split:
     """So many images of the size that the source has, with labels of its classes."""
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (number, *source.image_shape), dtype=np.uint8)
-    return Split(images, generator.integers(0, len(source.classes), number))
+    labels = generator.integers(0, len(source.classes), number)
+    return Split.of(images=images, labels=labels)

@@ -39,7 +39,7 @@ def build_trainer(config: RunConfig, split: Split, num_classes: int, runtime: Ru
     images_per_step = config.batch_size * train.accumulate
     lr = scaled_lr(optim.lr, optim.lr_scaling, images_per_step, optim.reference_batch_size)
     return Trainer(
-        model=runtime.prepare(materialize(model, split.images.shape[1:])),
+        model=runtime.prepare(materialize(model, split["images"].shape[1:])),
         optimizer=optimizers.build(optim.name, options=optim.options)(parameter_groups(model), lr),
         loader=build_loader(split, config, runtime, augment),
         runtime=runtime,

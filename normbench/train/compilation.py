@@ -35,9 +35,8 @@ def compile_seconds(trainer: Trainer, evaluated: Iterable[DeviceLoader]) -> floa
 
 
 def _forward(trainer: Trainer, batch_size: int) -> Tensor:
-    images, _ = trainer.loader.gather(
-        torch.zeros(batch_size, dtype=torch.int64, device=trainer.runtime.device)
-    )
+    indices = torch.zeros(batch_size, dtype=torch.int64, device=trainer.runtime.device)
+    images = trainer.loader.gather(indices)["images"]
     with trainer.runtime.autocast():
         logits: Tensor = trainer.model(images)
     return logits.float()

@@ -197,9 +197,10 @@ class Trainer:
         """Moves the weights by what the images at `group` say, in batches of batch_size; returns their mean loss."""
         total = torch.zeros((), device=group.device)
         for indices in group.split(self.batch_size):
-            images, labels = self.loader.gather(indices)
+            batch = self.loader.gather(indices)
             with self.runtime.autocast():
-                logits = self.model(images)
+                logits = self.model(batch["images"])
+            labels = batch["labels"]
             loss = cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
             share = loss * (len(indices) / len(group))
             share.backward()
@@ -254,9 +255,10 @@ def evaluate(model: nn.Module, loader: DeviceLoader, runtime: Runtime) -> tuple[
     """Mean cross-entropy and accuracy over all images, in evaluation mode."""
     model.eval()
     metrics = Metrics(runtime.device)
-    for images, labels in loader.in_order(EVAL_BATCH_SIZE):
+    for batch in loader.in_order(EVAL_BATCH_SIZE):
         with runtime.autocast():
-            logits = model(images)
+            logits = model(batch["images"])
+        labels = batch["labels"]
         metrics.add(cross_entropy(logits.float(), labels), logits, labels)
     loss, accuracy = metrics.read()
     return loss, accuracy

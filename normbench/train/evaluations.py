@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normbench.data.loader import DeviceLoader
+from normbench.data.loader import Batch, DeviceLoader
 from normbench.errors import NormbenchError
 from normbench.seeds import stream
 from normbench.train.engine import EVAL_BATCH_SIZE, Metrics, evaluate, exact_dtype
@@ -55,14 +55,14 @@ def batch_accuracy(
     order = torch.randperm(len(test), generator=stream(0, "test batches")).to(runtime.device)
     for indices in order.split(batch_size):
         missing = min(batch_size, len(order)) - len(indices)
-        images, labels = test.gather(torch.cat([indices, order[:missing]]))
+        batch = test.gather(torch.cat([indices, order[:missing]]))
         with batch_statistics(
             model
         ):  # for each batch anew: what one leaves in the state is none of the next one's
-            logits = _logits(model, images, runtime)
+            logits = _logits(model, batch["images"], runtime)
         new = len(indices)
         metrics.add(
-            torch.zeros((), device=logits.device), logits[:new], labels[:new]
+            torch.zeros((), device=logits.device), logits[:new], batch["labels"][:new]
         )  # of a loss nobody asks
     return metrics.read()[1]
 
@@ -131,14 +131,14 @@ class _SeenEnough(Exception):
 def _in_forward_order(model: nn.Module, loader: DeviceLoader, runtime: Runtime) -> list[nn.Module]:
     """The tracking layers as an image meets them."""
     met: list[nn.Module] = []
-    images, _ = next(loader.in_order(1))
+    images = next(loader.in_order(1))["images"]
     with _watched(tracking_layers(model), lambda layer, _: met.append(layer)):
         _logits(model, images, runtime)
     return met
 
 
 def _moments(
-    layer: nn.Module, model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], runtime: Runtime
+    layer: nn.Module, model: nn.Module, batches: Iterator[Batch], runtime: Runtime
 ) -> tuple[Tensor, Tensor]:
     """Mean and unbiased variance by channel, each of shape (c,), of all that reaches the layer.
 
@@ -157,9 +157,9 @@ def _moments(
         raise _SeenEnough
 
     with _watched([layer], add):
-        for images, _ in batches:
+        for batch in batches:
             with suppress(_SeenEnough):
-                _logits(model, images, runtime)
+                _logits(model, batch["images"], runtime)
     return _averaged(parts) if isinstance(layer, nn.InstanceNorm2d) else _pooled(parts)
 
 
