@@ -30,7 +30,7 @@ ACCURACY = Metric(
 class Classification:
     """Cross-entropy of logits (n, classes) with the labels; the share of images that are right."""
 
-    metrics = (LOSS, ACCURACY)
+    metrics: tuple[Metric, ...] = (LOSS, ACCURACY)
     primary = ACCURACY
 
     def __init__(self, source: Source, label_smoothing: float) -> None:

@@ -6,18 +6,17 @@ training, run directories, sweeps or reports knows whether images have classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from normbench.data.loader import Batch
 from normbench.registry import Registry
 from normbench.tasks.metric import Metric
 
-# Named tensors of equal length n: "images" of shape (n, 3, h, w), and the task's targets.
-Batch = Mapping[str, Tensor]
+__all__ = ["Batch", "Task", "description", "tasks"]
 
 
 class Task(Protocol):

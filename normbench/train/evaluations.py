@@ -139,9 +139,7 @@ class _Moments(NamedTuple):
     variance: Tensor
 
 
-def _in_forward_order(
-    model: nn.Module, loader: DeviceLoader, runtime: Runtime
-) -> list[nn.Module]:
+def _in_forward_order(model: nn.Module, loader: DeviceLoader, runtime: Runtime) -> list[nn.Module]:
     """The tracking layers in the order in which an image meets them."""
     met: list[nn.Module] = []
     first_image = next(loader.in_order(1))

@@ -103,11 +103,21 @@ def test_its_runs_tables_figures_and_report_name_its_metric(normbench: Any, tmp_
 
 def test_its_steps_can_be_timed_and_its_means_are_those_of_a_slow_loop(normbench: Any) -> None:
     code, out, err = normbench(
-        "bench", "norm=bn,gn", "task=mean_colour", "batch_size=4", "model.widths=[4,8]", "--rounds", "6"
+        "bench",
+        "norm=bn,gn",
+        "task=mean_colour",
+        "batch_size=4",
+        "model.widths=[4,8]",
+        "--rounds",
+        "6",
     )
     assert code == 0, err
     assert "relative to bn" in out
     batch = {"images": torch.rand(5, 3, 4, 4)}
     outputs = torch.rand(5, 3)
-    each = [(o - i.mean((1, 2))).abs().mean() for o, i in zip(outputs, batch["images"], strict=True)]
-    torch.testing.assert_close(MeanColour().sums(outputs, batch)["distance"], torch.stack(each).sum())
+    each = [
+        (o - i.mean((1, 2))).abs().mean() for o, i in zip(outputs, batch["images"], strict=True)
+    ]
+    torch.testing.assert_close(
+        MeanColour().sums(outputs, batch)["distance"], torch.stack(each).sum()
+    )
