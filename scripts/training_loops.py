@@ -212,10 +212,9 @@ def normbench(task: Task, pacer: Pacer) -> None:
     ]
     config = compose([*settings, *task.settings])
     with runtime_of(config) as runtime:
-        trainer = build_trainer(config, Split(images, labels), 10, runtime)
-        tested = build_loader(
-            Split(images[:NUM_EVALUATED], labels[:NUM_EVALUATED]), config, runtime
-        )
+        split = Split.of(images=images, labels=labels)
+        trainer = build_trainer(config, split, 10, runtime)
+        tested = build_loader(split.take(np.arange(NUM_EVALUATED)), config, runtime)
 
         def evaluate_and_go_on() -> None:
             evaluate(trainer.model, tested, runtime)

@@ -17,14 +17,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 from filelock import FileLock
-from numpy.typing import NDArray
 
 from normbench.atomic import disk_errors, sync_folder, write_bytes, write_json
 from normbench.data.source import DataHome, Dataset, Source, Split, sources
 from normbench.errors import NormbenchError, RunFailure
 
 FORMAT = 2
-ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def default_cache_dir() -> Path:
@@ -43,14 +41,28 @@ def load(source: Source, home: DataHome) -> Dataset:
             with FileLock(f"{folder}.lock"):
                 if not is_intact(folder):  # another process may have decoded it meanwhile
                     _store(source, folder)
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in ARRAYS}
     return Dataset(
         source.name,
         source.content,
         source.classes,
-        Split(arrays["train_images"], arrays["train_labels"]),
-        Split(arrays["test_images"], arrays["test_labels"]),
+        train=_mapped(folder, "train"),
+        test=_mapped(folder, "test"),
     )
+
+
+def _mapped(folder: Path, side: str) -> Split:
+    """The arrays of one side, mapped into memory: writing changes no file."""
+    arrays = {}
+    for path in _array_files(folder):
+        owner, _, name = path.stem.partition("_")
+        if owner == side:
+            arrays[name] = np.load(path, mmap_mode="c")
+    return Split(arrays)
+
+
+def _array_files(folder: Path) -> list[Path]:
+    """The files of arrays that the manifest lists, {train,test}_{name}.npy."""
+    return [folder / f"{name}.npy" for name in read_manifest(folder)["sha256"]]
 
 
 def cache_folder(source: Source, home: DataHome) -> Path:
@@ -63,7 +75,7 @@ def is_intact(folder: Path) -> bool:
     try:
         manifest = read_manifest(folder)
         return manifest["format"] == FORMAT and all(
-            _digest(folder / f"{name}.npy") == manifest["sha256"][name] for name in ARRAYS
+            _digest(folder / f"{name}.npy") == digest for name, digest in manifest["sha256"].items()
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -80,10 +92,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def pack(source: Source, home: DataHome) -> tuple[str, dict[str, bytes]]:
     """The cache folder of `source` as its name and its files, for a machine that cannot see it."""
     folder = cache_folder(source, home)
-    return folder.name, {
-        name: (folder / name).read_bytes()
-        for name in ("manifest.json", *(f"{a}.npy" for a in ARRAYS))
-    }
+    paths = [folder / "manifest.json", *_array_files(folder)]
+    return folder.name, {path.name: path.read_bytes() for path in paths}
 
 
 def unpack(name: str, files: Mapping[str, bytes], home: DataHome) -> None:
@@ -167,9 +177,8 @@ def _imported(home: DataHome) -> dict[str, dict[str, str]]:
 def _store(source: Source, folder: Path) -> None:
     """Decodes into a folder beside, which takes the final name only when it is whole."""
     train, test = source.decode()
-    arrays: dict[str, NDArray[Any]] = dict(
-        zip(ARRAYS, (train.images, train.labels, test.images, test.labels), strict=True)
-    )
+    arrays = {f"train_{name}": array for name, array in train.arrays.items()}
+    arrays |= {f"test_{name}": array for name, array in test.arrays.items()}
     with disk_errors(folder):
         partial = _empty_partial(folder)
         for name, array in arrays.items():
@@ -185,7 +194,7 @@ def _store(source: Source, folder: Path) -> None:
         "image_shape": list(source.image_shape),
         "num_train": len(train),
         "num_test": len(test),
-        "sha256": {name: _digest(partial / f"{name}.npy") for name in ARRAYS},
+        "sha256": {name: _digest(partial / f"{name}.npy") for name in arrays},
     }
     write_json(partial / "manifest.json", manifest | {"checksum": _checksum(manifest)})
     _give_final_name(partial, folder)

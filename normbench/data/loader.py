@@ -11,9 +11,11 @@ from normbench.data.augment import FlipAndCrop
 from normbench.data.source import Split
 from normbench.seeds import stream
 
+Batch = dict[str, Tensor]
+
 
 class DeviceLoader:
-    """Images of one split, normalized as they are asked for: (x / 255 - mean) / std per channel."""
+    """One split on the device: images are normalized by channel, (x / 255 - mean) / std."""
 
     def __init__(
         self,
@@ -25,8 +27,10 @@ class DeviceLoader:
         channels_last: bool = False,
         augment: FlipAndCrop | None = None,
     ) -> None:
-        self.images = torch.from_numpy(split.images).to(device)
-        self.labels = torch.from_numpy(split.labels).to(device)
+        self.tensors = {
+            name: torch.from_numpy(array).to(device) for name, array in split.arrays.items()
+        }
+        self.num_samples = len(split)
         self.device = device
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.augment = augment
@@ -35,7 +39,7 @@ class DeviceLoader:
         self.shift = (-torch.tensor(mean).view(1, 3, 1, 1) / std_column).to(device)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self.num_samples
 
     def shuffled(self, epoch: int, seed: int) -> Tensor:
         """The order of this epoch's images, from the stream ("order", epoch): the same for every norm and device."""
@@ -43,15 +47,20 @@ class DeviceLoader:
             self.augment.start_epoch(epoch)
         return torch.randperm(len(self), generator=stream(seed, "order", epoch)).to(self.device)
 
-    def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The normalized images, float32 of shape (n, 3, h, w), and their labels."""
-        images = self.images[indices]
+    def gather(self, indices: Tensor) -> Batch:
+        """The samples at `indices` by name; "images" are float32 of shape (n, 3, h, w), normalized."""
+        batch = {name: tensor[indices] for name, tensor in self.tensors.items()}
+        if "images" in batch:
+            batch["images"] = self._normalized(batch["images"], indices)
+        return batch
+
+    def _normalized(self, images: Tensor, indices: Tensor) -> Tensor:
         if self.augment is not None:
             images = self.augment(images, indices)
         floats = images.to(torch.float32, memory_format=self.memory_format)
-        return floats.mul_(self.scale).add_(self.shift), self.labels[indices]
+        return floats.mul_(self.scale).add_(self.shift)
 
-    def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images once, in order, for evaluation."""
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """Every sample once, in order, for evaluation."""
         for indices in torch.arange(len(self), device=self.device).split(batch_size):
             yield self.gather(indices)

@@ -6,10 +6,10 @@ of it). Each source is a registered function `(home, *, options) -> Source` in a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +20,36 @@ from normbench.registry import Registry
 Root = Annotated[str, Field(min_length=1)] | None  # the folder a source reads, as its option
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
-    """Images and labels: uint8 of shape (n, 3, height, width) and int64 of shape (n,)."""
+    """Named arrays of one length n, such as those of a classification.
 
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    images: uint8 of shape (n, 3, height, width), which a loader normalizes; labels: int64 of shape
+    (n,), which balance a subset. Arrays of any other name pass through loader, subset and cache.
+    Raises ValueError for no array, or for arrays of several lengths.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(array) for name, array in self.arrays.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"the arrays of a split must have one length, not {lengths}")
+
+    @classmethod
+    def of(cls, **arrays: NDArray[Any]) -> Split:
+        """`Split.of(images=images, labels=labels)`."""
+        return cls(arrays)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.arrays[name]
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(next(iter(self.arrays.values())))
+
+    def take(self, indices: NDArray[np.int64]) -> Split:
+        """The samples at `indices`, of every array."""
+        return Split({name: array[indices] for name, array in self.arrays.items()})
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,8 @@ def home(cache_dir: Path) -> DataHome:
 
 def split_of(num_images: int, seed: int) -> Split:
     generator = np.random.default_rng(seed)
-    return Split(
-        generator.integers(0, 256, (num_images, 3, 4, 5), dtype=np.uint8),
-        generator.integers(0, 2, num_images),
-    )
+    images = generator.integers(0, 256, (num_images, 3, 4, 5), dtype=np.uint8)
+    return Split.of(images=images, labels=generator.integers(0, 2, num_images))
 
 
 class Counted:
@@ -50,9 +48,9 @@ def assert_is_what_was_decoded(dataset: Dataset) -> None:
         (dataset.train, split_of(6, seed=1)),
         (dataset.test, split_of(4, seed=2)),
     ):
-        assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int64)
-        np.testing.assert_array_equal(split.images, expected.images)
-        np.testing.assert_array_equal(split.labels, expected.labels)
+        assert (split["images"].dtype, split["labels"].dtype) == (np.uint8, np.int64)
+        np.testing.assert_array_equal(split["images"], expected["images"])
+        np.testing.assert_array_equal(split["labels"], expected["labels"])
 
 
 def test_the_second_load_does_not_decode(home: DataHome) -> None:
@@ -62,12 +60,21 @@ def test_the_second_load_does_not_decode(home: DataHome) -> None:
     assert counted.calls == 1
 
 
+def test_arrays_of_any_name_are_kept(home: DataHome) -> None:
+    tokens = np.arange(6, dtype=np.int16).reshape(3, 2)
+    split = Split.of(long_tokens=tokens)
+    source = Source("text", "content-2", (), (3, 1, 1), 3, 3, lambda: (split, split))
+    for loaded in (cache.load(source, home), cache.load(source, home)):
+        assert list(loaded.train.arrays) == ["long_tokens"]
+        np.testing.assert_array_equal(loaded.train["long_tokens"], tokens)
+
+
 def test_arrays_are_mapped_and_writing_into_them_does_not_reach_the_disk(home: DataHome) -> None:
     counted = Counted()
     dataset = cache.load(counted.source, home)
-    assert isinstance(dataset.train.images, np.memmap)
-    assert isinstance(dataset.test.labels, np.memmap)
-    dataset.train.images[:] = 0
+    assert isinstance(dataset.train["images"], np.memmap)
+    assert isinstance(dataset.test["labels"], np.memmap)
+    dataset.train["images"][:] = 0
     assert_is_what_was_decoded(cache.load(counted.source, home))
     assert counted.calls == 1
 
@@ -228,8 +235,8 @@ def test_what_was_imported_is_recalled_when_its_folder_is_gone(
         getattr(source, field) for field in fields
     ]
     after = cache.load(recalled, home)
-    np.testing.assert_array_equal(after.train.images, before.train.images)
-    np.testing.assert_array_equal(after.test.labels, before.test.labels)
+    np.testing.assert_array_equal(after.train["images"], before.train["images"])
+    np.testing.assert_array_equal(after.test["labels"], before.test["labels"])
 
 
 def test_a_damaged_cache_of_what_was_imported_is_decoded_from_its_folder(

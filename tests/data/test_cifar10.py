@@ -99,8 +99,8 @@ def imitation(monkeypatch: pytest.MonkeyPatch) -> Imitation:
     binary[f"{cifar10.BINARY_FOLDER}/batches.meta.txt"] = "\n".join(cifar10.CLASSES).encode()
     images = np.stack(list(pixels.values())).reshape(6, ROWS, 3, 32, 32)
     targets = np.stack(list(labels.values())).astype(np.int64)
-    train = Split(images[:5].reshape(-1, 3, 32, 32), targets[:5].reshape(-1))
-    test = Split(images[5], targets[5])
+    train = Split.of(images=images[:5].reshape(-1, 3, 32, 32), labels=targets[:5].reshape(-1))
+    test = Split.of(images=images[5], labels=targets[5])
 
     shapes = {cifar10.FOLDER: folder, cifar10.BINARY_FOLDER: binary}
     shapes[cifar10.ARCHIVE] = {cifar10.ARCHIVE: archive(folder)}
@@ -113,9 +113,11 @@ def imitation(monkeypatch: pytest.MonkeyPatch) -> Imitation:
         cifar10, "BINARY_ARCHIVE_MD5", md5(shapes[cifar10.BINARY_ARCHIVE][cifar10.BINARY_ARCHIVE])
     )
     monkeypatch.setattr(
-        cifar10, "TRAIN_SUMS", tuple(train.images.sum((0, 2, 3), dtype=int).tolist())
+        cifar10, "TRAIN_SUMS", tuple(train["images"].sum((0, 2, 3), dtype=int).tolist())
     )
-    monkeypatch.setattr(cifar10, "TEST_SUMS", tuple(test.images.sum((0, 2, 3), dtype=int).tolist()))
+    monkeypatch.setattr(
+        cifar10, "TEST_SUMS", tuple(test["images"].sum((0, 2, 3), dtype=int).tolist())
+    )
     monkeypatch.setattr(cifar10, "MIRRORS", ("http://127.0.0.1:9/nothing-there",))
     return Imitation(shapes, train, test)
 
@@ -131,9 +133,9 @@ def from_root(home: DataHome, root: Path) -> Source:
 
 def assert_decodes_to(source: Source, expected: Imitation) -> None:
     for split, wanted in zip(source.decode(), (expected.train, expected.test), strict=True):
-        assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int64)
-        np.testing.assert_array_equal(split.images, wanted.images)
-        np.testing.assert_array_equal(split.labels, wanted.labels)
+        assert (split["images"].dtype, split["labels"].dtype) == (np.uint8, np.int64)
+        np.testing.assert_array_equal(split["images"], wanted["images"])
+        np.testing.assert_array_equal(split["labels"], wanted["labels"])
 
 
 def test_its_identity_needs_no_file(home: DataHome) -> None:
@@ -205,8 +207,8 @@ def test_torchvision_reads_the_same_from_the_same_folder(
     )
     for split, is_train in zip(from_root(home, tmp_path).decode(), (True, False), strict=True):
         expected = theirs(tmp_path, train=is_train)
-        np.testing.assert_array_equal(split.images.transpose(0, 2, 3, 1), expected.data)
-        np.testing.assert_array_equal(split.labels, expected.targets)
+        np.testing.assert_array_equal(split["images"].transpose(0, 2, 3, 1), expected.data)
+        np.testing.assert_array_equal(split["labels"], expected.targets)
         assert tuple(expected.classes) == cifar10.CLASSES
 
 
@@ -214,7 +216,7 @@ def test_pickles_of_today_are_read_too(
     imitation: Imitation, home: DataHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = imitation.put(cifar10.FOLDER, tmp_path) / "test_batch"
-    pixels, labels = imitation.test.images.reshape(ROWS, -1), imitation.test.labels.tolist()
+    pixels, labels = imitation.test["images"].reshape(ROWS, -1), imitation.test["labels"].tolist()
     path.write_bytes(pickle.dumps({"data": pixels, "labels": labels}, protocol=2))
     monkeypatch.setitem(cifar10.BATCH_MD5, "test_batch", md5(path.read_bytes()))
     assert_decodes_to(from_root(home, tmp_path), imitation)

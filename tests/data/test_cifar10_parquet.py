@@ -102,10 +102,10 @@ def test_png_files_are_decoded_exactly_in_the_order_of_files_and_rows(
         10,
     )
     for split, decoded in zip(ROWS, source.decode(), strict=True):
-        assert (decoded.images.dtype, decoded.labels.dtype) == (np.uint8, np.int64)
+        assert (decoded["images"].dtype, decoded["labels"].dtype) == (np.uint8, np.int64)
         expected = [pixels(split, row).transpose(2, 0, 1) for row in range(ROWS[split])]
-        np.testing.assert_array_equal(decoded.images, expected)
-        assert decoded.labels.tolist() == [(row * 7) % 10 for row in range(ROWS[split])]
+        np.testing.assert_array_equal(decoded["images"], expected)
+        assert decoded["labels"].tolist() == [(row * 7) % 10 for row in range(ROWS[split])]
 
 
 def test_jpeg_bytes_are_decoded_and_named_for_what_they_are(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_jpeg_bytes_are_decoded_and_named_for_what_they_are(tmp_path: Path) -> N
     assert source.name == "cifar10-jpeg"
     train, _ = source.decode()
     expected = np.array([pixels("train", row).transpose(2, 0, 1) for row in range(30)])
-    differences = np.abs(train.images.astype(int) - expected)
+    differences = np.abs(train["images"].astype(int) - expected)
     assert 0 < differences.max() <= 8
 
 

@@ -53,14 +53,14 @@ def test_images_and_labels_come_in_the_order_of_classes_and_file_names(root: Pat
     )
     assert (source.num_train, source.num_test) == (6, 3)
     train, test = source.decode()
-    assert train.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    assert test.labels.tolist() == [0, 1, 2]
-    assert (train.images.dtype, train.labels.dtype) == (np.uint8, np.int64)
+    assert train["labels"].tolist() == [0, 0, 1, 1, 2, 2]
+    assert test["labels"].tolist() == [0, 1, 2]
+    assert (train["images"].dtype, train["labels"].dtype) == (np.uint8, np.int64)
     expected = [
         pixels(10 * number + index).transpose(2, 0, 1) for number in range(3) for index in range(2)
     ]
-    np.testing.assert_array_equal(train.images, expected)
-    np.testing.assert_array_equal(test.images, expected[::2])
+    np.testing.assert_array_equal(train["images"], expected)
+    np.testing.assert_array_equal(test["images"], expected[::2])
 
 
 def test_grey_palette_and_transparent_images_become_rgb(root: Path) -> None:
@@ -69,9 +69,9 @@ def test_grey_palette_and_transparent_images_become_rgb(root: Path) -> None:
     Image.fromarray(pixels(1)).quantize(256).save(root / "train/cat/1.png")
     Image.fromarray(pixels(2)).convert("RGBA").save(root / "train/dog/0.png")
     train, _ = source_of(root).decode()
-    np.testing.assert_array_equal(train.images[0], np.stack([np.asarray(grey)] * 3))
-    np.testing.assert_array_equal(train.images[1], pixels(1).transpose(2, 0, 1))
-    np.testing.assert_array_equal(train.images[2], pixels(2).transpose(2, 0, 1))
+    np.testing.assert_array_equal(train["images"][0], np.stack([np.asarray(grey)] * 3))
+    np.testing.assert_array_equal(train["images"][1], pixels(1).transpose(2, 0, 1))
+    np.testing.assert_array_equal(train["images"][2], pixels(2).transpose(2, 0, 1))
 
 
 def test_jpeg_counts_as_an_image_and_other_files_do_not(root: Path) -> None:

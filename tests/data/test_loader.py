@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
 from torchvision import transforms
 
 from normbench.data.augment import FlipAndCrop
@@ -19,7 +23,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 def split_of(num_images: int, height: int = 6, width: int = 5) -> Split:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (num_images, 3, height, width), dtype=np.uint8)
-    return Split(images, generator.integers(0, 10, num_images))
+    return Split.of(images=images, labels=generator.integers(0, 10, num_images))
 
 
 def loader_of(
@@ -35,39 +39,48 @@ def loader_of(
     )
 
 
+def normalized(image: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """What a batch of the image alone holds, shape (1, 3, h, w)."""
+    loader = DeviceLoader(Split.of(images=image[None]), mean=mean, std=std, device=CPU)
+    return loader.gather(torch.tensor([0]))["images"]
+
+
 def test_normalization_is_torchvision_s_to_tensor_and_normalize() -> None:
     levels = np.arange(256, dtype=np.uint8)
-    split = Split(
-        np.stack([np.stack([levels, levels[::-1], np.roll(levels, 7)])[:, :, None]]),
-        np.zeros(1, np.int64),
-    )
-    images, _ = DeviceLoader(split, mean=MEAN, std=STD, device=CPU).gather(torch.tensor([0]))
+    pixels = np.stack([levels, levels[::-1], np.roll(levels, 7)])[:, :, None]
+    images = normalized(pixels, MEAN, STD)
     torchvision_s = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
-    expected = torchvision_s(split.images[0].transpose(1, 2, 0).copy())
+    expected = torchvision_s(pixels.transpose(1, 2, 0).copy())
     assert images.dtype == torch.float32
     torch.testing.assert_close(images[0], expected, rtol=1e-6, atol=1e-6)
 
 
 def test_the_source_protocol_maps_pixels_to_minus_one_and_one() -> None:
-    split = Split(np.array([0, 255, 0], np.uint8).reshape(1, 3, 1, 1), np.zeros(1, np.int64))
     half = (0.5, 0.5, 0.5)
-    images, _ = DeviceLoader(split, mean=half, std=half, device=CPU).gather(torch.tensor([0]))
+    images = normalized(np.array([0, 255, 0], np.uint8).reshape(3, 1, 1), half, half)
     torch.testing.assert_close(images.flatten(), torch.tensor([-1.0, 1.0, -1.0]))
 
 
 def test_gather_gives_the_images_and_labels_asked_for_and_leaves_the_data_alone() -> None:
     split, loader, indices = split_of(9), loader_of(9), torch.tensor([7, 0, 7])
-    images, labels = loader.gather(indices)
-    everything, _ = loader.gather(torch.arange(9))
-    assert labels.tolist() == split.labels[[7, 0, 7]].tolist()
-    assert torch.equal(images, everything[indices])
-    np.testing.assert_array_equal(loader.images.numpy(), split.images)
+    batch, everything = loader.gather(indices), loader.gather(torch.arange(9))
+    assert batch["labels"].tolist() == split["labels"][[7, 0, 7]].tolist()
+    assert torch.equal(batch["images"], everything["images"][indices])
+    np.testing.assert_array_equal(loader.tensors["images"].numpy(), split["images"])
+
+
+def test_arrays_of_any_other_name_come_as_they_are() -> None:
+    tokens = np.arange(12, dtype=np.int64).reshape(4, 3)
+    loader = DeviceLoader(Split.of(tokens=tokens), mean=MEAN, std=STD, device=CPU)
+    (batch,) = loader.in_order(4)
+    assert list(batch) == ["tokens"]
+    assert torch.equal(batch["tokens"], torch.from_numpy(tokens))
 
 
 def test_channels_last_changes_the_layout_and_no_number() -> None:
     indices = torch.arange(5)
     plain, last = (
-        loader_of(5, channels_last=layout).gather(indices)[0] for layout in (False, True)
+        loader_of(5, channels_last=layout).gather(indices)["images"] for layout in (False, True)
     )
     assert plain.is_contiguous()
     assert last.is_contiguous(memory_format=torch.channels_last)
@@ -97,12 +110,12 @@ def test_shuffling_an_epoch_starts_its_augmentation() -> None:
     batches = []
     for epoch in (2, 0, 2):
         loader.shuffled(epoch, 0)
-        batches.append(loader.gather(indices)[0])
+        batches.append(loader.gather(indices)["images"])
     assert torch.equal(batches[0], batches[2])
     assert not torch.equal(batches[0], batches[1])
     expected = FlipAndCrop(30, 0, CPU)
     expected.start_epoch(2)
-    augmented = expected(torch.from_numpy(split_of(30).images), indices)
+    augmented = expected(torch.from_numpy(split_of(30)["images"]), indices)
     scaled = (augmented / 255 - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(
         1, 3, 1, 1
     )
@@ -111,11 +124,10 @@ def test_shuffling_an_epoch_starts_its_augmentation() -> None:
 
 @given(st.integers(1, 20), st.integers(1, 25))
 def test_in_order_visits_every_image_once(num_images: int, batch_size: int) -> None:
-    loader, labels = loader_of(num_images), split_of(num_images).labels
+    loader, labels = loader_of(num_images), split_of(num_images)["labels"]
     batches = list(loader.in_order(batch_size))
-    assert torch.cat([y for _, y in batches]).tolist() == labels.tolist()
-    assert torch.equal(
-        torch.cat([x for x, _ in batches]), loader.gather(torch.arange(num_images))[0]
-    )
-    assert {len(y) for _, y in batches[:-1]} <= {batch_size}
+    whole = loader.gather(torch.arange(num_images))
+    assert torch.cat([batch["labels"] for batch in batches]).tolist() == labels.tolist()
+    assert torch.equal(torch.cat([batch["images"] for batch in batches]), whole["images"])
+    assert {len(batch["labels"]) for batch in batches[:-1]} <= {batch_size}
     assert len(batches) == -(-num_images // batch_size)

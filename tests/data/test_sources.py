@@ -42,8 +42,8 @@ def test_a_generated_source_decodes_to_what_it_promises(name: str, tmp_path: Pat
     one, other = (sources.build(name, DataHome(tmp_path), options=sizes) for _ in range(2))
     assert (one.content, one.num_train, one.num_test) == (other.content, 20, 10)
     for split, again, count in zip(one.decode(), other.decode(), (20, 10), strict=True):
-        assert split.images.shape == (count, *one.image_shape)
-        assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int64)
-        assert set(split.labels.tolist()) <= set(range(len(one.classes)))
-        np.testing.assert_array_equal(split.images, again.images)
-        np.testing.assert_array_equal(split.labels, again.labels)
+        assert split["images"].shape == (count, *one.image_shape)
+        assert (split["images"].dtype, split["labels"].dtype) == (np.uint8, np.int64)
+        assert set(split["labels"].tolist()) <= set(range(len(one.classes)))
+        np.testing.assert_array_equal(split["images"], again["images"])
+        np.testing.assert_array_equal(split["labels"], again["labels"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from normbench.data.source import Dataset, Split
 from normbench.data.subset import hold_out, limit
@@ -17,12 +18,11 @@ LABELS = st.permutations([label for label in range(4) for _ in range(7)])
 def split_of(labels: list[int]) -> Split:
     """The image at index i shows i."""
     images = np.arange(len(labels), dtype=np.uint8)[:, None, None, None].repeat(3, axis=1)
-    return Split(images, np.array(labels, np.int64))
+    return Split.of(images=images, labels=np.array(labels, np.int64))
 
 
 def shown(split: Split) -> list[int]:
-    assert len(split.images) == len(split.labels)
-    return [int(index) for index in split.images[:, 0, 0, 0]]
+    return [int(index) for index in split["images"][:, 0, 0, 0]]
 
 
 def dataset_of(labels: list[int]) -> Dataset:
@@ -35,11 +35,11 @@ def test_a_limited_set_is_balanced_and_keeps_images_with_their_labels(
 ) -> None:
     limited = limit(dataset_of(labels), num_train, num_test, seed)
     for split, count in ((limited.train, num_train), (limited.test, num_test)):
-        sizes = np.bincount(split.labels, minlength=4)
+        sizes = np.bincount(split["labels"], minlength=4)
         assert len(split) == count
         assert sizes.max() - sizes.min() <= 1
         assert len(set(shown(split))) == count
-        assert [labels[index] for index in shown(split)] == split.labels.tolist()
+        assert [labels[index] for index in shown(split)] == split["labels"].tolist()
 
 
 def test_no_limit_leaves_the_set_alone() -> None:
@@ -73,9 +73,9 @@ def test_held_out_and_rest_are_disjoint_complete_and_balanced(
 ) -> None:
     rest, held = hold_out(split_of(labels), fraction, seed)
     assert sorted(shown(rest) + shown(held)) == list(range(28))
-    assert np.bincount(held.labels, minlength=4).tolist() == [round(fraction * 7)] * 4
+    assert np.bincount(held["labels"], minlength=4).tolist() == [round(fraction * 7)] * 4
     for split in (rest, held):
-        assert [labels[index] for index in shown(split)] == split.labels.tolist()
+        assert [labels[index] for index in shown(split)] == split["labels"].tolist()
 
 
 def test_the_held_out_part_repeats_for_a_seed_and_differs_between_seeds() -> None:
@@ -92,3 +92,19 @@ def test_an_empty_part_is_refused(fraction: float, left: str) -> None:
         NormbenchError, match=f"^data.val_fraction={fraction} leaves {left} to validate$"
     ):
         hold_out(split_of([0, 1, 0, 1]), fraction, seed=0)
+
+
+def test_samples_without_labels_are_chosen_uniformly() -> None:
+    split = Split.of(tokens=np.arange(1000))
+    limited = limit(Dataset("text", "content", (), split, split), 500, None, seed=0).train
+    rest, held = hold_out(split, 0.5, seed=0)
+    assert sorted([*rest["tokens"], *held["tokens"]]) == list(range(1000))
+    for chosen in (limited, held):
+        assert len(set(chosen["tokens"])) == 500
+        assert 220 < (chosen["tokens"] < 500).sum() < 280  # 250 expected, deviation 8
+
+
+@pytest.mark.parametrize("arrays", [{}, {"images": np.zeros(2), "labels": np.zeros(3)}])
+def test_a_split_has_arrays_of_one_length(arrays: dict[str, NDArray[np.float64]]) -> None:
+    with pytest.raises(ValueError, match="must have one length"):
+        Split(arrays)

@@ -47,7 +47,7 @@ def split_of(num_images: int = NUM_IMAGES, seed: int = 0) -> Split:
         0.1, 1, (num_images, 3, 1, 1)
     )  # so that a batch's statistics depend on who is in it
     images = (generator.integers(0, 256, (num_images, 3, 8, 8)) * brightness).astype(np.uint8)
-    return Split(images, generator.integers(0, 10, num_images))
+    return Split.of(images=images, labels=generator.integers(0, 10, num_images))
 
 
 def model_of(norm: str) -> nn.Module:
@@ -117,8 +117,8 @@ Batch = tuple[Tensor, Tensor]
 
 def plain_batches(epoch: int, batch_size: int) -> list[Batch]:
     split = split_of()
-    images = (torch.from_numpy(split.images).float() / 255 - 0.5) / 0.5
-    labels = torch.from_numpy(split.labels)
+    images = (torch.from_numpy(split["images"]).float() / 255 - 0.5) / 0.5
+    labels = torch.from_numpy(split["labels"])
     order = torch.randperm(NUM_IMAGES, generator=stream(SEED, "order", epoch))
     return [(images[chosen], labels[chosen]) for chosen in order.split(batch_size)]
 
@@ -408,10 +408,10 @@ def test_evaluate_is_the_mean_over_all_images_in_evaluation_mode_and_changes_not
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
     reference = model_of(norm)
     reference.load_state_dict(before)
-    images = (torch.from_numpy(split.images).float() / 255 - 0.5) / 0.5
+    images = (torch.from_numpy(split["images"]).float() / 255 - 0.5) / 0.5
     with torch.no_grad():
         logits = reference.eval()(images)
-    labels = torch.from_numpy(split.labels)
+    labels = torch.from_numpy(split["labels"])
     assert loss == pytest.approx(cross_entropy(logits, labels).item(), rel=1e-5)
     assert accuracy == int((logits.argmax(1) == labels).sum()) / len(labels)
 

@@ -58,7 +58,7 @@ def loader(num_images: int = 50, seed: int = 0, *, by_label: bool = False) -> De
     brightness = generator.uniform(0.1, 1, (num_images, 3, 1, 1))
     images = (generator.integers(0, 256, (num_images, 3, 8, 8)) * brightness).astype(np.uint8)
     labels = generator.integers(0, 10, num_images)
-    split = Split(images, np.sort(labels) if by_label else labels)
+    split = Split.of(images=images, labels=np.sort(labels) if by_label else labels)
     return DeviceLoader(split, mean=(0.5,) * 3, std=(0.5,) * 3, device=CPU)
 
 
@@ -72,8 +72,8 @@ def trained(norm: str, **options: object) -> nn.Module:
     for layer in tracking_layers(model):
         for parameter in layer.parameters():
             nn.init.normal_(parameter, 1.0, 0.5, generator=generator)
-    for images, _ in loader(seed=9).in_order(10):
-        model.train()(images.double())
+    for batch in loader(seed=9).in_order(10):
+        model.train()(batch["images"].double())
     return model
 
 
@@ -126,7 +126,7 @@ def test_precise_statistics_do_not_depend_on_the_split_into_batches(norm: str) -
 
 def test_precise_statistics_are_the_moments_of_what_reaches_each_layer_in_evaluation() -> None:
     model = trained("bn")
-    images, _ = loader().gather(torch.arange(50))
+    images = loader().gather(torch.arange(50))["images"]
     first = model.stage1.conv(images.double())
     with torch.no_grad(), precise_statistics(in_double(model), loader(), RUNTIME):
         found = running(model)
@@ -140,7 +140,7 @@ def test_precise_statistics_are_the_moments_of_what_reaches_each_layer_in_evalua
 
 def test_of_an_instance_norm_they_are_the_averages_over_samples_that_it_keeps_itself() -> None:
     model = trained("in", track_running_stats=True, momentum=1.0)
-    images, _ = loader().gather(torch.arange(50))
+    images = loader().gather(torch.arange(50))["images"]
     itself = copy.deepcopy(model.stage1.norm_act[0]).train()
     itself(model.stage1.conv(images.double()))
     for batch_size in (50, 7):
@@ -250,7 +250,7 @@ def test_one_test_batch_leaves_nothing_for_the_next(
 
 def test_batch_statistics_normalize_as_training_does() -> None:
     model = trained("bn")
-    images, _ = loader().gather(torch.arange(8))
+    images = loader().gather(torch.arange(8))["images"]
     with torch.no_grad(), batch_statistics(model):
         found = model(images.double())
     torch.testing.assert_close(found, model.train()(images.double()))

@@ -77,7 +77,7 @@ def trainer_of(
     """84 images in batches of 8: ten full ones an epoch, and one of 4."""
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (84, 3, 8, 8), dtype=np.uint8)
-    split = Split(images, generator.integers(0, 10, 84))
+    split = Split.of(images=images, labels=generator.integers(0, 10, 84))
     model = where.prepare(
         models.build("normresnet", Layers(norms.build(norm), 0), 10, options={"widths": (4, 8)})
     )

@@ -170,7 +170,7 @@ def trainer_of(
 ) -> Trainer:
     lr, generator = 0.05, np.random.default_rng(0)
     images = generator.integers(0, 256, (num_images, 3, size, size), dtype=np.uint8)
-    split = Split(images, generator.integers(0, 10, num_images))
+    split = Split.of(images=images, labels=generator.integers(0, 10, num_images))
     layers = Layers(norms.build(norm), seed=0)
     model = where.prepare(models.build("normresnet", layers, 10, options={"widths": widths}))
     loader = DeviceLoader(split, mean=HALF, std=HALF, device=CPU, channels_last=where.channels_last)

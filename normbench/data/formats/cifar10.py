@@ -140,7 +140,13 @@ def _read(path: Path) -> tuple[Split, Split]:
     """Train and test from a folder of batches or an archive, whichever format it has."""
     batches = dict(_read_archive(path) if path.is_file() else _read_folder(path))
     *train, test = (batches[name] for name in BATCH_MD5)
-    splits = Split(*map(np.concatenate, zip(*train, strict=True))), Split(*test)
+    splits = (
+        Split.of(
+            images=np.concatenate([images for images, _ in train]),
+            labels=np.concatenate([labels for _, labels in train]),
+        ),
+        Split.of(images=test[0], labels=test[1]),
+    )
     if path.is_dir() and not _has_batches(path, ""):
         for split, sums in zip(splits, (TRAIN_SUMS, TEST_SUMS), strict=True):
             _require_totals(split, sums, path)
@@ -232,10 +238,10 @@ def _checked(pixels: NDArray[Any], labels: NDArray[Any], path: Path) -> Batch:
 
 
 def _require_totals(split: Split, sums: tuple[int, ...], path: Path) -> None:
-    found = tuple(int(total) for total in split.images.sum(axis=(0, 2, 3), dtype=np.int64))
+    found = tuple(int(total) for total in split["images"].sum(axis=(0, 2, 3), dtype=np.int64))
     if found != sums:
         raise _damaged(path, f"the sums of its colours are {found}, not {sums}")
-    counts = np.bincount(split.labels, minlength=len(CLASSES))
+    counts = np.bincount(split["labels"], minlength=len(CLASSES))
     if counts.min() != counts.max():
         raise _damaged(
             path, f"it has {counts.min()} to {counts.max()} images per class, not equally many"

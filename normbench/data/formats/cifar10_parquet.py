@@ -84,7 +84,8 @@ def _decode_split(files: list[Path], split: str, workers: int) -> Split:
         )
     if missing := [place for place, image in zip(places, encoded, strict=True) if not image]:
         raise NormbenchError(f"{missing[0]} is empty")
-    return Split(decode_images(encoded, IMAGE_SHAPE, places.__getitem__, workers), labels)
+    images = decode_images(encoded, IMAGE_SHAPE, places.__getitem__, workers)
+    return Split.of(images=images, labels=labels)
 
 
 def _first_image(path: Path) -> bytes:

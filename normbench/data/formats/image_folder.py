@@ -95,4 +95,5 @@ def _decode_split(
 ) -> Split:
     encoded = [path.read_bytes() for path in files]
     labels = np.array([classes.index(path.parent.name) for path in files], np.int64)
-    return Split(decode_images(encoded, image_shape, lambda i: f"'{files[i]}'", workers), labels)
+    images = decode_images(encoded, image_shape, lambda i: f"'{files[i]}'", workers)
+    return Split.of(images=images, labels=labels)

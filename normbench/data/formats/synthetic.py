@@ -80,7 +80,7 @@ def _split(seed: int, part: str, count: int) -> Split:
     for start in range(0, count, CHUNK):
         chunk = labels[start : start + CHUNK]
         images[start : start + CHUNK] = _images(words(len(chunk), NUM_WORDS), chunk)
-    return Split(images, labels)
+    return Split.of(images=images, labels=labels)
 
 
 def _words(seed: int, *name: str) -> Callable[[int, int], NDArray[np.uint64]]:
