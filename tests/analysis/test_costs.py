@@ -14,7 +14,7 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up_rounds import MACHINE, rows_of
+from kit.runs import MACHINE, rows_of
 from matplotlib.axes import Axes
 
 from normbench.analysis.bench import of_layers, of_steps

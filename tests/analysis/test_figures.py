@@ -22,6 +22,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
+from normbench.analysis.frames import Frames
 
 from normbench.analysis.figures import FIGURES
 from normbench.analysis.figures.labels import alt_text, spread_out
@@ -37,7 +38,6 @@ from normbench.analysis.figures.style import (
     looks_of,
     size_called,
 )
-from normbench.analysis.frames import Frames
 from normbench.analysis.loading import load_frames
 from normbench.analysis.stats import mean_interval
 from normbench.analysis.times import with_rounds

@@ -6,12 +6,12 @@ import math
 
 import pandas as pd
 import pytest
-from made_up_rounds import COSTS, IMAGE, Seconds, rows_of, timed
+from kit.runs import COSTS, IMAGE, Seconds, rows_of, timed
 
-from normbench.analysis.frames import METRICS, STEPS, Frames
+from normbench.analysis.loading import with_bench
+from normbench.analysis.study import METRICS, STEPS, Study
 from normbench.analysis.tables.comparison import comparison, comparison_table
 from normbench.analysis.tables.rendering import to_markdown
-from normbench.analysis.times import with_rounds
 from normbench.timing.rounds import as_rounds
 
 BATCHES = 100  # of 64 images, in an epoch: a step of 0.1 s makes one of 10 s
@@ -44,7 +44,7 @@ def run(norm: str, accuracy: float, **values: object) -> dict[str, object]:
     return row | values
 
 
-def table(*rows: dict[str, object], seconds: Seconds | None = None) -> Frames:
+def table(*rows: dict[str, object], seconds: Seconds | None = None) -> Study:
     """Runs of these rows, with the times that follow from these seconds of a step."""
     runs = pd.DataFrame([{"run": f"run-{number}", **row} for number, row in enumerate(rows)])
     metrics, steps = (pd.DataFrame(columns=["run", *names]) for names in (METRICS, STEPS))
@@ -52,8 +52,8 @@ def table(*rows: dict[str, object], seconds: Seconds | None = None) -> Frames:
     environments = {
         run: {"data": {"image_shape": IMAGE, "num_train": 64 * BATCHES}} for run in configs
     }
-    frames = Frames(runs, metrics, steps, environments, configs)
-    return timed(frames, seconds) if seconds else frames
+    study = Study(runs, metrics, steps, environments, configs)
+    return timed(study, seconds) if seconds else study
 
 
 def configuration(row: dict[object, object]) -> dict[str, object]:
@@ -69,9 +69,9 @@ def configuration(row: dict[object, object]) -> dict[str, object]:
     return {"norm.name": row["norm"], "batch_size": row["batch_size"]} | costs | options
 
 
-def shown_table(frames: Frames) -> str:
+def shown_table(study: Study) -> str:
     """The comparison of these runs as people read it."""
-    return to_markdown(comparison_table(frames))
+    return to_markdown(comparison_table(study))
 
 
 def test_accuracies_are_averaged_and_times_related_to_bn() -> None:
@@ -128,9 +128,9 @@ def test_a_time_that_was_not_measured_says_so() -> None:
 
 
 def test_times_of_different_races_are_shown_and_not_related() -> None:
-    frames = table(run("bn", 0.8), run("gn", 0.8), seconds={"bn": [0.1], "gn": [0.2]})
-    races = frames.bench["race"].where(frames.bench["norm.name"] == "bn", "another day")
-    apart = with_rounds(frames, frames.bench.assign(race=races))
+    study = table(run("bn", 0.8), run("gn", 0.8), seconds={"bn": [0.1], "gn": [0.2]})
+    races = study.bench["race"].where(study.bench["norm.name"] == "bn", "another day")
+    apart = with_bench(study, study.bench.assign(race=races))
     found = comparison(apart).set_index("norm")
     assert found["seconds"].to_dict() == pytest.approx({"bn": 10.0, "gn": 20.0})
     assert found["relative_time"].isna().to_dict() == {"bn": False, "gn": True}
@@ -149,17 +149,17 @@ def test_a_run_without_a_result_is_counted_and_not_averaged() -> None:
 
 def test_without_bn_no_ratio_is_made_up() -> None:
     rounds = table(run("gn", 0.8), run("bn", 0.8), seconds={"gn": [0.12], "bn": [0.1]}).bench
-    found = comparison(with_rounds(table(run("gn", 0.8)), rounds))
+    found = comparison(with_bench(table(run("gn", 0.8)), rounds))
     assert found["seconds"].tolist() == pytest.approx([12.0])
     assert found["relative_time"].isna().all()
 
 
 def test_of_two_kinds_of_bn_none_is_chosen_to_relate_to() -> None:
-    frames = table(*(run("bn", 0.8, **{"norm.eps": eps}) for eps in ("0.1", "0.2")), run("gn", 0.8))
-    steps = zip(frames.configs.values(), (0.1, 0.2, 0.4), strict=True)
+    study = table(*(run("bn", 0.8, **{"norm.eps": eps}) for eps in ("0.1", "0.2")), run("gn", 0.8))
+    steps = zip(study.configs.values(), (0.1, 0.2, 0.4), strict=True)
     rows = [row for config, seconds in steps for row in rows_of(config, [seconds])]
     assert (
-        comparison(with_rounds(frames, as_rounds(rows)))
+        comparison(with_bench(study, as_rounds(rows)))
         .set_index("norm")["relative_time"]
         .isna()["gn"]
     )
@@ -240,10 +240,10 @@ def test_a_learning_rate_is_chosen_by_the_images_held_out_and_never_by_the_test_
 
 def test_runs_that_differ_in_an_option_of_the_norm_have_a_row_each() -> None:
     rows = [run("gn", 0.7 + 0.01 * i, **{"norm.num_groups": str(i)}) for i in (1, 2)]
-    frames = table(*rows, run("bn", 0.7), seconds={"gn": [0.1], "bn": [0.05]})
-    of_two_groups = frames.bench["norm.num_groups"] == "2"
-    slower = frames.bench["seconds"].where(~of_two_groups, 0.15)
-    shown = comparison(with_rounds(frames, frames.bench.assign(seconds=slower)))
+    study = table(*rows, run("bn", 0.7), seconds={"gn": [0.1], "bn": [0.05]})
+    of_two_groups = study.bench["norm.num_groups"] == "2"
+    slower = study.bench["seconds"].where(~of_two_groups, 0.15)
+    shown = comparison(with_bench(study, study.bench.assign(seconds=slower)))
     assert shown["norm.num_groups"].fillna("").tolist() == ["1", "2", ""]
     assert shown["n"].tolist() == [1, 1, 1]
     assert shown["relative_time"].tolist() == pytest.approx([2.0, 3.0, 1.0])

@@ -11,15 +11,14 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_rounds import MACHINE, NUM_TRAIN, rounds_of, rows_of, some_seconds, timed
-from table_runs import in_frames, one_run
+from kit.runs import MACHINE, NUM_TRAIN, in_study, one_run, rounds_of, rows_of, some_seconds, timed
 
-from normbench.analysis.frames import Clock, Frames
-from normbench.analysis.loading import load_frames, write_study
+from normbench.analysis.loading import load_study, write_study
+from normbench.analysis.study import Clock, Study
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.costs import costs_table
 from normbench.analysis.tables.rendering import to_markdown
-from normbench.analysis.times import time_note, with_rounds, with_times
+from normbench.analysis.times import time_note, with_bench, with_times
 from normbench.config.compose import compose
 from normbench.config.schema import flatten
 from normbench.errors import NormbenchError, RunFailure
@@ -70,20 +69,20 @@ FREE = {
 }
 
 
-def of_one_run(config: dict[str, Any], environment: dict[str, Any] = ENVIRONMENT) -> Frames:
+def of_one_run(config: dict[str, Any], environment: dict[str, Any] = ENVIRONMENT) -> Study:
     """A run of this configuration, by its dotted keys."""
     runs = pd.DataFrame(
         {"run": ["run"], "norm": config["norm.name"], "batch_size": config["batch_size"]}
     )
     empty = pd.DataFrame(columns=["run"])
-    return Frames(runs, empty, empty, {"run": environment}, {"run": config})
+    return Study(runs, empty, empty, {"run": environment}, {"run": config})
 
 
 def is_timed(
     config: dict[str, Any], by: list[dict[str, Any]], environment: dict[str, Any] = ENVIRONMENT
 ) -> bool:
     """Whether the run takes its time from these rows."""
-    return "run" in with_rounds(of_one_run(config, environment), as_rounds(by)).clocks
+    return "run" in with_bench(of_one_run(config, environment), as_rounds(by)).clocks
 
 
 def by_place(clock: Clock) -> dict[tuple[str, int], float]:
@@ -134,7 +133,7 @@ def test_another_number_of_classes_is_another_cost() -> None:
 
 def test_a_bench_from_before_it_said_the_classes_was_of_ten(bench_csv: Path) -> None:
     pd.read_csv(bench_csv).drop(columns="classes").to_csv(bench_csv, index=False)
-    assert "run" in with_rounds(of_one_run(CONFIG), read_bench(bench_csv)).clocks
+    assert "run" in with_bench(of_one_run(CONFIG), read_bench(bench_csv)).clocks
 
 
 @pytest.mark.parametrize(
@@ -187,19 +186,19 @@ def test_an_epoch_is_a_step_for_every_batch_of_the_images_that_train(
 ) -> None:
     data = {"data.limit_train": limit, "data.val_fraction": held_out}
     config = CONFIG | data | {"batch_size": batch_size, "train.accumulate": accumulate}
-    frames = with_rounds(of_one_run(config), as_rounds(rows_of(config, [step, 2 * step], "race")))
+    study = with_bench(of_one_run(config), as_rounds(rows_of(config, [step, 2 * step], "race")))
     there = limit or 10_000
     num_steps = (there - round(there * held_out)) / batch_size / accumulate
-    assert by_place(frames.clocks["run"]) == pytest.approx(
+    assert by_place(study.clocks["run"]) == pytest.approx(
         {("race", 0): num_steps * step, ("race", 1): num_steps * 2 * step}
     )
 
 
 def test_every_seed_has_the_time_of_its_settings_and_each_race_counts() -> None:
-    frames = in_frames(*(one_run(norm, 64, seed) for norm in ("bn", "gn") for seed in (0, 1)))
-    bn, _, gn, _ = frames.configs.values()
+    study = in_study(*(one_run(norm, 64, seed) for norm in ("bn", "gn") for seed in (0, 1)))
+    bn, _, gn, _ = study.configs.values()
     rows = [*rows_of(bn, [1.0, 2.0], "a"), *rows_of(gn, [3.0], "a"), *rows_of(bn, [4.0], "b")]
-    clocks = with_rounds(frames, as_rounds(rows)).clocks
+    clocks = with_bench(study, as_rounds(rows)).clocks
     epoch = NUM_TRAIN / 64
     of_bn = {("a", 0): epoch, ("a", 1): 2 * epoch, ("b", 0): 4 * epoch}
     assert [*map(by_place, clocks.values())] == [
@@ -208,27 +207,27 @@ def test_every_seed_has_the_time_of_its_settings_and_each_race_counts() -> None:
         {("a", 0): 3 * epoch},
         {("a", 0): 3 * epoch},
     ]
-    assert list(clocks) == list(frames.configs)
+    assert list(clocks) == list(study.configs)
 
 
 def test_a_bench_of_nothing_times_nothing() -> None:
     rounds = as_rounds(rows_of(CONFIG, [0.1])).iloc[:0]
-    frames = with_rounds(of_one_run(CONFIG), rounds)
-    assert frames.clocks == {}
-    assert "not measured" in time_note(frames)
+    study = with_bench(of_one_run(CONFIG), rounds)
+    assert study.clocks == {}
+    assert "not measured" in time_note(study)
 
 
 def test_the_note_says_the_rounds_and_who_did_them() -> None:
-    frames = in_frames(
+    study = in_study(
         *(one_run(norm, batch_size) for norm in ("bn", "gn") for batch_size in (8, 64))
     )
-    said = time_note(timed(frames, some_seconds("bn", "gn", rounds=11)))
+    said = time_note(timed(study, some_seconds("bn", "gn", rounds=11)))
     assert (
         "11 rounds, on another processor, threads: 1, torch 2.16.0, commit fedcba987654. " in said
     )
-    rounds = rounds_of(frames, some_seconds("bn", "gn", rounds=11))
-    twice = with_rounds(
-        frames, pd.concat([rounds, rounds.assign(race="another day")], ignore_index=True)
+    rounds = rounds_of(study, some_seconds("bn", "gn", rounds=11))
+    twice = with_bench(
+        study, pd.concat([rounds, rounds.assign(race="another day")], ignore_index=True)
     )
     assert "22 rounds" in time_note(twice), "of both races"
 
@@ -238,17 +237,17 @@ def test_a_norm_timed_in_other_settings_than_bn_is_not_related_to_it_and_the_cap
 ):
     """As runtime=fast leaves it, which chooses for each norm by itself."""
     other = {"runtime.channels_last": True, "runtime.onednn": False}
-    frames = in_frames(
+    study = in_study(
         one_run("bn"), one_run("gn"), one_run("in", **other), one_run("ln", 8, **other)
     )
-    table = comparison_table(timed(frames, some_seconds("bn", "gn", "in", "ln")))
+    table = comparison_table(timed(study, some_seconds("bn", "gn", "in", "ln")))
     related = dict(zip(table.shown["norm"], table.shown["relative to bn"], strict=True))
     assert related["in"] == related["ln"] == "not measured"
     assert "x (" in related["gn"]
     assert (table.shown["time per epoch"] != "not measured").all()
     assert "In other settings than bn, so not related to it: in at batch 64. " in table.caption
     alike = timed(
-        in_frames(one_run("bn", **other), one_run("in", **other)), some_seconds("bn", "in")
+        in_study(one_run("bn", **other), one_run("in", **other)), some_seconds("bn", "in")
     )
     assert "x (" in comparison_table(alike).shown["relative to bn"].iloc[1]
     assert "In other settings" not in comparison_table(alike).caption
@@ -261,11 +260,11 @@ def test_seconds_of_several_machines_are_no_median(other: dict[str, object]) -> 
         NormbenchError,
         match=r"gn at batch 64 was timed on several machines .*: say by --bench which",
     ):
-        with_rounds(of_one_run(CONFIG), as_rounds(rows))
+        with_bench(of_one_run(CONFIG), as_rounds(rows))
     elsewhere = rows_of(CONFIG | {"batch_size": 8}, [1.0], "b", **other)
     assert (
         "run"
-        in with_rounds(
+        in with_bench(
             of_one_run(CONFIG), as_rounds([*rows_of(CONFIG, [0.1], "a"), *elsewhere])
         ).clocks
     )
@@ -330,7 +329,7 @@ def test_rounds_that_were_written_and_read_say_the_same(
         assert again[exact].to_dict("list") == rounds[exact].to_dict("list")
         assert to_markdown(costs_table(again)) == to_markdown(costs_table(rounds))
         for config in configs:
-            clocks = [with_rounds(of_one_run(config), table).clocks for table in (again, rounds)]
+            clocks = [with_bench(of_one_run(config), table).clocks for table in (again, rounds)]
             assert clocks[0] == clocks[1] != {}
 
 
@@ -440,72 +439,72 @@ def test_no_file_is_a_mistake_and_a_folder_in_its_place_a_failure(tmp_path: Path
 # Where it is looked for
 
 
-def runs_and_benches(tmp_path: Path) -> tuple[Frames, Path, Path]:
+def runs_and_benches(tmp_path: Path) -> tuple[Study, Path, Path]:
     """bn and gn at batch 64 and bn at batch 8; a bench of the first two in one folder, of the last in another."""
-    frames = in_frames(one_run("bn"), one_run("gn", **{"norm.num_groups": 2}), one_run("bn", 8))
-    bn, gn, bn_at_8 = frames.configs.values()
+    study = in_study(one_run("bn"), one_run("gn", **{"norm.num_groups": 2}), one_run("bn", 8))
+    bn, gn, bn_at_8 = study.configs.values()
     write_rounds(
         as_rounds([*rows_of(bn, [0.1]), *rows_of(gn, [0.2])]), tmp_path / "a" / "bench.csv"
     )
     write_rounds(as_rounds(rows_of(bn_at_8, [0.3])), tmp_path / "b" / "bench.csv")
-    return frames, tmp_path / "a", tmp_path / "b"
+    return study, tmp_path / "a", tmp_path / "b"
 
 
 def test_times_are_taken_from_the_folders_of_the_runs_as_far_as_there_are_any(
     tmp_path: Path,
 ) -> None:
-    frames, a, b = runs_and_benches(tmp_path)
-    bn, gn, bn_at_8 = frames.configs
-    assert {*with_times(frames, [a]).clocks} == {bn, gn}
+    study, a, b = runs_and_benches(tmp_path)
+    bn, gn, bn_at_8 = study.configs
+    assert {*with_times(study, [a]).clocks} == {bn, gn}
     assert {
-        *with_times(frames, [b / "runs.csv", tmp_path / "nowhere", a / "bench.csv"]).clocks
+        *with_times(study, [b / "runs.csv", tmp_path / "nowhere", a / "bench.csv"]).clocks
     } == {bn, gn, bn_at_8}
     assert (
-        {*with_times(frames, [a, b]).clocks}
-        == {*with_times(frames, [b, a]).clocks}
+        {*with_times(study, [a, b]).clocks}
+        == {*with_times(study, [b, a]).clocks}
         == {bn, gn, bn_at_8}
     )
-    assert with_times(frames, [tmp_path]) is frames
+    assert with_times(study, [tmp_path]) is study
     (a / "bench.csv").write_text("race\n")
     with pytest.raises(RunFailure, match="cannot be read: no column"):
-        with_times(frames, [a])
+        with_times(study, [a])
 
 
 def test_a_bench_that_lies_in_two_places_counts_once(tmp_path: Path) -> None:
-    frames, a, _ = runs_and_benches(tmp_path)
+    study, a, _ = runs_and_benches(tmp_path)
     write_rounds(read_bench(a), tmp_path / "copy" / "bench.csv")
-    once, twice = with_times(frames, [a]), with_times(frames, [a, tmp_path / "copy", a])
+    once, twice = with_times(study, [a]), with_times(study, [a, tmp_path / "copy", a])
     assert twice.clocks == once.clocks
 
 
 def test_a_study_keeps_its_rounds_and_another_bench_goes_before_them(tmp_path: Path) -> None:
-    frames = timed(in_frames(one_run("bn"), one_run("gn", 8)), {"bn": [0.1] * 7, "gn": [0.2] * 7})
-    write_study(frames, tmp_path / "study")
-    bn, gn = frames.clocks
+    study = timed(in_study(one_run("bn"), one_run("gn", 8)), {"bn": [0.1] * 7, "gn": [0.2] * 7})
+    write_study(study, tmp_path / "study")
+    bn, gn = study.clocks
     for path in (tmp_path / "study", tmp_path / "study" / "runs.csv"):
-        assert load_frames([path]).clocks == frames.clocks
-        assert load_frames([path], "norm=gn").clocks == {gn: frames.clocks[gn]}
-    write_rounds(rounds_of(frames, {"bn": [0.5]}), tmp_path / "other" / "bench.csv")
+        assert load_study([path]).clocks == study.clocks
+        assert load_study([path], "norm=gn").clocks == {gn: study.clocks[gn]}
+    write_rounds(rounds_of(study, {"bn": [0.5]}), tmp_path / "other" / "bench.csv")
     assert (
-        load_frames([tmp_path / "study"], bench=tmp_path / "other").clocks[bn] != frames.clocks[bn]
+        load_study([tmp_path / "study"], bench=tmp_path / "other").clocks[bn] != study.clocks[bn]
     )
-    assert list(load_frames([tmp_path / "study"], bench=tmp_path / "other").clocks) == [bn]
+    assert list(load_study([tmp_path / "study"], bench=tmp_path / "other").clocks) == [bn]
     with pytest.raises(NormbenchError, match=r"^no bench\.csv in .*nowhere: "):
-        load_frames([tmp_path / "study"], bench=tmp_path / "nowhere")
-    write_study(in_frames(one_run("bn")), tmp_path / "untimed")
+        load_study([tmp_path / "study"], bench=tmp_path / "nowhere")
+    write_study(in_study(one_run("bn")), tmp_path / "untimed")
     assert not (tmp_path / "untimed" / "bench.csv").exists()
-    assert load_frames([tmp_path / "untimed"]).clocks == {}
+    assert load_study([tmp_path / "untimed"]).clocks == {}
 
 
 def test_runs_without_their_configurations_have_no_times(tmp_path: Path) -> None:
-    write_study(timed(in_frames(one_run("bn")), {"bn": [0.1]}), tmp_path)
+    write_study(timed(in_study(one_run("bn")), {"bn": [0.1]}), tmp_path)
     (tmp_path / "configs.json").unlink()
-    frames = load_frames([tmp_path])
-    assert frames.clocks == {}
-    assert math.isnan(comparison_table(frames).data["seconds"].iloc[0])
+    study = load_study([tmp_path])
+    assert study.clocks == {}
+    assert math.isnan(comparison_table(study).data["seconds"].iloc[0])
 
 
 def test_the_machine_of_a_bench_is_not_taken_for_that_of_the_runs() -> None:
-    caption = comparison_table(timed(in_frames(one_run("bn")), {"bn": [0.1]})).caption
+    caption = comparison_table(timed(in_study(one_run("bn")), {"bn": [0.1]})).caption
     assert f"on {MACHINE['device']}, threads: 1, torch 2.16.0" in caption
     assert "a processor, threads: 2, fp32, torch 2.15.0" in caption

@@ -37,9 +37,9 @@ def config(norm: str, batch_size: int = 8, **settings: object) -> RunConfig:
 def runs(leave_run: LeaveRun, normbench: Run) -> None:
     """Under results/runs: bn and gn with two seeds each at batch 8, bn at batch 4, and a gn there that diverged."""
     for seed in (0, 1):
-        leave_run(config("bn", seed=seed), accuracy=0.5 + seed / 4, train_seconds=4.0)
-        leave_run(config("gn", seed=seed), accuracy=0.25 + seed / 2, train_seconds=5.0)
-    leave_run(config("bn", 4), accuracy=0.25)
+        leave_run(config("bn", seed=seed), reached=0.5 + seed / 4, train_seconds=4.0)
+        leave_run(config("gn", seed=seed), reached=0.25 + seed / 2, train_seconds=5.0)
+    leave_run(config("bn", 4), reached=0.25)
     leave_run(config("gn", 4), "diverged", "the loss of step 3 is nan", epochs=0)
 
 
@@ -152,7 +152,7 @@ def test_on_a_terminal_the_table_is_drawn_and_markdown_only_when_asked(tmp_path:
 def test_runs_of_another_precision_are_refused_unless_they_are_shown_apart(
     normbench: Run, leave_run: LeaveRun
 ) -> None:
-    leave_run(config("bn", **{"runtime.precision": "bf16"}), accuracy=1.0)
+    leave_run(config("bn", **{"runtime.precision": "bf16"}), reached=1.0)
     code, out, err = normbench("table", "--where", "batch_size=8")
     assert (code, out) == (2, "")
     assert (
@@ -167,7 +167,7 @@ def test_runs_of_another_precision_are_refused_unless_they_are_shown_apart(
     assert bn["precision bf16"] == "100.0 % (n = 1)"
     assert gn["precision bf16"] == "no run"
     assert normbench("table", "--where", "batch_size=8", "--by", "norm")[0] == 2
-    assert normbench("table", "--where", "batch_size=8 and precision=fp32")[0] == 0
+    assert normbench("table", "--where", "batch_size=8", "--where", "precision=fp32")[0] == 0
 
 
 @pytest.mark.usefixtures("runs")

@@ -260,7 +260,7 @@ def rows_of(
         "cost_id": cost_id(config),
         **_costly(config),
         "image": "x".join(map(str, IMAGE)),
-        "classes": 10,
+        "outputs": 10,
         **TIMED_ON,
         **BYTES,
         "race": race or f"2026-01-02T03:04:05+00:00 batch {config['batch_size']}",
