@@ -112,8 +112,10 @@ def _draw_line(ax: Axes, runs: pd.DataFrame, x: str, look: Look, factor: float) 
     """Draws a norm: means joined, intervals, each seed as a faint dot, an x for no result."""
     colour, marker = look
     font = ax.xaxis.label.get_fontsize()
-    places, values, links = [], [], []
-    for at in sorted(runs[x].unique()):
+    places: list[float] = []
+    values: list[list[float]] = []
+    links = []
+    for at in sorted(map(float, runs[x].unique())):
         group = runs[runs[x] == at]
         places.append(at * factor)
         values.append(group["result"].dropna().tolist())

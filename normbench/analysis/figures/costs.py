@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
@@ -36,6 +37,7 @@ MIDDLE_HALF = "Bars: the middle half of the rounds."
 NOTE = "Dots: median over rounds of the ratio to bn in the same round, {interval}, on {machine}."
 NETWORK = " Of this network: {networks}."
 MARGIN = 0.12  # of the axis, at both ends, for the dots and their numbers
+LINES_A_ROW = 2.2  # lines of text: a name at the axis, and a number above the dot
 
 
 def time(study: Study, size: Size = PAGE) -> Figure:
@@ -49,7 +51,8 @@ def time(study: Study, size: Size = PAGE) -> Figure:
         raise NormbenchError("no times: normbench bench measures them")
     with drawing(size):
         facets = by_panel(timed)
-        figure, axes = panels(size, len(facets), sharey=False)
+        rows = max(panel.runs["line"].nunique() for _, panel in facets)
+        figure, axes = panels(_tall(size, rows), len(facets), sharey=False)
         for ax, (title, panel) in zip(axes, facets, strict=True):
             clocks = {}
             for label, of_line in panel.runs.groupby("line", sort=False):
@@ -88,7 +91,8 @@ def _ratios_figure(
     varying = [name for name in settings if data[name].nunique() > 1]
     facets = [*data.groupby(varying, sort=False)] if varying else [((), data)]
     with drawing(size):
-        figure, axes = panels(size, len(facets), sharey=False)
+        rows = max(len(group) for _, group in facets)
+        figure, axes = panels(_tall(size, rows), len(facets), sharey=False)
         for ax, (key, group) in zip(axes, facets, strict=True):
             ax.set_xlim(low - margin, high + margin)
             ax.set_xlabel(label)
@@ -119,15 +123,19 @@ def _draw_clocks(ax: Axes, clocks: dict[str, Clock], looks: Looks) -> None:
         _draw_bar(ax, row, low, middle, high, looks[label])
         ratio = median_ratio(clock, clocks.get(BASELINE, {}))
         if ratio is not None and label != BASELINE:
-            # On the side that has more room.
+            # Above the bar, towards the side that has more room.
             is_long = middle > longest / 2
-            end, offset, align = (low, -6, "right") if is_long else (high, 6, "left")
-            text = ax.annotate(times(ratio), (end, row), (offset, 0), textcoords="offset points")
-            text.set(va="center", ha=align)
+            end, align = (high, "right") if is_long else (low, "left")
+            ax.annotate(times(ratio), (end, row), (0, 5), textcoords="offset points", ha=align)
     _name_rows(ax, list(clocks))
     ax.set_xlim(left=0)
     ax.margins(x=0.15)
     ax.set_xlabel("training time per epoch (s)")
+
+
+def _tall(size: Size, rows: int) -> Size:
+    """The size with panels high enough for so many rows."""
+    return replace(size, row=max(size.row, 1 + rows * LINES_A_ROW * size.font / 72))
 
 
 def _draw_bar(ax: Axes, row: int, low: float, middle: float, high: float, look: Look) -> None:
