@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -111,13 +112,10 @@ def _draw_panel(ax: Axes, runs: pd.DataFrame, looks: Looks, axis: Axis) -> None:
 def _draw_line(ax: Axes, runs: pd.DataFrame, x: str, look: Look, factor: float) -> Line2D:
     """Draws a norm: means joined, intervals, each seed as a faint dot, an x for no result."""
     colour, marker = look
-    font = ax.xaxis.label.get_fontsize()
-    places: list[float] = []
-    values: list[list[float]] = []
-    links = []
-    for at in sorted(map(float, runs[x].unique())):
-        group = runs[runs[x] == at]
-        places.append(at * factor)
+    font = mpl.rcParams["font.size"]
+    places, values, links = [], [], []
+    for at, group in runs.groupby(x):
+        places.append(float(str(at)) * factor)
         values.append(group["result"].dropna().tolist())
         links.append(link(group, ("batch_size", x)))
     estimates = [mean_interval(found) for found in values]
@@ -157,4 +155,4 @@ def _draw_seeds(
         if len(found) > 1:
             x += [place] * len(found)
             y += found
-    ax.scatter(x, y, color=colour, alpha=0.45, s=ax.xaxis.label.get_fontsize(), zorder=2)
+    ax.scatter(x, y, color=colour, alpha=0.45, s=mpl.rcParams["font.size"], zorder=2)
