@@ -161,9 +161,7 @@ def test_rows_are_settings_in_the_order_of_the_runs_and_numbers_ascend() -> None
 
 
 def test_a_single_setting_is_a_column_of_figures() -> None:
-    table = cross_table(
-        in_study(one_run("bn", reached=0.5), one_run("gn", reached=0.25)), ["norm"]
-    )
+    table = cross_table(in_study(one_run("bn", reached=0.5), one_run("gn", reached=0.25)), ["norm"])
     assert list(table.shown) == ["norm", "test accuracy"]
     assert table.shown.to_numpy().tolist() == [["bn", "50.0 %"], ["gn", "25.0 %"]]
     assert "10000 test images leave open up to ± 1.0 points" in table.caption
@@ -275,7 +273,7 @@ def test_each_norm_and_batch_size_has_its_own_rate() -> None:
 
 
 def test_rates_that_are_equally_good_are_not_mixed() -> None:
-    row = cells(in_study(*rates(e1=0.5, e2=0.5)), ["norm"]).iloc[0]
+    row = cells(in_study(*rates(e1=0.5, e2=0.5)), ["norm"], "test_accuracy").iloc[0]
     assert row["n"] == 2, "one run per seed"
 
 
@@ -288,7 +286,10 @@ def test_a_rate_none_of_whose_runs_finished_is_not_chosen() -> None:
         *good,
         *(one_run("none", 64, seed, lr=lr, state="diverged") for seed in (0, 1) for lr in (1, 2)),
     )
-    assert cells(lost, ["norm"], "test_accuracy").set_index("norm").loc["none", "status"] == "4 diverged"
+    assert (
+        cells(lost, ["norm"], "test_accuracy").set_index("norm").loc["none", "status"]
+        == "4 diverged"
+    )
 
 
 def test_several_rates_without_held_out_images_are_refused() -> None:
@@ -323,9 +324,7 @@ def test_clocks_leave_out_runs_that_shared_the_machine() -> None:
         one_run("bn", seed=0, seconds=(1.0, 2.0, 30.0)),
         one_run("bn", seed=1, seconds=99.0, concurrent_runs=2),
     ]
-    study = in_study(
-        runs[0], one_run("bn", seed=1, seconds=(99.0, 99.0, 99.0), concurrent_runs=2)
-    )
+    study = in_study(runs[0], one_run("bn", seed=1, seconds=(99.0, 99.0, 99.0), concurrent_runs=2))
     for metric, value in {"train_seconds": 2.0, "images_per_second": 500.0}.items():
         row = cells(study, ["norm"], metric).iloc[0]
         assert (row["n"], row[metric]) == (1, value)

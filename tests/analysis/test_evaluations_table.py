@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 from kit.runs import in_study, one_run
 
-from normbench.analysis.figures.style import STYLES
 from normbench.analysis.outputs import outputs
 from normbench.analysis.stats import mean_interval
 from normbench.analysis.tables.evaluations import SOURCES, evaluations_table
-from normbench.norms import norms
 from normbench.runs.files import RunFiles
 
 
@@ -77,8 +75,3 @@ def test_a_report_has_the_table_where_runs_were_evaluated_so() -> None:
 
     assert "evaluations" in tables(*measured())
     assert "evaluations" not in tables(one_run("bn"), one_run("gn"))
-
-
-def test_every_norm_has_a_colour_and_marker_of_its_own() -> None:
-    assert set(STYLES) == {entry.name for entry in norms}
-    assert len(set(STYLES.values())) == len(STYLES)

@@ -86,8 +86,8 @@ def test_what_cannot_be_paired_is_refused() -> None:
         compare(runs(gn=[0.7], bn=[0.6]), "gnn", "bn")
     with pytest.raises(NormbenchError, match="no finished runs of the same seed and settings"):
         compare(in_study(one_run("gn", seed=0), one_run("bn", seed=1)), "gn", "bn")
+    twice = one_run("gn"), one_run("gn", run="another")
     with pytest.raises(NormbenchError, match="several runs of gn have the same seed"):
-        twice = one_run("gn"), one_run("gn", run="another")
         compare(in_study(*twice, one_run("bn")), "gn", "bn")
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
-from kit.runs import Seconds, in_study, one_run, rows_of, timed
+from kit.runs import REGRESSION, Seconds, in_study, one_run, rows_of, timed
 
 from normbench.analysis.loading import with_bench
 from normbench.analysis.stats import mean_interval
-from normbench.analysis.tables.source import CLAIMS, relative_time, source_table
+from normbench.analysis.tables.source import CLAIMS, has_claims, relative_time, source_table
 from normbench.errors import NormbenchError
 from normbench.runs.files import RunFiles
 from normbench.timing.rounds import as_rounds
@@ -129,19 +128,10 @@ def test_times_of_other_batch_sizes_do_not_count() -> None:
     assert (at_64.median, at_8.median) == (pytest.approx(1.1), pytest.approx(9.9))
 
 
-def test_time_and_accuracy_are_of_the_same_rate() -> None:
-    places = [(0.1, 0.9, 20.0), (0.01, 0.2, 10.0)]
-    runs = [one_run("bn", 64, lr=lr, held_out=held_out) for lr, held_out, _ in places]
-    runs += [one_run("ln", 64, lr=lr, held_out=held_out) for lr, held_out, _ in places]
-    of_rate = {lr: seconds for lr, _, seconds in places}
-    for order in (runs, runs[::-1]):
-        study = in_study(*order)
-        table = zip(study.runs["run"], study.runs["norm"], study.runs["lr"], strict=True)
-        clocks = {
-            run: {("race", 0): 10.0 if norm == "bn" else of_rate[lr]} for run, norm, lr in table
-        }
-        study = replace(timed(study, {"bn": [0.1]}), clocks=clocks)
-        assert source_table(study).data.set_index("norm").loc["ln", "time"] == pytest.approx(2.0)
+def test_a_task_of_another_metric_has_no_claims_to_compare_with() -> None:
+    assert has_claims(in_study(*measured()))
+    assert not has_claims(in_study(one_run("bn", task=REGRESSION)))
+    assert not has_claims(in_study(one_run("gn", 8)))
 
 
 def test_runs_of_a_norm_that_differ_in_more_than_the_seed_are_refused() -> None:

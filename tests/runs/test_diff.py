@@ -18,9 +18,7 @@ BN, GN = f"normresnet-bn-b64-s0-{'0' * 12}", f"normresnet-gn-b64-s0-{'1' * 12}"
 def runs(write_run: WriteRun) -> tuple[Path, Path]:
     """A run of bn that is done, and one of gn that failed after an epoch on another torch."""
     failed = {"state": "failed", "reason": "OSError: gone", "torch": "2.16.0"}
-    return write_run(BN), write_run(
-        GN, (0.625,), **{"norm": {"name": "gn", "num_groups": 32}}, **failed
-    )
+    return write_run(BN), write_run(GN, (0.625,), norm={"name": "gn", "num_groups": 32}, **failed)
 
 
 def test_a_run_is_found_by_path_id_beginning_and_hash(

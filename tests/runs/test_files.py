@@ -130,7 +130,7 @@ def test_a_table_without_epochs_is_refused() -> None:
 def test_a_done_run_whose_rows_end_early_is_damaged_and_left_out(
     write_run: WriteRun, tmp_path: Path
 ) -> None:
-    short = write_run(BN, (0.1, 0.2, 0.3), **{"epochs": 5})
+    short = write_run(BN, (0.1, 0.2, 0.3), epochs=5)
     write_run(GN)
     assert read_run(short).damaged == {"metrics.csv": "ends at epoch 3 of 5"}
     (row,) = list_runs(tmp_path / "runs", ["norm=bn"]).rows
@@ -142,7 +142,7 @@ def test_a_done_run_whose_rows_end_early_is_damaged_and_left_out(
 
 @pytest.mark.parametrize("state", ["failed", "diverged", "interrupted", "running"])
 def test_a_run_that_is_not_done_may_end_early(write_run: WriteRun, state: str) -> None:
-    assert read_run(write_run(BN, (0.1, 0.2), state=state, **{"epochs": 5})).damaged == {}
+    assert read_run(write_run(BN, (0.1, 0.2), state=state, epochs=5)).damaged == {}
 
 
 def test_a_run_of_limited_steps_may_end_early(write_run: WriteRun) -> None:

@@ -46,7 +46,7 @@ def runs_dir(tmp_path: Path, write_run: WriteRun) -> Path:
         (0.6,),
         state="failed",
         reason="OutOfMemoryError: no room\nfor more",
-        **{"norm": {"name": "gn", "g": 8}},
+        norm={"name": "gn", "g": 8},
     )
     write_run(BN)
     (tmp_path / "runs" / "notes").mkdir()
@@ -157,7 +157,7 @@ def test_runs_of_two_tasks_have_a_column_for_the_metric_of_each(
 def test_the_json_has_every_column_and_null_for_what_is_missing(
     runs_dir: Path, write_run: WriteRun
 ) -> None:
-    write_run(f"normresnet-in-b64-s0-{'3' * 12}", (math.nan,), **{"optim": {"lr": math.inf}})
+    write_run(f"normresnet-in-b64-s0-{'3' * 12}", (math.nan,), optim={"lr": math.inf})
     records = json.loads(
         to_json(list_runs(runs_dir)), parse_constant=lambda name: pytest.fail(name)
     )
