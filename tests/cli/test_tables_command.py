@@ -13,13 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kit.runs import write_runs
 
 from normbench.config.compose import compose
 from normbench.config.schema import RunConfig
 
 LeaveRun = Callable[..., Path]
 Run = Callable[..., tuple[int, str, str]]
-SWEEP = str(Path(__file__).parents[2] / "results" / "first-sweep")
+SWEEP = "SWEEP"  # in arguments: the folder of the fixture `sweep`
 
 
 def config(norm: str, batch_size: int = 8, **settings: object) -> RunConfig:
@@ -31,6 +32,13 @@ def config(norm: str, batch_size: int = 8, **settings: object) -> RunConfig:
         "runtime.precision": "fp32",
     }
     return compose([], given | settings)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of runs of bn and gn at batch sizes 8 and 64 with two seeds each."""
+    folder = tmp_path_factory.mktemp("sweep")
+    return str(write_runs(folder, ("bn", "gn"), (8, 64), (0, 1)))
 
 
 @pytest.fixture
@@ -260,11 +268,11 @@ def test_bad_input_of_compare_is_one_line_and_exit_code_2(
 # plot
 
 
-@pytest.mark.parametrize("figure", ["loss", "accuracy", "batch-size"])
+@pytest.mark.parametrize("figure", ["loss", "epochs", "batch-size"])
 def test_plot_draws_each_figure_that_the_runs_have(
-    normbench: Run, tmp_path: Path, figure: str
+    normbench: Run, tmp_path: Path, sweep: str, figure: str
 ) -> None:
-    code, out, err = normbench("plot", figure, SWEEP)
+    code, out, err = normbench("plot", figure, sweep)
     assert (code, out, err) == (0, f"{figure}.svg\n", "")
     drawn = (tmp_path / f"{figure}.svg").read_text()
     assert "<svg" in drawn
@@ -276,16 +284,18 @@ def test_plot_draws_each_figure_that_the_runs_have(
     [(".png", b"\x89PNG\r\n\x1a\n"), (".pdf", b"%PDF-"), (".svg", b"<?xml")],
 )
 def test_the_format_is_that_of_the_file_and_its_folder_is_made(
-    normbench: Run, tmp_path: Path, suffix: str, beginning: bytes
+    normbench: Run, tmp_path: Path, sweep: str, suffix: str, beginning: bytes
 ) -> None:
     name = f"new/batch{suffix}"
-    code, out, _ = normbench("plot", "batch-size", SWEEP, "--size", "column", "-o", name)
+    code, out, _ = normbench("plot", "batch-size", sweep, "--size", "column", "-o", name)
     assert (code, out) == (0, f"{name}\n")
     assert (tmp_path / name).read_bytes().startswith(beginning)
 
 
-def test_smoothing_changes_the_figure_of_losses(normbench: Run, tmp_path: Path) -> None:
-    one_size = [SWEEP, "--where", "batch_size=64"]
+def test_smoothing_changes_the_figure_of_losses(
+    normbench: Run, tmp_path: Path, sweep: str
+) -> None:
+    one_size = [sweep, "--where", "batch_size=64"]
     for name, smooth in {"raw": "1", "smooth": "3", "again": "3"}.items():
         assert normbench("plot", "loss", *one_size, "--smooth", smooth, "-o", f"{name}.svg")[0] == 0
     raw, smooth, again = (
@@ -307,7 +317,7 @@ def test_there_is_no_figure_of_times_that_were_not_measured(normbench: Run, tmp_
     [
         (
             ["los", SWEEP],
-            "unknown figure 'los': did you mean 'loss'? allowed: accuracy, batch-size, ",
+            "unknown figure 'los': did you mean 'loss'? allowed: batch-size, epochs, ",
         ),
         (
             ["loss", SWEEP, "--size", "pgae"],
@@ -315,7 +325,7 @@ def test_there_is_no_figure_of_times_that_were_not_measured(normbench: Run, tmp_
         ),
         (["batch-size", SWEEP, "-o", "x.jpg"], "unknown format '.jpg': "),
         (["batch-size", SWEEP, "-o", "x"], "unknown format 'x': "),
-        (["accuracy", SWEEP, "--smooth", "3"], "--smooth is for the figure loss, not for accuracy"),
+        (["epochs", SWEEP, "--smooth", "3"], "--smooth is for the figure loss, not for epochs"),
         (["loss", SWEEP, "--smooth", "0"], "--smooth 0: give the odd number of logged steps"),
         (
             ["time", SWEEP, "--bench", "nowhere"],
@@ -330,9 +340,10 @@ def test_there_is_no_figure_of_times_that_were_not_measured(normbench: Run, tmp_
     ],
 )
 def test_bad_input_of_plot_is_one_line_and_exit_code_2_and_draws_nothing(
-    normbench: Run, tmp_path: Path, arguments: list[str], message: str
+    normbench: Run, tmp_path: Path, sweep: str, arguments: list[str], message: str
 ) -> None:
-    code, out, err = normbench("plot", *arguments)
+    given = [sweep if argument == SWEEP else argument for argument in arguments]
+    code, out, err = normbench("plot", *given)
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert message in err
