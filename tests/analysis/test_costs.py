@@ -20,7 +20,8 @@ from matplotlib.axes import Axes
 from normbench.analysis.bench import of_layers, of_steps
 from normbench.analysis.captions import machine
 from normbench.analysis.figures.costs import costs_figure, layers_figure
-from normbench.analysis.figures.style import PHONE, STYLES, save, size_called
+from normbench.analysis.figures.saving import save
+from normbench.analysis.figures.style import STYLES, size_called
 from normbench.analysis.tables.costs import costs, costs_table
 from normbench.analysis.tables.layers import layers, layers_table
 from normbench.config.compose import compose
@@ -304,7 +305,7 @@ def test_few_rounds_have_dots_without_bars_and_norms_without_bn_have_none() -> N
 
 
 @pytest.mark.parametrize(
-    "size", [size_called("column"), size_called("slide"), PHONE], ids=["column", "slide", "phone"]
+    "size", [size_called("column"), size_called("slide")], ids=["column", "slide"]
 )
 def test_the_figure_is_drawn_at_every_size(size: Any, tmp_path: Any) -> None:
     figure = costs_figure(
