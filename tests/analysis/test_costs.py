@@ -290,7 +290,7 @@ def test_titles_of_many_settings_end_where_the_next_panel_begins() -> None:
     assert all(one.x1 <= other.x0 for one, other in itertools.pairwise(boxes) if one.y0 == other.y0)
     assert all(box.x1 <= figure.bbox.x1 for box in boxes)
     titles = [" ".join(axes.get_title("left").split()) for axes in figure.axes]
-    assert titles[1] == "batch size 64, channels last False, compile True"
+    assert titles[1] == "batch size 64, channels last False, compile False"
 
 
 def test_few_rounds_have_dots_without_bars_and_norms_without_bn_have_none() -> None:

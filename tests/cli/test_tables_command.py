@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import pty
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kit.runs import write_runs
 
 from normbench.config.compose import compose
 from normbench.config.schema import RunConfig
 
 LeaveRun = Callable[..., Path]
 Run = Callable[..., tuple[int, str, str]]
-SWEEP = str(Path(__file__).parents[2] / "results" / "first-sweep")
+SWEEP = "SWEEP"  # in arguments: the folder of the fixture `sweep`
 
 
 def config(norm: str, batch_size: int = 8, **settings: object) -> RunConfig:
@@ -31,6 +28,13 @@ def config(norm: str, batch_size: int = 8, **settings: object) -> RunConfig:
         "runtime.precision": "fp32",
     }
     return compose([], given | settings)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of runs of bn and gn at batch sizes 8 and 64 with two seeds each."""
+    folder = tmp_path_factory.mktemp("sweep")
+    return str(write_runs(folder, ("bn", "gn"), (8, 64), (0, 1)))
 
 
 @pytest.fixture
@@ -116,34 +120,19 @@ def test_latex_and_csv_are_the_same_table(normbench: Run) -> None:
     }
 
 
-def on_terminal(folder: Path, *arguments: str) -> str:
-    """What the command prints to a terminal of 120 columns."""
-    terminal, end = pty.openpty()
-    environment = {**os.environ, "COLUMNS": "120", "LINES": "50", "TERM": "xterm-256color"}
-    command = [sys.executable, "-m", "normbench", *arguments]
-    with subprocess.Popen(command, stdout=end, stderr=end, cwd=folder, env=environment) as process:
-        os.close(end)
-        shown = b""
-        try:
-            while part := os.read(terminal, 65536):
-                shown += part
-        except OSError:
-            pass
-        finally:
-            os.close(terminal)
-    assert process.returncode == 0, shown
-    return shown.decode().replace("\r\n", "\n")
-
-
 @pytest.mark.usefixtures("runs")
-def test_on_a_terminal_the_table_is_drawn_and_markdown_only_when_asked(tmp_path: Path) -> None:
-    shown = on_terminal(tmp_path, "table", "--by", "norm,batch_size")
+def test_on_a_terminal_the_table_is_drawn_and_markdown_only_when_asked(
+    normbench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    _, shown, _ = normbench("table", "--by", "norm,batch_size")
     for corner in "┏┓┡┩└┘│":
         assert corner in shown
     assert "Test accuracy by norm and batch size" in shown
     assert "- gn, batch size 4: 1 diverged: the loss of step 3 is nan" in shown
     assert "| norm" not in shown
-    asked = on_terminal(tmp_path, "table", "--by", "norm,batch_size", "--markdown")
+    _, asked, _ = normbench("table", "--by", "norm,batch_size", "--markdown")
     assert "┏" not in asked
     assert asked.startswith("| norm")
 
@@ -260,11 +249,11 @@ def test_bad_input_of_compare_is_one_line_and_exit_code_2(
 # plot
 
 
-@pytest.mark.parametrize("figure", ["loss", "accuracy", "batch-size"])
+@pytest.mark.parametrize("figure", ["loss", "epochs", "batch-size"])
 def test_plot_draws_each_figure_that_the_runs_have(
-    normbench: Run, tmp_path: Path, figure: str
+    normbench: Run, tmp_path: Path, sweep: str, figure: str
 ) -> None:
-    code, out, err = normbench("plot", figure, SWEEP)
+    code, out, err = normbench("plot", figure, sweep)
     assert (code, out, err) == (0, f"{figure}.svg\n", "")
     drawn = (tmp_path / f"{figure}.svg").read_text()
     assert "<svg" in drawn
@@ -276,16 +265,18 @@ def test_plot_draws_each_figure_that_the_runs_have(
     [(".png", b"\x89PNG\r\n\x1a\n"), (".pdf", b"%PDF-"), (".svg", b"<?xml")],
 )
 def test_the_format_is_that_of_the_file_and_its_folder_is_made(
-    normbench: Run, tmp_path: Path, suffix: str, beginning: bytes
+    normbench: Run, tmp_path: Path, sweep: str, suffix: str, beginning: bytes
 ) -> None:
     name = f"new/batch{suffix}"
-    code, out, _ = normbench("plot", "batch-size", SWEEP, "--size", "column", "-o", name)
+    code, out, _ = normbench("plot", "batch-size", sweep, "--size", "column", "-o", name)
     assert (code, out) == (0, f"{name}\n")
     assert (tmp_path / name).read_bytes().startswith(beginning)
 
 
-def test_smoothing_changes_the_figure_of_losses(normbench: Run, tmp_path: Path) -> None:
-    one_size = [SWEEP, "--where", "batch_size=64"]
+def test_smoothing_changes_the_figure_of_losses(
+    normbench: Run, tmp_path: Path, sweep: str
+) -> None:
+    one_size = [sweep, "--where", "batch_size=64"]
     for name, smooth in {"raw": "1", "smooth": "3", "again": "3"}.items():
         assert normbench("plot", "loss", *one_size, "--smooth", smooth, "-o", f"{name}.svg")[0] == 0
     raw, smooth, again = (
@@ -307,7 +298,7 @@ def test_there_is_no_figure_of_times_that_were_not_measured(normbench: Run, tmp_
     [
         (
             ["los", SWEEP],
-            "unknown figure 'los': did you mean 'loss'? allowed: accuracy, batch-size, ",
+            "unknown figure 'los': did you mean 'loss'? allowed: batch-size, epochs, ",
         ),
         (
             ["loss", SWEEP, "--size", "pgae"],
@@ -315,7 +306,7 @@ def test_there_is_no_figure_of_times_that_were_not_measured(normbench: Run, tmp_
         ),
         (["batch-size", SWEEP, "-o", "x.jpg"], "unknown format '.jpg': "),
         (["batch-size", SWEEP, "-o", "x"], "unknown format 'x': "),
-        (["accuracy", SWEEP, "--smooth", "3"], "--smooth is for the figure loss, not for accuracy"),
+        (["epochs", SWEEP, "--smooth", "3"], "--smooth is for the figure loss, not for epochs"),
         (["loss", SWEEP, "--smooth", "0"], "--smooth 0: give the odd number of logged steps"),
         (
             ["time", SWEEP, "--bench", "nowhere"],
@@ -330,9 +321,10 @@ def test_there_is_no_figure_of_times_that_were_not_measured(normbench: Run, tmp_
     ],
 )
 def test_bad_input_of_plot_is_one_line_and_exit_code_2_and_draws_nothing(
-    normbench: Run, tmp_path: Path, arguments: list[str], message: str
+    normbench: Run, tmp_path: Path, sweep: str, arguments: list[str], message: str
 ) -> None:
-    code, out, err = normbench("plot", *arguments)
+    given = [sweep if argument == SWEEP else argument for argument in arguments]
+    code, out, err = normbench("plot", *given)
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert message in err
