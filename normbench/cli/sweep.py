@@ -149,9 +149,9 @@ def _carry_out(
     rounds: int = 0,
 ) -> None:
     """Runs the plan, then shows how it stands; exits. rounds: of a bench of its finished runs, if any is wanted."""
-    from normbench.analysis.loading import check_folder
+    from normbench.analysis.loading import benches, check_folder, with_bench
     from normbench.environment import command
-    from normbench.sweeps.carry_out import exit_code, read_runs, run_plan, summary
+    from normbench.sweeps.carry_out import exit_code, planned_study, run_plan, summary
 
     if output is not None:
         check_folder(output)
@@ -160,22 +160,21 @@ def _carry_out(
     from normbench.analysis.report import write_report
     from normbench.analysis.tables.comparison import comparison_table
     from normbench.analysis.tables.rendering import to_markdown
-    from normbench.analysis.times import with_rounds, with_times
     from normbench.timing.rounds import as_rounds
     from normbench.timing.steps import bench_steps
 
-    frames = read_runs(plan.runs)
+    results = planned_study(plan.runs)
     timed = [run.config for run in plan.runs if rounds and run.state == "done"]
     if timed:
-        frames = with_rounds(frames, as_rounds([*bench_steps(timed, rounds, lambda: None)]))
+        results = with_bench(results, as_rounds([*bench_steps(timed, rounds, lambda: None)]))
     elif output is not None:
-        frames = with_times(frames, [output])
-    for note in frames.notes:
+        results = with_bench(results, benches([output]))
+    for note in results.notes:
         print(note, file=sys.stderr)
-    if not frames.runs.empty:
-        print(f"\n{to_markdown(comparison_table(frames))}")
+    if not results.runs.empty:
+        print(f"\n{to_markdown(comparison_table(results))}")
         if output is not None:
-            print(f"report: {write_report(frames, output, command())}\n", flush=True)
+            print(f"report: {write_report(results, output, command())}\n", flush=True)
     for line in summary(plan, again()):
         print(line)
     sys.exit(exit_code(plan))

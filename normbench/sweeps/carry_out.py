@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 
-from normbench.analysis.frames import Frames, read_frames
+from normbench.analysis.loading import read_runs
+from normbench.analysis.study import Study
 from normbench.config.schema import RunConfig
 from normbench.data.cache import load
 from normbench.runs.files import refused_run
@@ -56,11 +57,11 @@ def prepare_data(configs: Sequence[RunConfig]) -> None:
         load(source, home)
 
 
-def read_runs(planned: Sequence[PlannedRun]) -> Frames:
+def planned_study(planned: Sequence[PlannedRun]) -> Study:
     """The tables of the planned runs that have begun, with a row for each that was refused; without damaged ones."""
     begun = [run for run in planned if run.state not in ("refused", "damaged", "new")]
     refused = [run for run in planned if run.state == "refused"]
-    return read_frames(
+    return read_runs(
         (run.config.run_path for run in begun if (run.config.run_path / "config.yaml").exists()),
         (
             refused_run(run.config.run_id, run.config.model_dump(mode="json"), run.reason or "")

@@ -78,7 +78,7 @@ def test_in_a_pipe_a_finished_run_is_one_plain_line(
         for config in configs:
             display.run_started(config)
         assert capsys.readouterr().out == ""
-        leave_run(configs[1], accuracy=0.25)
+        leave_run(configs[1], reached=0.25)
         display.run_ended(configs[1])
         leave_run(configs[0], "failed", "killed by SIGKILL", epochs=1)
         display.run_ended(configs[0])
