@@ -1,4 +1,4 @@
-"""Downloads against a local server that misbehaves in the ways real mirrors do."""
+"""Downloads from a local server with the faults of real mirrors."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,7 +32,7 @@ MD5 = hashlib.md5(BODY).hexdigest()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Looks the answer to a request up by its path."""
+    """Looks the answer to a request up by the path."""
 
     server: Mirrors
 
@@ -59,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def head_of_rest(self) -> None:
-        """The headers of a server that knows ranges."""
+        """Sends the headers of a server with ranges."""
         last = f"bytes {self.start}-{len(BODY) - 1}/{len(BODY)}"
         more = {"Content_Range": last} if "Range" in self.headers else {}
         self.head(206 if more else 200, length=len(BODY) - self.start, **more)
@@ -69,7 +70,7 @@ Answer = Callable[[Handler], None]
 
 
 class Mirrors(ThreadingHTTPServer):
-    """Several mirrors in one server, each under a path of its own."""
+    """Several mirrors in a single server, each under a path of its own."""
 
     daemon_threads = True
 
@@ -92,7 +93,7 @@ def good(handler: Handler) -> None:
 
 
 def breaks_off(handler: Handler) -> None:
-    """Promises all of the rest, sends 100,000 bytes."""
+    """Promises the whole rest, sends 100,000 bytes."""
     handler.head_of_rest()
     handler.wfile.write(BODY[handler.start :][:100_000])
 
@@ -105,12 +106,6 @@ def drips(step: int, pause: float) -> Answer:
             time.sleep(pause)
 
     return answer
-
-
-def stalls(handler: Handler) -> None:
-    handler.head_of_rest()
-    handler.wfile.write(BODY[handler.start :][:1000])
-    time.sleep(1)
 
 
 def sends(body: bytes, *, kind: str = "application/gzip", with_length: bool = True) -> Answer:
@@ -127,14 +122,25 @@ def says(status: int) -> Answer:
     return lambda handler: handler.head(status, length=0)
 
 
-@pytest.fixture
-def mirrors() -> Iterator[Mirrors]:
+def picky(handler: Handler) -> None:
+    (says(416) if "Range" in handler.headers else good)(handler)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Mirrors]:
     with Mirrors() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def mirrors(server: Mirrors) -> Mirrors:
+    # New objects, not cleared: a handler of the test before may still be asleep.
+    server.requests, server.answers = [], {}
+    return server
 
 
 @pytest.fixture(autouse=True)
@@ -154,8 +160,8 @@ def part_of(target: Path, content: bytes) -> Path:
     return part
 
 
-def get(urls: list[str], target: Path, **options: float) -> Path:
-    return fetch(urls, target, md5=MD5, size=len(BODY), **options)
+def get(urls: list[str], target: Path) -> Path:
+    return fetch(urls, target, md5=MD5, size=len(BODY))
 
 
 def assert_complete(target: Path) -> None:
@@ -169,7 +175,7 @@ def test_a_file_arrives_whole_under_its_name(
     assert get(mirrors.add(good=good), target) == target
     assert_complete(target)
     assert mirrors.requests == [("good", None)]
-    assert capfd.readouterr().out == ""  # All messages go to stderr.
+    assert capfd.readouterr().out == "", "messages go to stderr"
 
 
 def test_a_file_already_there_is_not_asked_for_again(mirrors: Mirrors, target: Path) -> None:
@@ -187,44 +193,32 @@ def test_a_wrong_file_already_there_is_replaced(mirrors: Mirrors, target: Path) 
     assert_complete(target)
 
 
-def test_a_part_is_gone_on_with_by_range(mirrors: Mirrors, target: Path) -> None:
-    part_of(target, BODY[:123_456])
-    get(mirrors.add(good=good), target)
-    assert mirrors.requests == [("good", "bytes=123456-")]
-    assert_complete(target)
-
-
 def test_a_complete_part_needs_no_mirror(target: Path) -> None:
     part_of(target, BODY)
     get(["http://127.0.0.1:9/none"], target)
     assert_complete(target)
 
 
-def test_a_part_longer_than_the_file_is_thrown_away(mirrors: Mirrors, target: Path) -> None:
-    part_of(target, BODY + b"more")
-    get(mirrors.add(good=good), target)
-    assert mirrors.requests == [("good", None)]
-    assert_complete(target)
-
-
-def test_a_wrong_part_is_not_blamed_on_the_mirror_that_completes_it(
-    mirrors: Mirrors, target: Path
+@pytest.mark.parametrize(
+    ("part", "answer", "ranges"),
+    [
+        pytest.param(BODY[:123_456], good, ["bytes=123456-"], id="gone on with"),
+        pytest.param(BODY + b"more", good, [None], id="longer than the file"),
+        # The mirror that completes a wrong part is not blamed.
+        pytest.param(b"?" * 1000, good, ["bytes=1000-", None], id="wrong"),
+        pytest.param(BODY[:1000], sends(BODY), ["bytes=1000-"], id="range ignored"),
+        pytest.param(BODY[:1000], picky, ["bytes=1000-", None], id="range refused"),
+        pytest.param(
+            b"", breaks_off, [None, "bytes=100000-", "bytes=200000-"], id="connection broken off"
+        ),
+    ],
+)
+def test_a_part_is_gone_on_with_or_started_over(
+    mirrors: Mirrors, target: Path, part: bytes, answer: Answer, ranges: list[str | None]
 ) -> None:
-    part_of(target, b"?" * 1000)
-    get(mirrors.add(good=good), target)
-    assert mirrors.requests == [("good", "bytes=1000-"), ("good", None)]
-    assert_complete(target)
-
-
-def test_a_connection_broken_off_is_resumed_at_the_same_mirror(
-    mirrors: Mirrors, target: Path
-) -> None:
-    get(mirrors.add(broken=breaks_off, good=good), target)
-    assert mirrors.requests == [
-        ("broken", None),
-        ("broken", "bytes=100000-"),
-        ("broken", "bytes=200000-"),
-    ]
+    part_of(target, part)
+    get(mirrors.add(first=answer, good=good), target)
+    assert mirrors.requests == [("first", asked) for asked in ranges]
     assert_complete(target)
 
 
@@ -233,25 +227,8 @@ def test_the_attempts_at_a_mirror_that_breaks_off_are_bounded(
 ) -> None:
     monkeypatch.setattr(mirror, "NUM_ATTEMPTS", 2)
     get(mirrors.add(broken=breaks_off, good=good), target)
-    assert mirrors.requests == [
-        ("broken", None),
-        ("broken", "bytes=100000-"),
-        ("good", "bytes=200000-"),
-    ]
-    assert_complete(target)
-
-
-def test_a_mirror_that_breaks_off_without_progress_is_left(mirrors: Mirrors, target: Path) -> None:
-    nothing: Answer = Handler.head_of_rest
-    get(mirrors.add(nothing=nothing, good=good), target)
-    assert mirrors.requests == [("nothing", None), ("good", None)]
-    assert_complete(target)
-
-
-def test_a_server_that_ignores_ranges_makes_it_start_over(mirrors: Mirrors, target: Path) -> None:
-    part_of(target, BODY[:1000])
-    get(mirrors.add(ignores=sends(BODY)), target)
-    assert mirrors.requests == [("ignores", "bytes=1000-")]
+    expected = [("broken", None), ("broken", "bytes=100000-"), ("good", "bytes=200000-")]
+    assert mirrors.requests == expected
     assert_complete(target)
 
 
@@ -266,46 +243,37 @@ def test_a_range_that_starts_elsewhere_is_refused(mirrors: Mirrors, target: Path
     assert part.read_bytes() == BODY[:1000]
 
 
-def test_a_range_that_cannot_be_had_makes_it_start_over(mirrors: Mirrors, target: Path) -> None:
-    part_of(target, BODY[:1000])
-    get(mirrors.add(picky=lambda h: (says(416) if "Range" in h.headers else good)(h)), target)
-    assert mirrors.requests == [("picky", "bytes=1000-"), ("picky", None)]
-    assert_complete(target)
-
-
-def test_a_slow_mirror_is_left_and_the_next_one_goes_on(mirrors: Mirrors, target: Path) -> None:
-    get(mirrors.add(slow=drips(1000, 0.02), good=good), target, min_rate=1e6, window_seconds=0.2)
+def test_a_slow_mirror_is_left_and_the_next_one_goes_on(
+    mirrors: Mirrors, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "WINDOW_SECONDS", 0.1)
+    get(mirrors.add(slow=drips(200, 0.01), good=good), target)
     (first, nothing), (second, wanted_range) = mirrors.requests
     assert (first, nothing, second) == ("slow", None, "good")
     assert wanted_range is not None
-    assert int(wanted_range[6:-1]) >= 1000
+    assert int(wanted_range[6:-1]) >= 200
     assert_complete(target)
 
 
 def test_a_slow_mirror_is_good_enough_where_there_is_no_other(
-    mirrors: Mirrors, target: Path
+    mirrors: Mirrors, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    get(
-        mirrors.add(slow=drips(20_000, 0.03), gone=says(404)),
-        target,
-        min_rate=1e9,
-        window_seconds=0.1,
-    )
+    monkeypatch.setattr(mirror, "WINDOW_SECONDS", 0.05)
+    monkeypatch.setattr(mirror, "MIN_RATE", 1e9)
+    get(mirrors.add(slow=drips(30_000, 0.02), gone=says(404)), target)
     assert [name for name, _ in mirrors.requests] == ["slow", "gone", "slow"]
     assert mirrors.requests[-1][1] is not None
     assert_complete(target)
 
 
-def test_a_mirror_that_stalls_is_left_for_being_slow(mirrors: Mirrors, target: Path) -> None:
-    get(mirrors.add(stalls=stalls, good=good), target, window_seconds=0.1, timeout=0.2)
+def test_a_mirror_that_stalls_is_left_for_being_slow(
+    mirrors: Mirrors, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "WINDOW_SECONDS", 0.1)
+    monkeypatch.setattr(mirror, "TIMEOUT_SECONDS", 0.2)
+    get(mirrors.add(stalls=drips(1000, 1), good=good), target)
     assert mirrors.requests == [("stalls", None), ("good", "bytes=1000-")]
     assert_complete(target)
-
-
-def closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.mark.parametrize(
@@ -317,41 +285,46 @@ def closed_port() -> int:
         (sends(b"<html>please log in</html>"), "26 bytes instead of 300000"),
         (sends(BODY[:-1] + b"?"), "wrong checksum"),
         (sends(BODY + b"?", with_length=False), "longer than 300000 bytes"),
+        (Handler.head_of_rest, "ended after 0 of 300000 bytes"),
         (lambda handler: time.sleep(0.5), "timed out"),
     ],
 )
 def test_a_mirror_without_the_file_is_left_with_its_reason(
-    mirrors: Mirrors, target: Path, answer: Answer, reason: str, capfd: pytest.CaptureFixture[str]
+    mirrors: Mirrors,
+    target: Path,
+    answer: Answer,
+    reason: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(mirror, "TIMEOUT_SECONDS", 0.3)
     bad, fine = mirrors.add(bad=answer, good=good)
-    get([bad, fine], target, timeout=0.3)
-    assert mirrors.requests == [("bad", None), ("good", None)]  # Nothing of the bad one's was kept.
+    get([bad, fine], target)
+    assert mirrors.requests == [("bad", None), ("good", None)], "bytes of the bad mirror were kept"
     assert_complete(target)
-    assert f"left {bad}: " in (said := capfd.readouterr().err)
+    said = capfd.readouterr().err
+    assert f"left {bad}: " in said
     assert reason in said
 
 
 def test_all_reasons_are_named_in_one_line_when_every_mirror_fails(
     mirrors: Mirrors, target: Path
 ) -> None:
-    refused = f"http://127.0.0.1:{closed_port()}/file"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        refused = f"http://127.0.0.1:{free.getsockname()[1]}/file"
     gone, wrong = mirrors.add(gone=says(404), wrong=sends(b"?" * len(BODY)))
     with pytest.raises(RunFailure) as failure:
         get([refused, gone, wrong], target)
     message = str(failure.value)
-    for url, reason in (
-        (refused, "Connection refused"),
-        (gone, "HTTP status 404"),
-        (wrong, "wrong checksum"),
-    ):
+    reasons = {refused: "Connection refused", gone: "HTTP status 404", wrong: "wrong checksum"}
+    for url, reason in reasons.items():
         assert reason in message.split(f"{url}: ")[1].split(";")[0]
     assert "\n" not in message
     assert failure.value.exit_code == 1
-    assert [name for name, _ in mirrors.requests] == [
-        "gone",
-        "wrong",
-    ]  # The second round spares the hopeless.
-    assert sorted(path.suffix for path in target.parent.iterdir()) in ([".lock"], [])
+    asked = [name for name, _ in mirrors.requests]
+    assert asked == ["gone", "wrong"], "the second round spares the hopeless"
+    assert {path.suffix for path in target.parent.iterdir()} <= {".lock"}
 
 
 def test_what_has_arrived_is_kept_when_every_mirror_fails(mirrors: Mirrors, target: Path) -> None:
@@ -364,9 +337,8 @@ def test_what_has_arrived_is_kept_when_every_mirror_fails(mirrors: Mirrors, targ
 
 
 def test_an_address_that_is_not_http_is_refused_before_anything_is_written(target: Path) -> None:
-    with pytest.raises(
-        NormbenchError, match=r"mirror 'file:///etc/passwd': must be an http"
-    ) as refusal:
+    message = r"mirror 'file:///etc/passwd': must be an http"
+    with pytest.raises(NormbenchError, match=message) as refusal:
         get(["file:///etc/passwd"], target)
     assert refusal.value.exit_code == 2
     assert not target.parent.exists()
@@ -380,32 +352,40 @@ def test_a_redirect_is_followed_with_its_range(mirrors: Mirrors, target: Path) -
     assert_complete(target)
 
 
-@pytest.mark.parametrize(("old", "new"), [("https", "https"), ("http", "https"), ("http", "http")])
-def test_redirects_that_keep_or_gain_encryption_are_followed(old: str, new: str) -> None:
-    follow = mirror._NoDowngrade().redirect_request
-    request = follow(
-        Request(f"{old}://a/file"), io.BytesIO(), 302, "Found", Message(), f"{new}://b/file"
-    )
+@pytest.mark.parametrize(
+    ("old", "new", "follows"),
+    [
+        ("https", "https", True),
+        ("http", "https", True),
+        ("http", "http", True),
+        ("https", "http", False),
+    ],
+)
+def test_redirects_keep_or_gain_encryption(old: str, new: str, follows: bool) -> None:
+    def redirected() -> Request | None:
+        request = Request(f"{old}://a/file")
+        handler = mirror._NoDowngrade()
+        return handler.redirect_request(
+            request, io.BytesIO(), 302, "Found", Message(), f"{new}://b/file"
+        )
+
+    if not follows:
+        with pytest.raises(mirror.Left, match=f"redirects from {old} to {new}://b/file"):
+            redirected()
+        return
+    request = redirected()
     assert request is not None
     assert request.full_url == f"{new}://b/file"
-
-
-def test_a_redirect_from_https_to_http_is_refused() -> None:
-    follow = mirror._NoDowngrade().redirect_request
-    with pytest.raises(mirror.Left, match="redirects from https to http://b/file"):
-        follow(Request("https://a/file"), io.BytesIO(), 302, "Found", Message(), "http://b/file")
 
 
 def test_a_disk_without_room_is_refused_before_a_mirror_is_asked(
     mirrors: Mirrors, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part_of(target, BODY[:1000])
-    monkeypatch.setattr(
-        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1 << 40, 1 << 40, 1000)
-    )
-    with pytest.raises(
-        RunFailure, match=r"disk full: .*file.tar.gz.part needs 300,000 bytes, has 1,000"
-    ):
+    usage = shutil._ntuple_diskusage(1 << 40, 1 << 40, 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    message = r"disk full: .*file.tar.gz.part needs 300,000 bytes, has 1,000"
+    with pytest.raises(RunFailure, match=message):
         get(mirrors.add(good=good), target)
     assert mirrors.requests == []
 
@@ -428,18 +408,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         get(["http://127.0.0.1:9/none"], tmp_path / "taken" / "file.tar.gz")
 
 
-def start_fetching(url: str, target: Path) -> subprocess.Popen[bytes]:
-    program = (
-        "import sys; from pathlib import Path; from normbench.data.fetch.download import fetch\n"
-    )
-    program += "fetch([sys.argv[1]], Path(sys.argv[2]), md5=sys.argv[3], size=int(sys.argv[4]))"
-    return subprocess.Popen([sys.executable, "-c", program, url, str(target), MD5, str(len(BODY))])
-
-
-def test_two_processes_at_once_load_the_file_once(mirrors: Mirrors, target: Path) -> None:
-    (url,) = mirrors.add(slow=drips(10_000, 0.03))
-    processes = [start_fetching(url, target) for _ in range(2)]
-    assert [process.wait(60) for process in processes] == [0, 0]
+def test_two_at_once_load_the_file_once(mirrors: Mirrors, target: Path) -> None:
+    # Threads stand for processes: each holds the lock by a file descriptor of its own.
+    urls = mirrors.add(slow=drips(50_000, 0.03))
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda _: get(urls, target), range(2)))
+    assert results == [target, target]
     assert mirrors.requests == [("slow", None)]
     assert_complete(target)
 
@@ -449,7 +423,12 @@ def test_a_process_killed_while_it_loads_leaves_a_part_to_go_on_from(
 ) -> None:
     slow, fine = mirrors.add(slow=drips(10_000, 0.5), good=good)
     part = target.with_name(f"{target.name}.part")
-    process = start_fetching(slow, target)
+    program = (
+        "import sys; from pathlib import Path; from normbench.data.fetch.download import fetch\n"
+        "fetch([sys.argv[1]], Path(sys.argv[2]), md5=sys.argv[3], size=int(sys.argv[4]))"
+    )
+    command = [sys.executable, "-c", program, slow, str(target), MD5, str(len(BODY))]
+    process = subprocess.Popen(command)
     deadline = time.monotonic() + 60
     while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.01)
