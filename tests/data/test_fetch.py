@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -136,67 +137,67 @@ def server() -> Iterator[Mirrors]:
         thread.join()
 
 
+class Download:
+    """A file wanted from the mirrors of the local server."""
+
+    def __init__(self, server: Mirrors, target: Path) -> None:
+        # New objects, not cleared: a handler of the test before may still be asleep.
+        server.requests, server.answers = [], {}
+        self.server = server
+        self.requests = server.requests
+        self.target = target
+        self.part = target.with_name(f"{target.name}.part")
+
+    def get(self, **answers: Answer) -> Path:
+        return self.get_from(self.server.add(**answers))
+
+    def get_from(self, urls: list[str]) -> Path:
+        return fetch(urls, self.target, md5=MD5, size=len(BODY))
+
+    def leave(self, path: Path, content: bytes) -> None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+
+    def assert_complete(self) -> None:
+        assert self.target.read_bytes() == BODY
+        assert not self.part.exists()
+
+
 @pytest.fixture
-def mirrors(server: Mirrors) -> Mirrors:
-    # New objects, not cleared: a handler of the test before may still be asleep.
-    server.requests, server.answers = [], {}
-    return server
-
-
-@pytest.fixture(autouse=True)
-def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+def wanted(server: Mirrors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Download:
     monkeypatch.setattr(mirror, "PAUSE_SECONDS", 0.0)
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "downloads" / "file.tar.gz"
-
-
-def part_of(target: Path, content: bytes) -> Path:
-    part = target.with_name(f"{target.name}.part")
-    part.parent.mkdir(exist_ok=True)
-    part.write_bytes(content)
-    return part
-
-
-def get(urls: list[str], target: Path) -> Path:
-    return fetch(urls, target, md5=MD5, size=len(BODY))
-
-
-def assert_complete(target: Path) -> None:
-    assert target.read_bytes() == BODY
-    assert not target.with_name(f"{target.name}.part").exists()
+    return Download(server, tmp_path / "downloads" / "file.tar.gz")
 
 
 def test_a_file_arrives_whole_under_its_name(
-    mirrors: Mirrors, target: Path, capfd: pytest.CaptureFixture[str]
+    wanted: Download, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert get(mirrors.add(good=good), target) == target
-    assert_complete(target)
-    assert mirrors.requests == [("good", None)]
+    assert wanted.get(good=good) == wanted.target
+    wanted.assert_complete()
+    assert wanted.requests == [("good", None)]
     assert capfd.readouterr().out == "", "messages go to stderr"
 
 
-def test_a_file_already_there_is_not_asked_for_again(mirrors: Mirrors, target: Path) -> None:
-    target.parent.mkdir()
-    target.write_bytes(BODY)
-    get(mirrors.add(good=good), target)
-    assert mirrors.requests == []
-    assert list(target.parent.iterdir()) == [target]
+def test_a_file_already_there_is_not_asked_for_again(wanted: Download) -> None:
+    wanted.leave(wanted.target, BODY)
+    wanted.get(good=good)
+    assert wanted.requests == []
+    assert list(wanted.target.parent.iterdir()) == [wanted.target]
 
 
-def test_a_wrong_file_already_there_is_replaced(mirrors: Mirrors, target: Path) -> None:
-    target.parent.mkdir()
-    target.write_bytes(BODY[:-1] + b"?")
-    get(mirrors.add(good=good), target)
-    assert_complete(target)
+def test_a_wrong_file_already_there_is_replaced(wanted: Download) -> None:
+    wanted.leave(wanted.target, BODY[:-1] + b"?")
+    wanted.get(good=good)
+    wanted.assert_complete()
 
 
-def test_a_complete_part_needs_no_mirror(target: Path) -> None:
-    part_of(target, BODY)
-    get(["http://127.0.0.1:9/none"], target)
-    assert_complete(target)
+def test_a_complete_part_needs_no_mirror(wanted: Download) -> None:
+    wanted.leave(wanted.part, BODY)
+    wanted.get_from(["http://127.0.0.1:9/none"])
+    wanted.assert_complete()
+
+
+THIRDS = [None, "bytes=100000-", "bytes=200000-"]
 
 
 @pytest.mark.parametrize(
@@ -208,72 +209,62 @@ def test_a_complete_part_needs_no_mirror(target: Path) -> None:
         pytest.param(b"?" * 1000, good, ["bytes=1000-", None], id="wrong"),
         pytest.param(BODY[:1000], sends(BODY), ["bytes=1000-"], id="range ignored"),
         pytest.param(BODY[:1000], picky, ["bytes=1000-", None], id="range refused"),
-        pytest.param(
-            b"", breaks_off, [None, "bytes=100000-", "bytes=200000-"], id="connection broken off"
-        ),
+        pytest.param(b"", breaks_off, THIRDS, id="connection broken off"),
     ],
 )
 def test_a_part_is_gone_on_with_or_started_over(
-    mirrors: Mirrors, target: Path, part: bytes, answer: Answer, ranges: list[str | None]
+    wanted: Download, part: bytes, answer: Answer, ranges: list[str | None]
 ) -> None:
-    part_of(target, part)
-    get(mirrors.add(first=answer, good=good), target)
-    assert mirrors.requests == [("first", asked) for asked in ranges]
-    assert_complete(target)
+    wanted.leave(wanted.part, part)
+    wanted.get(first=answer, good=good)
+    assert wanted.requests == [("first", asked) for asked in ranges]
+    wanted.assert_complete()
 
 
 def test_the_attempts_at_a_mirror_that_breaks_off_are_bounded(
-    mirrors: Mirrors, target: Path, monkeypatch: pytest.MonkeyPatch
+    wanted: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror, "NUM_ATTEMPTS", 2)
-    get(mirrors.add(broken=breaks_off, good=good), target)
-    expected = [("broken", None), ("broken", "bytes=100000-"), ("good", "bytes=200000-")]
-    assert mirrors.requests == expected
-    assert_complete(target)
+    wanted.get(broken=breaks_off, good=good)
+    names = ["broken", "broken", "good"]
+    assert wanted.requests == list(zip(names, THIRDS, strict=True))
+    wanted.assert_complete()
 
 
-def test_a_range_that_starts_elsewhere_is_refused(mirrors: Mirrors, target: Path) -> None:
+def test_a_range_that_starts_elsewhere_is_refused(wanted: Download) -> None:
     def elsewhere(handler: Handler) -> None:
         handler.head(206, length=len(BODY), Content_Range=f"bytes 0-{len(BODY) - 1}/{len(BODY)}")
         handler.wfile.write(BODY)
 
-    part = part_of(target, BODY[:1000])
+    wanted.leave(wanted.part, BODY[:1000])
     with pytest.raises(MirrorsFailed, match="sent another range"):
-        get(mirrors.add(elsewhere=elsewhere), target)
-    assert part.read_bytes() == BODY[:1000]
+        wanted.get(elsewhere=elsewhere)
+    assert wanted.part.read_bytes() == BODY[:1000]
 
 
+@pytest.mark.parametrize("answer", [drips(1000, 0.05), drips(1000, 1)], ids=["drips", "stalls"])
 def test_a_slow_mirror_is_left_and_the_next_one_goes_on(
-    mirrors: Mirrors, target: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mirror, "WINDOW_SECONDS", 0.1)
-    get(mirrors.add(slow=drips(200, 0.01), good=good), target)
-    (first, nothing), (second, wanted_range) = mirrors.requests
-    assert (first, nothing, second) == ("slow", None, "good")
-    assert wanted_range is not None
-    assert int(wanted_range[6:-1]) >= 200
-    assert_complete(target)
-
-
-def test_a_slow_mirror_is_good_enough_where_there_is_no_other(
-    mirrors: Mirrors, target: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mirror, "WINDOW_SECONDS", 0.05)
-    monkeypatch.setattr(mirror, "MIN_RATE", 1e9)
-    get(mirrors.add(slow=drips(30_000, 0.02), gone=says(404)), target)
-    assert [name for name, _ in mirrors.requests] == ["slow", "gone", "slow"]
-    assert mirrors.requests[-1][1] is not None
-    assert_complete(target)
-
-
-def test_a_mirror_that_stalls_is_left_for_being_slow(
-    mirrors: Mirrors, target: Path, monkeypatch: pytest.MonkeyPatch
+    wanted: Download, answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror, "WINDOW_SECONDS", 0.1)
     monkeypatch.setattr(mirror, "TIMEOUT_SECONDS", 0.2)
-    get(mirrors.add(stalls=drips(1000, 1), good=good), target)
-    assert mirrors.requests == [("stalls", None), ("good", "bytes=1000-")]
-    assert_complete(target)
+    wanted.get(slow=answer, good=good)
+    (first, nothing), (second, asked) = wanted.requests
+    assert (first, nothing, second) == ("slow", None, "good")
+    assert asked is not None
+    assert int(asked[6:-1]) >= 1000
+    wanted.assert_complete()
+
+
+def test_a_slow_mirror_is_good_enough_where_there_is_no_other(
+    wanted: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "WINDOW_SECONDS", 0.05)
+    monkeypatch.setattr(mirror, "MIN_RATE", 1e9)
+    wanted.get(slow=drips(30_000, 0.02), gone=says(404))
+    assert [name for name, _ in wanted.requests] == ["slow", "gone", "slow"]
+    assert wanted.requests[-1][1] is not None
+    wanted.assert_complete()
 
 
 @pytest.mark.parametrize(
@@ -286,157 +277,144 @@ def test_a_mirror_that_stalls_is_left_for_being_slow(
         (sends(BODY[:-1] + b"?"), "wrong checksum"),
         (sends(BODY + b"?", with_length=False), "longer than 300000 bytes"),
         (Handler.head_of_rest, "ended after 0 of 300000 bytes"),
-        (lambda handler: time.sleep(0.5), "timed out"),
+        (lambda handler: time.sleep(0.3), "timed out"),
     ],
 )
 def test_a_mirror_without_the_file_is_left_with_its_reason(
-    mirrors: Mirrors,
-    target: Path,
+    wanted: Download,
     answer: Answer,
     reason: str,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mirror, "TIMEOUT_SECONDS", 0.3)
-    bad, fine = mirrors.add(bad=answer, good=good)
-    get([bad, fine], target)
-    assert mirrors.requests == [("bad", None), ("good", None)], "bytes of the bad mirror were kept"
-    assert_complete(target)
-    said = capfd.readouterr().err
-    assert f"left {bad}: " in said
-    assert reason in said
+    monkeypatch.setattr(mirror, "TIMEOUT_SECONDS", 0.2)
+    wanted.get(bad=answer, good=good)
+    assert wanted.requests == [("bad", None), ("good", None)], "bytes of the bad mirror were kept"
+    wanted.assert_complete()
+    assert re.search(f"left http://.*/bad: .*{reason}", capfd.readouterr().err)
 
 
-def test_all_reasons_are_named_in_one_line_when_every_mirror_fails(
-    mirrors: Mirrors, target: Path
-) -> None:
+def test_all_reasons_are_named_in_one_line_when_every_mirror_fails(wanted: Download) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         refused = f"http://127.0.0.1:{free.getsockname()[1]}/file"
-    gone, wrong = mirrors.add(gone=says(404), wrong=sends(b"?" * len(BODY)))
+    gone, wrong = wanted.server.add(gone=says(404), wrong=sends(b"?" * len(BODY)))
     with pytest.raises(RunFailure) as failure:
-        get([refused, gone, wrong], target)
+        wanted.get_from([refused, gone, wrong])
     message = str(failure.value)
     reasons = {refused: "Connection refused", gone: "HTTP status 404", wrong: "wrong checksum"}
     for url, reason in reasons.items():
         assert reason in message.split(f"{url}: ")[1].split(";")[0]
     assert "\n" not in message
     assert failure.value.exit_code == 1
-    asked = [name for name, _ in mirrors.requests]
+    asked = [name for name, _ in wanted.requests]
     assert asked == ["gone", "wrong"], "the second round spares the hopeless"
-    assert {path.suffix for path in target.parent.iterdir()} <= {".lock"}
+    assert {path.suffix for path in wanted.target.parent.iterdir()} <= {".lock"}
 
 
-def test_what_has_arrived_is_kept_when_every_mirror_fails(mirrors: Mirrors, target: Path) -> None:
+def test_what_has_arrived_is_kept_when_every_mirror_fails(wanted: Download) -> None:
     once = iter([breaks_off])
     with pytest.raises(MirrorsFailed, match=r"100,000 of 300,000 bytes are kept.*HTTP status 500"):
-        get(mirrors.add(dies=lambda handler: next(once, says(500))(handler)), target)
-    get(mirrors.add(good=good), target)
-    assert mirrors.requests[-1] == ("good", "bytes=100000-")
-    assert_complete(target)
+        wanted.get(dies=lambda handler: next(once, says(500))(handler))
+    wanted.get(good=good)
+    assert wanted.requests[-1] == ("good", "bytes=100000-")
+    wanted.assert_complete()
 
 
-def test_an_address_that_is_not_http_is_refused_before_anything_is_written(target: Path) -> None:
+def test_an_address_that_is_not_http_is_refused_before_anything_is_written(
+    wanted: Download,
+) -> None:
     message = r"mirror 'file:///etc/passwd': must be an http"
     with pytest.raises(NormbenchError, match=message) as refusal:
-        get(["file:///etc/passwd"], target)
+        wanted.get_from(["file:///etc/passwd"])
     assert refusal.value.exit_code == 2
-    assert not target.parent.exists()
+    assert not wanted.target.parent.exists()
 
 
-def test_a_redirect_is_followed_with_its_range(mirrors: Mirrors, target: Path) -> None:
-    (fine,) = mirrors.add(good=good)
-    part_of(target, BODY[:1000])
-    get(mirrors.add(moved=lambda handler: handler.head(302, length=0, Location=fine)), target)
-    assert mirrors.requests == [("moved", "bytes=1000-"), ("good", "bytes=1000-")]
-    assert_complete(target)
+def test_a_redirect_is_followed_with_its_range(wanted: Download) -> None:
+    (fine,) = wanted.server.add(good=good)
+    wanted.leave(wanted.part, BODY[:1000])
+    wanted.get(moved=lambda handler: handler.head(302, length=0, Location=fine))
+    assert wanted.requests == [("moved", "bytes=1000-"), ("good", "bytes=1000-")]
+    wanted.assert_complete()
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "follows"),
-    [
-        ("https", "https", True),
-        ("http", "https", True),
-        ("http", "http", True),
-        ("https", "http", False),
-    ],
-)
-def test_redirects_keep_or_gain_encryption(old: str, new: str, follows: bool) -> None:
-    def redirected() -> Request | None:
-        request = Request(f"{old}://a/file")
-        handler = mirror._NoDowngrade()
-        return handler.redirect_request(
-            request, io.BytesIO(), 302, "Found", Message(), f"{new}://b/file"
-        )
+def redirected(old: str, new: str) -> Request | None:
+    """The request that follows a redirect from `old`://a/file to `new`://b/file."""
+    handler, request = mirror._NoDowngrade(), Request(f"{old}://a/file")
+    location = f"{new}://b/file"
+    return handler.redirect_request(request, io.BytesIO(), 302, "Found", Message(), location)
 
-    if not follows:
-        with pytest.raises(mirror.Left, match=f"redirects from {old} to {new}://b/file"):
-            redirected()
-        return
-    request = redirected()
+
+@pytest.mark.parametrize(("old", "new"), [("https", "https"), ("http", "https"), ("http", "http")])
+def test_redirects_that_keep_or_gain_encryption_are_followed(old: str, new: str) -> None:
+    request = redirected(old, new)
     assert request is not None
     assert request.full_url == f"{new}://b/file"
 
 
+def test_a_redirect_from_https_to_http_is_refused() -> None:
+    with pytest.raises(mirror.Left, match="redirects from https to http://b/file"):
+        redirected("https", "http")
+
+
 def test_a_disk_without_room_is_refused_before_a_mirror_is_asked(
-    mirrors: Mirrors, target: Path, monkeypatch: pytest.MonkeyPatch
+    wanted: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    part_of(target, BODY[:1000])
+    wanted.leave(wanted.part, BODY[:1000])
     usage = shutil._ntuple_diskusage(1 << 40, 1 << 40, 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     message = r"disk full: .*file.tar.gz.part needs 300,000 bytes, has 1,000"
     with pytest.raises(RunFailure, match=message):
-        get(mirrors.add(good=good), target)
-    assert mirrors.requests == []
+        wanted.get(good=good)
+    assert wanted.requests == []
 
 
 def test_a_disk_that_fills_up_meanwhile_is_named(
-    mirrors: Mirrors, target: Path, monkeypatch: pytest.MonkeyPatch
+    wanted: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunFailure, match="disk full"):
-        get(mirrors.add(good=good), target)
-    assert not target.exists()
+        wanted.get(good=good)
+    assert not wanted.target.exists()
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "taken").write_text("a file")
-    with pytest.raises(RunFailure, match=r"cannot use .*taken"):
-        get(["http://127.0.0.1:9/none"], tmp_path / "taken" / "file.tar.gz")
+def test_a_folder_that_cannot_be_made_is_named(wanted: Download) -> None:
+    wanted.target.parent.write_text("a file")
+    with pytest.raises(RunFailure, match=r"cannot use .*downloads"):
+        wanted.get(good=good)
 
 
-def test_two_at_once_load_the_file_once(mirrors: Mirrors, target: Path) -> None:
+def test_two_at_once_load_the_file_once(wanted: Download) -> None:
     # Threads stand for processes: each holds the lock by a file descriptor of its own.
-    urls = mirrors.add(slow=drips(50_000, 0.03))
+    urls = wanted.server.add(slow=drips(50_000, 0.03))
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda _: get(urls, target), range(2)))
-    assert results == [target, target]
-    assert mirrors.requests == [("slow", None)]
-    assert_complete(target)
+        results = list(pool.map(lambda _: wanted.get_from(urls), range(2)))
+    assert results == [wanted.target, wanted.target]
+    assert wanted.requests == [("slow", None)]
+    wanted.assert_complete()
 
 
-def test_a_process_killed_while_it_loads_leaves_a_part_to_go_on_from(
-    mirrors: Mirrors, target: Path
-) -> None:
-    slow, fine = mirrors.add(slow=drips(10_000, 0.5), good=good)
-    part = target.with_name(f"{target.name}.part")
+def test_a_process_killed_while_it_loads_leaves_a_part_to_go_on_from(wanted: Download) -> None:
+    (slow,) = wanted.server.add(slow=drips(10_000, 0.5))
     program = (
         "import sys; from pathlib import Path; from normbench.data.fetch.download import fetch\n"
         "fetch([sys.argv[1]], Path(sys.argv[2]), md5=sys.argv[3], size=int(sys.argv[4]))"
     )
-    command = [sys.executable, "-c", program, slow, str(target), MD5, str(len(BODY))]
+    command = [sys.executable, "-c", program, slow, str(wanted.target), MD5, str(len(BODY))]
     process = subprocess.Popen(command)
     deadline = time.monotonic() + 60
-    while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
+    while not (wanted.part.exists() and wanted.part.stat().st_size):
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     process.kill()
     process.wait(60)
-    kept = part.stat().st_size
+    kept = wanted.part.stat().st_size
     assert 0 < kept < len(BODY)
-    assert not target.exists()
-    get([fine], target)
-    assert mirrors.requests == [("slow", None), ("good", f"bytes={kept}-")]
-    assert_complete(target)
+    assert not wanted.target.exists()
+    wanted.get(good=good)
+    assert wanted.requests == [("slow", None), ("good", f"bytes={kept}-")]
+    wanted.assert_complete()

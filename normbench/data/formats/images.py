@@ -38,7 +38,7 @@ def decode_images(
 
 def _pixels(encoded: bytes | None, place: str, image_shape: Shape) -> NDArray[np.uint8]:
     _, height, width = image_shape
-    if not encoded:
+    if encoded is None:
         raise NormbenchError(f"{place} is empty")
     try:
         with Image.open(io.BytesIO(encoded)) as image:
