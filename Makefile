@@ -1,17 +1,27 @@
 # `make demo` and `make test` work on a fresh clone with nothing but Python >= 3.11, git and make.
 PYTHON ?= python3
 BIN := .venv/bin
+# Slow tests mostly wait for clusters and processes: more of them than cores.
+SLOW_WORKERS ?= 4
 
-.PHONY: demo test install dev clean
+.PHONY: demo test test-all lint install dev clean
 
 demo: install
 	$(BIN)/normbench demo
 
-test: dev
+# For every day: what is quick, in a few minutes.
+test: lint
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+
+# Everything, with coverage: clusters, kills, browsers and compilers too.
+test-all: lint
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" --cov --cov-report=
+	$(BIN)/pytest -n $(SLOW_WORKERS) --dist loadgroup -m slow --cov --cov-append --cov-fail-under=90
+
+lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-fail-under=90
 
 install: .venv/installed
 dev: .venv/installed-dev

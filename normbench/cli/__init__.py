@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, print. Heavy imports stay inside the commands, so that help is quick."""
+"""The command line: parse, call one function, print. Commands import heavy packages themselves."""
 
 from __future__ import annotations
 
@@ -13,50 +13,55 @@ from normbench.errors import NormbenchError, user_traceback
 
 app = typer.Typer(
     help="Compare normalization layers by measuring.",
+    epilog="--debug, anywhere, shows the traceback of an error.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # importing rich takes longer than all the rest of --help
+    rich_markup_mode=None,  # importing rich takes longer than the rest of --help
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-ABOUT_RUNS = (tables.table, tables.compare, tables.plot, tables.report)
-for command in (
+COMMANDS = (
     train.train,
     sweep.sweep,
     sweep.demo,
-    *ABOUT_RUNS,
+    tables.table,
+    tables.compare,
+    tables.plot,
+    tables.report,
     bench.bench,
     norms.norms,
     doctor.doctor,
-):
+)
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")
 
 
 def main() -> None:
-    """Runs the command line; a user's mistake becomes one line on standard error and its exit code."""
-    os.environ.setdefault(
-        "KINETO_LOG_LEVEL", "99"
-    )  # or torch's profiler, which counts memory, talks on standard error
+    """Runs the command line; a user's mistake becomes one line on standard error and exit code 2."""
+    # torch's profiler, which counts memory, would otherwise talk on standard error.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        code = app(standalone_mode=False)
-        if (
-            code == 130
-        ):  # Typer's answer to a Ctrl-C that no command has handled: they exit by themselves
-            _fail("interrupted", 130)
-        sys.exit(code)
+        code = app(arguments, standalone_mode=False)
     except Exception as error:
-        _explain(error)
+        _explain(error, debug="--debug" in sys.argv)
+    # Typer's answer to a Ctrl-C that no command has handled.
+    if code == 130:
+        _fail("interrupted", 130)
+    sys.exit(code)
 
 
-def _explain(error: Exception) -> None:
-    """One line and exit code 2 for a user's mistake, before it what the user's own code raised; all of the rest."""
-    if message := getattr(
-        error, "format_message", None
-    ):  # only Typer's own errors about arguments have one
+def _explain(error: Exception, *, debug: bool) -> None:
+    """Exits with one line and code 2 for a user's mistake; raises any error that is a defect.
+
+    An error in the user's own code is preceded by the user's part of the traceback.
+    """
+    # Only Typer's own errors about arguments have such a method.
+    if message := getattr(error, "format_message", None):
         _fail(message(), 2)
     theirs = user_traceback(error)
-    if "--debug" in sys.argv:
+    if debug:
         traceback.print_exc()
     elif theirs is not None:
         print(theirs, end="", file=sys.stderr)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from normbench.cli.options import Debug
 from normbench.cli.tables import show
+from normbench.errors import NormbenchError
 
 if TYPE_CHECKING:
     from normbench.config.schema import RunConfig
@@ -28,6 +28,9 @@ def bench(
     layers: Annotated[
         bool, typer.Option("--layers", help="Time each norm layer alone, forward and backward.")
     ] = False,
+    eager: Annotated[
+        bool, typer.Option("--eager", help="With --layers: without compiled layers.")
+    ] = False,
     rounds: Annotated[int, typer.Option(help="Turns that everyone takes.", min=1)] = 25,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The folder for CSV, table and figure.")
@@ -35,12 +38,12 @@ def bench(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace rounds that lie in that folder.")
     ] = False,
-    debug: Debug = False,
 ) -> None:
-    """Time training steps in turns, in one process: time relative to bn with its interval, and memory.
+    """Time training steps in turns, in one process: time relative to bn with its interval, memory.
 
-    The images are random. A report of runs with the same settings takes its times from the bench.csv in its folder.
-    Interrupted, it shows the rounds of steps that are done, and keeps them where no others are.
+    The images are random. A report of runs with the same settings takes its times from the
+    bench.csv in its folder. Interrupted, the command shows the finished rounds of steps, and keeps
+    them where the folder holds no others.
 
     \b
     normbench bench
@@ -48,36 +51,63 @@ def bench(
     normbench bench --layers
     """
     from normbench.analysis.bench import prepare_folder
-    from normbench.sweeps.plan import make_plan
-    from normbench.sweeps.sweep import Study
 
+    if eager and not layers:
+        raise NormbenchError("--eager needs --layers: whole steps are compiled by runtime.compile")
     if output is not None:
         prepare_folder(output, layers=layers, overwrite=overwrite)
-    given = overrides or []
-    chosen = [
-        value
-        for key, value in DEFAULTS.items()
-        if not any(one.startswith(f"{key}=") for one in given)
-    ]
-    plan = make_plan(Study("bench", ()).with_overrides([*chosen, *given]))
-    for run in plan.runs:
-        if run.state == "refused":
-            print(f"refused: {run.reason}", file=sys.stderr)
-    configs = [run.config for run in plan.runs if run.state != "refused"]
+    configs = _planned(overrides or [])
     rows: list[dict[str, Any]] = []
     try:
-        rows.extend(_rows(configs, rounds, layers=layers))
+        # Row by row, so that an interruption keeps what has been timed.
+        for row in _rows(configs, rounds, layers=layers, eager=eager):
+            rows.append(row)
     except BaseException:
-        if not layers:  # whose figures are sums over the network's sites, of which some are missing
+        # Figures of layers are sums over the network's sites: with a site missing they are wrong.
+        if not layers:
             _conclude(rows, output, layers=False, may_replace=False)
         raise
     _conclude(rows, output, layers=layers, may_replace=True)
 
 
+def _planned(overrides: list[str]) -> list[RunConfig]:
+    """The configurations to time; refused ones are named on standard error."""
+    from normbench.sweeps.plan import make_plan
+    from normbench.sweeps.sweep import Sweep
+
+    given = {override.partition("=")[0] for override in overrides}
+    defaults = [setting for key, setting in DEFAULTS.items() if key not in given]
+    plan = make_plan(Sweep("bench", ()).with_overrides([*defaults, *overrides]))
+    for run in plan.runs:
+        if run.state == "refused":
+            print(f"refused: {run.reason}", file=sys.stderr)
+    return [run.config for run in plan.runs if run.state != "refused"]
+
+
+def _rows(
+    configs: list[RunConfig], rounds: int, *, layers: bool, eager: bool
+) -> Iterator[dict[str, Any]]:
+    """The rows of the bench, under a bar on a terminal."""
+    from tqdm import tqdm
+
+    from normbench.timing.layers import MODES, bench_layers, sites_of
+    from normbench.timing.steps import bench_steps
+
+    turns = 0
+    for config in {config.batch_size: config for config in configs}.values():
+        turns += rounds * (len(sites_of(config)) if layers else 1)
+    with tqdm(desc="rounds", total=turns, disable=None, leave=False) as bar:
+        if layers:
+            modes = ("eager",) if eager else MODES
+            yield from bench_layers(configs, rounds, bar.update, modes)
+        else:
+            yield from bench_steps(configs, rounds, bar.update)
+
+
 def _conclude(
     rows: list[dict[str, Any]], output: Path | None, *, layers: bool, may_replace: bool
 ) -> None:
-    """Shows and writes the rounds that are done; rounds of an earlier bench are replaced by complete ones only."""
+    """Shows and writes the finished rounds; only complete ones replace an earlier bench's."""
     from normbench.analysis.bench import of_layers, of_steps
 
     if not rows:
@@ -86,16 +116,3 @@ def _conclude(
     if output is not None and (may_replace or not (output / report.file).exists()):
         report.write(output)
     show(report.table)
-
-
-def _rows(configs: list[RunConfig], rounds: int, *, layers: bool) -> Iterator[dict[str, Any]]:
-    """The rows of the bench, with a bar on a terminal meanwhile."""
-    from tqdm import tqdm
-
-    from normbench.timing.layers import bench_layers, sites_of
-    from normbench.timing.steps import bench_steps
-
-    batch_sizes = {config.batch_size: config for config in configs}
-    turns = rounds * sum(len(sites_of(config)) if layers else 1 for config in batch_sizes.values())
-    with tqdm(desc="rounds", total=turns, disable=None, leave=False) as bar:
-        yield from (bench_layers if layers else bench_steps)(configs, rounds, bar.update)

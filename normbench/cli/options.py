@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-EXIT_CODES = {"done": 0, "diverged": 3, "interrupted": 130}  # of a run's outcome; what fails raises
+# By a run's outcome; a run that fails raises.
+EXIT_CODES = {"done": 0, "diverged": 3, "interrupted": 130}
 
 Overrides = Annotated[
     list[str] | None,
@@ -19,8 +20,7 @@ RunsDir = Annotated[str | None, typer.Option(help="Where run directories are.")]
 
 
 def again() -> str:
-    """This command line without the options that are for once only: what goes on where it was broken off."""
+    """The command line that goes on where this one was broken off, without options for one time."""
     once = ("--restart", "--retry-failed")
-    return shlex.join(
-        ["normbench", *(argument for argument in sys.argv[1:] if argument not in once)]
-    )
+    arguments = [argument for argument in sys.argv[1:] if argument not in once]
+    return shlex.join(["normbench", *arguments])

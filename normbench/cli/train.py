@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from normbench.cli.options import EXIT_CODES, Debug, Overrides, RunsDir, again
+
+if TYPE_CHECKING:
+    from normbench.train.run import Outcome
 
 
 def train(
@@ -57,9 +60,8 @@ def train(
         "runtime.precision": precision,
         "system.runs_dir": runs_dir,
     }
-    config = compose(
-        overrides or (), {key: value for key, value in flags.items() if value is not None}
-    )
+    given = {key: value for key, value in flags.items() if value is not None}
+    config = compose(overrides or (), given)
     if dry_run:
         from normbench.train.resolve import resolve
 
@@ -73,14 +75,14 @@ def train(
     sys.exit(EXIT_CODES[outcome.state])
 
 
-def _report(outcome: Any) -> None:
-    """The last lines of a run: what came of it and where it is."""
+def _report(outcome: Outcome) -> None:
+    """Prints the last lines of a run: its result, and where its directory is."""
     if outcome.state == "interrupted":
         print(f"{outcome.reason}; go on with: {again()}")
     elif outcome.state == "diverged":
         print(f"diverged: {outcome.reason}  {outcome.path}")
     else:
+        metric = outcome.primary
+        value = outcome.metrics[f"test_{metric.name}"]
         epochs = f"{outcome.metrics['epoch']:.0f} epochs"
-        print(
-            f"test accuracy {outcome.metrics['test_accuracy']:.4f} after {epochs}  {outcome.path}"
-        )
+        print(f"test {metric.title} {value:.4f} after {epochs}  {outcome.path}")

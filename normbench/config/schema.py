@@ -1,7 +1,7 @@
-"""One run's configuration: what may be set, within which range, and the identity that follows from it.
+"""One run's configuration: names, types, ranges, and the run id that follows from the values.
 
-The names are those of configs/*.yaml, which holds every default. A `Choice` names an entry of a registry; what it adds
-to the fields here are that entry's own options, which its registry checks.
+The names are those of configs/*.yaml, where every default stands. A `Choice` names an entry of a
+registry; keys beyond its fields are the entry's own options, which the registry checks.
 """
 
 from __future__ import annotations
@@ -17,31 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 
 from normbench.errors import NormbenchError, invalid
 
-LOADER: Any = getattr(
-    yaml, "CSafeLoader", yaml.SafeLoader
-)  # ten times as fast, where PyYAML was built with libyaml
+# libyaml's loader is ten times as fast as the Python loader; not every PyYAML was built with it.
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-
-def _on_off_or_auto(value: Any) -> Any:
-    if value is True or value is False or value == "auto":
-        return value
-    raise ValueError("should be true, false or auto")
-
-
-Switch = Annotated[bool | Literal["auto"], PlainValidator(_on_off_or_auto)]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Channels = Annotated[tuple[float, float, float], Field(strict=False)]
-PositiveChannels = Annotated[
-    tuple[
-        Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]
-    ],
-    Field(strict=False),
-]
-
-
-# Beginnings of the dotted keys that the cost of a step depends on.
-COSTLY = (
+# The time and memory of a training step depend on keys with these beginnings, and on the images.
+COST_KEYS = (
+    "task.",
     "norm.",
     "model.",
     "runtime.",
@@ -51,8 +32,19 @@ COSTLY = (
     "data.augment",
 )
 
-# Settings that came later: at these values they leave the ids of runs, and what a bench timed, as they were before.
-ADDED = {"train.bn_evaluations": False, "runtime.cuda_graphs": False, "runtime.onednn": True}
+
+def _bool_or_fast(value: Any) -> Any:
+    if value is True or value is False or value == "fast":
+        return value
+    raise ValueError("should be true, false or fast")
+
+
+Layout = Annotated[bool | Literal["fast"], PlainValidator(_bool_or_fast)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Channels = Annotated[tuple[float, float, float], Field(strict=False)]
+PositiveChannels = Annotated[tuple[Positive, Positive, Positive], Field(strict=False)]
 
 
 class Section(BaseModel):
@@ -62,7 +54,7 @@ class Section(BaseModel):
 
 
 class Choice(Section):
-    """An entry of a registry by its name, with that entry's own options."""
+    """A registry entry by name, with the entry's own options."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -70,7 +62,7 @@ class Choice(Section):
 
     @property
     def label(self) -> str:
-        """The name without its place: of a norm of the user's own, file.py:Class, the class."""
+        """The name as shown: a user's own norm `file.py:Class` is called by its class."""
         return self.name.rpartition(":")[2]
 
     @property
@@ -80,7 +72,7 @@ class Choice(Section):
 
 
 class DataConfig(Choice):
-    """A data source and what is done to its images. `content` is filled in from the data, never by hand."""
+    """A data source and the treatment of its images. `content` is a hash filled in from the data."""
 
     mean: Channels
     std: PositiveChannels
@@ -94,7 +86,7 @@ class DataConfig(Choice):
 class OptimConfig(Choice):
     """An optimizer and its learning rate over the run."""
 
-    lr: Annotated[float, Field(gt=0)]
+    lr: Positive
     lr_scaling: Literal["none", "linear", "sqrt"]
     reference_batch_size: Count
     schedule: Literal["constant", "cosine", "one_cycle"]
@@ -102,28 +94,26 @@ class OptimConfig(Choice):
 
 
 class TrainConfig(Section):
-    """The loss and the steps."""
+    """Steps, logging, and BatchNorm's additional evaluations."""
 
-    label_smoothing: Fraction
     accumulate: Count
     max_steps: Count | None
     log_every: Count
-    bn_evaluations: bool = False  # a default, so that runs from before it was there can be read
+    bn_evaluations: bool
 
 
 class RuntimeConfig(Section):
-    """Where and how the arithmetic is done."""
+    """Device, precision, memory layout, compilation. `auto` and `fast` are resolved before the id."""
 
     device: Literal["auto", "cpu", "cuda", "mps"]
-    precision: Literal["auto", "fp32", "bf16"]
-    channels_last: Switch
-    compile: Switch
-    cuda_graphs: bool = False  # defaults, for runs from before these two
-    onednn: Switch = True
+    precision: Literal["auto", "fast", "fp32", "bf16"]
+    channels_last: Layout
+    compile: bool
+    cuda_graphs: bool
 
 
 class SystemConfig(Section):
-    """Paths, workers and progress: not in the run's id, since none changes a number by more than its rounding."""
+    """Paths, workers, progress: left out of the run id, since none changes more than rounding."""
 
     runs_dir: Annotated[str, Field(min_length=1)]
     cache_dir: str | None
@@ -137,6 +127,7 @@ class SystemConfig(Section):
 class RunConfig(Section):
     """Everything that decides one run."""
 
+    task: Choice
     norm: Choice
     model: Choice
     data: DataConfig
@@ -149,50 +140,59 @@ class RunConfig(Section):
     system: SystemConfig
 
     def identity(self) -> dict[str, Any]:
-        """All that can change a number: the whole configuration but `system`, and `data.content` for `data.root`."""
+        """The values that can change a number: all but `system` and the places of files.
+
+        Images are known by `data.content` instead of `data.root`; a user's own norm by its class
+        and content instead of its file.
+        """
         values = self.model_dump(mode="json", exclude={"system"})
         values["data"].pop("root", None)
-        if values["norm"].pop(
-            "file", None
-        ):  # an own norm is known by its class and content, wherever it lies
+        if values["norm"].pop("file", None):
             values["norm"]["name"] = self.norm.label
-        for name, default in ADDED.items():
-            section, key = name.split(".")
-            if values[section][key] == default:
-                values[section].pop(key)
         return values
 
     @property
     def fingerprint(self) -> str:
         """The first 12 hex digits of the sha256 of `identity()`."""
-        canonical = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        return _short_hash(self.identity())
 
     @property
     def run_id(self) -> str:
         """`<model>-<norm>-b<batch>-s<seed>-<fingerprint>`, the name of the run's directory."""
-        return f"{self.model.name}-{self.norm.label}-b{self.batch_size}-s{self.seed}-{self.fingerprint}"
+        names = f"{self.model.name}-{self.norm.label}"
+        return f"{names}-b{self.batch_size}-s{self.seed}-{self.fingerprint}"
 
     @property
     def run_path(self) -> Path:
         """The run's directory."""
         return Path(self.system.runs_dir).expanduser() / self.run_id
 
+    def cost_settings(self) -> dict[str, Any]:
+        """The settings, by dotted key, on which the time and memory of a training step depend."""
+        settings = flatten(self.identity())
+        return {key: value for key, value in settings.items() if key.startswith(COST_KEYS)}
+
+    def cost_id(self, image_shape: tuple[int, ...], num_outputs: int) -> str:
+        """A hash of all that decides a step's cost: runs and benches of equal cost share it."""
+        return _short_hash([self.cost_settings(), image_shape, num_outputs])
+
     def with_system(self, **values: Any) -> RunConfig:
         """The same run with other values in `system`, checked."""
-        return self.model_copy(
-            update={"system": SystemConfig(**{**self.system.model_dump(), **values})}
-        )
+        system = SystemConfig(**{**self.system.model_dump(), **values})
+        return self.model_copy(update={"system": system})
+
+    def with_runtime(self, **values: Any) -> RunConfig:
+        """The configuration with other values in `runtime`, not checked."""
+        return self.model_copy(update={"runtime": self.runtime.model_copy(update=values)})
 
     def to_yaml(self) -> str:
         """The configuration as YAML, in the order of the fields."""
-        return yaml.safe_dump(
-            self.model_dump(mode="json"), sort_keys=False, default_flow_style=None
-        )
+        values = self.model_dump(mode="json")
+        return yaml.safe_dump(values, sort_keys=False, default_flow_style=None)
 
 
 def from_yaml(text: str) -> RunConfig:
-    """The configuration that `to_yaml` wrote. Raises NormbenchError where it is not a valid one, or not YAML."""
+    """Reads what `to_yaml` wrote. Raises NormbenchError for an invalid configuration or no YAML."""
     try:
         return validate(yaml.load(text, LOADER))
     except (yaml.YAMLError, TypeError, ValueError):
@@ -200,7 +200,7 @@ def from_yaml(text: str) -> RunConfig:
 
 
 def validate(values: Mapping[str, Any]) -> RunConfig:
-    """The checked configuration. Raises NormbenchError with the first wrong key, the value and what is allowed."""
+    """Checks a configuration. Raises NormbenchError: the first wrong key, its value, the allowed ones."""
     try:
         return RunConfig.model_validate(dict(values))
     except ValidationError as error:
@@ -208,23 +208,16 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys."""
+    """Nested mappings as one mapping with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
-        name = f"{prefix}{key}"
-        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
     return flat
 
 
-def cost_settings(config: Mapping[str, Any]) -> dict[str, str]:
-    """Of a configuration with dotted keys, as text, what the time and memory of a step depend on besides the images.
-
-    A norm of the user's own goes by its class and content, as in `identity`.
-    """
-    costly = {
-        key: value for key, value in config.items() if key.startswith(COSTLY) and key != "norm.file"
-    }
-    costly |= {"norm.name": config["norm.name"].rpartition(":")[2]}
-    return {
-        key: str(value) for key, value in costly.items() if key not in ADDED or value != ADDED[key]
-    }
+def _short_hash(content: Any) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]

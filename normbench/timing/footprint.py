@@ -1,4 +1,4 @@
-"""What training needs in memory: what is kept for the backward pass, what lasts, and the most there is in a step."""
+"""The memory of training: kept for the backward pass, lasting from step to step, at the peak."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 def saved_bytes(
     module: Callable[[Tensor], Tensor], x: Tensor, parameters: list[nn.Parameter]
 ) -> int:
-    """Bytes that one forward pass keeps for the backward pass: every storage once, parameters not counted."""
+    """Bytes that a forward pass keeps for the backward pass: each storage once, no parameters."""
     sizes: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -21,6 +21,7 @@ def saved_bytes(
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        # The output keeps the graph, and with it the saved storages, alive while they are counted.
         y = module(x)
     for parameter in parameters:
         sizes.pop(parameter.untyped_storage().data_ptr(), None)
@@ -29,36 +30,30 @@ def saved_bytes(
 
 
 def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Bytes that last from step to step: parameters, buffers, and what the optimizer keeps of each."""
-    kept = [
-        value
-        for state in optimizer.state.values()
-        for value in state.values()
-        if isinstance(value, Tensor)
-    ]
-    return _bytes([*model.parameters(), *model.buffers(), *kept])
+    """Bytes that last from step to step: parameters, buffers, the optimizer's tensors."""
+    kept = [*model.parameters(), *model.buffers()]
+    for state in optimizer.state.values():
+        kept += [value for value in state.values() if isinstance(value, Tensor)]
+    return _bytes(kept)
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """The most bytes that tensors take at a time while `work` runs, beyond those that were there before."""
+    """The most bytes of tensors at a time while `work` runs, beyond those from before."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         work()
         return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         work()
     assert profile.profiler is not None
     assert profile.profiler.kineto_results is not None
-    changes = [
-        event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"
-    ]
-    totals = itertools.accumulate(
-        event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())
-    )
+    events = profile.profiler.kineto_results.events()
+    changes = [event for event in events if event.name() == "[memory]"]
+    changes.sort(key=lambda event: event.start_ns())
+    totals = itertools.accumulate(event.nbytes() for event in changes)
     return max(totals, default=0)
 
 

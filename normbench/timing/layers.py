@@ -1,11 +1,11 @@
-"""Each norm layer alone, at every place where a network has one: both layouts, eager and compiled, timed in turns."""
+"""Norm layers alone, at every site of a network: both layouts, eager and compiled, in turns."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,32 +17,49 @@ from normbench.norms import NormSpec, norms
 from normbench.timing.race import Work, race, timer_for
 from normbench.timing.steps import LEAST_SECONDS, machine
 from normbench.train.build import runtime_of
-from normbench.train.choose import PLAIN
 from normbench.train.resolve import Resolver
 from normbench.train.runtime import Runtime, compile_all
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 MODES = ("eager", "compiled")
+# Forward alone, and forward with backward: their difference is the backward pass.
 PARTS = ("forward", "both")
-Key = tuple[str, str, str, str]  # norm, layout, mode, part
+
+
+class Contest(NamedTuple):
+    """One contestant of a race: a norm in a layout and a mode, and the part that is timed."""
+
+    norm: str
+    layout: str
+    mode: str
+    part: str
 
 
 def sites_of(config: RunConfig) -> list[Site]:
-    """The distinct shapes (c, h, w) at which the network of this configuration has a norm."""
+    """The distinct shapes at which the network of this configuration has a norm."""
     resolver = Resolver()
-    return [*dict.fromkeys(resolver.norm_sites(config.model, resolver.source(config)))]
+    return [*dict.fromkeys(resolver.norm_sites(config, resolver.source(config)))]
 
 
 def bench_layers(
-    configs: Sequence[RunConfig], rounds: int, done: Callable[[], object]
+    configs: Sequence[RunConfig],
+    rounds: int,
+    done: Callable[[], object],
+    modes: Sequence[str] = MODES,
 ) -> Iterator[dict[str, Any]]:
-    """A row for each norm, site, layout, mode, part (forward; forward and backward: both) and round.
+    """A row of layers.csv for each norm, site, layout, mode, part and round.
 
-    All of one site and batch size are timed in turns. Raises NormbenchError for a norm that comes twice.
+    All contestants of one site and batch size are timed in turns; `done` is called after each
+    round. Raises NormbenchError for a norm that comes twice and for settings of whole steps.
     """
     _check(configs)
-    for config in {config.batch_size: config for config in configs}.values():
-        chosen = {one.norm.label: one for one in configs if one.batch_size == config.batch_size}
+    by_batch_size = {config.batch_size: config for config in configs}
+    for config in by_batch_size.values():
+        specs = {
+            one.norm.label: norms.build(one.norm.name, options=one.norm.options)
+            for one in configs
+            if one.batch_size == config.batch_size
+        }
         with runtime_of(config) as runtime:
             facts = {
                 "batch_size": config.batch_size,
@@ -50,91 +67,90 @@ def bench_layers(
                 **machine(config.runtime.device),
             }
             for site in sites_of(config):
-                specs = {
-                    name: norms.build(one.norm.name, options=one.norm.options)
-                    for name, one in chosen.items()
-                }
-                for turn in _race_at(site, specs, config.batch_size, runtime, rounds):
-                    yield from (facts | row for row in turn)
+                for rows in _race_at(site, specs, config.batch_size, modes, runtime, rounds):
+                    yield from (facts | row for row in rows)
                     done()
 
 
 def _check(configs: Sequence[RunConfig]) -> None:
-    """What else the configurations say, a layer alone does not see, or a row does not tell."""
-    for name, value in PLAIN.items():
-        if any(getattr(config.runtime, name) != value for config in configs):
+    """Refuses settings of whole steps, which a layer alone does not see or a row does not tell."""
+    for config in configs:
+        for name in ("channels_last", "compile"):
+            if getattr(config.runtime, name):
+                raise NormbenchError(
+                    f"--layers: leave out runtime.{name}; both layouts are timed, eager and compiled"
+                )
+        if config.train.accumulate > 1:
             raise NormbenchError(
-                f"--layers: leave out runtime.{name}; both layouts are timed, eager and compiled"
+                "--layers: leave out train.accumulate, which changes nothing for a layer alone"
             )
-    if any(config.train.accumulate > 1 for config in configs):
-        raise NormbenchError(
-            "--layers: leave out train.accumulate, of which a layer alone sees nothing"
-        )
-    for (label, batch_size), number in Counter(
-        (one.norm.label, one.batch_size) for one in configs
-    ).items():
+    counts = Counter((config.norm.label, config.batch_size) for config in configs)
+    for (label, batch_size), number in counts.items():
         if number > 1:
             raise NormbenchError(
-                f"--layers: {label} at batch size {batch_size} comes {number} times; a layer is timed with one choice "
-                "of options, in both layouts, eager and compiled"
+                f"--layers: {label} at batch size {batch_size} comes {number} times; a layer is "
+                "timed with one choice of options, in both layouts, eager and compiled"
             )
 
 
 def _race_at(
-    site: Site, specs: dict[str, NormSpec], batch_size: int, runtime: Runtime, rounds: int
+    site: Site,
+    specs: dict[str, NormSpec],
+    batch_size: int,
+    modes: Sequence[str],
+    runtime: Runtime,
+    rounds: int,
 ) -> Iterator[list[dict[str, Any]]]:
-    """The rows of each round."""
-    torch._dynamo.reset()  # what was compiled for other sites is done with
-    compile_all()
+    """The rows of each round at one site."""
+    if "compiled" in modes:
+        # Code compiled for other sites only fills the cache.
+        torch._dynamo.reset()
+        compile_all()
+    contests = [Contest(*names) for names in itertools.product(specs, LAYOUTS, modes, PARTS)]
+    # A race knows its contestants by a string.
+    by_name = {"|".join(contest): contest for contest in contests}
+    shape = (batch_size, *site)
     works = {
-        "|".join((name, layout, mode, part)): _work(
-            specs[name], (batch_size, *site), layout, mode, part, runtime
-        )
-        for name, layout, mode, part in itertools.product(specs, LAYOUTS, MODES, PARTS)
+        name: _work(specs[contest.norm], shape, contest, runtime)
+        for name, contest in by_name.items()
     }
-    timed = race(works, timer_for(runtime.device), rounds=rounds, least_seconds=LEAST_SECONDS / 10)
+    timer = timer_for(runtime.device)
+    timed = race(works, timer, rounds=rounds, least_seconds=LEAST_SECONDS / 10)
     for number, seconds in enumerate(timed):
-        place = {"site": "x".join(map(str, site)), "round": number}
-        names = [
-            dict(zip(("norm", "layout", "mode", "part"), key.split("|"), strict=True))
-            for key in seconds
-        ]
-        yield [
-            name
-            | place
-            | {"own_activation": specs[name["norm"]].norm_act is not None, "seconds": value}
-            for name, value in zip(names, seconds.values(), strict=True)
-        ]
+        rows = []
+        for name, contest in by_name.items():
+            row = contest._asdict() | {"site": "x".join(map(str, site)), "round": number}
+            row["own_activation"] = specs[contest.norm].norm_act is not None
+            row["seconds"] = seconds[name]
+            rows.append(row)
+        yield rows
 
 
-def _work(
-    spec: NormSpec, shape: Sequence[int], layout: str, mode: str, part: str, runtime: Runtime
-) -> Work:
-    """A pass through a layer of its own; with the gradients of input and parameters, if both ways are asked for."""
+def _work(spec: NormSpec, shape: Sequence[int], contest: Contest, runtime: Runtime) -> Work:
+    """A pass through a new layer; both ways with the gradients of input and parameters."""
     dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
     layer = _layer(spec, shape).to(runtime.device)
-    x = torch.randn(*shape, device=runtime.device, dtype=dtype).contiguous(
-        memory_format=LAYOUTS[layout]
-    )
-    x.requires_grad_()
+    x = torch.randn(*shape, device=runtime.device, dtype=dtype)
+    x = x.contiguous(memory_format=LAYOUTS[contest.layout]).requires_grad_()
     gradient = torch.ones_like(x)
-    forward: Callable[[Tensor], Tensor] = (
-        torch.compile(layer, dynamic=False) if mode == "compiled" else layer
-    )
+    forward: Callable[[Tensor], Tensor] = layer
+    if contest.mode == "compiled":
+        forward = torch.compile(layer, dynamic=False)
 
-    def both() -> None:
+    def pass_forward() -> None:
+        with runtime.autocast():
+            forward(x)
+
+    def pass_both() -> None:
         with runtime.autocast():
             y = forward(x)
         torch.autograd.grad(y, (x, *layer.parameters()), gradient, allow_unused=True)
 
-    def there() -> None:
-        with runtime.autocast():
-            forward(x)
-
-    return both if part == "both" else there
+    return pass_both if contest.part == "both" else pass_forward
 
 
 def _layer(spec: NormSpec, shape: Sequence[int]) -> nn.Module:
-    """The norm at a place with this input, in training; with its activation where it owns one."""
-    make = Layers(spec, seed=0).norm if spec.norm_act is None else Layers(spec, seed=0).norm_act
+    """The norm in training at a site of this shape, with its activation where it owns one."""
+    layers = Layers(spec, seed=0)
+    make = layers.norm if spec.norm_act is None else layers.norm_act
     return materialize(make(shape[1]), shape[1:])

@@ -1,4 +1,4 @@
-"""Contestants timed in turns, A B C A B C ...: whatever else the machine does falls on all of them alike."""
+"""Contestants timed in turns, A B C A B C ...: whatever else the machine does falls on all alike."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 
 Work = Callable[[], object]
-Timer = Callable[[Work, int], float]  # seconds that so many calls take
+# Seconds that a number of calls take.
+Timer = Callable[[Work, int], float]
 
-WARM_UP = 3  # calls: libraries choose their kernels, and memory is had, in the first ones
+# Libraries choose kernels and allocate memory in their first calls.
+WARM_UP_CALLS = 3
 
 
 def race(
     works: Mapping[str, Work], timer: Timer, *, rounds: int, least_seconds: float
 ) -> Iterator[dict[str, float]]:
-    """The seconds of one call of each contestant, round by round, after a warm-up that is not counted.
+    """The seconds of one call of each contestant, round by round, after an uncounted warm-up.
 
-    In its turn a contestant is called as often as the quickest needs for `least_seconds`, all of them equally often.
+    A turn has as many calls as the quickest contestant needs for `least_seconds`: the same number
+    for all.
     """
     for work in works.values():
-        timer(work, WARM_UP)
+        timer(work, WARM_UP_CALLS)
     quickest = min(timer(work, 1) for work in works.values())
     calls = max(1, math.ceil(least_seconds / quickest))
     for _ in range(rounds):
@@ -30,7 +33,7 @@ def race(
 
 
 def timer_for(device: torch.device) -> Timer:
-    """The clock of a device: a GPU's own events, which leave out the way there; else the processor's."""
+    """The clock of a device: a GPU's own events, which leave launching out; else the processor's."""
     return _seconds_by_events if device.type == "cuda" else _seconds_by_clock
 
 
@@ -42,7 +45,8 @@ def _seconds_by_clock(work: Work, calls: int) -> float:
 
 
 def _seconds_by_events(work: Work, calls: int) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start = torch.cuda.Event(enable_timing=True)
+    end = torch.cuda.Event(enable_timing=True)
     start.record()
     for _ in range(calls):
         work()

@@ -1,4 +1,4 @@
-"""A configuration on random images, to time its steps: no data are needed, and none of its numbers mean anything."""
+"""A configuration ready to be timed: its trainer takes steps on random images, without any data."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import numpy as np
 
 from normbench.config.schema import RunConfig
 from normbench.data import Source, Split
-from normbench.timing.race import WARM_UP, Work
-from normbench.train.build import build_trainer
+from normbench.timing.race import WARM_UP_CALLS, Work
+from normbench.train.build import build_trainer, task_of
 from normbench.train.compilation import compile_seconds
 from normbench.train.engine import Trainer
 from normbench.train.runtime import Runtime
 
-NUM_BATCHES = 4  # of different images, in turn
+# Batches of different images, taken in turn, as in training.
+NUM_BATCHES = 4
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trainer past its warm-up; a call of take_step is one of its steps. seconds_compiling: 0 where it is eager."""
+    """A trainer past its warm-up, the function that takes one step, and the seconds of compilation."""
 
     trainer: Trainer
     take_step: Work
@@ -29,24 +30,19 @@ class Trial:
 
 def trial(config: RunConfig, source: Source, runtime: Runtime) -> Trial:
     """The configuration ready to take full steps, over and over on the same few batches."""
+    task = task_of(config, source)
     images_per_step = config.batch_size * config.train.accumulate
-    images = random_images(source, NUM_BATCHES * images_per_step)
-    trainer = build_trainer(config, images, len(source.classes), runtime)
+    number = NUM_BATCHES * images_per_step
+    split = Split(task.random_arrays(number, np.random.default_rng(0)))
+    trainer = build_trainer(config, task, split, runtime)
     seconds_compiling = compile_seconds(trainer, ())
-    groups = itertools.cycle(trainer.loader.shuffled(0, trainer.seed).split(images_per_step))
+    order = trainer.loader.shuffled(0, trainer.seed)
+    groups = itertools.cycle(order.split(images_per_step))
     lr = trainer.lr_at(0)
 
     def take_step() -> None:
         trainer.take_step(next(groups), lr)
 
-    for _ in range(WARM_UP):
+    for _ in range(WARM_UP_CALLS):
         take_step()
     return Trial(trainer, take_step, seconds_compiling)
-
-
-def random_images(source: Source, number: int) -> Split:
-    """So many images of the size that the source has, with labels of its classes."""
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (number, *source.image_shape), dtype=np.uint8)
-    labels = generator.integers(0, len(source.classes), number)
-    return Split.of(images=images, labels=labels)

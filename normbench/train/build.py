@@ -1,15 +1,17 @@
-"""From a resolved configuration to what trains: runtime, loaders, model, optimizer."""
+"""From a resolved configuration to what trains: task, runtime, loader, model, optimizer."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
 from normbench.config.schema import RunConfig
-from normbench.data import Split
+from normbench.data import Source, Split
 from normbench.data.augment import FlipAndCrop
 from normbench.data.loader import DeviceLoader
 from normbench.models import Layers, materialize, models
 from normbench.norms import norms
+from normbench.tasks.registry import tasks
+from normbench.tasks.task import Task
 from normbench.train.engine import Trainer
 from normbench.train.optim import optimizers, parameter_groups, scaled_lr, schedule
 from normbench.train.runtime import Runtime, open_runtime
@@ -19,28 +21,39 @@ def runtime_of(config: RunConfig) -> AbstractContextManager[Runtime]:
     """The runtime to train this configuration in."""
     where = config.runtime
     assert isinstance(where.channels_last, bool), "resolved"
-    assert isinstance(where.compile, bool), "resolved"
-    assert isinstance(where.onednn, bool), "resolved"
-    settings = (where.device, where.precision, where.channels_last, where.compile)
-    return open_runtime(*settings, config.system.threads, where.cuda_graphs, where.onednn)
+    return open_runtime(
+        where.device,
+        where.precision,
+        where.channels_last,
+        where.compile,
+        config.system.threads,
+        where.cuda_graphs,
+    )
 
 
-def build_trainer(config: RunConfig, split: Split, num_classes: int, runtime: Runtime) -> Trainer:
+def task_of(config: RunConfig, source: Source) -> Task:
+    """The task of this configuration on these data."""
+    return tasks.build(config.task.name, source, options=config.task.options)
+
+
+def build_trainer(config: RunConfig, task: Task, split: Split, runtime: Runtime) -> Trainer:
     """A model on the images of `split`, at the beginning of its training."""
+    optim, train = config.optim, config.train
     spec = norms.build(config.norm.name, options=config.norm.options)
     layers = Layers(spec, config.seed)
-    model = models.build(config.model.name, layers, num_classes, options=config.model.options)
-    augment = (
-        FlipAndCrop(len(split), config.seed, runtime.device)
-        if config.data.augment == "standard"
-        else None
-    )
-    optim, train = config.optim, config.train
+    model = models.build(config.model.name, layers, task.num_outputs, options=config.model.options)
+    # Layout and device before the optimizer, which keeps references to the parameters.
+    model = runtime.prepare(materialize(model, split["images"].shape[1:]))
+    augment = None
+    if config.data.augment == "standard":
+        augment = FlipAndCrop(len(split), config.seed, runtime.device)
     images_per_step = config.batch_size * train.accumulate
     lr = scaled_lr(optim.lr, optim.lr_scaling, images_per_step, optim.reference_batch_size)
+    make_optimizer = optimizers.build(optim.name, options=optim.options)
     return Trainer(
-        model=runtime.prepare(materialize(model, split["images"].shape[1:])),
-        optimizer=optimizers.build(optim.name, options=optim.options)(parameter_groups(model), lr),
+        task=task,
+        model=model,
+        optimizer=make_optimizer(parameter_groups(model), lr),
         loader=build_loader(split, config, runtime, augment),
         runtime=runtime,
         lr=lr,
@@ -49,7 +62,6 @@ def build_trainer(config: RunConfig, split: Split, num_classes: int, runtime: Ru
         epochs=config.epochs,
         seed=config.seed,
         accumulate=train.accumulate,
-        label_smoothing=train.label_smoothing,
         max_steps=train.max_steps,
         log_every=train.log_every,
     )

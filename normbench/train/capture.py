@@ -1,4 +1,4 @@
-"""Work on a GPU recorded once and launched as a whole from then on: launching is most of the time at small batches."""
+"""A training step as one CUDA graph: launching kernels is most of the time at small batches."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from torch import Tensor
 
 from normbench.train.runtime import Runtime
 
-WARM_UP = 3  # calls that work as they are, on a stream of their own, as libraries choose and allocate in the first ones
+# Libraries choose kernels and allocate memory in their first calls, which a graph must not hold.
+WARM_UP_CALLS = 3
 
 
 class Captured:
-    """`work`, a function of indices to a tensor, as a CUDA graph for `size` indices; for others it runs as it is.
+    """`work`, from indices to a tensor, as a CUDA graph for `size` indices; other sizes run eagerly.
 
-    The graph is recorded at the first call after the warm-up. From then on the work reads and writes the memory it had
-    then, and no Python of it runs: whatever is to change between calls must be changed in place.
+    The graph is recorded at the first call after the warm-up. A replay runs no Python and uses the
+    memory of the recording: whatever is to change between calls must change in place.
     """
 
     def __init__(self, work: Callable[[Tensor], Tensor], size: int, runtime: Runtime) -> None:
@@ -27,12 +28,12 @@ class Captured:
         self.replay: Callable[[], Tensor] | None = None
 
     def __call__(self, indices: Tensor) -> Tensor:
-        """The result of the work on these indices; of a replay it is overwritten by the next one."""
+        """The result for these indices; the next replay overwrites it."""
         if len(indices) != len(self.indices):
             return self.work(indices)
         self.calls += 1
-        if self.calls <= WARM_UP:
-            with self.runtime.beside():
+        if self.calls <= WARM_UP_CALLS:
+            with self.runtime.side_stream():
                 return self.work(indices)
         self.indices.copy_(indices)
         if self.replay is None:

@@ -1,4 +1,4 @@
-"""Compiling a model ahead of its first step, so that no epoch's time is that of the compiler."""
+"""Compiling a model before its first step, so that no epoch's seconds contain the compiler's."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from normbench.train.engine import EVAL_BATCH_SIZE, Trainer
 
 
 def compile_seconds(trainer: Trainer, evaluated: Iterable[DeviceLoader]) -> float:
-    """Seconds it takes to compile the model for every batch shape it will meet; it is left as it was, in training."""
+    """Compiles the model for every batch shape of the run; returns the seconds, 0 where eager.
+
+    The model's state and mode (training) are the same afterwards.
+    """
     if not trainer.runtime.compile:
         return 0.0
     start = trainer.runtime.now()
     before = copy.deepcopy(trainer.model.state_dict())
     trainer.model.train()
-    with trainer.runtime.kernels():
-        for size in _batch_sizes(len(trainer.loader), trainer.batch_size):
-            _forward(trainer, size).sum().backward()
+    for size in _batch_sizes(len(trainer.loader), trainer.batch_size):
+        _forward(trainer, size).sum().backward()
     trainer.optimizer.zero_grad()
     trainer.model.eval()
+    sizes: set[int] = set()
+    for loader in evaluated:
+        sizes |= _batch_sizes(len(loader), EVAL_BATCH_SIZE)
     with torch.no_grad():
-        for size in {
-            size for loader in evaluated for size in _batch_sizes(len(loader), EVAL_BATCH_SIZE)
-        }:
+        for size in sizes:
             _forward(trainer, size)
     trainer.model.load_state_dict(before)
     trainer.model.train()
@@ -35,13 +38,13 @@ def compile_seconds(trainer: Trainer, evaluated: Iterable[DeviceLoader]) -> floa
 
 
 def _forward(trainer: Trainer, batch_size: int) -> Tensor:
-    indices = torch.zeros(batch_size, dtype=torch.int64, device=trainer.runtime.device)
-    images = trainer.loader.gather(indices)["images"]
+    first_image = torch.zeros(batch_size, dtype=torch.int64, device=trainer.runtime.device)
+    batch = trainer.loader.gather(first_image)
     with trainer.runtime.autocast():
-        logits: Tensor = trainer.model(images)
-    return logits.float()
+        outputs: Tensor = trainer.model(batch["images"])
+    return outputs.float()
 
 
 def _batch_sizes(num_images: int, batch_size: int) -> set[int]:
-    """The full batch and the last short one."""
+    """The sizes of the full batch and of the last, short batch."""
     return {min(batch_size, num_images), num_images % batch_size} - {0}

@@ -1,4 +1,7 @@
-"""Optimizers, and learning rates as functions of progress in [0, 1], which mean the same at every batch size."""
+"""Optimizers, and learning rates as functions of progress in [0, 1].
+
+A schedule of progress instead of steps means the same at every batch size.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,12 @@ Schedule = Callable[[float], float]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 
-MakeOptimizer = Callable[
-    [ParamGroups, float], torch.optim.Optimizer
-]  # of parameter groups and a learning rate
+# From parameter groups and a learning rate.
+MakeOptimizer = Callable[[ParamGroups, float], torch.optim.Optimizer]
 
 Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
 
-# Entries make a function that makes the optimizer: so that options are checked in a plan, which has no model.
+# Entries make a function that makes the optimizer: a plan checks options without any model.
 optimizers: Registry[MakeOptimizer] = Registry("optim")
 
 
@@ -36,48 +38,51 @@ def adam(
     eps: Annotated[float, Field(gt=0)] = 1e-8,
     weight_decay: NonNegative = 0.0,
 ) -> MakeOptimizer:
-    """Adam (arXiv:1412.6980, algorithm 1); weight decay, where there is any, is added to the gradient (L2)."""
-    return lambda groups, lr: plain(torch.optim.Adam)(
-        groups, lr, betas, eps, weight_decay, fused=True
-    )
+    """Adam (arXiv:1412.6980, algorithm 1); weight decay is added to the gradient (L2)."""
+
+    def make(groups: ParamGroups, lr: float) -> torch.optim.Optimizer:
+        kind = without_compiler_guards(torch.optim.Adam)
+        return kind(groups, lr, betas, eps, weight_decay, fused=True)
+
+    return make
 
 
 @optimizers.register("sgd", title="SGD")
 def sgd(
-    *,
-    momentum: Momentum = 0.9,
-    nesterov: bool = True,
-    weight_decay: NonNegative = 5e-4,
+    *, momentum: Momentum = 0.9, nesterov: bool = True, weight_decay: NonNegative = 5e-4
 ) -> MakeOptimizer:
     """Stochastic gradient descent with (Nesterov) momentum and L2 weight decay."""
     if nesterov and momentum == 0:
         raise NormbenchError("optim.nesterov: needs optim.momentum > 0")
-    return lambda groups, lr: plain(torch.optim.SGD)(
-        groups, lr, momentum, 0, weight_decay, nesterov, fused=True
-    )
+
+    def make(groups: ParamGroups, lr: float) -> torch.optim.Optimizer:
+        kind = without_compiler_guards(torch.optim.SGD)
+        return kind(groups, lr, momentum, 0, weight_decay, nesterov, fused=True)
+
+    return make
 
 
-def plain(kind: type[Kind]) -> type[Kind]:
-    """The optimizer without the wrappers that keep it out of compiled code, where it never is.
+def without_compiler_guards(kind: type[Kind]) -> type[Kind]:
+    """The optimizer without torch's wrappers, which keep an optimizer out of compiled code.
 
-    They import torch._dynamo at the first call, more than two seconds of every run's start (results/LOG.md).
+    Ours never is in compiled code, and the wrappers import torch._dynamo at their first call: more
+    than two seconds of every run's start (results/LOG.md).
     """
     wrapped = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     methods = {name: inspect.unwrap(getattr(kind, name)) for name in wrapped}
-    return type(
-        kind.__name__, (kind,), methods | {"step": torch.no_grad()(inspect.unwrap(kind.step))}
-    )
+    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), methods)
 
 
 def make_capturable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Lets a CUDA graph hold the optimizer's step: its learning rate becomes a tensor, read where it lies."""
+    """Makes the learning rate a tensor on the device, so that a CUDA graph reads its current value."""
     lr = torch.zeros((), device=device)
     for group in optimizer.param_groups:
         group.update(lr=lr, capturable=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The learning rate of the next step."""
+    """Sets the learning rate of the next step."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], torch.Tensor):
             group["lr"].fill_(lr)
@@ -86,27 +91,32 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def parameter_groups(model: nn.Module) -> ParamGroups:
-    """Two groups: the weights of convolutions and linear layers, which decay, and all else, which never does.
+    """Two groups: the weights of convolutions and linear layers, and all other parameters.
 
-    What never decays are biases and whatever a norm owns, such as its scale and shift, or the one number per filter
-    that it puts beside a reparametrized weight.
+    Only the first group decays. Biases and a norm's own parameters never do: scale, shift, and the
+    number per filter that weight normalization puts beside a weight.
     """
     decaying: dict[int, nn.Parameter] = {}
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            decaying |= {id(p): p for p in module.parameters() if p.dim() > 1 and p[0].numel() > 1}
-    rest = [p for p in model.parameters() if id(p) not in decaying]
+            for parameter in module.parameters():
+                if parameter.dim() > 1 and parameter[0].numel() > 1:
+                    decaying[id(parameter)] = parameter
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in decaying]
     return [{"params": list(decaying.values())}, {"params": rest, "weight_decay": 0.0}]
 
 
 def scaled_lr(lr: float, scaling: str, batch_size: int, reference_batch_size: int) -> float:
-    """The peak learning rate for `batch_size` images a step: lr times their ratio to the reference, or its root."""
+    """The peak learning rate at `batch_size` images a step.
+
+    scaling: linear is lr * batch_size / reference_batch_size, sqrt the root of the ratio, none lr.
+    """
     ratio = batch_size / reference_batch_size
     return lr * {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[scaling]
 
 
 def schedule(name: str, warmup_fraction: float) -> Schedule:
-    """The factor on the peak learning rate at a given progress. Raises NormbenchError for two warm-ups at once."""
+    """The factor on the peak learning rate by progress. Raises NormbenchError for two warm-ups."""
     if name == "one_cycle" and warmup_fraction > 0:
         raise NormbenchError(
             "optim.warmup_fraction: one_cycle has a warm-up of its own, leave it at 0"

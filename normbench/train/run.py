@@ -1,4 +1,4 @@
-"""One run, as a story: resolve what was asked, load the data, open the run's directory, train, and say how it ended."""
+"""One run, as a story: resolve, load the data, open the directory, train, record how it ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from normbench.data.loader import DeviceLoader
 from normbench.data.subset import hold_out, limit
 from normbench.errors import NormbenchError
 from normbench.runs.rundir import STEP_COLUMNS, RunDir, open_run
-from normbench.train.build import build_loader, build_trainer, runtime_of
+from normbench.tasks.metric import Metric
+from normbench.tasks.task import Task, description
+from normbench.train.build import build_loader, build_trainer, runtime_of, task_of
 from normbench.train.compilation import compile_seconds
 from normbench.train.engine import (
     Diverged,
@@ -28,50 +30,54 @@ from normbench.train.engine import (
     check_finite,
     evaluate,
 )
-from normbench.train.evaluations import batch_accuracy, precise_accuracy, tracking_layers
+from normbench.train.evaluations import evaluate_batchwise, evaluate_precisely, tracking_layers
 from normbench.train.progress import Progress
 from normbench.train.resolve import Resolver, data_home
 from normbench.train.signals import stop_signals
 
 StopAsked = Callable[[], bool]
-Splits = dict[str, Split]  # train, then what is evaluated every epoch: val if there is one, test
+# "train", then the splits evaluated after every epoch: "val" where images are held out, "test".
+Splits = dict[str, Split]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run stands: its directory, state (done, diverged, interrupted), reason, and last epoch's row."""
+    """A run's directory, state (done, diverged, interrupted), reason, and last row of metrics.csv.
+
+    primary: the task's primary metric, which `metrics` holds as `test_<name>`.
+    """
 
     path: Path
     state: str
     reason: str | None
     metrics: dict[str, float]
+    primary: Metric
 
 
 def execute(config: RunConfig, *, restart: bool = False, patience: float = 0.5) -> Outcome:
-    """Trains what `config` describes, or goes on with it, or reports it if it is over.
+    """Trains the run that `config` describes, resumes it, or reports it if it is over.
 
-    patience: seconds to wait for another process that is training the same run, or is about to let go of it.
+    patience: seconds to wait for another process that holds the same run.
 
-    Raises NormbenchError for wrong input, before anything is written; RunFailure where the disk is full or another
-    process is training the same run. Whatever else goes wrong is recorded as `failed` and raised.
+    Raises NormbenchError for wrong input, before anything is written; RunFailure where the disk is
+    full or another process holds the run. Any other error is recorded as `failed` and raised.
     """
     resolver = Resolver()
     config, source = resolver.resolve(config)
+    task = task_of(config, source)
     path = config.run_path
     if not restart and RunDir(path).is_over:
-        return _outcome(RunDir(path))
-    dataset = limit(
-        load(source, data_home(config)),
-        config.data.limit_train,
-        config.data.limit_test,
-        config.seed,
-    )
+        return _outcome(RunDir(path), task)
+    dataset = load(source, data_home(config))
+    dataset = limit(dataset, config.data.limit_train, config.data.limit_test, config.seed)
     splits = _splits(dataset, config)
+    # Asked again: balancing the classes may have changed the size of the last batch.
     resolver.check_supported(config, source, len(splits["train"]))
     with open_run(path, restart=restart, patience=patience) as run:
-        if not run.is_over:  # another process may have finished it meanwhile
-            _train(run, config, source, splits)
-        return _outcome(run)
+        # Another process may have finished the run while this process loaded the data.
+        if not run.is_over:
+            _train(run, config, source, task, splits)
+        return _outcome(run, task)
 
 
 def _splits(dataset: Dataset, config: RunConfig) -> Splits:
@@ -81,13 +87,14 @@ def _splits(dataset: Dataset, config: RunConfig) -> Splits:
     return {"train": train, "val": val, "test": dataset.test}
 
 
-def _train(run: RunDir, config: RunConfig, source: Source, splits: Splits) -> None:
-    """Trains and records how it ended, whatever happens."""
+def _train(run: RunDir, config: RunConfig, source: Source, task: Task, splits: Splits) -> None:
+    """Trains, and records how training ended, whatever happens."""
     with runtime_of(config) as runtime, stop_signals() as should_stop:
-        run.begin(config.to_yaml(), _environment(config, source))
+        run.begin(config.to_yaml(), _environment(config, source, task))
         try:
-            trainer = build_trainer(config, splits["train"], len(source.classes), runtime)
-            run.finish(*_train_to_an_end(run, trainer, config, splits, should_stop))
+            trainer = build_trainer(config, task, splits["train"], runtime)
+            state, reason = _train_to_an_end(run, trainer, config, splits, should_stop)
+            run.finish(state, reason)
         except KeyboardInterrupt:
             run.finish("interrupted", "stopped at once: it goes on from the last checkpoint")
             raise
@@ -100,7 +107,7 @@ def _train(run: RunDir, config: RunConfig, source: Source, splits: Splits) -> No
 def _train_to_an_end(
     run: RunDir, trainer: Trainer, config: RunConfig, splits: Splits, should_stop: StopAsked
 ) -> tuple[str, str | None]:
-    """The state and reason in which training ends, the checkpoint saved."""
+    """Trains until done, stopped or diverged; returns the state and its reason."""
     try:
         _train_epochs(run, trainer, config, splits, should_stop)
     except Stopped:
@@ -114,14 +121,9 @@ def _train_to_an_end(
 def _train_epochs(
     run: RunDir, trainer: Trainer, config: RunConfig, splits: Splits, should_stop: StopAsked
 ) -> None:
-    """To the end, from the checkpoint if there is one. A row is written before the checkpoint that covers it."""
-    held_out = {name: split for name, split in splits.items() if name != "train"}
-    evaluated = {
-        name: build_loader(split, config, trainer.runtime) for name, split in held_out.items()
-    }
-    has_more = config.train.bn_evaluations and tracking_layers(trainer.model)
-    train = build_loader(splits["train"], config, trainer.runtime) if has_more else None
-    seconds_compiling = compile_seconds(trainer, evaluated.values())
+    """Trains to the end, from the checkpoint if there is one."""
+    evaluation = _evaluation(trainer, config, splits)
+    seconds_compiling = compile_seconds(trainer, evaluation.loaders.values())
     if run.has_checkpoint:
         trainer.load_state_dict(run.load_checkpoint())
     else:
@@ -129,11 +131,12 @@ def _train_epochs(
     progress = Progress(config.system.progress)
     while not trainer.is_done:
         result = _train_epoch(run, trainer, progress, should_stop)
-        row = _metrics_row(trainer, result, evaluated, train, seconds_compiling)
+        row = _metrics_row(trainer, result, evaluation, seconds_compiling)
         seconds_compiling = 0.0
+        # The row comes first: on resuming, rows that no checkpoint covers are dropped.
         run.append_metrics(row)
         run.save_checkpoint(trainer.state_dict())
-        progress.epoch_done(row, config.epochs)
+        progress.epoch_done(row, config.epochs, trainer.task.metrics)
 
 
 def _train_epoch(
@@ -149,48 +152,66 @@ def _train_epoch(
         return trainer.train_epoch(on_step, should_stop)
 
 
-def _metrics_row(
-    trainer: Trainer,
-    result: EpochResult,
-    evaluated: dict[str, DeviceLoader],
-    train: DeviceLoader | None,
-    seconds_compiling: float,
-) -> dict[str, float]:
-    """The epoch's row of metrics.csv. What comes after the accuracies is measured: it differs from run to run.
+@dataclass(frozen=True)
+class _Evaluation:
+    """The splits to evaluate, and the training images for statistics where those are asked for."""
 
-    train: the training images as they are tested, if statistics are to be taken over them.
-    """
+    loaders: dict[str, DeviceLoader]
+    for_statistics: DeviceLoader | None
+
+
+def _evaluation(trainer: Trainer, config: RunConfig, splits: Splits) -> _Evaluation:
+    loaders = {
+        name: build_loader(split, config, trainer.runtime)
+        for name, split in splits.items()
+        if name != "train"
+    }
+    for_statistics = None
+    if config.train.bn_evaluations and tracking_layers(trainer.model):
+        for_statistics = build_loader(splits["train"], config, trainer.runtime)
+    return _Evaluation(loaders, for_statistics)
+
+
+def _metrics_row(
+    trainer: Trainer, result: EpochResult, evaluation: _Evaluation, seconds_compiling: float
+) -> dict[str, float]:
+    """The epoch's row of metrics.csv. The columns after the metrics differ from run to run."""
+    model, task, runtime = trainer.model, trainer.task, trainer.runtime
     row: dict[str, float] = {
         "epoch": trainer.epoch,
         "steps": trainer.step,
         "lr": trainer.lr_at(trainer.step - 1),
     }
-    row |= {"train_loss": result.loss, "train_accuracy": result.accuracy}
-    start = trainer.runtime.now()
-    for name, loader in evaluated.items():
-        row[f"{name}_loss"], row[f"{name}_accuracy"] = evaluate(
-            trainer.model, loader, trainer.runtime
+    row |= {f"train_{name}": mean for name, mean in result.means.items()}
+    start = runtime.now()
+    for split, loader in evaluation.loaders.items():
+        means = evaluate(model, loader, task, runtime)
+        check_finite(means["loss"], f"the {split} loss after epoch {trainer.epoch}")
+        row |= {f"{split}_{name}": mean for name, mean in means.items()}
+    eval_seconds = runtime.now() - start
+    if evaluation.for_statistics is not None:
+        primary, test = task.primary.name, evaluation.loaders["test"]
+        row[f"test_{primary}_precise"] = evaluate_precisely(
+            model, evaluation.for_statistics, test, task, runtime
         )
-        check_finite(row[f"{name}_loss"], f"the {name} loss after epoch {trainer.epoch}")
-    eval_seconds = trainer.runtime.now() - start
-    if train is not None:
-        model, test, runtime = trainer.model, evaluated["test"], trainer.runtime
-        row["test_accuracy_precise"] = precise_accuracy(model, train, test, runtime)
-        row["test_accuracy_batch"] = batch_accuracy(model, test, runtime, trainer.batch_size)
+        row[f"test_{primary}_batch"] = evaluate_batchwise(
+            model, test, task, runtime, trainer.batch_size
+        )
     return row | {
         "train_seconds": result.seconds,
         "eval_seconds": eval_seconds,
         "compile_seconds": seconds_compiling,
         "images_per_second": result.num_images / result.seconds,
-        "peak_memory_mib": trainer.runtime.peak_memory_mib(),
+        "peak_memory_mib": runtime.peak_memory_mib(),
     }
 
 
-def _environment(config: RunConfig, source: Source) -> dict[str, Any]:
-    """What env.json says: all that the numbers depend on besides the configuration."""
+def _environment(config: RunConfig, source: Source, task: Task) -> dict[str, Any]:
+    """The content of env.json: all that the numbers depend on besides the configuration."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": environment.command(),
+        "task": description(config.task.name, task),
         "data": {
             "name": source.name,
             "content": source.content,
@@ -199,6 +220,7 @@ def _environment(config: RunConfig, source: Source) -> dict[str, Any]:
             "num_train": source.num_train,
             "num_test": source.num_test,
         },
+        "cost_id": config.cost_id(source.image_shape, task.num_outputs),
         "concurrent_runs": config.system.concurrent_runs,
         "runtime": config.runtime.model_dump(),
         "hardware": environment.hardware(config.runtime.device),
@@ -207,5 +229,6 @@ def _environment(config: RunConfig, source: Source) -> dict[str, Any]:
     }
 
 
-def _outcome(run: RunDir) -> Outcome:
-    return Outcome(run.path, run.status["state"], run.status["reason"], run.last_metrics())
+def _outcome(run: RunDir, task: Task) -> Outcome:
+    status = run.status
+    return Outcome(run.path, status["state"], status["reason"], run.last_metrics(), task.primary)

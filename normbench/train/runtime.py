@@ -1,4 +1,4 @@
-"""Where the arithmetic happens: device, precision, memory layout, compilation, and the clock that goes with them.
+"""Where and how the arithmetic is done: device, precision, memory layout, compilation, the clock.
 
 What was asked for and is missing is an error here, before any work: nothing falls back in silence.
 """
@@ -22,12 +22,18 @@ from torch import Tensor, nn
 from normbench.environment import cpu_info
 from normbench.errors import NormbenchError
 
-# Options of mallopt(3): no mapping of its own for any tensor, never give back, grow in large steps.
+# mallopt(3): no mapping of its own for any tensor, never give memory back, grow in large steps.
 MALLOC_OPTIONS = {
     "M_MMAP_MAX": (-4, 0),
     "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
     "M_TOP_PAD": (-2, 2**26),
 }
+
+# Measured on two cores of an AMD EPYC with native bf16 (results/LOG.md). At batch 1 fp32 in the
+# contiguous layout is the quickest (3.9 ms a step; bf16 4.3 ms); at batch 64 bf16 in channels_last
+# takes 47 ms instead of 84 ms. torch's InstanceNorm is slower in channels_last (81 ms, 58 ms).
+FAST_FROM_BATCH = 16
+FAST_CONTIGUOUS = ("in", "in_affine")
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,9 @@ class Runtime:
     channels_last: bool
     compile: bool
     cuda_graphs: bool = False
-    onednn: bool = True
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """The model on the device, in the chosen layout; compiled in place, so that its state keeps its names."""
+        """Moves the model to the device and layout; compiles it in place: state keeps its names."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         if self.compile:
@@ -51,22 +56,12 @@ class Runtime:
         return model
 
     def autocast(self) -> AbstractContextManager[object]:
-        """bf16 autocast where that is the precision, else nothing."""
+        """bf16 autocast where the precision is bf16, else nothing."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     @contextmanager
-    def kernels(self) -> Iterator[None]:
-        """With oneDNN or without, on a processor: for training steps. Evaluations have large batches, where it pays."""
-        before = torch.backends.mkldnn.enabled
-        torch.backends.mkldnn.enabled = self.onednn  # type: ignore[assignment]  # torch types the name, not its value
-        try:
-            yield
-        finally:
-            torch.backends.mkldnn.enabled = before
-
-    @contextmanager
-    def beside(self) -> Iterator[None]:
-        """Work in here has a stream of its own, as what precedes the recording of a CUDA graph must."""
+    def side_stream(self) -> Iterator[None]:
+        """Runs work on a side stream, as CUDA requires before the capture of a graph."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -74,7 +69,7 @@ class Runtime:
         torch.cuda.current_stream().wait_stream(stream)
 
     def capture(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """Records what `work` does on the GPU, without doing it; the function returned does it and gives its result."""
+        """Records the GPU operations of `work` in a CUDA graph; the returned function replays them."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             result = work()
@@ -86,7 +81,7 @@ class Runtime:
         return replay
 
     def now(self) -> float:
-        """Seconds on a monotonic clock, after the device has done all it was given."""
+        """Seconds on a monotonic clock, read after the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         elif self.device.type == "mps":
@@ -94,10 +89,7 @@ class Runtime:
         return time.perf_counter()
 
     def peak_memory_mib(self) -> float:
-        """Peak memory in MiB: on cuda allocated in this run, elsewhere resident in the whole process so far.
-
-        There the trials of an auto are in it, in the run for which they were made.
-        """
+        """Peak memory in MiB: allocated by this run on cuda, elsewhere resident in the process."""
         if self.device.type == "cuda":
             return float(torch.cuda.max_memory_allocated()) / 2**20
         unit = 1 if sys.platform == "darwin" else 1024
@@ -112,69 +104,76 @@ def open_runtime(
     compile_model: bool,
     threads: int | None,
     cuda_graphs: bool = False,
-    onednn: bool = True,
 ) -> Iterator[Runtime]:
-    """A Runtime, with torch's global settings as it needs them; put back at the end, but for allocator and compiler."""
+    """A Runtime with torch's global settings; they are restored, but for allocator and compiler."""
     threads_before = torch.get_num_threads()
     tf32_before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.set_num_threads(threads or threads_before)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = (
-        False  # fp32 means fp32
-    )
+    # fp32 means fp32.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if device == "cpu":
         keep_freed_memory()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     try:
-        yield Runtime(
-            torch.device(device), precision, channels_last, compile_model, cuda_graphs, onednn
-        )
+        yield Runtime(torch.device(device), precision, channels_last, compile_model, cuda_graphs)
     finally:
         torch.set_num_threads(threads_before)
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32_before
 
 
 def compile_all() -> None:
-    """Has this process compile every layer and shape, and fail where there are too many: not go on eager in silence."""
+    """Makes torch.compile fail where it would otherwise go on eagerly after too many shapes."""
     import torch._dynamo.config as dynamo
 
-    dynamo.recompile_limit, dynamo.fail_on_recompile_limit_hit = 256, True
+    dynamo.recompile_limit = 256
+    dynamo.fail_on_recompile_limit_hit = True
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep the memory that is freed in this process, where glibc is what allocates.
+    """Makes glibc keep freed memory in this process; does nothing under another allocator.
 
-    As it is, every large tensor is mapped anew and zeroed page by page when it is first written: a sixth of a training
-    step at batch 64 on two cores, and a third of an evaluation (results/LOG.md). The peak is the same.
+    By default glibc maps every large tensor anew, zeroed page by page at the first write: a sixth
+    of a training step at batch 64 on two cores, a third of an evaluation (results/LOG.md). The
+    peak is the same.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         for option, value in MALLOC_OPTIONS.values():
             mallopt(option, value)
 
 
 def resolve_device(name: str) -> str:
-    """The device that `name` (auto, cpu, cuda, mps) stands for here. Raises NormbenchError where there is none."""
-    available = {
+    """The device that `name` (auto, cpu, cuda, mps) stands for; NormbenchError for a missing device."""
+    is_available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
+    available = [device for device, is_there in is_available.items() if is_there]
     if name == "auto":
-        return next(device for device, there in available.items() if there)
-    if not available[name]:
-        there = ", ".join(device for device, is_there in available.items() if is_there)
+        return available[0]
+    if name not in available:
+        known = ", ".join(available)
         raise NormbenchError(
-            f"runtime.device={name}: there is no {name} device here; available: {there}"
+            f"runtime.device={name}: there is no {name} device here; available: {known}"
         )
     return name
 
 
-def resolve_precision(name: str, device: str) -> str:
-    """The precision that `name` (auto, fp32, bf16) stands for on `device`: auto is bf16 where that is native."""
+def resolve_precision(name: str, device: str, batch_size: int) -> str:
+    """The precision that `name` stands for at this batch size on `device`.
+
+    auto: bf16 where the device has it natively. fast: the same from FAST_FROM_BATCH images on.
+    Raises NormbenchError for bf16 on a device that would emulate it.
+    """
     native = has_native_bf16(device)
     if name == "auto":
         return "bf16" if native else "fp32"
+    if name == "fast":
+        return "bf16" if native and batch_size >= FAST_FROM_BATCH else "fp32"
     if name == "bf16" and not native:
         raise NormbenchError(
             f"runtime.precision=bf16: this {device} has no native bf16; available: fp32"
@@ -182,17 +181,23 @@ def resolve_precision(name: str, device: str) -> str:
     return name
 
 
+def resolve_layout(channels_last: bool | str, norm: str, batch_size: int) -> bool:
+    """Whether tensors are channels_last; fast: from FAST_FROM_BATCH images on, by norm."""
+    if isinstance(channels_last, bool):
+        return channels_last
+    return batch_size >= FAST_FROM_BATCH and norm not in FAST_CONTIGUOUS
+
+
 def check_compiler(compile_model: bool, device: str) -> None:
-    """Raises NormbenchError where torch.compile was asked for and what it compiles with is missing."""
-    if (
-        compile_model
-        and device == "cpu"
-        and not any(shutil.which(name) for name in ("g++", "clang++", "c++"))
-    ):
+    """Raises NormbenchError where torch.compile was asked for and its compiler is missing."""
+    if not compile_model:
+        return
+    has_cpp = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+    if device == "cpu" and not has_cpp:
         raise NormbenchError(
-            "runtime.compile=true needs a C++ compiler (g++ or clang++) on a cpu, and none was found"
+            "runtime.compile=true needs a C++ compiler (g++ or clang++) on a cpu; none was found"
         )
-    if compile_model and device == "cuda" and importlib.util.find_spec("triton") is None:
+    if device == "cuda" and importlib.util.find_spec("triton") is None:
         raise NormbenchError(
             "runtime.compile=true needs the package triton on cuda, and it is not installed"
         )
@@ -206,21 +211,15 @@ def check_cuda_graphs(cuda_graphs: bool, device: str) -> None:
         )
 
 
-def check_onednn(onednn: bool | str, device: str) -> None:
-    """Raises NormbenchError where another device than a cpu was asked to do without oneDNN, which it never uses."""
-    if onednn is False and device != "cpu":
-        raise NormbenchError(f"runtime.onednn=false needs a cpu, and this run is on {device}")
-
-
 def has_native_bf16(device: str) -> bool:
-    """Whether the device multiplies bf16 matrices itself instead of by emulation, which is slower than fp32."""
+    """Whether the device multiplies bf16 matrices itself; emulation is slower than fp32."""
     if device == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
     if device == "mps":
         return True
-    if platform.machine() == "arm64":  # a Mac's processor; torch does not say
+    # torch does not tell for a Mac's processor.
+    if platform.machine() == "arm64":
         return False
-    flags = (
-        f"{cpu_info('flags')} {cpu_info('Features')}".split()
-    )  # x86 calls them flags, Arm Features
+    # /proc/cpuinfo says flags on x86 and Features on Arm.
+    flags = f"{cpu_info('flags')} {cpu_info('Features')}".split()
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)

@@ -1,0 +1,64 @@
+"""Classification of images, the task of the source comparison."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from normbench.data.source import Source
+from normbench.tasks.metric import Metric
+from normbench.tasks.task import Batch, tasks
+
+LOSS = Metric("loss", unit="nats", better="smaller", low=0.0)
+ACCURACY = Metric(
+    "accuracy",
+    unit="%",
+    better="larger",
+    scale=100.0,
+    decimals=1,
+    difference_unit="points",
+    low=0.0,
+    high=1.0,
+)
+
+
+class Classification:
+    """Cross-entropy of logits (n, classes) with the labels; the share of images that are right."""
+
+    metrics: tuple[Metric, ...] = (LOSS, ACCURACY)
+    primary = ACCURACY
+
+    def __init__(self, source: Source, label_smoothing: float) -> None:
+        self.num_outputs = len(source.classes)
+        self.image_shape = source.image_shape
+        self.label_smoothing = label_smoothing
+
+    def loss(self, outputs: Tensor, batch: Batch, *, training: bool) -> Tensor:
+        """Mean cross-entropy in nats; label smoothing counts in training only."""
+        smoothing = self.label_smoothing if training else 0.0
+        return cross_entropy(outputs, batch["labels"], label_smoothing=smoothing)
+
+    def sums(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The number of images whose largest logit is that of their label."""
+        return {"accuracy": (outputs.argmax(1) == batch["labels"]).sum()}
+
+    def random_arrays(self, number: int, generator: np.random.Generator) -> dict[str, NDArray[Any]]:
+        """Images of uniform noise with labels of all classes."""
+        images = generator.integers(0, 256, (number, *self.image_shape), dtype=np.uint8)
+        return {"images": images, "labels": generator.integers(0, self.num_outputs, number)}
+
+
+@tasks.register("classification", title="Classification")
+def classification(
+    source: Source, *, label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+) -> Classification:
+    """Cross-entropy and accuracy over the classes of the data.
+
+    label_smoothing: the share of the target that is spread over all classes (arXiv:1512.00567, section 7).
+    """
+    return Classification(source, label_smoothing)

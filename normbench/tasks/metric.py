@@ -1,0 +1,103 @@
+"""A metric of a task: its name, unit and direction, and how values are written.
+
+A run's env.json records the metrics of its task, so that `runs` and `analysis` judge runs of any
+task without importing the task, or torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of merit, averaged over the images of a split.
+
+    name: as in the columns of metrics.csv, `{train,val,test}_{name}`.
+    unit, decimals: a value is shown times `scale`, with `decimals` decimals and the unit.
+    better: whether larger or smaller values are better.
+    difference_unit: unit of a difference of two values; `unit` where it is empty.
+    low, high: the range of an image's value, before scaling; None is unbounded.
+    """
+
+    name: str
+    unit: str
+    better: Literal["larger", "smaller"]
+    scale: float = 1.0
+    decimals: int = 3
+    difference_unit: str = ""
+    low: float | None = None
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.better not in ("larger", "smaller"):
+            raise ValueError(f"better is larger or smaller, not {self.better!r}")
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Metric:
+        """The metric that `to_json` wrote. Raises ValueError for any other content."""
+        try:
+            return cls(**content)
+        except TypeError as error:
+            raise ValueError(f"not a metric: {error}") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name, as env.json records them."""
+        return asdict(self)
+
+    @property
+    def title(self) -> str:
+        """The name in words: `squared error`."""
+        return self.name.replace("_", " ")
+
+    @property
+    def label(self) -> str:
+        """The name and unit, for an axis: `accuracy (%)`."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    @property
+    def is_larger_better(self) -> bool:
+        """The direction as a truth value, for sorting."""
+        return self.better == "larger"
+
+    def is_better(self, first: float, second: float) -> bool:
+        """Whether the first value is strictly better than the second."""
+        return first > second if self.is_larger_better else first < second
+
+    def show(self, value: float, half_width: float = math.nan) -> str:
+        """A value with its unit, and the half width of its interval unless nan: `91.3 ± 0.2 %`."""
+        return self._written(f"{self.scale * value:.{self.decimals}f}", half_width, self.unit)
+
+    def show_difference(self, value: float, half_width: float = math.nan) -> str:
+        """A signed difference of two values, likewise: `+0.8 ± 0.3 points`."""
+        unit = self.difference_unit or self.unit
+        return self._written(f"{self.scale * value:+.{self.decimals}f}", half_width, unit)
+
+    def finer(self) -> Metric:
+        """The metric with one more decimal, for single runs side by side."""
+        return replace(self, decimals=self.decimals + 1)
+
+    def _written(self, number: str, half_width: float, unit: str) -> str:
+        spread = f" ± {self.scale * half_width:.{self.decimals}f}"
+        interval = "" if math.isnan(half_width) else spread
+        return f"{number}{interval} {unit}".rstrip()
+
+
+def metric_of(column: str, metrics: Iterable[Metric]) -> Metric | None:
+    """The metric in a column of metrics.csv: `test_accuracy` or `test_accuracy_precise`.
+
+    None for a column that holds none of these metrics.
+    """
+    split, _, rest = column.partition("_")
+    if split not in SPLITS:
+        return None
+    # The longest name first: `error_rate` must not be taken for a variant of `error`.
+    for metric in sorted(metrics, key=lambda metric: -len(metric.name)):
+        if rest == metric.name or rest.startswith(f"{metric.name}_"):
+            return metric
+    return None

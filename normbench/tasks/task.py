@@ -1,0 +1,54 @@
+"""What a training is about. The trainer asks a task for losses and sums, tables for its metrics.
+
+A task is a registered function `(source, *, options) -> Task` in a file of its own. Nothing else in
+training, run directories, sweeps or reports knows whether images have classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from normbench.data.loader import Batch
+from normbench.registry import Registry
+from normbench.tasks.metric import Metric
+
+__all__ = ["Batch", "Task", "description", "tasks"]
+
+
+class Task(Protocol):
+    """Loss, metrics and targets of a training.
+
+    metrics: the loss first, then the rest, in the order of the columns of metrics.csv.
+    primary: the metric that tables, figures and verdicts are about; one of `metrics`.
+    num_outputs: the numbers that the network gives for an image.
+    """
+
+    metrics: tuple[Metric, ...]
+    primary: Metric
+    num_outputs: int
+
+    def loss(self, outputs: Tensor, batch: Batch, *, training: bool) -> Tensor:
+        """The mean loss over the batch, a scalar, of float32 outputs (n, num_outputs).
+
+        training: with whatever only training adds, such as label smoothing.
+        """
+
+    def sums(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Every metric but the loss, by name, summed over the images of the batch; scalars."""
+
+    def random_arrays(self, number: int, generator: np.random.Generator) -> dict[str, NDArray[Any]]:
+        """Random images and targets of the data's sizes, to time steps without any data."""
+
+
+# Entries take the data source, and their own options.
+tasks: Registry[Task] = Registry("task")
+
+
+def description(name: str, task: Task) -> dict[str, Any]:
+    """The task as env.json holds it, so that tables need neither torch nor the task itself."""
+    metrics = [metric.to_json() for metric in task.metrics]
+    return {"name": name, "primary": task.primary.name, "metrics": metrics}
