@@ -108,6 +108,11 @@ def migrate(folder: Path) -> None:
             run, comma, rest = line.partition(",")
             lines[place] = names[run] + comma + rest
         (folder / name).write_text("\n".join([*lines, ""]))
+    runs_table = pd.read_csv(folder / "runs.csv", dtype=str, keep_default_na=False)
+    # A run that was refused has no environment, and no task in it.
+    tasks = ["classification" if run in renamed else "" for run in runs_table["run"]]
+    runs_table.insert(list(runs_table).index("data"), "task", tasks)
+    runs_table.to_csv(folder / "runs.csv", index=False)
     if (folder / "bench.csv").exists():
         migrate_bench(folder / "bench.csv")
 
