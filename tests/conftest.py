@@ -8,15 +8,15 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from kit import runs
 
 from normbench import cli
-from normbench.config.schema import RunConfig
-from normbench.runs.rundir import open_run
 
 Run = Callable[..., tuple[int, str, str]]
 LeaveRun = Callable[..., Path]
@@ -101,47 +101,11 @@ def normbench(
 
 @pytest.fixture
 def leave_run() -> LeaveRun:
-    """Leaves the directory of a run that ended in `state`, with as many epochs as it has or was to take."""
+    """Leaves the directory of a run that was not trained: `kit.runs.leave_run`."""
+    return runs.leave_run
 
-    def leave(
-        config: RunConfig,
-        state: str = "done",
-        reason: str | None = None,
-        *,
-        epochs: int | None = None,
-        accuracy: float = 0.5,
-        train_seconds: float = 3.0,
-    ) -> Path:
-        environment = {
-            "data": {"name": "synthetic", "num_test": 20},
-            "concurrent_runs": config.system.concurrent_runs,
-            "hardware": {"device_name": "a processor", "threads": 1},
-            "versions": {"torch": "2.15.0"},
-            "git": {"commit": "0123456789abcdef", "dirty": False},
-        }
-        row = {
-            "lr": 0.1,
-            "train_loss": 1.0,
-            "train_accuracy": 0.5,
-            "test_loss": 1.0,
-            "test_accuracy": accuracy,
-        }
-        row |= {"val_loss": 1.0, "val_accuracy": accuracy} if config.data.val_fraction else {}
-        with open_run(config.run_path) as run:
-            run.begin(config.to_yaml(), environment)
-            for epoch in range(1, (config.epochs if epochs is None else epochs) + 1):
-                run.append_step({"step": 7 * epoch - 1, "epoch": epoch, "loss": 1.0, "lr": 0.1})
-                run.append_metrics(
-                    {
-                        "epoch": epoch,
-                        "steps": 7 * epoch,
-                        **row,
-                        "train_seconds": train_seconds,
-                        "eval_seconds": 1.0,
-                    }
-                )
-            if state != "running":
-                run.finish(state, reason)
-        return config.run_path
 
-    return leave
+@pytest.fixture
+def write_run(tmp_path: Path) -> LeaveRun:
+    """Writes a run by its id into the folder `runs` of this test: `kit.runs.write_run`."""
+    return partial(runs.write_run, tmp_path / "runs")

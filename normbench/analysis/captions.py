@@ -1,125 +1,170 @@
-"""What figures rest on, in words: data, epochs, runs, seeds, device, versions, commit, and what did not finish."""
+"""What tables and figures rest on, in words: data, epochs, seeds, machine, versions, commit, times."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import pandas as pd
 
-from normbench.analysis.frames import settings_of_study
+from normbench.analysis.settings import describe
+from normbench.analysis.stats import with_interval
+from normbench.analysis.study import BASELINE, Study
+from normbench.timing.rounds import shared_columns
+
+UNTIMED = "Times are not measured here: normbench bench does that. "
+UNKNOWN_TIMES = "Times are not known: none of these runs has settings that were timed. "
 
 
-def caption(runs: pd.DataFrame, *, test_set: bool = False, times: str = "") -> str:
-    """What a table of these runs rests on and how to read it; test_set: it has columns of these; times: their note."""
-    done = runs[runs["status"] == "done"]
+def caption(study: Study, *, test_set: bool = False, times: str = "") -> str:
+    """What a table of these runs rests on, and how to read it.
+
+    test_set: the table has columns of what the test set leaves open. times: `time_note`.
+    """
+    runs, done = study.runs, study.done.runs
     if done.empty:
         return f"None of {counted(len(runs), 'run')} finished."
-    finished = (
-        counted(len(runs), "run")
-        if len(done) == len(runs)
-        else f"{len(done)} of {len(runs)} runs finished"
-    )
-    floor = (
-        f"Test set: the 95 % interval that {distinct(runs, 'num_test')} test images leave of each. "
-        * test_set
-    )
+    finished = counted(len(runs), "run")
+    if len(done) < len(runs):
+        finished = f"{len(done)} of {len(runs)} runs finished"
+    images = f"{distinct(runs, 'num_test')} test images"
+    floor = f"Test set: the 95 % interval that {images} leave of each. " if test_set else ""
     return (
         f"Data {distinct(runs, 'data')}, {epochs(done)}, final epoch; {finished}, {_spread(done)} "
-        f"{floor}{times}"
-        f"{distinct(runs, 'device')}, threads: {distinct(runs, 'threads')}, {distinct(runs, 'precision')}, "
-        f"torch {distinct(runs, 'torch')}, commit {commits(runs)}."
+        f"{floor}{times}{distinct(runs, 'device')}, threads: {distinct(runs, 'threads')}, "
+        f"{distinct(runs, 'precision')}, torch {distinct(runs, 'torch')}, commit {commits(runs)}."
     )
 
 
-def unfinished(runs: pd.DataFrame) -> tuple[str, ...]:
-    """A line for each kind of run that has no result: which, how many, how it ended, and why."""
-    ended = runs[runs["status"] != "done"]
-    keys = ["norm", *settings_columns(runs), "status", "reason"]
-    return tuple(
-        _line(dict(zip(keys, key, strict=True)), len(group), runs)
-        for key, group in ended.groupby(keys, sort=False, dropna=False)
+def unfinished(study: Study) -> tuple[str, ...]:
+    """A line for each kind of run without a result: its settings, how many, how and why."""
+    keys = ["norm", *study.settings, "status", "reason"]
+    varying = study.varying(study.settings)
+    lines = []
+    for key, group in study.unfinished.runs.groupby(keys, sort=False, dropna=False):
+        kind = dict(zip(keys, key, strict=True))
+        lines.append(_line(kind, varying, len(group)))
+    return tuple(lines)
+
+
+def chosen_rates(study: Study) -> str:
+    """The learning rates that were chosen, in words; empty where none were."""
+    if not study.chooses_rates:
+        return ""
+    varying = [name for name in study.varying(study.settings) if name != "lr"]
+    told = []
+    for row in study.best_rates.sort_index().to_dict("records"):
+        place = describe({name: row[name] for name in varying})
+        told.append(f"{row['norm']} {row['lr']:g}" + (f" at {place}" if place else ""))
+    chosen = ", ".join(told)
+    return f"Learning rates are those that were best on held-out training images: {chosen}."
+
+
+def time_note(study: Study) -> str:
+    """What the times of a table rest on, or that there are none."""
+    if not study.clocks:
+        return UNTIMED if study.bench.empty else UNKNOWN_TIMES
+    numbers = {len(clock) for clock in study.clocks.values()}
+    return (
+        "Time per epoch is a training step's median, without evaluation, times the steps; "
+        "relative to bn: the median of the rounds' ratios, not the ratio of medians, "
+        f"{with_interval(numbers)}; timed in turns, {in_words(numbers)} rounds, "
+        f"on {machine(study.bench)}. Times are of this study's network ({timed_networks(study)}), "
+        f"not of the norm as such. {_timed_apart(study)}"
     )
 
 
-def settings_columns(table: pd.DataFrame) -> list[str]:
-    """The columns besides the norm that say which runs belong together; a dotted one is a setting of the study."""
-    return ["model", "batch_size", "lr", *settings_of_study(table)]
+def timed_networks(study: Study) -> str:
+    """The networks of the runs that were timed: `normresnet, widths 16, 32`."""
+    return networks(study.configs[run] for run in study.clocks)
 
 
-def beside_norm(table: pd.DataFrame) -> list[str]:
-    """The settings that norms can share: all but a norm's own options."""
-    return [name for name in settings_columns(table) if not name.startswith("norm.")]
+def networks(configs: Iterable[Mapping[Any, Any]]) -> str:
+    """The networks of configurations or rounds, with dotted keys, each once.
+
+    A norm's share of a step depends on the network: on a small one the same norm costs another
+    ratio than on the default one.
+    """
+    found: dict[str, None] = {}
+    for config in configs:
+        widths = str(config.get("model.widths", "")).strip("[]")
+        name = config["model.name"]
+        found[f"{name}, widths {widths}" if widths else name] = None
+    return " / ".join(found)
 
 
-def labelled(runs: pd.DataFrame) -> pd.DataFrame:
-    """With the column `line`: the norm, and its options where any run differs in them."""
-    options = [
-        name
-        for name in settings_columns(runs)
-        if name.startswith("norm.") and runs[name].nunique() > 1
-    ]
-    named = runs[options].rename(
-        columns=lambda name: name.removeprefix("norm.").removeprefix("options.")
-    )
-    labels = [
-        f"{norm} {describe({str(name): value for name, value in given.items() if value != ''})}"
-        for norm, given in zip(runs["norm"], named.to_dict("records"), strict=True)
-    ]
-    return runs.assign(line=[label.strip() for label in labels])
+def machine(rounds: pd.DataFrame) -> str:
+    """The machine, versions and commit that timed these rounds."""
+    known = []
+    for device, of_device in rounds.groupby("device", sort=False):
+        known.append(f"{device}, threads: {distinct(of_device, 'threads')}")
+    return f"{'; '.join(known)}, torch {distinct(rounds, 'torch')}, commit {commits(rounds)}"
 
 
-def describe(settings: dict[str, object]) -> str:
-    """Settings in words: batch size 8, lr 0.001, no num groups."""
-    return ", ".join(_in_words(name.replace("_", " "), value) for name, value in settings.items())
+def in_words(numbers: Iterable[int]) -> str:
+    """Numbers of rounds: `25`, or `3 or 25` where a bench was interrupted."""
+    return " or ".join(map(str, sorted({*numbers})))
 
 
 def counted(number: int, noun: str) -> str:
-    """1 run, 2 runs."""
-    return f"{number} {noun}{'s' * (number != 1)}"
+    """A number with its noun: `1 run`, `2 runs`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def seeds(number: int) -> str:
-    """One seed, 2 seeds."""
+    """A number of seeds: `one seed`, `2 seeds`."""
     return "one seed" if number == 1 else f"{number} seeds"
 
 
 def epochs(runs: pd.DataFrame) -> str:
-    """5 epochs; 1 / 5 epochs where runs differ."""
+    """The epochs of runs: `5 epochs`, or `1 / 5 epochs` where runs differ."""
     values = distinct(runs, "epochs")
-    return f"{values} epoch{'s' * (values != '1')}"
+    return "1 epoch" if values == "1" else f"{values} epochs"
 
 
-def distinct(runs: pd.DataFrame, column: str) -> str:
+def distinct(table: pd.DataFrame, column: str) -> str:
     """The values of a column, each once."""
-    return " / ".join(str(value) for value in runs[column].dropna().unique())
+    return " / ".join(str(value) for value in table[column].dropna().unique())
 
 
-def commits(runs: pd.DataFrame) -> str:
-    """The commits of the code that ran, with + where files differed from it."""
-    began = runs[runs["torch"].notna()]
-    known = [
-        f"{commit[:12]}{'+' if dirty else ''}"
-        if isinstance(commit, str) and commit
-        else "of an installed package"
-        for commit, dirty in zip(began["commit"], began["dirty"], strict=True)
-    ]
-    return " / ".join(dict.fromkeys(known))
+def commits(table: pd.DataFrame) -> str:
+    """The commits of the code that ran, with + where files differed from the commit."""
+    began = table[table["torch"].notna()]
+    known: dict[str, None] = {}
+    for commit, dirty in zip(began["commit"], began["dirty"], strict=True):
+        is_known = isinstance(commit, str) and commit
+        mark = "+" if is_known and dirty else ""
+        known[f"{commit[:12]}{mark}" if is_known else "of an installed package"] = None
+    return " / ".join(known)
 
 
-def _in_words(name: str, value: object) -> str:
-    if value == "":
-        return f"no {name}"
-    name = name.removesuffix(".name")
-    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-
-
-def _line(kind: dict[str, object], count: int, runs: pd.DataFrame) -> str:
-    varying = {name: kind[name] for name in settings_columns(runs) if runs[name].nunique() > 1}
-    what = ", ".join(filter(None, [str(kind["norm"]), describe(varying)]))
-    reason = f": {' '.join(kind['reason'].split())}" if isinstance(kind["reason"], str) else ""
-    return f"{what}: {count} {kind['status']}{reason}"
+def _line(kind: Mapping[Any, Any], varying: Iterable[str], count: int) -> str:
+    parts = [str(kind["norm"]), describe({name: kind[name] for name in varying})]
+    what = ", ".join(part for part in parts if part)
+    reason = kind["reason"]
+    why = f": {' '.join(reason.split())}" if isinstance(reason, str) else ""
+    return f"{what}: {count} {kind['status']}{why}"
 
 
 def _spread(done: pd.DataFrame) -> str:
-    """What the ± is, for as many seeds as there are."""
-    if done["seed"].nunique() == 1:
+    """The meaning of ±, for as many seeds as there are."""
+    number = done["seed"].nunique()
+    if number == 1:
         return "one seed each, so nothing is said of the spread over seeds."
-    return f"{seeds(done['seed'].nunique())}; ± is the 95 % Student-t interval over them."
+    return f"{seeds(number)}; ± is the 95 % Student-t interval over them."
+
+
+def _timed_apart(study: Study) -> str:
+    """Norms timed under other settings than bn; they get no ratio."""
+    costs = {study.environments[run]["cost_id"] for run in study.clocks}
+    timed = study.bench[study.bench["cost_id"].isin(costs)].drop_duplicates("cost_id")
+    shared = timed[shared_columns(timed)].apply(tuple, axis=1)
+    is_bn = timed["norm.name"] == BASELINE
+    is_apart = ~shared.isin(shared[is_bn])
+    is_apart &= timed["batch_size"].isin(timed.loc[is_bn, "batch_size"])
+    apart = timed[is_apart]
+    named = "norm.name", "batch_size"
+    names = [f"{norm} at batch {size}" for norm, size in apart[[*named]].itertuples(index=False)]
+    if not names:
+        return ""
+    return f"In other settings than bn, so not related to it: {', '.join(dict.fromkeys(names))}. "

@@ -20,7 +20,10 @@ DEFAULT_RUNS_DIR = Path("results/runs")
 @app.callback()
 def runs(
     context: typer.Context,
-    where: Annotated[str | None, typer.Option(help="Conditions on columns and settings.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="A condition on a column or setting; with several, all hold."),
+    ] = None,
     sort: Annotated[
         str | None, typer.Option(help="A column or setting; -KEY from the largest.")
     ] = None,
@@ -33,19 +36,28 @@ def runs(
     """List runs, compare two, remove some.
 
     \b
-    normbench runs --where 'norm=bn,gn and batch_size<=4' --sort -test_accuracy
-    normbench runs --where 'status=failed or test_accuracy<20%'
+    normbench runs --where norm=bn,gn --where 'batch_size<=4' --sort -epochs
+    normbench runs --where status=failed,diverged
     """
     if context.invoked_subcommand is not None:
-        if where is not None or sort is not None or as_json:
+        if where or sort is not None or as_json:
             raise NormbenchError(
-                f"--where, --sort and --json belong to normbench runs, not to {context.invoked_subcommand}"
+                "--where, --sort and --json belong to normbench runs, "
+                f"not to {context.invoked_subcommand}"
             )
         return
-    from normbench.analysis.listing import list_runs, to_json, to_text
+    from normbench.runs.listing import list_runs, to_json, to_text
 
-    table = list_runs(runs_dir.expanduser(), where, sort)
-    print(to_json(table) if as_json else to_text(table))
+    folder = runs_dir.expanduser()
+    listing = list_runs(folder, where or (), sort)
+    if as_json:
+        print(to_json(listing))
+    elif listing.rows:
+        print(to_text(listing))
+    elif where:
+        print(f"no runs match {' '.join(where)}")
+    else:
+        print(f"no runs in {folder}")
 
 
 @app.command("diff")
@@ -56,10 +68,11 @@ def diff(
 
     FIRST and SECOND are ids, the first parts of ids, hashes, or paths.
     """
-    from normbench.analysis.compare_runs import diff as compare
-    from normbench.analysis.compare_runs import find_run
+    from normbench.runs.diff import diff as compare
+    from normbench.runs.diff import find_run
 
-    print(compare(*(find_run(runs_dir.expanduser(), name) for name in (first, second))))
+    folder = runs_dir.expanduser()
+    print(compare(find_run(folder, first), find_run(folder, second)))
 
 
 @app.command("rm")
@@ -75,24 +88,24 @@ def remove(
 
     One that is running is left alone.
     """
-    from normbench.analysis.compare_runs import find_run
-    from normbench.analysis.listing import list_runs
+    from normbench.runs.diff import find_run
+    from normbench.runs.listing import list_runs
     from normbench.runs.rundir import remove_run
 
     if bool(runs) == failed:
         raise NormbenchError("say which runs to remove: by name, or all that failed with --failed")
     folder = runs_dir.expanduser()
-    bad: list[str] = list_runs(folder, "status=failed,damaged")["run"].tolist() if failed else []
+    paths = [find_run(folder, name, whole=True) for name in runs or ()]
+    if failed:
+        paths = [folder / row["run"] for row in list_runs(folder, ["status=failed,damaged"]).rows]
+        if not paths:
+            print(f"no failed runs in {folder}")
     busy = 0
-    for path in [find_run(folder, name, whole=True) for name in runs or ()] + [
-        folder / name for name in bad
-    ]:
+    for path in paths:
         try:
             remove_run(path)
             print(f"removed {path}")
         except RunFailure as error:
             busy += 1
             print(error, file=sys.stderr)
-    if failed and not bad:
-        print(f"no failed runs in {folder}")
     sys.exit(1 if busy else 0)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from normbench.cli.options import Debug
-from normbench.errors import NormbenchError, unknown
+from normbench.errors import NormbenchError
 
 if TYPE_CHECKING:
-    from normbench.analysis.frames import Frames
+    from normbench.analysis.study import Study
     from normbench.analysis.tables.table import Table
 
 Runs = Annotated[
@@ -21,7 +22,10 @@ Runs = Annotated[
         help="Run directories, folders of them, or a study's runs.csv.  [default: results/runs]"
     ),
 ]
-Where = Annotated[str | None, typer.Option(help="Conditions, as 'norm=bn,gn and batch_size<=4'.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(help="A condition, as norm=bn,gn or 'batch_size<=4'; with several, all hold."),
+]
 Bench = Annotated[
     Path | None,
     typer.Option(help="Where their times are: a bench.csv.  [default: the one beside the runs]"),
@@ -36,8 +40,11 @@ def table(
         str | None, typer.Option(help="Settings, as norm,batch_size: rows, then columns.")
     ] = None,
     metric: Annotated[
-        str, typer.Option(help="With --by: a column of metrics.csv, as test_loss.")
-    ] = "test_accuracy",
+        str | None,
+        typer.Option(
+            help="With --by: a column of metrics.csv.  [default: the task's metric on the test set]"
+        ),
+    ] = None,
     source: Annotated[
         bool, typer.Option("--source", help="The source's table, claimed beside measured.")
     ] = False,
@@ -54,23 +61,23 @@ def table(
     \b
     normbench table results/first-sweep
     normbench table results/first-sweep --by norm,batch_size
-    normbench table --where 'batch_size=64' --latex
+    normbench table --where batch_size=64 --latex
     """
-    asked = [
-        form
-        for form, wanted in {"markdown": markdown, "latex": latex, "csv": csv}.items()
-        if wanted
-    ]
+    forms = {"markdown": markdown, "latex": latex, "csv": csv}
+    asked = [form for form, is_wanted in forms.items() if is_wanted]
     if len(asked) > 1:
         raise NormbenchError(f"choose one of --{' and --'.join(asked)}")
-    if by is None and metric != "test_accuracy":
+    if source and by is not None:
+        raise NormbenchError("choose one of --by and --source")
+    if by is None and metric is not None:
         raise NormbenchError("--metric needs --by: say by which settings, as --by norm,batch_size")
-    shown = _table(_load(runs, where, by or "", bench), by, metric, source=source)
-    show(shown, asked[0] if asked else None)
+    settings = [] if by is None else [name.strip() for name in by.split(",")]
+    study = _load(runs, where, bench, apart=settings)
+    show(_table(study, settings, metric, source=source), asked[0] if asked else None)
 
 
 def show(table: Table, form: str | None = None) -> None:
-    """Prints the table in this form; without one as fits a terminal, or as Markdown in a pipe."""
+    """Prints the table in this form; without a form as Markdown, or a grid on a terminal."""
     from normbench.analysis.tables.rendering import FORMS, to_terminal
 
     if form is None and sys.stdout.isatty():
@@ -93,14 +100,12 @@ def compare(
     """
     from normbench.analysis.tables.pairs import compare as compare_norms
 
-    for paired in compare_norms(_load(runs, where).runs, first, second):
+    for paired in compare_norms(_load(runs, where), first, second):
         print(paired.sentence())
 
 
 def plot(
-    figure: Annotated[
-        str, typer.Argument(help="loss, accuracy, batch-size, time or learning-rate")
-    ],
+    figure: Annotated[str, typer.Argument(help="loss, epochs, batch-size, time or learning-rate")],
     runs: Runs = None,
     where: Where = None,
     output: Annotated[
@@ -123,16 +128,16 @@ def plot(
     normbench plot loss results/first-light --smooth 5
     normbench plot batch-size results/first-sweep --size slide -o batch-size.png
     """
-    from normbench.analysis.figures import FIGURES
-    from normbench.analysis.figures.style import save, size_called
+    from normbench.analysis.figures.saving import save
+    from normbench.analysis.figures.style import size_called
+    from normbench.analysis.outputs import output_named
 
-    if figure not in FIGURES:
-        raise unknown("figure", figure, FIGURES)
+    draw = output_named("figure", figure).make
     if smooth is not None and figure != "loss":
         raise NormbenchError(f"--smooth is for the figure loss, not for {figure}")
     chosen, path = size_called(size), output or Path(f"{figure}.svg")
     options = {"smooth": smooth} if figure == "loss" else {}
-    save(FIGURES[figure](_load(runs, where, bench=bench), chosen, **options), path, chosen)
+    save(draw(_load(runs, where, bench), chosen, **options), path, chosen)
     print(path)
 
 
@@ -156,35 +161,36 @@ def report(
     from normbench.environment import command
 
     check_folder(output)
-    frames = _load(runs, where, bench=bench)
-    check_keeps(output, frames.runs["run"])
-    print(write_report(frames, output, command()))
+    study = _load(runs, where, bench)
+    check_keeps(output, study.runs["run"])
+    print(write_report(study, output, command()))
 
 
-def _table(frames: Frames, by: str | None, metric: str, *, source: bool) -> Table:
+def _table(study: Study, by: list[str], metric: str | None, *, source: bool) -> Table:
     from normbench.analysis.tables.comparison import comparison_table
     from normbench.analysis.tables.crosstab import cross_table
     from normbench.analysis.tables.source import source_table
 
-    if source and by is not None:
-        raise NormbenchError("choose one of --by and --source")
     if source:
-        return source_table(frames)
-    return comparison_table(frames) if by is None else cross_table(frames, _names(by), metric)
+        return source_table(study)
+    return cross_table(study, by, metric) if by else comparison_table(study)
 
 
 def _load(
-    paths: list[Path] | None, where: str | None, by: str = "", bench: Path | None = None
-) -> Frames:
-    """The runs, comparable but for what `by` shows apart; notes on those left out go to standard error."""
-    from normbench.analysis.loading import check_comparable, load_frames
+    paths: list[Path] | None,
+    where: list[str] | None,
+    bench: Path | None = None,
+    apart: Sequence[str] = (),
+) -> Study:
+    """The runs, comparable but for the settings that are shown apart.
 
-    frames = load_frames([path.expanduser() for path in paths or DEFAULT_RUNS], where, bench)
-    for note in frames.notes:
+    Notes on runs that were left out go to standard error.
+    """
+    from normbench.analysis.loading import check_comparable, load_study
+
+    places = [path.expanduser() for path in paths or DEFAULT_RUNS]
+    study = load_study(places, where or (), bench)
+    for note in study.notes:
         print(note, file=sys.stderr)
-    check_comparable(frames.runs, apart=_names(by))
-    return frames
-
-
-def _names(by: str) -> list[str]:
-    return [name.strip() for name in by.split(",")]
+    check_comparable(study, apart)
+    return study

@@ -17,6 +17,7 @@ import yaml
 from normbench.config.schema import LOADER
 from normbench.errors import RunFailure
 from normbench.runs.rundir import OVER, SCHEMA_VERSION, run_state
+from normbench.tasks.metric import TaskRecord
 
 Columns = dict[str, npt.NDArray[Any]]
 SECTION = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # where a top-level key begins
@@ -129,6 +130,15 @@ def read_columns(text: str) -> Columns:
     }
 
 
+def read_steps(path: Path) -> Columns | None:
+    """The logged steps of the run at `path`, by column; None where they cannot be read."""
+    file = path / "steps.csv"
+    try:
+        return read_columns(file.read_text()) if file.exists() else {}
+    except (ValueError, OSError):
+        return None
+
+
 def at(content: Any, key: str) -> Any:
     """The value under a dotted key; None where there is none."""
     for part in key.split("."):
@@ -191,7 +201,10 @@ def _parse_section(text: str) -> dict[str, Any]:
 
 
 def _parse_environment(text: str) -> dict[str, Any]:
-    return known_schema(json.loads(text))
+    environment = known_schema(json.loads(text))
+    if "task" in environment:
+        TaskRecord.from_json(environment["task"])  # a ValueError here names the damaged file
+    return environment
 
 
 def _parse_status(text: str) -> dict[str, Any]:

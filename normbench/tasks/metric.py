@@ -88,6 +88,35 @@ class Metric:
         return f"{number}{interval} {unit}".rstrip()
 
 
+@dataclass(frozen=True)
+class TaskRecord:
+    """A run's task as env.json records it: its name, its metrics, and the primary one of them."""
+
+    name: str
+    primary: Metric
+    metrics: tuple[Metric, ...]
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> TaskRecord:
+        """The record that `to_json` wrote. Raises ValueError for any other content."""
+        try:
+            metrics = tuple(Metric.from_json(metric) for metric in content["metrics"])
+            primary = {metric.name: metric for metric in metrics}[content["primary"]]
+            return cls(str(content["name"]), primary, metrics)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a task: {error}") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """The section `task` of env.json."""
+        metrics = [metric.to_json() for metric in self.metrics]
+        return {"name": self.name, "primary": self.primary.name, "metrics": metrics}
+
+
+# The task of runs that ended before they wrote their environment: no figure is ever shown in it.
+NO_METRIC = Metric("result", "", "larger")
+UNKNOWN_TASK = TaskRecord("unknown", NO_METRIC, (NO_METRIC,))
+
+
 def metric_of(column: str, metrics: Iterable[Metric]) -> Metric | None:
     """The metric in a column of metrics.csv: `test_accuracy` or `test_accuracy_precise`.
 

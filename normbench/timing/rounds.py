@@ -1,4 +1,8 @@
-"""What `normbench bench` timed: its rounds, the file they are kept in, and what is said of them."""
+"""Rounds that `normbench bench` timed, as rows, and their file bench.csv.
+
+A row is one round of one contestant: its settings, the images, the machine, `cost_id`, and what
+was measured. Contestants of one `cost_id` have the same cost.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,14 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.captions import commits, distinct
 from normbench.atomic import disk_errors, write_text
-from normbench.config.schema import COSTLY
 from normbench.errors import NormbenchError, RunFailure
 
 FILE = "bench.csv"
 NUMBERS = ("round", "seconds", "compile_seconds", "peak_bytes", "saved_bytes", "state_bytes")
 MACHINE = ("device", "threads", "torch")
+IMAGES = ("image", "outputs")
+# Every contestant has these settings; others, as norm.num_groups, belong to some norms only.
 SETTINGS = (
     "norm.name",
     "model.name",
@@ -24,78 +28,78 @@ SETTINGS = (
     "optim.name",
     "train.accumulate",
     "data.augment",
-)  # of every run
-NEEDED = {"race", "image", *MACHINE, "commit", "dirty", *SETTINGS, *NUMBERS}
-IMAGES = ("image", "classes")  # columns that say what images a step had
-OLD_CLASSES = "10"  # of all images, before there was that column
+)
+NEEDED = {"cost_id", "race", *IMAGES, *MACHINE, "commit", "dirty", *SETTINGS, *NUMBERS}
 
 
 def read_bench(path: Path) -> pd.DataFrame:
-    """The rounds in a bench.csv, or in a folder's. Raises NormbenchError for none, RunFailure for a damaged file."""
+    """The rounds in a bench.csv, or in the bench.csv of a folder; settings are text.
+
+    Raises NormbenchError where there is no such file, RunFailure for a damaged one.
+    """
     file = path / FILE if path.is_dir() else path
     if file.is_file() and file.suffix != ".csv":
         raise NormbenchError(f"'{file}' is no CSV file: name a {FILE} or its folder")
     if not file.exists():
         raise NormbenchError(f"no {FILE} in {path}: `normbench bench -o {path}` writes it")
     try:
-        if not file.read_bytes().endswith(b"\n"):
-            raise ValueError("it ends within a row")
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
-        if missing := NEEDED - {*table}:
-            raise ValueError(f"no column {min(missing)}")
-        numbers = {name: pd.to_numeric(table[name]) for name in NUMBERS}
-        rounds = table.assign(
-            **numbers, dirty=table["dirty"] == "True", classes=table.get("classes", OLD_CLASSES)
-        )
+        rounds = _parsed(file)
         _check(rounds)
-        return rounds
     except (ValueError, OSError) as error:
         raise RunFailure(f"'{file}' cannot be read: {str(error).splitlines()[0]}") from None
-
-
-def _check(rounds: pd.DataFrame) -> None:
-    """Raises ValueError for what no bench writes."""
-    if rounds.isna().any(axis=None):
-        raise ValueError("a row with an empty figure")
-    if not rounds["seconds"].between(0, math.inf, inclusive="neither").all():
-        raise ValueError("seconds of a step that are not above 0")
-    if rounds.duplicated(["race", "round", *columns_of_settings(rounds)]).any():
-        raise ValueError("a round of the same settings comes twice")
+    return rounds
 
 
 def as_rounds(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The rows that a bench gives as a table, such as `read_bench` reads; settings that a norm lacks are empty."""
-    table = pd.DataFrame(rows).fillna("")
-    return table.astype(dict.fromkeys(columns_of_settings(table), str))
+    """The rows of a bench as the table that `read_bench` reads; a setting a norm lacks is ""."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    names = setting_columns(keys)
+    # As text from the start: a table would turn a norm's 4 groups into 4.0 beside a norm with none.
+    texts = [{**row, **{name: str(row.get(name, "")) for name in names}} for row in rows]
+    return pd.DataFrame(texts)
 
 
 def write_rounds(rounds: pd.DataFrame, path: Path) -> None:
-    """Writes the rounds as CSV, and the folder for them."""
+    """Writes the rounds as CSV, and makes the folder for it."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, rounds.to_csv(index=False))
 
 
 def together(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """The rounds of several files; a setting that one of them lacks is empty there, as it is within one."""
+    """The rounds of several files; a setting that a file lacks is "" in its rows."""
     table = pd.concat(tables, ignore_index=True)
-    return table.assign(**{name: table[name].fillna("") for name in columns_of_settings(table)})
+    return table.assign(**{name: table[name].fillna("") for name in setting_columns(table)})
 
 
-def basis_of(rounds: pd.DataFrame) -> str:
-    """The machine and versions that did the rounds."""
-    machines = rounds.groupby("device", sort=False)
-    known = "; ".join(
-        f"{device}, threads: {distinct(of_it, 'threads')}" for device, of_it in machines
-    )
-    return f"{known}, torch {distinct(rounds, 'torch')}, commit {commits(rounds)}"
+def setting_columns(columns: Iterable[object]) -> list[str]:
+    """The columns that tell contestants apart: dotted settings, batch size, images."""
+    names = [str(name) for name in columns]
+    return [name for name in names if "." in name or name in ("batch_size", *IMAGES)]
 
 
-def columns_of_settings(rounds: pd.DataFrame) -> list[str]:
-    """The columns that tell contestants apart."""
-    return [name for name in map(str, rounds.columns) if name.startswith(COSTLY) or name in IMAGES]
+def shared_columns(rounds: pd.DataFrame) -> list[str]:
+    """The settings but the norm's own: contestants are compared where they agree in these."""
+    return [name for name in setting_columns(rounds) if not name.startswith("norm.")]
 
 
-def in_words(numbers: Iterable[int]) -> str:
-    """25; 3 or 25, where a bench was interrupted."""
-    return " or ".join(map(str, sorted({*numbers})))
+def _parsed(file: Path) -> pd.DataFrame:
+    # Only a copy that broke off lacks its last newline.
+    if not file.read_bytes().endswith(b"\n"):
+        raise ValueError("it ends within a row")
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    missing = NEEDED - {*table}
+    if missing:
+        raise ValueError(f"no column {min(missing)}")
+    numbers = {name: pd.to_numeric(table[name]) for name in NUMBERS}
+    return table.assign(**numbers, dirty=table["dirty"] == "True")
+
+
+def _check(rounds: pd.DataFrame) -> None:
+    """Raises ValueError for rounds that no bench writes."""
+    if rounds.isna().any(axis=None):
+        raise ValueError("a row with an empty figure")
+    if not rounds["seconds"].between(0, math.inf, inclusive="neither").all():
+        raise ValueError("seconds of a step that are not above 0")
+    if rounds.duplicated(["race", "round", "cost_id"]).any():
+        raise ValueError("a round of the same settings comes twice")

@@ -1,4 +1,4 @@
-"""The comparison table: what each norm reached and what it cost, with what the figures rest on below it."""
+"""The comparison: what each norm reached, how sure that is, and what an epoch costs."""
 
 from __future__ import annotations
 
@@ -8,132 +8,126 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.captions import beside_norm, caption, settings_columns, unfinished
-from normbench.analysis.choice import best_rates, rates_are_chosen
-from normbench.analysis.frames import Clock, Frames
-from normbench.analysis.stats import Estimate, half_width_of_test_set, mean_interval, median_ratio
+from normbench.analysis.captions import caption, time_note, unfinished
+from normbench.analysis.stats import half_width_of_test_set, mean_interval, median_ratio
+from normbench.analysis.study import BASELINE, Study
 from normbench.analysis.tables.table import (
-    BASELINE,
+    NOT_MEASURED,
     Table,
-    as_text,
     ended_otherwise,
-    figure,
+    in_words,
     ratio_columns,
-    ratios_as_text,
+    show_all,
+    show_ratios,
 )
-from normbench.analysis.times import clock_of, time_note
+from normbench.analysis.times import Clock
+from normbench.tasks.metric import Metric
 
 
-def comparison_table(frames: Frames) -> Table:
+def comparison_table(study: Study) -> Table:
     """The comparison of all runs, with a row for each norm and choice of settings."""
-    data = comparison(frames)
-    basis = caption(frames.runs, test_set=True, times=time_note(frames))
-    return Table("What each norm reached", data, _shown(data), basis, unfinished(frames.runs))
+    data = comparison(study)
+    has_floor = "test_set_half_width" in data
+    basis = caption(study, test_set=has_floor, times=time_note(study))
+    headings = {
+        study.val_column: in_words(study.val_column),
+        study.test_column: in_words(study.test_column),
+        "test_set_half_width": "test set",
+        "seconds": "time per epoch",
+        "relative_time": f"relative to {BASELINE}",
+    }
+    shown, numbers = _readable(study, data), data.rename(columns=headings)
+    title = "What each norm reached"
+    return Table(title, data, shown, basis, unfinished(study), numbers)
 
 
-def comparison(frames: Frames) -> pd.DataFrame:
-    """One row per norm, batch size, learning rate and whatever else runs of a norm differ in, in the order of the runs.
+def comparison(study: Study) -> pd.DataFrame:
+    """A row per norm and choice of `study.settings`, in the order of the runs.
 
-    Columns: norm, settings, n (finished runs, one seed each), test accuracy (mean over them), half_width (of its 95 %
-    Student-t interval over seeds; nan for one), test_set_half_width (of the interval that a finite test set leaves even
-    then), seconds per epoch (median over the rounds of a race), relative_time (the median over rounds of the seconds
-    over bn's at the same settings), its interval and the rounds; status counts what did not finish. Where images were
-    held out: their accuracy, and chosen, whether the learning rate is the one chosen by it.
+    n: finished runs, one seed each. `study.test_column`: their mean, with half_width of its 95 %
+    Student-t interval over seeds, nan for one seed. test_set_half_width: of the interval that a
+    finite test set leaves even to infinitely many seeds, for metrics with a range. seconds of an
+    epoch: median over the rounds of a bench, with the columns RATIO relative to bn at the same
+    shared settings, and rounds. status: the runs without a result. Where images were held out:
+    `study.val_column`, and chosen, whether the learning rate is the one chosen by it.
     """
-    runs = frames.runs
-    baseline = _baseline(frames)
-    groups = runs.groupby(["norm", *settings_columns(runs)], sort=False, dropna=False)
-    table = pd.DataFrame([_row(frames, group, baseline) for _, group in groups])
-    if rates_are_chosen(runs):
-        best = best_rates(runs)
-        table["chosen"] = (
-            table.merge(best.assign(chosen=True), how="left")["chosen"].eq(True).to_numpy()
-        )
+    baseline = _baseline(study)
+    groups = study.runs.groupby(["norm", *study.settings], sort=False, dropna=False)
+    table = pd.DataFrame([_row(study, group, baseline) for _, group in groups])
+    if study.chooses_rates:
+        marked = table.merge(study.best_rates.assign(chosen=True), how="left")
+        table["chosen"] = marked["chosen"].eq(True).to_numpy()
     return table
 
 
-def _shown(table: pd.DataFrame) -> pd.DataFrame:
-    """The comparison as people read it."""
-    accuracies = zip(table["test_accuracy"], table["half_width"], table["n"], strict=True)
-    shown = pd.DataFrame(
-        {
-            "norm": table["norm"],
-            **_varying(table),
-            **_held_out(table),
-            "test accuracy": [
-                as_text(Estimate(*values), "test_accuracy") if values[-1] else "none finished"
-                for values in accuracies
-            ],
-            "test set": [
-                figure(100 * value, "± {:.1f} %") for value in table["test_set_half_width"]
-            ],
-            **_times(table),
-            "runs": table["n"],
-            "ended otherwise": table["status"],
-        }
-    )
-    return shown.loc[
-        :, [name for name in shown if name != "ended otherwise" or shown[name].any()]
-    ].astype(str)
+def test_set_half_width(metric: Metric, mean: float, num_test: Any) -> dict[str, float]:
+    """The column test_set_half_width; no column for a metric without a range."""
+    if metric.low is None or metric.high is None:
+        return {}
+    if math.isnan(mean):
+        return {"test_set_half_width": math.nan}
+    width = half_width_of_test_set(mean, int(num_test), metric.low, metric.high)
+    return {"test_set_half_width": width}
 
 
-def _row(frames: Frames, group: pd.DataFrame, baseline: dict[Any, Clock]) -> dict[str, object]:
-    done = group[group["status"] == "done"]
-    accuracy, values = done["test_accuracy"].mean(), done["test_accuracy"].tolist()
-    seconds = clock_of(frames, group)
-    of_bn = baseline.get(tuple(group[beside_norm(group)].iloc[0]), {})
-    ratio = median_ratio(seconds, of_bn)
-    return {
-        "norm": group["norm"].iloc[0],
-        **{name: group[name].iloc[0] for name in settings_columns(group)},
-        "n": len(done),
-        **({"val_accuracy": done["val_accuracy"].mean()} if "val_accuracy" in group else {}),
-        "test_accuracy": accuracy,
-        "half_width": mean_interval(values).half_width if values else math.nan,
-        "test_set_half_width": half_width_of_test_set(accuracy, int(done["num_test"].iloc[0]))
-        if values
-        else math.nan,
-        "seconds": median(seconds.values()) if seconds else math.nan,
+def _row(study: Study, group: pd.DataFrame, baseline: dict[Any, Clock]) -> dict[str, object]:
+    first, done = group.iloc[0], group[group["status"] == "done"]
+    values = done[study.test_column].tolist() if len(done) else []
+    estimate = mean_interval(values)
+    num_test = done["num_test"].iloc[0] if len(done) else None
+    clock = study.clock(group["run"])
+    ratio = median_ratio(clock, baseline.get(tuple(first[study.shared_settings]), {}))
+    row = {"norm": first["norm"], **{name: first[name] for name in study.settings}, "n": len(done)}
+    if study.holds_out:
+        row[study.val_column] = done[study.val_column].mean()
+    return row | {
+        study.test_column: estimate.mean,
+        "half_width": estimate.half_width,
+        **test_set_half_width(study.primary, estimate.mean, num_test),
+        "seconds": median(clock.values()) if clock else math.nan,
         **ratio_columns(ratio),
         "rounds": ratio.n if ratio else 0,
         "status": ended_otherwise(group),
     }
 
 
-def _baseline(frames: Frames) -> dict[Any, Clock]:
-    """The seconds of bn by round, at each choice of settings but the norm's own."""
-    runs = frames.runs
-    groups = runs[runs["norm"] == BASELINE].groupby(beside_norm(runs), dropna=False)
-    return {key: clock_of(frames, group) for key, group in groups}
+def _baseline(study: Study) -> dict[Any, Clock]:
+    """The seconds of bn by round, at each choice of the shared settings."""
+    runs = study.runs[study.runs["norm"] == BASELINE]
+    groups = runs.groupby(study.shared_settings, dropna=False)
+    return {key: study.clock(group["run"]) for key, group in groups}
 
 
-def _varying(table: pd.DataFrame) -> dict[str, pd.Series]:
-    """The columns that tell rows of one norm apart, where there is more than one value."""
-    return {
-        name.replace("_", " "): table[name]
-        for name in settings_columns(table)
-        if table[name].nunique() > 1
-    }
-
-
-def _held_out(table: pd.DataFrame) -> dict[str, list[str]]:
-    """The accuracy on held-out training images, where there are any, by which a learning rate is chosen."""
-    if "val_accuracy" not in table:
-        return {}
-    chosen = table["chosen"] if "chosen" in table else [False] * len(table)
-    pairs = zip(table["val_accuracy"], chosen, strict=True)
-    return {
-        "validation accuracy": [
-            figure(100 * value, "{:.1f} %") + " (best)" * best for value, best in pairs
+def _readable(study: Study, data: pd.DataFrame) -> pd.DataFrame:
+    """The comparison as people read it; settings that all rows share are left out."""
+    metric = study.primary
+    columns: dict[str, Any] = {"norm": data["norm"]}
+    for name in study.varying(study.settings):
+        columns[in_words(name)] = data[name]
+    if study.holds_out:
+        columns[in_words(study.val_column)] = _held_out(study, data)
+    reached = zip(data[study.test_column], data["half_width"], data["n"], strict=True)
+    columns[in_words(study.test_column)] = [
+        metric.show(mean, half_width) if n else "none finished" for mean, half_width, n in reached
+    ]
+    if "test_set_half_width" in data:
+        columns["test set"] = [
+            NOT_MEASURED if text == NOT_MEASURED else f"± {text}"
+            for text in show_all(metric, data["test_set_half_width"])
         ]
-    }
+    if data["seconds"].notna().any():
+        columns["time per epoch"] = show_all(study.metric("seconds"), data["seconds"])
+        columns[f"relative to {BASELINE}"] = show_ratios(data)
+    columns["runs"] = data["n"]
+    if data["status"].any():
+        columns["ended otherwise"] = data["status"]
+    return pd.DataFrame(columns).astype(str)
 
 
-def _times(table: pd.DataFrame) -> dict[str, list[str]]:
-    """The columns of times, where any was measured."""
-    if table["seconds"].isna().all():
-        return {}
-    return {
-        "time per epoch": [figure(value, "{:.1f} s") for value in table["seconds"]],
-        "relative to bn": ratios_as_text(table),
-    }
+def _held_out(study: Study, data: pd.DataFrame) -> list[str]:
+    """The primary metric on held-out images, with a mark at the learning rate chosen by it."""
+    shown = show_all(study.primary, data[study.val_column])
+    if "chosen" not in data:
+        return shown
+    pairs = zip(shown, data["chosen"], strict=True)
+    return [f"{text} (best)" if is_chosen else text for text, is_chosen in pairs]

@@ -1,140 +1,139 @@
-"""What a training step costs under each norm, as `normbench bench` timed it: time, relative to bn, and memory."""
+"""What a training step costs under each norm, as `normbench bench` timed it: time and memory."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.frames import settings_that_vary
+from normbench.analysis.captions import in_words as rounds_in_words
+from normbench.analysis.captions import machine, networks
+from normbench.analysis.settings import varying_settings
 from normbench.analysis.stats import median_ratio, with_interval
-from normbench.analysis.tables.table import BASELINE, Table, ratio_columns, ratios_as_text
-from normbench.timing.rounds import basis_of, columns_of_settings, in_words
+from normbench.analysis.study import BASELINE
+from normbench.analysis.tables.table import Table, in_words, ratio_columns, show_ratios
+from normbench.timing.rounds import setting_columns, shared_columns
 
 MIB = 2**20
-SHORT = {
-    "runtime.": "",
-    "norm.options.": "",
-    "norm.": "",
-    "model.": "",
-    "data.": "",
-    "train.": "",
-    "_": " ",
-}
+SECTIONS = ("runtime.", "norm.options.", "norm.", "model.", "data.", "train.")
+BYTES = ("peak_bytes", "saved_bytes", "state_bytes")
 NOTE = (
-    "Medians over {rounds} rounds, in which all of one batch size took their turns; relative to bn: the median of the "
-    "rounds' ratios at otherwise the same settings, which is not the ratio of the medians where the machine's speed "
-    "drifts, {interval}. Peak: the most that tensors take in a step beyond what lasts; saved: what a forward pass "
-    "keeps for the backward pass; state: weights, buffers, optimizer. "
+    "Medians over {rounds} rounds, in which all of one batch size took their turns; relative to "
+    "bn: the median of the rounds' ratios at otherwise the same settings, which is not the ratio "
+    "of the medians where the machine's speed drifts, {interval}. Peak: the most that tensors take "
+    "in a step beyond what lasts; saved: what a forward pass keeps for the backward pass; state: "
+    "weights, buffers, optimizer. Times are of this network ({networks}), not of the norm as such. "
 )
 COMPILATION = "Compilation: less where the compiler's own cache helps. "
+Seconds = dict[Any, float]  # by race and round
 
 
 def costs_table(rounds: pd.DataFrame) -> Table:
-    """A row for each configuration that was timed; `rounds` as `bench.csv` has them."""
+    """A row for each contestant of a bench."""
     data = costs(rounds)
-    note = NOTE.format(rounds=in_words(data["rounds"]), interval=with_interval(data["rounds"]))
+    number = rounds_in_words(data["rounds"])
+    note = NOTE.format(
+        rounds=number,
+        interval=with_interval(data["rounds"]),
+        networks=networks(rounds.to_dict("records")),
+    )
     if data["compile_seconds"].any():
         note += COMPILATION
-    return Table("What a training step costs", data, _shown(data), note + basis_of(rounds) + ".")
+    return Table("What a training step costs", data, _readable(data), f"{note}{machine(rounds)}.")
 
 
 def costs(rounds: pd.DataFrame) -> pd.DataFrame:
-    """One row for each configuration, in the order of the rounds.
+    """A row for each contestant, in the order of the rounds.
 
-    Columns: norm, batch_size, the settings that vary; seconds (median step), relative_time (median over rounds of the
-    seconds over bn's at the same other settings), its interval from low to high, rounds; images_per_second;
-    compile_seconds; peak_bytes, saved_bytes and state_bytes.
+    norm, batch_size, and the settings that vary, by short names; seconds of a step (median), the
+    columns RATIO relative to bn at the same shared settings, rounds; images_per_second;
+    compile_seconds; peak_bytes, saved_bytes, state_bytes.
     """
-    names = columns_of_settings(rounds)
-    groups = [group for _, group in rounds.groupby(names, sort=False)]
-    varying = _varying([_known(group[names].iloc[0]) for group in groups])
-    shared = [name for name in names if not name.startswith("norm.")]
-    others = [tuple(group[shared].iloc[0]) for group in groups]
-    bn = [
-        place
-        for place, group in zip(others, groups, strict=True)
-        if group["norm.name"].iloc[0] == BASELINE
-    ]
-    of_bn = {  # of two kinds of bn at the same other settings none is the one to relate to
-        place: _by_round(group)
-        for place, group in zip(others, groups, strict=True)
-        if group["norm.name"].iloc[0] == BASELINE and bn.count(place) == 1
-    }
-    rows = [
-        _row(group, {name: column[i] for name, column in varying.items()}, of_bn.get(place, {}))
-        for i, (place, group) in enumerate(zip(others, groups, strict=True))
-    ]
+    contestants = {str(cost): of_it for cost, of_it in rounds.groupby("cost_id", sort=False)}
+    names = setting_columns(rounds)
+    varying = _varying({cost: _known(of_it[names]) for cost, of_it in contestants.items()})
+    baseline = _baseline(contestants, shared_columns(rounds))
+    rows = []
+    for place, of_it in enumerate(contestants.values()):
+        settings = {name: values[place] for name, values in varying.items()}
+        of_bn = baseline.get(_place(of_it, shared_columns(rounds)), {})
+        rows.append(_row(of_it, settings, of_bn))
     return pd.DataFrame(rows)
 
 
-def _row(
-    group: pd.DataFrame, settings: dict[str, str], of_bn: dict[Any, float]
-) -> dict[str, object]:
-    first = group.iloc[0]
-    seconds = _by_round(group)
-    ratio = median_ratio(seconds, of_bn)
-    step, images = (
-        median(seconds.values()),
-        int(first["batch_size"]) * int(first["train.accumulate"]),
-    )
+def _baseline(contestants: Mapping[str, pd.DataFrame], shared: list[str]) -> dict[Any, Seconds]:
+    """The seconds of bn at each choice of shared settings; none where bn was timed twice."""
+    found: dict[Any, list[Seconds]] = {}
+    for of_it in contestants.values():
+        if of_it["norm.name"].iloc[0] == BASELINE:
+            found.setdefault(_place(of_it, shared), []).append(_by_round(of_it))
+    return {place: seconds[0] for place, seconds in found.items() if len(seconds) == 1}
+
+
+def _place(of_it: pd.DataFrame, columns: list[str]) -> tuple[Any, ...]:
+    return tuple(of_it[columns].iloc[0])
+
+
+def _row(of_it: pd.DataFrame, settings: dict[str, str], of_bn: Seconds) -> dict[str, object]:
+    first, seconds = of_it.iloc[0], _by_round(of_it)
+    step = median(seconds.values())
+    images = int(first["batch_size"]) * int(first["train.accumulate"])
     return {
         "norm": first["norm.name"],
         "batch_size": int(first["batch_size"]),
         **settings,
         "seconds": step,
-        **ratio_columns(ratio),
+        **ratio_columns(median_ratio(seconds, of_bn)),
         "rounds": len(seconds),
         "images_per_second": images / step,
-        **{
-            name: first[name]
-            for name in ("compile_seconds", "peak_bytes", "saved_bytes", "state_bytes")
-        },
+        "compile_seconds": first["compile_seconds"],
+        **{name: first[name] for name in BYTES},
     }
 
 
-def _known(settings: pd.Series[Any]) -> dict[str, Any]:
-    return {str(name): value for name, value in settings.items() if value != ""}
+def _known(settings: pd.DataFrame) -> dict[str, Any]:
+    """The settings that a contestant has; "" marks those of other norms."""
+    first = settings.iloc[0].items()
+    return {str(name): value for name, value in first if value != ""}
 
 
-def _varying(settings: list[dict[str, str]]) -> dict[str, list[str]]:
-    """The settings in which configurations of one norm differ, and any in the runtime of all, by short names."""
-    configs = {str(i): one for i, one in enumerate(settings)}
-    without_norm = {place: one | {"norm.name": ""} for place, one in configs.items()}
-    between = settings_that_vary(without_norm, without_norm)
-    columns = settings_that_vary(configs, configs) | {
-        key: between[key] for key in between if key.startswith("runtime.")
-    }
-    return {_short(name): column for name, column in columns.items()}
+def _varying(configs: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Settings in which contestants of one norm differ, and settings of the runtime that vary."""
+    one_norm = {cost: config | {"norm.name": ""} for cost, config in configs.items()}
+    found = varying_settings(configs, configs)
+    for name, values in varying_settings(one_norm, one_norm).items():
+        if name.startswith("runtime."):
+            found[name] = values
+    return {_short(name): values for name, values in found.items()}
 
 
 def _short(name: str) -> str:
-    for long, short in SHORT.items():
-        name = name.replace(long, short)
-    return name
+    """A setting without its section: `channels last`."""
+    for section in SECTIONS:
+        name = name.removeprefix(section)
+    return name.replace("_", " ")
 
 
-def _by_round(group: pd.DataFrame) -> dict[Any, float]:
-    return dict(zip(zip(group["race"], group["round"], strict=True), group["seconds"], strict=True))
+def _by_round(of_it: pd.DataFrame) -> Seconds:
+    rounds = zip(of_it["race"], of_it["round"], strict=True)
+    return dict(zip(rounds, of_it["seconds"], strict=True))
 
 
-def _shown(data: pd.DataFrame) -> pd.DataFrame:
-    first = data.columns.get_loc("seconds")
-    assert isinstance(first, int)
-    shown = {
-        **{str(name).replace("_", " "): data[name] for name in data.columns[:first]},
-        "step": [f"{1000 * value:.1f} ms" for value in data["seconds"]],
-        "relative to bn": ratios_as_text(data),
-        "images/s": [f"{value:.0f}" for value in data["images_per_second"]],
-        **(
-            {"compilation": [f"{v:.0f} s" for v in data["compile_seconds"]]}
-            if data["compile_seconds"].any()
-            else {}
-        ),
-        **{
-            name: [f"{v / MIB:.1f} MiB" for v in data[f"{name}_bytes"]]
-            for name in ("peak", "saved", "state")
-        },
-    }
-    return pd.DataFrame(shown).astype(str)
+def _readable(data: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(dict(_columns(data))).astype(str)
+
+
+def _columns(data: pd.DataFrame) -> Iterator[tuple[str, Any]]:
+    """The columns as people read them: settings, then figures with their units."""
+    settings = data.loc[:, :"seconds"].columns[:-1]
+    for name in settings:
+        yield in_words(str(name)), data[name]
+    yield "step", [f"{1000 * value:.1f} ms" for value in data["seconds"]]
+    yield f"relative to {BASELINE}", show_ratios(data)
+    yield "images/s", [f"{value:.0f}" for value in data["images_per_second"]]
+    if data["compile_seconds"].any():
+        yield "compilation", [f"{value:.0f} s" for value in data["compile_seconds"]]
+    for name in BYTES:
+        yield name.removesuffix("_bytes"), [f"{value / MIB:.1f} MiB" for value in data[name]]

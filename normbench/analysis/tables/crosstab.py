@@ -1,4 +1,4 @@
-"""One figure over settings: norm x batch size, norm x learning rate, or any other; what has none says why."""
+"""One figure over settings: norm x batch size, norm x learning rate, or any other choice."""
 
 from __future__ import annotations
 
@@ -8,131 +8,166 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.captions import caption, describe, distinct, settings_columns, unfinished
-from normbench.analysis.choice import at_chosen_rate, chosen_rates, rates_are_chosen
-from normbench.analysis.frames import KEYS, Frames
+from normbench.analysis.captions import caption, chosen_rates, distinct, unfinished
 from normbench.analysis.loading import COMPARABLE
-from normbench.analysis.stats import Estimate, half_width_of_test_set, mean_interval
-from normbench.analysis.tables.table import NOT_MEASURED, Table, as_text, ended_otherwise
+from normbench.analysis.settings import describe
+from normbench.analysis.stats import mean_interval
+from normbench.analysis.study import Study
+from normbench.analysis.tables.comparison import test_set_half_width
+from normbench.analysis.tables.table import NOT_MEASURED, Table, ended_otherwise, in_words
 from normbench.errors import NormbenchError, unknown
+from normbench.runs.row import KEYS
+from normbench.tasks.metric import Metric, metric_of
 
 NO_RUN = "no run"
-CLOCKS = ("seconds", "second")  # what other runs on the machine disturb
+CLOCKS = ("seconds", "second")  # figures that other runs on the machine disturb
 
 
-def cross_table(frames: Frames, by: Sequence[str], metric: str = "test_accuracy") -> Table:
-    """The final `metric` by settings: rows by all but the last of `by`, columns by the last.
+def cross_table(study: Study, by: Sequence[str], column: str | None = None) -> Table:
+    """A final figure by settings: rows by all but the last of `by`, columns by the last.
 
+    column: of metrics.csv; by default the primary metric on the test set.
     Raises NormbenchError as `cells` does.
     """
-    data = cells(frames, by, metric)
-    uniform = data.loc[data["n"] > 0, "n"].nunique() <= 1
-    shown = data.assign(cell=[_shown(cell, metric, uniform) for cell in data.to_dict("records")])
-    if (
-        len(by) > 1
-        and by[-1] == "lr"
-        and metric == "val_accuracy"
-        and rates_are_chosen(frames.runs)
-    ):
-        best = data.loc[
-            data.groupby(list(by[:-1]), sort=False)[metric].idxmax().dropna().astype(int)
-        ].index
-        shown.loc[best, "cell"] += " (best)"
-    if len(by) == 1:
-        wide = shown[[*by, "cell"]].rename(columns={"cell": _title(metric)})
-    else:
-        column = by[-1]
-        wide = shown.set_index(list(by))["cell"].unstack(column, fill_value=NO_RUN, sort=False)
-        wide = wide[[value for value in data[column].unique() if value in wide.columns]]
-        wide.columns = pd.Index([describe({column: value}) for value in wide.columns])
-        wide = wide.reset_index()
-    wide = wide.rename(columns={name: name.replace("_", " ") for name in by}).astype(str)
-    heading = (
-        f"{_title(metric).capitalize()} by {' and '.join(name.replace('_', ' ') for name in by)}"
-    )
-    basis = " ".join([caption(frames.runs), *_remarks(frames, data, by)])
-    return Table(heading, data, wide, basis, unfinished(frames.runs))
+    column = column or study.test_column
+    data = cells(study, by, column)
+    shown = _grid(data.assign(cell=_readable(study, data, column, by)), by, NO_RUN)
+    numbers = _grid(data.assign(cell=data[column]), by, math.nan)
+    headings = {"cell": in_words(column), **{name: in_words(name) for name in by}}
+    shown = shown.rename(columns=headings).astype(str)
+    numbers = numbers.rename(columns=headings)
+    heading = f"{in_words(column).capitalize()} by {' and '.join(map(in_words, by))}"
+    basis = " ".join([caption(study), *_remarks(study, data, by, study.metric(column))])
+    return Table(heading, data, shown, basis, unfinished(study), numbers)
 
 
-def cells(frames: Frames, by: Sequence[str], metric: str = "test_accuracy") -> pd.DataFrame:
-    """A row for each choice of the settings `by` that has a run: n, mean and half_width of the final metric over seeds.
+def cells(study: Study, by: Sequence[str], column: str) -> pd.DataFrame:
+    """A row for each choice of the settings `by` that has a run.
 
-    test_set_half_width is what the test set leaves open of an accuracy on it; status counts what did not finish. Times
-    leave out runs that shared the machine. Where `by` leaves the learning rate open and images were held out, runs are
-    those of the rate that was best on them.
+    n, `column` and half_width: the mean of the final figure over seeds, and its interval.
+    test_set_half_width: what the test set leaves open, for metrics with a range. status: the runs
+    without a result. Times leave out runs that shared the machine. Where `by` leaves the learning
+    rate open, each norm is at its chosen rate.
 
-    Raises NormbenchError for a name that is no setting or metric, and where runs of one cell differ in more than seed.
+    Raises NormbenchError for an unknown setting or figure, and where runs of one cell differ in
+    more than their seed.
     """
-    allowed = {"norm", *COMPARABLE, *settings_columns(frames.runs)}
+    _check_names(study, by)
+    if "lr" not in by:
+        study = study.chosen
+    runs = study.runs.assign(value=study.runs["run"].map(final(study, column)))
+    groups = _ascending(runs, by).groupby(list(by), sort=False, dropna=False)
+    rows = []
+    for key, group in groups:
+        settings = dict(zip(by, key, strict=True))
+        _check_alike(study, settings, group)
+        rows.append(_cell(study, settings, group, column))
+    return pd.DataFrame(rows)
+
+
+def final(study: Study, column: str) -> dict[Any, float]:
+    """The figure of each finished run at its last epoch, by run.
+
+    Times are medians over the epochs, of runs that had the machine to themselves.
+    Raises NormbenchError for a column that no run has.
+    """
+    known = [str(name) for name in study.metrics if name not in (*KEYS, "epoch", "steps", "lr")]
+    if column not in known:
+        raise unknown("metric", column, sorted(known))
+    if column.endswith(CLOCKS):
+        alone = study.done.runs["concurrent_runs"] == 1
+        rows = study.only(study.done.runs.loc[alone, "run"]).metrics
+        return dict(rows.groupby("run")[column].median())
+    last = study.done.metrics.drop_duplicates("run", keep="last")
+    return dict(zip(last["run"], last[column], strict=True))
+
+
+def _cell(
+    study: Study, settings: dict[str, Any], group: pd.DataFrame, column: str
+) -> dict[str, Any]:
+    values = group["value"].dropna().tolist()
+    estimate = mean_interval(values)
+    floor = {}
+    metric = metric_of(column, study.task.metrics)
+    if metric is not None and column.startswith("test_"):
+        num_test = group["num_test"].dropna().iloc[0] if values else None
+        floor = test_set_half_width(metric, estimate.mean, num_test)
+    return {
+        **settings,
+        "n": estimate.n,
+        column: estimate.mean,
+        "half_width": estimate.half_width,
+        **floor,
+        "status": ended_otherwise(group),
+    }
+
+
+def _readable(study: Study, data: pd.DataFrame, column: str, by: Sequence[str]) -> list[str]:
+    """Each cell as people read it, with a mark at the best learning rate of each row."""
+    is_uniform = data.loc[data["n"] > 0, "n"].nunique() <= 1
+    metric = study.metric(column)
+    texts = []
+    for cell in data.to_dict("records"):
+        texts.append(_cell_text(cell, metric, column, is_uniform=is_uniform))
+    if len(by) > 1 and by[-1] == "lr" and column == study.val_column and study.chooses_rates:
+        for place in _best_of_rows(study, data, by):
+            texts[place] += " (best)"
+    return texts
+
+
+def _best_of_rows(study: Study, data: pd.DataFrame, by: Sequence[str]) -> list[int]:
+    """The place of the best cell of each row of the table; rows without a result have none."""
+    sign = 1 if study.primary.is_larger_better else -1
+    scores = (sign * data[study.val_column]).dropna()
+    return scores.groupby([data[name] for name in by[:-1]], sort=False).idxmax().tolist()
+
+
+def _cell_text(cell: dict[Any, Any], metric: Metric, column: str, *, is_uniform: bool) -> str:
+    """What a cell reached, or how its runs ended; with its n where cells differ in n."""
+    if cell["n"] == 0:
+        return str(cell["status"]) or NOT_MEASURED
+    text = metric.show(cell[column], cell["half_width"])
+    remarks = [] if is_uniform else [f"n = {cell['n']}"]
+    if cell["status"]:
+        remarks.append(cell["status"])
+    return f"{text} ({', '.join(remarks)})" if remarks else text
+
+
+def _grid(cells: pd.DataFrame, by: Sequence[str], empty: Any) -> pd.DataFrame:
+    """The column `cell` in a grid, with a column for each value of the last of several settings."""
+    if len(by) == 1:
+        return cells[[*by, "cell"]]
+    last = by[-1]
+    grid = cells.set_index(list(by))["cell"].unstack(last, fill_value=empty, sort=False)
+    grid = grid[[value for value in cells[last].unique() if value in grid.columns]]
+    grid.columns = pd.Index([describe({last: value}) for value in grid.columns])
+    return grid.reset_index()
+
+
+def _remarks(study: Study, data: pd.DataFrame, by: Sequence[str], metric: Metric) -> Iterator[str]:
+    """What the caption adds: the interval of the test set, and how learning rates were chosen."""
+    if "test_set_half_width" in data:
+        widest = metric.show_difference(data["test_set_half_width"].max())
+        images = distinct(study.runs, "num_test")
+        yield f"{images} test images leave open up to ± {widest.lstrip('+')} besides."
+    rates = chosen_rates(study)
+    if rates and "lr" not in by:
+        yield rates
+
+
+def _check_names(study: Study, by: Sequence[str]) -> None:
+    allowed = {"norm", *COMPARABLE, *study.settings}
     for place, name in enumerate(by):
         if name in by[:place]:
             raise NormbenchError(f"--by {','.join(by)} names {name} twice")
         if name not in allowed:
             raise unknown("setting", name, sorted(allowed))
-    runs = frames.runs if "lr" in by else at_chosen_rate(frames.runs)
-    runs = runs.assign(value=runs["run"].map(final(frames, metric)))
-    groups = _sorted(runs, by).groupby(list(by), sort=False, dropna=False)
-    return pd.DataFrame(
-        [_cell(dict(zip(by, key, strict=True)), group, metric) for key, group in groups]
-    )
 
 
-def final(frames: Frames, metric: str) -> dict[Any, float]:
-    """The metric of each finished run at its last epoch; clocks are medians over the epochs of runs that were alone.
-
-    Raises NormbenchError for a metric that no run has.
-    """
-    known = [name for name in frames.metrics.columns if name not in (*KEYS, "epoch", "steps", "lr")]
-    if metric not in known:
-        raise unknown("metric", metric, sorted(known))
-    runs = frames.runs[frames.runs["status"] == "done"]
-    if metric.endswith(CLOCKS):
-        alone = runs.loc[runs["concurrent_runs"] == 1, "run"]
-        rows = frames.metrics[frames.metrics["run"].isin(alone)]
-        return dict(rows.groupby("run")[metric].median())
-    last = frames.metrics[frames.metrics["run"].isin(runs["run"])].drop_duplicates(
-        "run", keep="last"
-    )
-    return dict(zip(last["run"], last[metric], strict=True))
-
-
-def _cell(settings: dict[str, Any], group: pd.DataFrame, metric: str) -> dict[str, Any]:
-    _check_alike(settings, group)
-    values = group["value"].dropna().tolist()
-    estimate = mean_interval(values) if values else Estimate(math.nan, math.nan, 0)
-    on_test_set = metric.startswith("test_accuracy") and values
-    num_test = int(group["num_test"].dropna().iloc[0]) if on_test_set else 0
-    return settings | {
-        "n": estimate.n,
-        metric: estimate.mean,
-        "half_width": estimate.half_width,
-        **(
-            {"test_set_half_width": half_width_of_test_set(estimate.mean, num_test)}
-            if on_test_set
-            else {}
-        ),
-        "status": ended_otherwise(group),
-    }
-
-
-def _remarks(frames: Frames, data: pd.DataFrame, by: Sequence[str]) -> Iterator[str]:
-    """What the caption adds: what the test set leaves open, and how a learning rate was chosen."""
-    if "test_set_half_width" in data:
-        widest = 100 * data["test_set_half_width"].max()
-        yield f"{distinct(frames.runs, 'num_test')} test images leave open up to ± {widest:.1f} points besides."
-    if "lr" not in by and rates_are_chosen(frames.runs):
-        yield chosen_rates(frames.runs)
-
-
-def _title(metric: str) -> str:
-    """A metric in words."""
-    return metric.replace("val_", "validation ").replace("_", " ")
-
-
-def _check_alike(settings: dict[str, Any], group: pd.DataFrame) -> None:
-    """Raises where runs of one cell differ in more than their seed."""
+def _check_alike(study: Study, settings: dict[str, Any], group: pd.DataFrame) -> None:
+    """Raises NormbenchError where runs of one cell differ in more than their seed."""
     done = group[group["status"] == "done"]
-    for name in ("norm", *COMPARABLE, *settings_columns(group)):
+    for name in ("norm", *COMPARABLE, *study.settings):
         if name not in settings and done[name].nunique() > 1:
             raise NormbenchError(
                 f"runs of {describe(settings)} differ in {name}: add it to --by, or choose with "
@@ -140,17 +175,7 @@ def _check_alike(settings: dict[str, Any], group: pd.DataFrame) -> None:
             )
 
 
-def _sorted(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+def _ascending(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """The runs with numbers in ascending order, and names as they come."""
     numbers = [name for name in by if pd.api.types.is_numeric_dtype(runs[name])]
     return runs.sort_values(numbers, kind="stable") if numbers else runs
-
-
-def _shown(cell: dict[Any, Any], metric: str, uniform: bool) -> str:
-    """What a cell reached, or how its runs ended; counts where cells differ in them."""
-    if cell["n"] == 0:
-        return str(cell["status"]) or NOT_MEASURED
-    text = as_text(Estimate(cell[metric], cell["half_width"], cell["n"]), metric)
-    remarks = [] if uniform else [f"n = {cell['n']}"]
-    remarks += [cell["status"]] if cell["status"] else []
-    return f"{text} ({', '.join(remarks)})" if remarks else text

@@ -1,4 +1,4 @@
-"""BatchNorm's three evaluations side by side: whether training failed, or only the evaluation of what was trained."""
+"""The three evaluations of BatchNorm side by side: did training fail, or only its evaluation?"""
 
 from __future__ import annotations
 
@@ -7,60 +7,61 @@ from typing import Any
 import pandas as pd
 
 from normbench.analysis.captions import caption, unfinished
-from normbench.analysis.frames import Frames
-from normbench.analysis.stats import Estimate
+from normbench.analysis.study import Study
 from normbench.analysis.tables.crosstab import cells
-from normbench.analysis.tables.table import NOT_MEASURED, Table, as_text
+from normbench.analysis.tables.table import NOT_MEASURED, Table, in_words
+from normbench.tasks.metric import Metric
 
-EVALUATIONS = {
-    "test_accuracy": "running averages",
-    "test_accuracy_precise": "whole training set",
-    "test_accuracy_batch": "test batch",
-}
-ONLY_ONE = "keeps none"
+# By the end of their column in metrics.csv: where the statistics of an evaluation come from.
+SOURCES = {"": "running averages", "_precise": "whole training set", "_batch": "test batch"}
+NO_STATISTICS = "keeps none"
 BY = ["norm", "batch_size"]
+NOTE = (
+    "Statistics for evaluation from running averages of training, from all training images, not "
+    "augmented, under the final weights, layer by layer, or from random test batches as large as "
+    "in training."
+)
 
 
-def evaluations_table(frames: Frames) -> Table:
-    """Test accuracy by where the statistics come from, for each norm and batch size.
+def has_evaluations(study: Study) -> bool:
+    """Whether any run was evaluated in all three ways."""
+    return all(study.test_column + end in study.metrics for end in SOURCES)
 
-    Raises NormbenchError where runs of one norm and batch size differ in more than seed.
+
+def evaluations_table(study: Study) -> Table:
+    """The primary metric by the source of statistics, for each norm and batch size.
+
+    Raises NormbenchError where runs of a norm and batch size differ in more than their seed.
     """
-    parts = {metric: cells(frames, BY, metric) for metric in EVALUATIONS}
-    shown = parts["test_accuracy"][BY].rename(columns={"batch_size": "batch size"}).astype(str)
-    asked = {run for run, config in frames.configs.items() if config.get("train.bn_evaluations")}
-    all_asked = frames.runs.assign(asked=frames.runs["run"].isin(asked)).groupby(BY)["asked"].all()
-    for metric, title in EVALUATIONS.items():
-        cells_of = parts[metric].to_dict("records")
-        shown[title] = [
-            _shown(cell, metric, all_asked[cell["norm"], cell["batch_size"]]) for cell in cells_of
+    measured = study.test_column
+    asked = _asked(study)
+    parts, columns, numbers = [], {}, {}
+    for end, source in SOURCES.items():
+        part = cells(study, BY, measured + end).rename(columns={measured + end: measured})
+        parts.append(part.assign(statistics=source))
+        numbers[source] = part[measured]
+        columns[source] = [
+            _cell_text(cell, study.primary, measured, lacks=bool(end) and asked[key])
+            for cell in part.to_dict("records")
+            for key in [(cell["norm"], cell["batch_size"])]
         ]
-    data = pd.concat(
-        [part.assign(statistics=EVALUATIONS[metric]) for metric, part in _renamed(parts)],
-        ignore_index=True,
-    )
-    basis = (
-        f"{caption(frames.runs)} Statistics for evaluation from running averages of training, from all training "
-        "images, not augmented, under the final weights, layer by layer, or from random test batches as large as in "
-        "training."
-    )
-    return Table(
-        "Test accuracy by statistics of evaluation", data, shown, basis, unfinished(frames.runs)
-    )
+    shown = parts[0][BY].rename(columns=in_words).assign(**columns).astype(str)
+    title = f"{in_words(measured).capitalize()} by statistics of evaluation"
+    data = pd.concat(parts, ignore_index=True)
+    basis = f"{caption(study)} {NOTE}"
+    return Table(title, data, shown, basis, unfinished(study), pd.DataFrame(numbers))
 
 
-def _renamed(parts: dict[str, pd.DataFrame]) -> list[tuple[str, pd.DataFrame]]:
-    """Every part with its accuracy in a column of one name."""
-    return [
-        (metric, part.rename(columns={metric: "test_accuracy"})) for metric, part in parts.items()
-    ]
+def _asked(study: Study) -> dict[Any, bool]:
+    """Whether all runs of a norm and batch size were asked for the other two evaluations."""
+    configs = study.configs.items()
+    asked = [run for run, config in configs if config.get("train.bn_evaluations")]
+    is_asked = study.runs["run"].isin(asked)
+    return dict(study.runs.assign(asked=is_asked).groupby(BY)["asked"].all())
 
 
-def _shown(cell: dict[Any, Any], metric: str, asked: bool) -> str:
-    """A run that was asked for its other evaluations and has none keeps no statistics."""
-    estimate = Estimate(cell[metric], cell["half_width"], cell["n"])
-    if estimate.n:
-        return as_text(estimate, metric)
-    return str(cell["status"]) or (
-        ONLY_ONE if asked and metric != "test_accuracy" else NOT_MEASURED
-    )
+def _cell_text(cell: dict[Any, Any], metric: Metric, column: str, *, lacks: bool) -> str:
+    """What was reached; lacks: a run that was asked for this evaluation keeps no statistics."""
+    if cell["n"]:
+        return metric.show(cell[column], cell["half_width"])
+    return cell["status"] or (NO_STATISTICS if lacks else NOT_MEASURED)

@@ -1,20 +1,23 @@
-"""Tables in the forms that people take away: Markdown, LaTeX for booktabs, CSV, and a terminal."""
+"""Tables as Markdown, LaTeX for booktabs, CSV, and on a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from normbench.analysis.tables.table import Table
 
+SUFFIXES = {"markdown": ".md", "latex": ".tex", "csv": ".csv"}
+
+
+# Styler escapes these in cells only, not in a caption, and leaves < and > to print as ¡ and ¿.
 LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "<": r"\textless{}", ">": r"\textgreater{}"}
-LATEX |= {sign: f"\\{sign}" for sign in "%_&#${}"} | {
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
+LATEX |= {sign: f"\\{sign}" for sign in "%_&#${}"}
+LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+TO_LATEX = {ord(sign): command for sign, command in LATEX.items()}
 
 
 def to_markdown(table: Table) -> str:
-    """The table with its caption, and below it what has no figure, and why."""
+    """The table with its caption, and below both the runs without a figure."""
     shown = table.shown.to_markdown(index=False, disable_numparse=True)
     notes = "".join(f"- {note}\n" for note in table.notes)
     return f"{shown}\n\n{table.caption}\n" + (f"\n{notes}" if notes else "")
@@ -22,26 +25,19 @@ def to_markdown(table: Table) -> str:
 
 def to_latex(table: Table) -> str:
     """A table environment with booktabs rules; caption and notes as its caption."""
-    columns, rows = table.shown.columns, table.shown.itertuples(index=False, name=None)
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\begin{{tabular}}{{{'l' * len(columns)}}}",
-        r"\toprule",
-        _latex_row(columns),
-        r"\midrule",
-        *map(_latex_row, rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-        rf"\caption{{{_latex(' '.join([table.caption, *(f'{note}.' for note in table.notes)]))}}}",
-        r"\end{table}",
-    ]
-    return "\n".join([*lines, ""])
+    notes = [f"{note}." for note in table.notes]
+    styler = table.shown.map(_escape).rename(columns=_escape).style.hide(axis="index")
+    return styler.to_latex(
+        hrules=True,
+        position_float="centering",
+        column_format="l" * len(table.shown.columns),
+        caption=_escape(" ".join([table.caption, *notes])),
+    )
 
 
 def to_csv(table: Table) -> str:
     """The data of the table, every figure unrounded."""
-    return str(table.data.to_csv(index=False))
+    return table.data.to_csv(index=False)
 
 
 def to_terminal(table: Table) -> None:
@@ -60,7 +56,6 @@ def to_terminal(table: Table) -> None:
         console.print(line)
 
 
-SUFFIXES = {"markdown": ".md", "latex": ".tex", "csv": ".csv"}
 FORMS: dict[str, Callable[[Table], str]] = {
     "markdown": to_markdown,
     "latex": to_latex,
@@ -68,9 +63,5 @@ FORMS: dict[str, Callable[[Table], str]] = {
 }
 
 
-def _latex_row(cells: Iterable[object]) -> str:
-    return " & ".join(map(_latex, cells)) + r" \\"
-
-
-def _latex(value: object) -> str:
-    return "".join(LATEX.get(sign, sign) for sign in str(value))
+def _escape(text: object) -> str:
+    return str(text).translate(TO_LATEX)

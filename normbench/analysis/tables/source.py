@@ -1,36 +1,41 @@
-"""The table that normbench sets out to check, with what was measured beside what it claims.
+"""The table that normbench sets out to check: what its source claims, and what was measured.
 
-The claims are those of a tutorial that does not say how it obtained them; its protocol is batch 64, 5 epochs of
-CIFAR-10, Adam at 1e-3.
+The source is a tutorial that does not say how it obtained its figures; its protocol is batch 64,
+5 epochs of CIFAR-10, Adam at 1e-3.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.captions import caption, unfinished
-from normbench.analysis.choice import at_chosen_rate
-from normbench.analysis.frames import Frames
+from normbench.analysis.captions import caption, time_note, unfinished
 from normbench.analysis.stats import Estimate, Ratio, median_ratio
+from normbench.analysis.study import BASELINE, Study
 from normbench.analysis.tables.crosstab import cells
-from normbench.analysis.tables.table import BASELINE, NOT_MEASURED, Table, as_text, times
-from normbench.analysis.times import clock_of, time_note
+from normbench.analysis.tables.table import NOT_MEASURED, Table, times
+from normbench.tasks.metric import Metric
 
+METRIC = "accuracy"  # of which the claims are; a study of another metric has no such table
 BATCH = 64
 SMALLEST = 1
-ACCURACY = "test_accuracy"
-NOTHING = Estimate(math.nan, math.nan, 0)
+NOTE = (
+    f"Claimed: at batch {BATCH}, by a tutorial that does not say how; "
+    "measured: the same batch sizes here."
+)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What the source says of a norm: test accuracy, time per epoch relative to bn, behaviour at batch size 1."""
+    """What the source says of a norm.
 
-    accuracy: float
+    reached: test accuracy; relative_time: of an epoch, relative to bn; at_batch_1: in words.
+    """
+
+    reached: float
     relative_time: float
     at_batch_1: str
 
@@ -43,96 +48,97 @@ CLAIMS = {
 }
 
 
-def source_table(frames: Frames) -> Table:
-    """A row per norm of the source: its test accuracy, relative time and batch 1, each claimed and measured.
+def has_claims(study: Study) -> bool:
+    """Whether the source claims anything of these runs."""
+    if study.primary.name != METRIC:
+        return False
+    runs = study.runs
+    return bool((runs["norm"].isin(CLAIMS) & (runs["batch_size"] == BATCH)).any())
+
+
+def source_table(study: Study) -> Table:
+    """A row per norm of the source: what it reaches, its time and batch 1, claimed and measured.
 
     Raises NormbenchError where runs of a norm differ in more than seed and batch size.
     """
-    data = pd.DataFrame([_row(frames, norm, claim) for norm, claim in CLAIMS.items()])
-    note = f" Claimed: at batch {BATCH}, by a tutorial that does not say how; measured: the same batch sizes here."
-    runs = frames.runs[
-        frames.runs["norm"].isin(CLAIMS) & frames.runs["batch_size"].isin((BATCH, SMALLEST))
-    ]
-    return Table(
-        "The source's table, claimed and measured",
-        data,
-        _shown(data),
-        caption(runs, times=time_note(frames)) + note,
-        unfinished(runs),
+    data = pd.DataFrame([_row(study, norm, claim) for norm, claim in CLAIMS.items()])
+    runs = study.runs
+    is_claimed = runs["norm"].isin(CLAIMS) & runs["batch_size"].isin((BATCH, SMALLEST))
+    claimed = study.only(runs.loc[is_claimed, "run"])
+    basis = f"{caption(claimed, times=time_note(study))} {NOTE}"
+    shown = _readable(study.primary, data)
+    headings = {
+        f"claimed_{METRIC}": f"{METRIC} claimed",
+        METRIC: f"{METRIC} measured",
+        "claimed_time": "time claimed",
+        "time": "time measured",
+        "at_batch_1": "batch 1 measured",
+    }
+    numbers = data.rename(columns=headings)
+    title = "The source's table, claimed and measured"
+    return Table(title, data, shown, basis, unfinished(claimed), numbers)
+
+
+def relative_time(study: Study, norm: str, batch_size: int = BATCH) -> Ratio | None:
+    """Seconds of an epoch over bn's at this batch size, by rounds; None where not timed."""
+    runs = study.at(batch_size=batch_size).chosen.runs
+    of_norm, of_bn = (
+        study.clock(runs.loc[runs["norm"] == name, "run"]) for name in (norm, BASELINE)
     )
+    return median_ratio(of_norm, of_bn)
 
 
-def relative_time(frames: Frames, norm: str, batch_size: int = BATCH) -> Ratio | None:
-    """The norm's training seconds per epoch over bn's at this batch size, by rounds; None where they were not timed."""
-    runs = at_chosen_rate(frames.runs[frames.runs["batch_size"] == batch_size])
-    first, second = (clock_of(frames, runs[runs["norm"] == name]) for name in (norm, BASELINE))
-    return median_ratio(first, second)
-
-
-def _row(frames: Frames, norm: str, claim: Claim) -> dict[str, object]:
+def _row(study: Study, norm: str, claim: Claim) -> dict[str, object]:
+    ratio = relative_time(study, norm) or Ratio(math.nan, math.nan, math.nan, 0)
     return {
         "norm": norm,
-        "claimed_accuracy": claim.accuracy,
-        **_estimate("accuracy", *_accuracy(frames, norm, BATCH)),
+        f"claimed_{METRIC}": claim.reached,
+        **_reached(study, METRIC, norm, BATCH),
         "claimed_time": claim.relative_time,
-        **_time(relative_time(frames, norm)),
+        "time": ratio.median,
+        "time_low": ratio.low,
+        "time_high": ratio.high,
+        "time_n": ratio.n,
+        "time_shown": times(ratio if ratio.n else None),
         "claimed_at_batch_1": claim.at_batch_1,
-        **_estimate("at_batch_1", *_accuracy(frames, norm, SMALLEST)),
+        **_reached(study, "at_batch_1", norm, SMALLEST),
     }
 
 
-def _accuracy(frames: Frames, norm: str, batch_size: int) -> tuple[Estimate, str]:
-    """What the norm reached, and how those of its runs ended that did not finish."""
-    chosen = frames.runs[(frames.runs["norm"] == norm) & (frames.runs["batch_size"] == batch_size)]
-    if chosen.empty:
-        return NOTHING, ""
-    cell = cells(replace(frames, runs=chosen), ["norm"]).iloc[0]
-    return Estimate(cell[ACCURACY], cell["half_width"], int(cell["n"])), str(cell["status"])
-
-
-def _time(ratio: Ratio | None) -> dict[str, object]:
-    """The measured ratio in text and numbers."""
-    median, low, high, n = astuple(ratio) if ratio else (math.nan, math.nan, math.nan, 0)
+def _reached(study: Study, name: str, norm: str, batch_size: int) -> dict[str, object]:
+    """What the norm reached, and how its runs ended that have no result."""
+    runs = study.at(norm=norm, batch_size=batch_size)
+    estimate, status = Estimate(math.nan, math.nan, 0), ""
+    if not runs.runs.empty:
+        cell = cells(runs, ["norm"], study.test_column).iloc[0]
+        estimate = Estimate(cell[study.test_column], cell["half_width"], int(cell["n"]))
+        status = str(cell["status"])
     return {
-        "time": median,
-        "time_low": low,
-        "time_high": high,
-        "time_n": n,
-        "time_shown": times(ratio),
+        name: estimate.mean,
+        f"{name}_half_width": estimate.half_width,
+        f"{name}_n": estimate.n,
+        f"{name}_status": status,
     }
 
 
-def _estimate(name: str, measured: Estimate, status: str = "") -> dict[str, object]:
-    figures = {
-        name: measured.mean,
-        f"{name}_half_width": measured.half_width,
-        f"{name}_n": measured.n,
-    }
-    return figures | {f"{name}_status": status}
-
-
-def _shown(data: pd.DataFrame) -> pd.DataFrame:
+def _readable(metric: Metric, data: pd.DataFrame) -> pd.DataFrame:
     rows = data.to_dict("records")
     return pd.DataFrame(
         {
             "norm": data["norm"],
-            "accuracy claimed": [f"{100 * row['claimed_accuracy']:.1f} %" for row in rows],
-            "accuracy measured": [_measured(row, "accuracy") for row in rows],
+            f"{METRIC} claimed": [metric.show(row[f"claimed_{METRIC}"]) for row in rows],
+            f"{METRIC} measured": [_measured(row, METRIC, metric) for row in rows],
             "time claimed": [f"{row['claimed_time']:.2f}x" for row in rows],
-            "time measured": [row["time_shown"] for row in rows],
+            "time measured": data["time_shown"],
             "batch 1 claimed": data["claimed_at_batch_1"],
-            "batch 1 measured": [_measured(row, "at_batch_1") for row in rows],
+            "batch 1 measured": [_measured(row, "at_batch_1", metric) for row in rows],
         }
     )
 
 
-def _measured(row: dict[Any, Any], name: str) -> str:
-    estimate, status = (
-        Estimate(*(row[key] for key in (name, f"{name}_half_width", f"{name}_n"))),
-        row[f"{name}_status"],
-    )
-    if not estimate.n:
+def _measured(row: dict[Any, Any], name: str, metric: Metric) -> str:
+    number, status = row[f"{name}_n"], row[f"{name}_status"]
+    if not number:
         return status or NOT_MEASURED
-    return (
-        f"{as_text(estimate, ACCURACY)} ({', '.join(filter(None, [f'n = {estimate.n}', status]))})"
-    )
+    remarks = f"n = {number}, {status}" if status else f"n = {number}"
+    return f"{metric.show(row[name], row[f'{name}_half_width'])} ({remarks})"

@@ -1,0 +1,80 @@
+"""Settings in which the runs of a study differ, and settings in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from normbench.runs.row import norm_label
+
+# Settings with a column of their own in the table of runs.
+FIXED = ("seed", "batch_size", "optim.lr", "model.name", "task.name")
+# Settings of the machine, not of the experiment: folders, workers, display.
+OF_THE_MACHINE = ("system.", "data.root", "norm.file")
+NAMES = {"epochs": "planned_epochs"}  # `epochs` is the column of the epochs that were trained
+
+
+def is_setting(column: str) -> bool:
+    """Whether a column of the table of runs is a setting of the study, whose values are text."""
+    return "." in column or column == "planned_epochs"
+
+
+def study_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat configuration without the settings of the machine."""
+    return {key: value for key, value in config.items() if not key.startswith(OF_THE_MACHINE)}
+
+
+def with_settings(runs: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """The table of runs with a column, as text, for each setting in which runs of a norm differ.
+
+    Without configurations, the table keeps the columns of settings that it has.
+    """
+    if not configs:
+        return runs
+    stale = [name for name in runs.columns if is_setting(name)]
+    return runs.drop(columns=stale).assign(**varying_settings(runs["run"], configs))
+
+
+def varying_settings(
+    runs: Iterable[str], configs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[str]]:
+    """The value of each run, as text, for each setting in which runs of one norm differ.
+
+    Settings with a fixed column are left out, and settings that only repeat what the name of their
+    section says: `optim.betas` where `optim.name` is adam or sgd.
+    """
+    known = [configs.get(run, {}) for run in runs]
+    norms = [norm_label(config.get("norm.name")) for config in known]
+    keys = dict.fromkeys(key for config in known for key in config if key not in FIXED)
+    varying = {}
+    for key in keys:
+        values = [str(config.get(key, "")) for config in known]
+        if _splits(norms, values):
+            varying[key] = values
+    found = {}
+    for key, values in varying.items():
+        names = varying.get(f"{key.partition('.')[0]}.name")
+        is_implied = names is not None and not key.endswith(".name") and not _splits(names, values)
+        if not is_implied:
+            found[NAMES.get(key, key)] = values
+    return found
+
+
+def describe(settings: Mapping[str, object]) -> str:
+    """Settings in words: `batch size 8, lr 0.001, no num groups`."""
+    return ", ".join(_in_words(name.replace("_", " "), value) for name, value in settings.items())
+
+
+def _splits(groups: Iterable[str | None], values: Iterable[str]) -> bool:
+    """Whether runs of one group differ in their value."""
+    groups = list(groups)
+    return len(set(zip(groups, values, strict=True))) > len(set(groups))
+
+
+def _in_words(name: str, value: object) -> str:
+    if value == "":
+        return f"no {name}"
+    name = name.removesuffix(".name")
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"

@@ -1,0 +1,230 @@
+"""A study: runs that belong together, as tables, and the questions that every output asks of them.
+
+`analysis.loading` reads a Study from run directories or from CSV files. Tables, figures and the
+report take one Study each and decide nothing of this again: which runs are finished, which
+learning rate counts, which settings tell runs apart, by which metric they are judged.
+
+A Study is never changed: `done`, `chosen` and `only` give a smaller Study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from normbench.analysis.settings import describe, is_setting
+from normbench.analysis.times import Clock, epoch_clocks
+from normbench.errors import NormbenchError
+from normbench.runs.row import quantity_of, task_of
+from normbench.tasks.metric import UNKNOWN_TASK, Metric, TaskRecord
+
+BASELINE = "bn"  # times are given relative to this norm
+CHOSEN = "chosen"  # in place of a learning rate that was chosen on held-out images
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs as three tables, with the environment and configuration of each run.
+
+    runs: a row per run, with the columns of `runs.row` and a column per setting that varies.
+    metrics: a row per run and epoch; steps: a row per run and logged step. Both have the columns
+        run, model, norm, batch_size and seed.
+    environments: env.json by run; a run that ended before it began has none.
+    configs: the flat configuration by run, {"norm.name": "bn"}; empty where it is not known.
+    notes: the runs that could not be read, and why.
+    bench: rounds of `normbench bench`, of which `clocks` takes those with the runs' settings.
+    """
+
+    runs: pd.DataFrame
+    metrics: pd.DataFrame
+    steps: pd.DataFrame
+    environments: dict[str, dict[str, Any]]
+    configs: dict[str, dict[str, Any]]
+    notes: tuple[str, ...] = ()
+    bench: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    # Which runs
+
+    def only(self, runs: Collection[str]) -> Study:
+        """The study of the runs with these ids."""
+        return self._where(self.runs["run"].isin(runs))
+
+    def at(self, **values: object) -> Study:
+        """The study of the runs with these values: `study.at(norm="bn", batch_size=64)`."""
+        mask = pd.Series(True, index=self.runs.index)
+        for column, value in values.items():
+            mask &= self.runs[column] == value
+        return self._where(mask)
+
+    @cached_property
+    def done(self) -> Study:
+        """The finished runs: only they have a result."""
+        return self._where(self.runs["status"] == "done")
+
+    @cached_property
+    def unfinished(self) -> Study:
+        """The runs without a result: failed, diverged, killed, refused, or still running."""
+        return self._where(self.runs["status"] != "done")
+
+    @cached_property
+    def chosen(self) -> Study:
+        """Each norm at the learning rate chosen on held-out images, where `chooses_rates`.
+
+        The column `lr` then reads `chosen`. A norm of which no run finished keeps all its runs.
+        """
+        if not self.chooses_rates:
+            return self
+        groups = self._beside_rate
+        rates = self.runs[groups].merge(self.best_rates, on=groups, how="left")["lr"].to_numpy()
+        kept = self._where((self.runs["lr"] == rates) | pd.isna(rates))
+        return replace(kept, runs=kept.runs.assign(lr=CHOSEN))
+
+    def _where(self, mask: pd.Series) -> Study:
+        runs = self.runs[mask]
+        ids = set(runs["run"])
+        return replace(
+            self,
+            runs=runs.reset_index(drop=True),
+            metrics=self.metrics[self.metrics["run"].isin(ids)].reset_index(drop=True),
+            steps=self.steps[self.steps["run"].isin(ids)].reset_index(drop=True),
+            environments={run: self.environments[run] for run in self.environments if run in ids},
+            configs={run: self.configs[run] for run in self.configs if run in ids},
+        )
+
+    # Which runs belong together
+
+    @property
+    def settings(self) -> list[str]:
+        """The columns that, beside the norm, tell runs apart that differ in more than their seed.
+
+        A dotted column is a setting in which runs of one norm differ: `norm.num_groups`.
+        """
+        return ["model", "batch_size", "lr", *filter(is_setting, self.runs.columns)]
+
+    @property
+    def shared_settings(self) -> list[str]:
+        """The settings that different norms can share: all but the norm's own options."""
+        return [name for name in self.settings if not name.startswith("norm.")]
+
+    def varying(self, columns: Collection[str]) -> list[str]:
+        """Those of these columns in which the runs differ."""
+        return [name for name in columns if self.runs[name].nunique() > 1]
+
+    @property
+    def labelled(self) -> Study:
+        """The study with the column `line` in `runs`: the norm, and its options that vary.
+
+        Runs of one line are drawn and ranked as one contestant.
+        """
+        options = self.varying([name for name in self.settings if name.startswith("norm.")])
+        lines = [_line(run, options) for run in self.runs.to_dict("records")]
+        return replace(self, runs=self.runs.assign(line=lines))
+
+    # Which learning rate counts
+
+    @cached_property
+    def tries_rates(self) -> bool:
+        """Whether any norm was trained at several learning rates, all else being equal."""
+        rates = self.runs.groupby(self._beside_rate, dropna=False)["lr"].nunique()
+        return bool((rates > 1).any())
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether any run held training images out, so that `val_column` has values."""
+        return self.val_column in self.runs
+
+    @property
+    def chooses_rates(self) -> bool:
+        """Whether several learning rates were tried, and images held out to choose among them.
+
+        A rate is never chosen on the test set: the best of several would be too good.
+        """
+        return self.holds_out and self.tries_rates
+
+    @cached_property
+    def best_rates(self) -> pd.DataFrame:
+        """`lr`, the rate with the best mean on held-out images, per norm and other settings.
+
+        Only rates at which most seeds finished compete: a rate at which some seeds diverged must
+        not win by the seeds that did not. Of equally good rates the smallest is taken.
+        """
+        groups = self._beside_rate
+        results = self.done.runs.groupby([*groups, "lr"], dropna=False)[self.val_column]
+        scores = results.agg(["size", "mean"]).reset_index()
+        order = [False, not self.primary.is_larger_better]
+        ranked = scores.sort_values(["size", "mean"], ascending=order, kind="stable")
+        return ranked.drop_duplicates(groups).drop(columns=["size", "mean"])
+
+    @property
+    def _beside_rate(self) -> list[str]:
+        return ["norm", *(name for name in self.settings if name != "lr")]
+
+    # By which metric runs are judged
+
+    @cached_property
+    def task(self) -> TaskRecord:
+        """The task of these runs, as their env.json records it; UNKNOWN_TASK where no run began.
+
+        Raises NormbenchError for runs of several tasks, which have no metric in common.
+        """
+        found = {}
+        for environment in self.environments.values():
+            task = task_of(environment)
+            found[task.name] = task
+        known = [task for task in found.values() if task is not UNKNOWN_TASK]
+        if len(known) > 1:
+            names = ", ".join(task.name for task in known)
+            hint = f"choose with --where task={known[0].name}"
+            raise NormbenchError(f"runs of different task: {names}; {hint}")
+        return known[0] if known else UNKNOWN_TASK
+
+    @property
+    def primary(self) -> Metric:
+        """The metric by which norms are compared."""
+        return self.task.primary
+
+    @property
+    def test_column(self) -> str:
+        """The column with the primary metric on the test set: `test_accuracy`."""
+        return f"test_{self.primary.name}"
+
+    @property
+    def val_column(self) -> str:
+        """The column with the primary metric on held-out training images: `val_accuracy`."""
+        return f"val_{self.primary.name}"
+
+    def metric(self, column: str) -> Metric:
+        """What a column measures, for its unit and direction: a metric of the task, time, memory.
+
+        A column of any other name is shown as a plain number.
+        """
+        return quantity_of(column, self.task.metrics) or Metric(column, "", "larger")
+
+    # What the runs cost
+
+    @cached_property
+    def clocks(self) -> dict[str, Clock]:
+        """Seconds of an epoch by round of the bench, for each run whose settings were timed.
+
+        Raises NormbenchError where several machines timed the settings of one run.
+        """
+        return epoch_clocks(self.bench, self.environments, self.configs)
+
+    def clock(self, runs: Iterable[str]) -> Clock:
+        """Seconds of an epoch by round, of runs of one cost; {} for untimed or unlike runs."""
+        timed = [run for run in runs if run in self.clocks]
+        costs = {self.environments[run]["cost_id"] for run in timed}
+        return self.clocks[timed[0]] if len(costs) == 1 else {}
+
+
+def _line(run: Mapping[Any, Any], options: Collection[str]) -> str:
+    """The norm and its options in words; a norm without such an option does not name it."""
+    told = {}
+    for name in options:
+        if run[name] != "":
+            told[name.removeprefix("norm.").removeprefix("options.")] = run[name]
+    return f"{run['norm']} {describe(told)}".strip()

@@ -1,0 +1,102 @@
+"""A run as one row: how it ended, the last epoch's figures, where it was trained.
+
+`normbench runs` lists these rows, and the table `runs` of a study is made of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from statistics import median
+from typing import Any
+
+from normbench.runs.files import RunFiles, at
+from normbench.tasks.metric import UNKNOWN_TASK, Metric, TaskRecord, metric_of
+
+KEYS = ("run", "model", "norm", "batch_size", "seed")
+ENDING = ("lr", "status", "reason", "epochs")
+PLACE = {
+    "task": "task.name",
+    "data": "data.name",
+    "device": "hardware.device_name",
+    "threads": "hardware.threads",
+    "torch": "versions.torch",
+    "commit": "git.commit",
+    "dirty": "git.dirty",
+}
+FACTS = ("median_train_seconds", "num_test", *PLACE, "precision", "concurrent_runs")
+
+# Figures of every task, by the last word of their column in metrics.csv.
+QUANTITIES = {
+    "seconds": Metric("time", "s", "smaller", decimals=1, low=0),
+    "second": Metric("speed", "images/s", "larger", decimals=0, low=0),
+    "mib": Metric("memory", "MiB", "smaller", decimals=0, low=0),
+}
+
+
+def task_of(environment: Mapping[str, Any]) -> TaskRecord:
+    """The task that an env.json records; UNKNOWN_TASK where it records none."""
+    task = environment.get("task")
+    return UNKNOWN_TASK if task is None else TaskRecord.from_json(task)
+
+
+def row_columns(tasks: Iterable[TaskRecord]) -> list[str]:
+    """The columns of rows of runs of these tasks, in the order of runs.csv."""
+    figures: dict[str, None] = {}
+    for task in tasks:
+        figures |= dict.fromkeys(_figures(task))
+    return [*KEYS, *ENDING, *figures, *FACTS]
+
+
+def run_row(files: RunFiles) -> dict[str, Any]:
+    """The row of one run, with the columns of its task. None is unknown."""
+    config, environment = files.config, files.environment
+    last = {name: column[-1].item() for name, column in files.metrics.items()}
+    seconds = files.metrics.get("train_seconds")
+    row = {
+        "run": files.run,
+        "model": at(config, "model.name"),
+        "norm": norm_label(at(config, "norm.name")),
+        "batch_size": at(config, "batch_size"),
+        "seed": at(config, "seed"),
+        "lr": at(config, "optim.lr"),
+        "status": files.status.get("state", "new"),
+        "reason": files.status.get("reason"),
+        "epochs": last.get("epoch", 0),
+        "median_train_seconds": None if seconds is None else float(median(seconds.tolist())),
+        "precision": at(config, "runtime.precision"),
+        "concurrent_runs": _concurrent_runs(config, environment),
+        **{column: at(environment, key) for column, key in PLACE.items()},
+        "num_test": at(config, "data.limit_test") or at(environment, "data.num_test"),
+    }
+    task = task_of(environment)
+    row |= {column: last.get(column) for column in _figures(task)}
+    return {column: row[column] for column in row_columns([task])}
+
+
+def quantity_of(column: str, metrics: Iterable[Metric]) -> Metric | None:
+    """The metric in a column, or the quantity of every task: seconds, images per second, MiB."""
+    return metric_of(column, metrics) or QUANTITIES.get(column.rpartition("_")[2])
+
+
+def norm_label(name: str | None) -> str | None:
+    """The name of a norm in tables: of the user's own, `file.py:Class`, the class."""
+    return name and name.rpartition(":")[2]
+
+
+def _figures(task: TaskRecord) -> list[str]:
+    """The columns with the last epoch's figures of a task."""
+    if task is UNKNOWN_TASK:
+        return []
+    tests = [f"test_{metric.name}" for metric in task.metrics]
+    return ["train_loss", *tests, f"val_{task.primary.name}"]
+
+
+def _concurrent_runs(config: Mapping[str, Any], environment: Mapping[str, Any]) -> int:
+    """The most runs that shared the machine in any session of this run.
+
+    The configuration says how many were to share it; a run that never began has no other source.
+    """
+    sessions = [environment, *environment.get("resumed", [])]
+    counts = [at(session, "concurrent_runs") for session in sessions]
+    counts.append(at(config, "system.concurrent_runs"))
+    return max((count for count in counts if count is not None), default=1)

@@ -1,0 +1,382 @@
+"""Fake runs, in memory and on disk, and fake rounds of a bench: no training, any numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from normbench.analysis.loading import read_runs, with_bench
+from normbench.analysis.study import Study
+from normbench.config.schema import COST_KEYS, RunConfig, flatten
+from normbench.runs.files import Columns, RunFiles
+from normbench.runs.rundir import open_run
+from normbench.tasks.metric import Metric, TaskRecord
+from normbench.timing.rounds import as_rounds
+
+LOSS = Metric("loss", "nats", "smaller", low=0)
+ACCURACY = Metric(
+    "accuracy", "%", "larger", scale=100, decimals=1, difference_unit="points", low=0, high=1
+)
+CLASSIFICATION = TaskRecord("classification", ACCURACY, (LOSS, ACCURACY))
+# A second task, whose primary metric has no unit, no upper bound, and is better when smaller.
+SQUARED_ERROR = Metric("squared_error", "", "smaller", decimals=4, low=0)
+REGRESSION = TaskRecord("regression", SQUARED_ERROR, (LOSS, SQUARED_ERROR))
+
+IMAGE = [3, 32, 32]
+NUM_TRAIN = 50_000
+COMMAND = "normbench sweep --norm bn,gn"
+COMMIT = "0123456789abcdef"
+TIMED_ON = {
+    "device": "another processor",
+    "threads": 1,
+    "torch": "2.16.0",
+    "python": "3.13.1",
+    "commit": "fedcba9876543210",
+    "dirty": False,
+}
+BYTES = {
+    "compile_seconds": 0.0,
+    "peak_bytes": 3 * 2**20,
+    "saved_bytes": 2 * 2**20,
+    "state_bytes": 2**20,
+}
+Ending = tuple[str, str]  # a state and its reason
+# Seconds of a step, by round: of a norm, or of a norm at a batch size.
+Seconds = Mapping[str | tuple[str, int], Sequence[float]]
+
+
+def one_run(
+    norm: str = "bn",
+    batch_size: int = 64,
+    seed: int = 0,
+    reached: float = 0.5,
+    *,
+    lr: float = 0.001,
+    state: str = "done",
+    reason: str | None = None,
+    seconds: float | Sequence[float] = 10.0,
+    held_out: float | None = None,
+    concurrent_runs: int = 1,
+    task: TaskRecord = CLASSIFICATION,
+    run: str | None = None,
+    **settings: Any,
+) -> RunFiles:
+    """A run of as many epochs as there are seconds, whose primary metric ends at `reached`.
+
+    settings: by dotted key, as `**{"norm.g": 4}`. Only a run that is done or interrupted has rows;
+    a refused run has no environment either.
+    """
+    config = _config(norm, batch_size, seed, lr, concurrent_runs, task)
+    each = np.array([seconds] if isinstance(seconds, float | int) else seconds, dtype=float)
+    config["epochs"] = len(each)
+    for key, value in settings.items():
+        _set(config, key, value)
+    extra = "-".join(f"{key}={value}" for key, value in sorted(settings.items()))
+    return RunFiles(
+        run or f"normresnet-{norm}-b{batch_size}-s{seed}-{lr:g}{extra}",
+        config,
+        {} if state == "refused" else _environment(config, concurrent_runs, task),
+        {"state": state, "reason": reason},
+        _metrics(each, lr, reached, held_out, task) if state in ("done", "interrupted") else {},
+        {},
+    )
+
+
+def in_study(*runs: RunFiles) -> Study:
+    """The study of these runs."""
+    return read_runs((), runs)
+
+
+def write(folder: Path, files: RunFiles, steps: Columns | None = None) -> Path:
+    """Writes the directory of a run, as training leaves it."""
+    path = folder / files.run
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text(yaml.safe_dump(files.config, sort_keys=False))
+    (path / "env.json").write_text(json.dumps(files.environment))
+    (path / "status.json").write_text(json.dumps(files.status))
+    for name, columns in (("metrics.csv", files.metrics), ("steps.csv", steps)):
+        if columns:
+            (path / name).write_text(pd.DataFrame(columns).to_csv(index=False))
+    return path
+
+
+def write_run(
+    folder: Path,
+    name: str = "normresnet-bn-b64-s0-0123456789ab",
+    reached: Sequence[float] = (0.5, 0.75),
+    *,
+    state: str = "done",
+    reason: str | None = None,
+    concurrent_runs: int = 1,
+    task: TaskRecord = CLASSIFICATION,
+    torch: str = "2.15.0",
+    **settings: Any,
+) -> Path:
+    """Writes the run that an id tells, with an epoch for each value of its primary metric.
+
+    Losses are 1 / epoch, seconds 10 + epoch. A run that is done was to take the epochs that it
+    has, any other run two. settings: by dotted key, or a whole section.
+    """
+    model, norm, batch, seed, _ = name.split("-")
+    config = _config(norm, int(batch[1:]), int(seed[1:]), 0.001, concurrent_runs, task)
+    config["model"] = {"name": model, "widths": [4, 8]}
+    config["epochs"] = len(reached) if state == "done" else 2
+    for key, value in settings.items():
+        _set(config, key, value)
+    environment = _environment(config, concurrent_runs, task)
+    environment["versions"]["torch"] = torch
+    times = {"started": "2026-01-01T00:00:00+00:00", "finished": None}
+    status = {"state": state, "reason": reason, **times}
+    metrics: Columns = {}
+    if reached:
+        epochs = np.arange(1, len(reached) + 1)
+        metrics = {"epoch": epochs, "steps": 10 * epochs, "lr": np.full(len(epochs), 0.001)}
+        for split, metric in itertools.product(("train", "test"), task.metrics):
+            values = np.array(reached) if metric == task.primary else 1 / epochs
+            metrics[f"{split}_{metric.name}"] = values
+        metrics |= {"train_seconds": 10.0 + epochs, "eval_seconds": np.ones(len(epochs))}
+    return write(folder, RunFiles(name, config, environment, status, metrics, {}))
+
+
+def write_runs(
+    folder: Path,
+    norms: Sequence[str] = ("bn", "gn"),
+    batch_sizes: Sequence[int] = (64,),
+    seeds: Sequence[int] = (0,),
+    rates: Sequence[float] = (0.001,),
+    *,
+    epochs: int = 3,
+    logged: int = 12,
+    held_out: bool = False,
+    ended: Mapping[tuple[str, int], Ending] | None = None,
+    shared: Sequence[str] = (),
+    settings: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    task: TaskRecord = CLASSIFICATION,
+) -> Path:
+    """Writes a run for each choice, with random figures and `logged` logged steps.
+
+    ended: state and reason by norm and batch size, after one epoch; all other runs are done.
+    shared: norms whose runs shared the machine. settings: by norm, sections of the configuration,
+    with a run for each of them.
+    """
+    choices = list(itertools.product(norms, batch_sizes, seeds, rates))
+    index = 0
+    for norm, batch_size, seed, rate in choices:
+        for sections in (settings or {}).get(norm, [{}]):
+            state, reason = (ended or {}).get((norm, batch_size), ("done", None))
+            concurrent = 2 if norm in shared else 1
+            config = _config(norm, batch_size, seed, rate, concurrent, task)
+            config["epochs"] = epochs
+            config["data"]["val_fraction"] = 0.1 if held_out else 0.0
+            for section, values in sections.items():
+                _merge(config, section, values)
+            reached = config["epochs"] if state == "done" else 1
+            generator = np.random.default_rng(index)
+            metrics, steps = _random(generator, reached, logged, held_out, task)
+            has_rows = state != "failed"
+            files = RunFiles(
+                f"normresnet-{norm}-b{batch_size}-s{seed}-{index:012x}",
+                config,
+                _environment(config, concurrent, task),
+                {"state": state, "reason": reason},
+                metrics if has_rows else {},
+                {},
+            )
+            write(folder, files, steps if has_rows else None)
+            index += 1
+    return folder
+
+
+def leave_run(
+    config: RunConfig,
+    state: str = "done",
+    reason: str | None = None,
+    *,
+    epochs: int | None = None,
+    reached: float = 0.5,
+    train_seconds: float = 3.0,
+    task: TaskRecord = CLASSIFICATION,
+) -> Path:
+    """Leaves the directory of a run that ended in `state`, written by the real RunDir.
+
+    epochs: that were trained; by default all that the configuration asks for.
+    """
+    environment = {
+        "task": task.to_json(),
+        "data": {"name": "synthetic", "num_test": 20},
+        "concurrent_runs": config.system.concurrent_runs,
+        "hardware": {"device_name": "a processor", "threads": 1},
+        "versions": {"torch": "2.15.0"},
+        "git": {"commit": COMMIT, "dirty": False},
+    }
+    splits = ["train", "test", *(["val"] if config.data.val_fraction else [])]
+    row: dict[str, float] = {"lr": 0.1}
+    for split, metric in itertools.product(splits, task.metrics):
+        is_result = metric == task.primary and split != "train"
+        row[f"{split}_{metric.name}"] = reached if is_result else 1.0
+    row |= {"train_seconds": train_seconds, "eval_seconds": 1.0}
+    with open_run(config.run_path) as run:
+        run.begin(config.to_yaml(), environment)
+        for epoch in range(1, (config.epochs if epochs is None else epochs) + 1):
+            run.append_step({"step": 7 * epoch - 1, "epoch": epoch, "loss": 1.0, "lr": 0.1})
+            run.append_metrics({"epoch": epoch, "steps": 7 * epoch, **row})
+        if state != "running":
+            run.finish(state, reason)
+    return config.run_path
+
+
+def some_seconds(*norms: str, rounds: int = 9) -> Seconds:
+    """Seconds of a step of each norm, different in every round."""
+    found = {}
+    for index, norm in enumerate(norms):
+        found[norm] = np.random.default_rng(index).uniform(0.05, 0.15, rounds).tolist()
+    return found
+
+
+def cost_id(config: Mapping[str, Any]) -> str:
+    """A hash of the settings that a step's cost depends on; `config` has dotted keys."""
+    text = json.dumps(_costly(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def rows_of(
+    config: Mapping[str, Any], seconds: Sequence[float], race: str = "", **facts: Any
+) -> list[dict[str, Any]]:
+    """The rows of a configuration with dotted keys, a round for each of these seconds.
+
+    facts: columns in place of those of our machine and images.
+    """
+    known = {
+        "cost_id": cost_id(config),
+        **_costly(config),
+        "image": "x".join(map(str, IMAGE)),
+        "outputs": 10,
+        **TIMED_ON,
+        **BYTES,
+        "race": race or f"2026-01-02T03:04:05+00:00 batch {config['batch_size']}",
+        **facts,
+    }
+    return [known | {"round": number, "seconds": value} for number, value in enumerate(seconds)]
+
+
+def rounds_of(study: Study, seconds: Seconds) -> pd.DataFrame:
+    """The rounds of all settings of these runs for which there are seconds, whatever the seed."""
+    timed: dict[str, list[dict[str, Any]]] = {}
+    for config in study.configs.values():
+        norm, batch_size = config["norm.name"], config["batch_size"]
+        found = seconds.get((norm, batch_size), seconds.get(norm))
+        if found is not None:
+            timed[cost_id(config)] = rows_of(config, found)
+    return as_rounds([row for rows in timed.values() for row in rows])
+
+
+def timed(study: Study, seconds: Seconds) -> Study:
+    """The study with a bench of its settings, whose steps took these seconds."""
+    return with_bench(study, rounds_of(study, seconds))
+
+
+def _config(
+    norm: str, batch_size: int, seed: int, lr: float, concurrent_runs: int, task: TaskRecord
+) -> dict[str, Any]:
+    return {
+        "task": {"name": task.name},
+        "norm": {"name": norm},
+        "model": {"name": "normresnet"},
+        "data": {
+            "name": "cifar10_parquet",
+            "augment": "none",
+            "limit_train": None,
+            "limit_test": None,
+            "val_fraction": 0.0,
+        },
+        "optim": {"name": "adam", "lr": lr, "weight_decay": 0.0},
+        "train": {"accumulate": 1},
+        "runtime": {"device": "cpu", "precision": "fp32"},
+        "batch_size": batch_size,
+        "epochs": 2,
+        "seed": seed,
+        "system": {"runs_dir": "results/runs", "concurrent_runs": concurrent_runs},
+    }
+
+
+def _environment(
+    config: Mapping[str, Any], concurrent_runs: int, task: TaskRecord
+) -> dict[str, Any]:
+    return {
+        "task": task.to_json(),
+        "cost_id": cost_id(flatten(config)),
+        "data": {
+            "name": "cifar10-jpeg",
+            "image_shape": IMAGE,
+            "num_train": NUM_TRAIN,
+            "num_test": 10_000,
+        },
+        "concurrent_runs": concurrent_runs,
+        "hardware": {"device": "cpu", "device_name": "a processor", "threads": 2},
+        "versions": {"torch": "2.15.0"},
+        "git": {"commit": COMMIT, "dirty": False},
+        "command": COMMAND,
+        "resumed": [],
+    }
+
+
+def _metrics(
+    seconds: np.ndarray, lr: float, reached: float, held_out: float | None, task: TaskRecord
+) -> Columns:
+    """The primary metric grows to `reached`, in training to half of it; losses fall."""
+    epochs = np.arange(1, len(seconds) + 1)
+    grown = epochs / len(seconds)
+    primary = task.primary.name
+    return {
+        "epoch": epochs,
+        "steps": 10 * epochs,
+        "lr": np.full(len(epochs), lr),
+        "train_loss": 2.0 / epochs,
+        f"train_{primary}": reached * grown / 2,
+        "test_loss": 1.0 + reached / epochs,
+        f"test_{primary}": reached * grown,
+        "train_seconds": seconds,
+        "images_per_second": 1000 / seconds,
+        **({} if held_out is None else {f"val_{primary}": held_out * grown}),
+    }
+
+
+def _random(
+    generator: np.random.Generator, epochs: int, logged: int, held_out: bool, task: TaskRecord
+) -> tuple[Columns, Columns]:
+    """The rows of metrics.csv and steps.csv, 100 steps an epoch."""
+    names = []
+    for split in ("train", "test", "val") if held_out else ("train", "test"):
+        names += [f"{split}_{metric.name}" for metric in task.metrics]
+    names += ["train_seconds", "eval_seconds"]
+    drawn = generator.uniform(0.1, 0.9, (epochs, len(names)))
+    epoch = np.arange(1, epochs + 1)
+    metrics = {"epoch": epoch, "steps": 100 * epoch, "lr": np.full(epochs, 0.001)}
+    metrics |= dict(zip(names, drawn.T, strict=True))
+    step = np.arange(logged) * 100 * epochs // max(logged, 1)
+    loss = 2.3 * 0.9 ** np.arange(logged) + generator.uniform(0, 0.5, logged)
+    steps = {"step": step, "epoch": 1 + step // 100, "loss": loss, "lr": np.full(logged, 0.001)}
+    return metrics, steps
+
+
+def _costly(config: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in config.items() if key.startswith(COST_KEYS)}
+
+
+def _set(config: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a dotted key, or merges a section."""
+    section, _, name = key.partition(".")
+    _merge(config, section, {name: value} if name else value)
+
+
+def _merge(config: dict[str, Any], section: str, values: Any) -> None:
+    is_section = isinstance(values, Mapping)
+    config[section] = {**config.get(section, {}), **values} if is_section else values
