@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,9 @@ def normbench(
 def leave_run() -> LeaveRun:
     """Leaves the directory of a run that was not trained: `kit.runs.leave_run`."""
     return runs.leave_run
+
+
+@pytest.fixture
+def write_run(tmp_path: Path) -> LeaveRun:
+    """Writes a run by its id into the folder `runs` of this test: `kit.runs.write_run`."""
+    return partial(runs.write_run, tmp_path / "runs")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from normbench.analysis import loading
 from normbench.analysis.figures.costs import costs_figure, layers_figure
-from normbench.analysis.figures.style import save
+from normbench.analysis.figures.saving import save
 from normbench.analysis.tables.costs import costs_table
 from normbench.analysis.tables.layers import layers_table
 from normbench.analysis.tables.rendering import to_markdown

@@ -69,8 +69,28 @@ def time_note(study: Study) -> str:
         "Time per epoch is a training step's median, without evaluation, times the steps; "
         "relative to bn: the median of the rounds' ratios, not the ratio of medians, "
         f"{with_interval(numbers)}; timed in turns, {in_words(numbers)} rounds, "
-        f"on {machine(study.bench)}. {_timed_apart(study)}"
+        f"on {machine(study.bench)}. Times are of this study's network ({timed_networks(study)}), "
+        f"not of the norm as such. {_timed_apart(study)}"
     )
+
+
+def timed_networks(study: Study) -> str:
+    """The networks of the runs that were timed: `normresnet, widths 16, 32`."""
+    return networks(study.configs[run] for run in study.clocks)
+
+
+def networks(configs: Iterable[Mapping[Any, Any]]) -> str:
+    """The networks of configurations or rounds, with dotted keys, each once.
+
+    A norm's share of a step depends on the network: on a small one the same norm costs another
+    ratio than on the default one.
+    """
+    found: dict[str, None] = {}
+    for config in configs:
+        widths = str(config.get("model.widths", "")).strip("[]")
+        name = config["model.name"]
+        found[f"{name}, widths {widths}" if widths else name] = None
+    return " / ".join(found)
 
 
 def machine(rounds: pd.DataFrame) -> str:

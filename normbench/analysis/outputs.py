@@ -27,8 +27,9 @@ Kind = Literal["table", "figure"]
 class Output:
     """A table or figure of a study, by name.
 
-    wanted: whether a study has something to show in it. make: of a study, a Table or a matplotlib
-    Figure; a figure takes a Size too, and options of its own.
+    title: with {metric} for the name of the study's primary metric. wanted: whether a study has
+    something to show in it. make: of a study, a Table or a matplotlib Figure; a figure takes a Size
+    too, and options of its own.
     """
 
     name: str
@@ -36,6 +37,10 @@ class Output:
     kind: Kind
     wanted: Callable[[Study], bool]
     make: Callable[..., Any]
+
+    def titled(self, study: Study) -> str:
+        """The title, with the name of the study's primary metric."""
+        return self.title.format(metric=study.primary.title)
 
 
 def drawn(module: str, function: str) -> Callable[..., Any]:
@@ -91,22 +96,22 @@ OUTPUTS = (
     Output("learning-rate", "By learning rate", "table", _tries_rates, _learning_rate_table),
     Output("pairs", "Norm against norm", "table", _has_norms, pairs_table),
     Output("loss", "Training loss by step", "figure", _has_steps, drawn("curves", "loss")),
-    Output("epochs", "Metrics by epoch", "figure", _always, drawn("curves", "epochs")),
+    Output("epochs", "Loss and {metric} by epoch", "figure", _always, drawn("curves", "epochs")),
     Output(
         "batch-size",
-        "Result against batch size",
+        "Test {metric} against batch size",
         "figure",
         _has_batch_sizes,
-        drawn("settings", "batch_size"),
+        drawn("against", "batch_size"),
     ),
     Output(
         "learning-rate",
-        "Result against learning rate",
+        "Final {metric} against learning rate",
         "figure",
         _tries_rates,
-        drawn("settings", "learning_rate"),
+        drawn("against", "learning_rate"),
     ),
-    Output("time", "Training time per epoch", "figure", _has_times, drawn("settings", "time")),
+    Output("time", "Training time per epoch", "figure", _has_times, drawn("costs", "time")),
 )
 
 

@@ -128,7 +128,8 @@ def plot(
     normbench plot loss results/first-light --smooth 5
     normbench plot batch-size results/first-sweep --size slide -o batch-size.png
     """
-    from normbench.analysis.figures.style import save, size_called
+    from normbench.analysis.figures.saving import save
+    from normbench.analysis.figures.style import size_called
     from normbench.analysis.outputs import output_named
 
     draw = output_named("figure", figure).make

@@ -19,7 +19,7 @@ from normbench.errors import NormbenchError, RunFailure
 FILE = "bench.csv"
 NUMBERS = ("round", "seconds", "compile_seconds", "peak_bytes", "saved_bytes", "state_bytes")
 MACHINE = ("device", "threads", "torch")
-IMAGES = ("image", "classes")
+IMAGES = ("image", "outputs")
 # Every contestant has these settings; others, as norm.num_groups, belong to some norms only.
 SETTINGS = (
     "norm.name",

@@ -14,17 +14,19 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up_rounds import MACHINE, rows_of
+from kit.runs import TIMED_ON, rows_of
 from matplotlib.axes import Axes
 
 from normbench.analysis.bench import of_layers, of_steps
+from normbench.analysis.captions import machine
 from normbench.analysis.figures.costs import costs_figure, layers_figure
-from normbench.analysis.figures.style import PHONE, STYLES, save, size_called
+from normbench.analysis.figures.saving import save
+from normbench.analysis.figures.style import STYLES, size_called
 from normbench.analysis.tables.costs import costs, costs_table
 from normbench.analysis.tables.layers import layers, layers_table
 from normbench.config.compose import compose
 from normbench.config.schema import flatten
-from normbench.timing.rounds import as_rounds, basis_of
+from normbench.timing.rounds import as_rounds
 
 RATIO = ["relative_time", "relative_time_low", "relative_time_high"]
 
@@ -136,19 +138,12 @@ def test_settings_in_which_configurations_of_a_norm_differ_are_columns_by_short_
     assert found.columns[4] == "seconds"
     assert found["num groups"].tolist() == ["", "2", "4"]
     assert found["channels last"].tolist() == ["False", "True", "False"]
-    kernels = [
-        config(norm, **{"runtime.onednn": on}) for norm in ("bn", "gn") for on in (True, False)
+    layouts = [
+        config(norm, **{"runtime.channels_last": last})
+        for norm, last in (("bn", True), ("gn", False))
     ]
-    found = costs(as_rounds([row for one in kernels for row in rows_of(one, [0.1])]))
-    assert found["onednn"].tolist() == ["True", "False"] * 2, (
-        "a default that leaves no trace in the id is shown"
-    )
-    chosen = [
-        config("bn", **{"runtime.onednn": False}),
-        config("gn"),
-    ]  # by runtime=fast, each its own
-    found = costs(as_rounds([row for one in chosen for row in rows_of(one, [0.1])]))
-    assert found["onednn"].tolist() == ["False", "True"], "why gn is not related to bn"
+    found = costs(as_rounds([row for one in layouts for row in rows_of(one, [0.1])]))
+    assert found["channels last"].tolist() == ["True", "False"], "why gn is not related to bn"
     alone = costs(as_rounds([row for one in some[::2] for row in rows_of(one, [0.1])]))
     assert list(alone.columns[:3]) == ["norm", "batch_size", "seconds"]
 
@@ -277,7 +272,7 @@ def test_each_batch_size_and_layout_is_a_panel() -> None:
 def test_each_machine_stands_with_its_own_threads() -> None:
     here, there = many_rounds([config("bn")]), many_rounds([config("gn")])
     both = pd.concat([here, there.assign(device="another still", threads="16")])
-    assert basis_of(both).startswith(
+    assert machine(both).startswith(
         "another processor, threads: 1; another still, threads: 16, torch 2.16.0"
     )
 
@@ -285,8 +280,8 @@ def test_each_machine_stands_with_its_own_threads() -> None:
 def test_titles_of_many_settings_end_where_the_next_panel_begins() -> None:
     settings = itertools.product((False, True), (True, False))
     configs = [
-        config("bn", 64, **{"runtime.channels_last": last, "runtime.onednn": dnn})
-        for last, dnn in settings
+        config("bn", 64, **{"runtime.channels_last": last, "runtime.compile": compiled})
+        for last, compiled in settings
     ]
     figure = costs_figure(many_rounds([*configs, config("bn", 8)]))
     figure.canvas.draw()
@@ -295,7 +290,7 @@ def test_titles_of_many_settings_end_where_the_next_panel_begins() -> None:
     assert all(one.x1 <= other.x0 for one, other in itertools.pairwise(boxes) if one.y0 == other.y0)
     assert all(box.x1 <= figure.bbox.x1 for box in boxes)
     titles = [" ".join(axes.get_title("left").split()) for axes in figure.axes]
-    assert titles[1] == "batch size 64, channels last False, onednn False"
+    assert titles[1] == "batch size 64, channels last False, compile True"
 
 
 def test_few_rounds_have_dots_without_bars_and_norms_without_bn_have_none() -> None:
@@ -310,7 +305,7 @@ def test_few_rounds_have_dots_without_bars_and_norms_without_bn_have_none() -> N
 
 
 @pytest.mark.parametrize(
-    "size", [size_called("column"), size_called("slide"), PHONE], ids=["column", "slide", "phone"]
+    "size", [size_called("column"), size_called("slide")], ids=["column", "slide"]
 )
 def test_the_figure_is_drawn_at_every_size(size: Any, tmp_path: Any) -> None:
     figure = costs_figure(
@@ -330,7 +325,7 @@ def layer_rounds(seconds: dict[tuple[str, ...], Sequence[float]], **facts: Any) 
         {
             "batch_size": 64,
             "own_activation": False,
-            **MACHINE,
+            **TIMED_ON,
             **facts,
             **dict(zip(names, key, strict=True)),
             "round": number,

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from table_runs import in_frames, one_run
+from kit.runs import in_study, one_run
 
-from normbench.analysis.choice import CHOSEN, at_chosen_rate
-from normbench.analysis.frames import Frames
 from normbench.analysis.stats import Estimate, half_width_of_test_set, mean_interval
-from normbench.analysis.tables.crosstab import as_text, cells, cross_table, final
+from normbench.analysis.study import CHOSEN, Study
+from normbench.analysis.tables.crosstab import cells, cross_table, final
 from normbench.errors import NormbenchError
 from normbench.runs.files import RunFiles
 
@@ -72,7 +71,7 @@ def slow_cells(
 @settings(max_examples=15)
 @given(runs=runs_of_a_study())
 def test_cells_are_those_of_a_slow_oracle(runs: list[RunFiles], by: list[str], metric: str) -> None:
-    table = cells(in_frames(*runs), by, metric)
+    table = cells(in_study(*runs), by, metric)
     oracle = slow_cells(runs, by, metric)
     assert len(table) == len(oracle)
     for row in table.to_dict("records"):
@@ -92,13 +91,13 @@ def test_cells_are_those_of_a_slow_oracle(runs: list[RunFiles], by: list[str], m
 
 @given(runs=runs_of_a_study())
 def test_every_run_without_a_result_is_counted_in_a_note(runs: list[RunFiles]) -> None:
-    notes = cross_table(in_frames(*runs), ["norm", "batch_size"]).notes
+    notes = cross_table(in_study(*runs), ["norm", "batch_size"]).notes
     assert sum(int(note.split(": ")[1].split()[0]) for note in notes) == sum(
         run.status["state"] != "done" for run in runs
     )
 
 
-def grid() -> Frames:
+def grid() -> Study:
     """bn and gn at batch sizes 8 and 64: one diverged, all of gn at 8 failed; ln was refused, in is only at 64."""
     runs = [
         one_run("bn", batch, seed, 0.5 + seed / 10)
@@ -110,7 +109,7 @@ def grid() -> Frames:
     runs += [one_run("gn", 64, seed, 0.25) for seed in SEEDS]
     runs += [one_run("gn", 8, seed, state="failed", reason="OSError: gone") for seed in SEEDS]
     runs += [one_run("ln", 8, 0, state="refused", reason="a 1x1 map"), one_run("in", 64, 0, 0.75)]
-    return in_frames(*runs)
+    return in_study(*runs)
 
 
 def test_a_cell_says_what_was_reached_or_how_it_ended_or_that_there_is_no_run() -> None:
@@ -137,7 +136,7 @@ def test_what_has_no_figure_is_a_note_with_its_reason() -> None:
 
 def test_equal_counts_are_not_repeated_in_every_cell() -> None:
     table = cross_table(
-        in_frames(*(one_run(norm, 64, seed) for norm in NORMS for seed in SEEDS)), ["norm"]
+        in_study(*(one_run(norm, 64, seed) for norm in NORMS for seed in SEEDS)), ["norm"]
     )
     assert not any("n =" in cell for cell in table.shown["test accuracy"])
     assert "3 seeds" in table.caption
@@ -146,11 +145,11 @@ def test_equal_counts_are_not_repeated_in_every_cell() -> None:
 def test_rows_are_settings_in_the_order_of_the_runs_and_numbers_ascend() -> None:
     runs = [one_run(norm, batch) for norm in ("gn", "bn") for batch in (64, 8, 256)]
     runs += [one_run("gn", 8, **{"model.name": "convnext"})]
-    frames = in_frames(*runs)
-    by_batch = cross_table(in_frames(*runs[:-1]), ["norm", "batch_size"]).shown
+    study = in_study(*runs)
+    by_batch = cross_table(in_study(*runs[:-1]), ["norm", "batch_size"]).shown
     assert by_batch["norm"].tolist() == ["gn", "bn"]
     assert list(by_batch)[1:] == ["batch size 8", "batch size 64", "batch size 256"]
-    three = cross_table(frames, ["batch_size", "model", "norm"]).shown
+    three = cross_table(study, ["batch_size", "model", "norm"]).shown
     assert three[["batch size", "model"]].drop_duplicates().shape[0] == len(three)
     with_runs = [row[:2] for row in three.to_numpy().tolist() if set(row[2:]) != {"no run"}]
     assert with_runs == [
@@ -162,9 +161,7 @@ def test_rows_are_settings_in_the_order_of_the_runs_and_numbers_ascend() -> None
 
 
 def test_a_single_setting_is_a_column_of_figures() -> None:
-    table = cross_table(
-        in_frames(one_run("bn", accuracy=0.5), one_run("gn", accuracy=0.25)), ["norm"]
-    )
+    table = cross_table(in_study(one_run("bn", reached=0.5), one_run("gn", reached=0.25)), ["norm"])
     assert list(table.shown) == ["norm", "test accuracy"]
     assert table.shown.to_numpy().tolist() == [["bn", "50.0 %"], ["gn", "25.0 %"]]
     assert "10000 test images leave open up to ± 1.0 points" in table.caption
@@ -196,28 +193,28 @@ def test_runs_of_one_cell_that_differ_in_a_setting_are_refused_with_its_name(
         "model": {"model.name": value},
     }
     other = one_run(**{"seed": 1, **of_run.get(setting, {setting: value})})
-    frames = in_frames(one_run(**({setting: "none"} if "." in setting else {})), other)
+    study = in_study(one_run(**({setting: "none"} if "." in setting else {})), other)
     with pytest.raises(
         NormbenchError,
         match=rf"differ in ({setting}|planned_epochs): add it to --by, or choose with ",
     ):
-        cells(frames, by)
-    apart = cells(frames, [*by, setting])
+        cells(study, by, "test_accuracy")
+    apart = cells(study, [*by, setting], "test_accuracy")
     assert apart["n"].tolist() == [1, 1]
 
 
 def test_a_setting_of_runs_that_did_not_finish_is_no_difference() -> None:
-    frames = in_frames(
+    study = in_study(
         one_run(seed=0), one_run(seed=1, state="failed", **{"runtime.precision": "bf16"})
     )
-    assert cells(frames, ["norm"])["n"].tolist() == [1]
+    assert cells(study, ["norm"], "test_accuracy")["n"].tolist() == [1]
 
 
 def test_an_unknown_setting_and_an_unknown_metric_name_the_nearest() -> None:
     with pytest.raises(
         NormbenchError, match=r"unknown setting 'batchsize': did you mean 'batch_size'\?"
     ):
-        cells(grid(), ["norm", "batchsize"])
+        cells(grid(), ["norm", "batchsize"], "test_accuracy")
     with pytest.raises(
         NormbenchError, match=r"unknown metric 'test_acuracy': did you mean 'test_accuracy'\?"
     ):
@@ -226,12 +223,12 @@ def test_an_unknown_setting_and_an_unknown_metric_name_the_nearest() -> None:
         with pytest.raises(NormbenchError, match=f"unknown metric '{key}'"):
             cells(grid(), ["norm", "batch_size"], key)
     with pytest.raises(NormbenchError, match="unknown setting 'seed'"):
-        cells(grid(), ["norm", "seed"])
+        cells(grid(), ["norm", "seed"], "test_accuracy")
 
 
 def test_a_setting_is_named_once() -> None:
     with pytest.raises(NormbenchError, match="norm"):
-        cross_table(in_frames(one_run("bn"), one_run("gn")), ["norm", "norm"])
+        cross_table(in_study(one_run("bn"), one_run("gn")), ["norm", "norm"])
 
 
 # The learning rate
@@ -244,7 +241,7 @@ def rates(**held_out: float) -> list[RunFiles]:
             "bn",
             64,
             seed,
-            accuracy=1 - value - seed / 100,
+            reached=1 - value - seed / 100,
             lr=10.0 ** -int(name[1:]),
             held_out=value + seed / 100,
         )
@@ -256,40 +253,43 @@ def rates(**held_out: float) -> list[RunFiles]:
 def test_a_cell_is_of_the_rate_best_on_held_out_images_and_never_on_the_test_set() -> None:
     runs = rates(e1=0.2, e2=0.8, e3=0.5)
     for order in (runs, runs[::-1]):
-        row = cells(in_frames(*order), ["norm"]).iloc[0]
+        row = cells(in_study(*order), ["norm"], "test_accuracy").iloc[0]
         assert (row["n"], row["test_accuracy"]) == (2, pytest.approx(0.195))
-    assert "best on held-out training images" in cross_table(in_frames(*runs), ["norm"]).caption
-    assert "best on held-out" not in cross_table(in_frames(*runs), ["norm", "lr"]).caption
+    assert "best on held-out training images" in cross_table(in_study(*runs), ["norm"]).caption
+    assert "best on held-out" not in cross_table(in_study(*runs), ["norm", "lr"]).caption
 
 
 def test_each_norm_and_batch_size_has_its_own_rate() -> None:
     places = itertools.product(("bn", "gn"), (8, 64), (0.1, 0.01))
     best = {("bn", 8): 0.1, ("bn", 64): 0.01, ("gn", 8): 0.01, ("gn", 64): 0.1}
     runs = [
-        one_run(n, b, lr=lr, accuracy=lr, held_out=0.9 if best[n, b] == lr else 0.1)
+        one_run(n, b, lr=lr, reached=lr, held_out=0.9 if best[n, b] == lr else 0.1)
         for n, b, lr in places
     ]
-    found = cells(in_frames(*runs), ["norm", "batch_size"])
+    found = cells(in_study(*runs), ["norm", "batch_size"], "test_accuracy")
     assert {
         (r["norm"], r["batch_size"]): r["test_accuracy"] for r in found.to_dict("records")
     } == best
 
 
 def test_rates_that_are_equally_good_are_not_mixed() -> None:
-    row = cells(in_frames(*rates(e1=0.5, e2=0.5)), ["norm"]).iloc[0]
+    row = cells(in_study(*rates(e1=0.5, e2=0.5)), ["norm"], "test_accuracy").iloc[0]
     assert row["n"] == 2, "one run per seed"
 
 
 def test_a_rate_none_of_whose_runs_finished_is_not_chosen() -> None:
     good = rates(e3=0.5)
     bad = [one_run("bn", 64, seed, lr=0.1, state="diverged") for seed in (0, 1)]
-    row = cells(in_frames(*bad, *good), ["norm"]).iloc[0]
+    row = cells(in_study(*bad, *good), ["norm"], "test_accuracy").iloc[0]
     assert (row["n"], row["test_accuracy"]) == (2, pytest.approx(0.495))
-    lost = in_frames(
+    lost = in_study(
         *good,
         *(one_run("none", 64, seed, lr=lr, state="diverged") for seed in (0, 1) for lr in (1, 2)),
     )
-    assert cells(lost, ["norm"]).set_index("norm").loc["none", "status"] == "4 diverged"
+    assert (
+        cells(lost, ["norm"], "test_accuracy").set_index("norm").loc["none", "status"]
+        == "4 diverged"
+    )
 
 
 def test_several_rates_without_held_out_images_are_refused() -> None:
@@ -298,24 +298,22 @@ def test_several_rates_without_held_out_images_are_refused() -> None:
         NormbenchError,
         match=r"runs of norm bn differ in lr: add it to --by, or choose with --where lr=",
     ):
-        cells(in_frames(*runs), ["norm"])
-    assert cells(in_frames(*runs), ["norm", "lr"])["lr"].tolist() == [0.01, 0.1]
+        cells(in_study(*runs), ["norm"], "test_accuracy")
+    assert cells(in_study(*runs), ["norm", "lr"], "test_accuracy")["lr"].tolist() == [0.01, 0.1]
 
 
 def test_of_accuracies_on_held_out_images_by_rate_the_best_is_marked() -> None:
-    table = cross_table(in_frames(*rates(e1=0.2, e2=0.8, e3=0.5)), ["norm", "lr"], "val_accuracy")
+    table = cross_table(in_study(*rates(e1=0.2, e2=0.8, e3=0.5)), ["norm", "lr"], "val_accuracy")
     marked = [name for name, cell in table.shown.iloc[0].items() if cell.endswith(" (best)")]
     assert marked == ["lr 0.01"]
 
 
 def test_without_a_choice_runs_stay_as_they_are() -> None:
-    one_rate, no_images = (
-        in_frames(*rates(e1=0.5)).runs,
-        in_frames(one_run(lr=0.1), one_run(lr=0.2)).runs,
-    )
-    for runs in (one_rate, no_images):
-        assert at_chosen_rate(runs) is runs
-    assert set(at_chosen_rate(in_frames(*rates(e1=0.5, e2=0.6)).runs)["lr"]) == {CHOSEN}
+    one_rate = in_study(*rates(e1=0.5))
+    no_images = in_study(one_run(lr=0.1), one_run(lr=0.2))
+    for study in (one_rate, no_images):
+        assert study.chosen is study
+    assert set(in_study(*rates(e1=0.5, e2=0.6)).chosen.runs["lr"]) == {CHOSEN}
 
 
 # Clocks
@@ -326,19 +324,17 @@ def test_clocks_leave_out_runs_that_shared_the_machine() -> None:
         one_run("bn", seed=0, seconds=(1.0, 2.0, 30.0)),
         one_run("bn", seed=1, seconds=99.0, concurrent_runs=2),
     ]
-    frames = in_frames(
-        runs[0], one_run("bn", seed=1, seconds=(99.0, 99.0, 99.0), concurrent_runs=2)
-    )
+    study = in_study(runs[0], one_run("bn", seed=1, seconds=(99.0, 99.0, 99.0), concurrent_runs=2))
     for metric, value in {"train_seconds": 2.0, "images_per_second": 500.0}.items():
-        row = cells(frames, ["norm"], metric).iloc[0]
+        row = cells(study, ["norm"], metric).iloc[0]
         assert (row["n"], row[metric]) == (1, value)
-        assert final(frames, metric) == {runs[0].run: value}
-    assert cells(frames, ["norm"])["n"].tolist() == [2]
+        assert final(study, metric) == {runs[0].run: value}
+    assert cells(study, ["norm"], "test_accuracy")["n"].tolist() == [2]
 
 
 def test_a_clock_of_runs_that_all_shared_the_machine_was_not_measured() -> None:
-    frames = in_frames(one_run("bn", concurrent_runs=2), one_run("gn"))
-    table = cross_table(frames, ["norm"], "train_seconds")
+    study = in_study(one_run("bn", concurrent_runs=2), one_run("gn"))
+    table = cross_table(study, ["norm"], "train_seconds")
     assert table.shown["train seconds"].tolist() == ["not measured", "10.0 s"]
 
 
@@ -347,12 +343,13 @@ def test_a_clock_of_runs_that_all_shared_the_machine_was_not_measured() -> None:
     [
         ("test_accuracy", Estimate(0.923, 0.0049, 3), "92.3 ± 0.5 %"),
         ("test_accuracy", Estimate(0.923, math.nan, 1), "92.3 %"),
-        ("train_loss", Estimate(1.23456, 0.1, 3), "1.235 ± 0.100"),
+        ("train_loss", Estimate(1.23456, 0.1, 3), "1.235 ± 0.100 nats"),
         ("train_seconds", Estimate(12.34, math.nan, 1), "12.3 s"),
-        ("images_per_second", Estimate(1234.5, math.nan, 1), "1234/s"),
+        ("images_per_second", Estimate(1234.5, math.nan, 1), "1234 images/s"),
         ("peak_memory_mib", Estimate(100.2, math.nan, 1), "100 MiB"),
         ("grad_norm", Estimate(0.5, math.nan, 1), "0.500"),
     ],
 )
 def test_a_figure_has_the_unit_of_its_metric(metric: str, estimate: Estimate, text: str) -> None:
-    assert as_text(estimate, metric) == text
+    shown = in_study(one_run()).metric(metric).show(estimate.mean, estimate.half_width)
+    assert shown == text

@@ -6,13 +6,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from table_runs import in_frames, one_run
+from kit.runs import in_study, one_run
 
-from normbench.analysis.figures.style import STYLES
-from normbench.analysis.report import tables_for
+from normbench.analysis.outputs import outputs
 from normbench.analysis.stats import mean_interval
-from normbench.analysis.tables.evaluations import EVALUATIONS, evaluations_table
-from normbench.norms import norms
+from normbench.analysis.tables.evaluations import SOURCES, evaluations_table
 from normbench.runs.files import RunFiles
 
 
@@ -37,7 +35,7 @@ def measured() -> list[RunFiles]:
 
 
 def test_each_evaluation_has_a_column_with_its_interval() -> None:
-    table = evaluations_table(in_frames(*measured()))
+    table = evaluations_table(in_study(*measured()))
     rows = table.shown.set_index(["norm", "batch size"])
     half = 100 * mean_interval([0.3, 0.31, 0.32]).half_width
     assert rows.loc[("bn", "1")].tolist() == [
@@ -51,31 +49,29 @@ def test_each_evaluation_has_a_column_with_its_interval() -> None:
 
 
 def test_a_norm_without_running_statistics_has_one_evaluation_only() -> None:
-    table = evaluations_table(in_frames(*measured()))
+    table = evaluations_table(in_study(*measured()))
     row = table.shown.set_index(["norm", "batch size"]).loc[("gn", "64")]
     assert row.tolist() == ["45.0 %", "keeps none", "keeps none"]
 
 
 def test_a_run_that_was_not_asked_is_not_said_to_keep_none() -> None:
-    table = evaluations_table(in_frames(*measured(), one_run("ln", 64, 0, 0.4)))
+    table = evaluations_table(in_study(*measured(), one_run("ln", 64, 0, 0.4)))
     row = table.shown.set_index(["norm", "batch size"]).loc[("ln", "64")]
     assert row.tolist() == ["40.0 %", "not measured", "not measured"]
 
 
 def test_the_data_are_unrounded_with_a_row_for_each_evaluation() -> None:
-    data = evaluations_table(in_frames(*measured())).data.set_index(
+    data = evaluations_table(in_study(*measured())).data.set_index(
         ["norm", "batch_size", "statistics"]
     )
-    assert set(data.index.get_level_values("statistics")) == set(EVALUATIONS.values())
+    assert set(data.index.get_level_values("statistics")) == set(SOURCES.values())
     assert data.loc[("bn", 1, "whole training set"), "test_accuracy"] == pytest.approx(0.31)
     assert data.loc[("bn", 1, "whole training set"), "n"] == 3
 
 
 def test_a_report_has_the_table_where_runs_were_evaluated_so() -> None:
-    assert "evaluations" in tables_for(in_frames(*measured()))
-    assert "evaluations" not in tables_for(in_frames(one_run("bn"), one_run("gn")))
+    def tables(*runs: RunFiles) -> list[str]:
+        return [output.name for output in outputs("table", in_study(*runs))]
 
-
-def test_every_norm_has_a_colour_and_marker_of_its_own() -> None:
-    assert set(STYLES) == {entry.name for entry in norms}
-    assert len(set(STYLES.values())) == len(STYLES)
+    assert "evaluations" in tables(*measured())
+    assert "evaluations" not in tables(one_run("bn"), one_run("gn"))

@@ -10,28 +10,19 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
-from table_runs import in_frames, one_run
+from kit.runs import in_study, one_run
 
 from normbench.analysis.stats import holm, mean_interval
+from normbench.analysis.study import Study
 from normbench.analysis.tables.pairs import compare, every_pair, pairs_table
 from normbench.errors import NormbenchError
 
 
-def run(norm: str, seed: int, accuracy: float, **values: object) -> dict[str, object]:
-    row: dict[str, object] = {
-        "norm": norm,
-        "batch_size": 64,
-        "lr": 0.001,
-        "seed": seed,
-        "status": "done",
-    }
-    return row | {"model": "normresnet", "test_accuracy": accuracy} | values
-
-
-def runs(**accuracies: list[float]) -> pd.DataFrame:
-    """One row per norm and seed."""
-    return pd.DataFrame(
-        [run(norm, seed, a) for norm, values in accuracies.items() for seed, a in enumerate(values)]
+def runs(**reached: list[float]) -> Study:
+    """A run per norm and seed."""
+    of_norm = reached.items()
+    return in_study(
+        *(one_run(norm, 64, seed, a) for norm, values in of_norm for seed, a in enumerate(values))
     )
 
 
@@ -72,9 +63,10 @@ def test_a_sentence_carries_interval_seeds_and_p_value() -> None:
 
 
 def test_p_values_are_corrected_for_all_settings_compared() -> None:
-    at_64 = runs(gn=[0.70, 0.71, 0.72], bn=[0.68, 0.70, 0.695])
-    table = pd.concat([at_64, at_64.assign(batch_size=8), at_64.assign(batch_size=1)])
-    found = compare(table, "gn", "bn")
+    reached = {"gn": [0.70, 0.71, 0.72], "bn": [0.68, 0.70, 0.695]}
+    places = itertools.product((64, 8, 1), reached, range(3))
+    study = in_study(*(one_run(norm, b, seed, reached[norm][seed]) for b, norm, seed in places))
+    found = compare(study, "gn", "bn")
     assert [paired.settings["batch_size"] for paired in found] == [64, 8, 1]
     assert [paired.adjusted for paired in found] == holm(
         [paired.difference.p_value for paired in found]
@@ -83,10 +75,9 @@ def test_p_values_are_corrected_for_all_settings_compared() -> None:
 
 
 def test_runs_that_did_not_finish_and_seeds_that_only_one_has_do_not_count() -> None:
-    table = pd.concat(
-        [runs(gn=[0.7, 0.8], bn=[0.6]), pd.DataFrame([run("bn", 1, 0.99, status="diverged")])]
-    )
-    (found,) = compare(table, "gn", "bn")
+    gn = [one_run("gn", 64, seed, 0.7 + seed / 10) for seed in (0, 1)]
+    bn = [one_run("bn", 64, 0, 0.6), one_run("bn", 64, 1, 0.99, state="diverged")]
+    (found,) = compare(in_study(*gn, *bn), "gn", "bn")
     assert found.difference.estimate.n == 1
 
 
@@ -94,29 +85,25 @@ def test_what_cannot_be_paired_is_refused() -> None:
     with pytest.raises(NormbenchError, match="unknown norm 'gnn': did you mean 'gn'"):
         compare(runs(gn=[0.7], bn=[0.6]), "gnn", "bn")
     with pytest.raises(NormbenchError, match="no finished runs of the same seed and settings"):
-        compare(pd.DataFrame([run("gn", 0, 0.7), run("bn", 1, 0.7)]), "gn", "bn")
+        compare(in_study(one_run("gn", seed=0), one_run("bn", seed=1)), "gn", "bn")
+    twice = one_run("gn"), one_run("gn", run="another")
     with pytest.raises(NormbenchError, match="several runs of gn have the same seed"):
-        compare(pd.DataFrame([run("gn", 0, 0.7), run("gn", 0, 0.8), run("bn", 0, 0.7)]), "gn", "bn")
+        compare(in_study(*twice, one_run("bn")), "gn", "bn")
 
 
 # Every pair
 
 
 @st.composite
-def studies(draw: st.DrawFn) -> pd.DataFrame:
+def studies(draw: st.DrawFn) -> Study:
     """Two to four norms at one or two batch sizes, two to five seeds, some of them missing."""
     norms = ["bn", "gn", "ln", "in"][: draw(st.integers(2, 4))]
     sizes, seeds = [64, 8][: draw(st.integers(1, 2))], range(draw(st.integers(2, 5)))
     places = [(norm, size, seed) for norm in norms for size in sizes for seed in seeds]
     missing = draw(st.sets(st.sampled_from(places), max_size=4))
     accuracy = st.integers(100, 9000).map(lambda images: images / 10_000)
-    return pd.DataFrame(
-        [
-            run(n, seed, draw(accuracy), batch_size=size)
-            for n, size, seed in places
-            if (n, size, seed) not in missing
-        ]
-    )
+    kept = [place for place in places if place not in missing]
+    return in_study(*(one_run(*place, draw(accuracy)) for place in kept))
 
 
 def slowly_paired(table: pd.DataFrame) -> dict[tuple[str, str, int], tuple[list[float], float]]:
@@ -152,8 +139,8 @@ def slow_holm(p_values: list[float]) -> list[float]:
 
 
 @given(studies())
-def test_every_pair_is_scipys_t_test_corrected_for_all_pairs(table: pd.DataFrame) -> None:
-    found, oracle = every_pair(table), slowly_paired(table)
+def test_every_pair_is_scipys_t_test_corrected_for_all_pairs(study: Study) -> None:
+    found, oracle = every_pair(study), slowly_paired(study.runs)
     assert 2 * len(found) == len(oracle), "each pair once, wherever it has a seed in common"
     for paired in found:
         differences, p_value = oracle[paired.first, paired.second, paired.settings["batch_size"]]
@@ -188,19 +175,19 @@ def test_the_more_pairs_the_less_is_decided() -> None:
 
 
 def test_the_table_of_pairs_has_a_row_each_and_settings_only_where_they_vary() -> None:
-    frames = in_frames(
+    study = in_study(
         *(
             one_run(norm, 64, seed, 0.5 + rank / 10 + seed / 100)
             for rank, norm in enumerate("abc")
             for seed in (0, 1)
         ),
     )
-    table = pairs_table(frames)
+    table = pairs_table(study)
     assert table.shown["pair"].tolist() == ["a - b", "a - c", "b - c"]
     assert list(table.shown) == ["pair", "difference", "seeds", "p", "better"]
     assert "Holm" in table.caption
     wider = pairs_table(
-        in_frames(*(one_run(norm, size) for norm in ("bn", "gn") for size in (8, 64)))
+        in_study(*(one_run(norm, size) for norm in ("bn", "gn") for size in (8, 64)))
     )
     assert wider.shown["batch size"].tolist() == ["8", "64"]
     assert wider.shown["p"].tolist() == ["", ""], "one seed tests nothing"
@@ -210,7 +197,7 @@ def test_where_no_two_norms_share_a_seed_there_is_no_table_of_pairs() -> None:
     with pytest.raises(
         NormbenchError, match="no two norms have a finished run of the same seed and settings"
     ):
-        pairs_table(in_frames(one_run("bn", seed=0), one_run("gn", seed=1)))
+        pairs_table(in_study(one_run("bn", seed=0), one_run("gn", seed=1)))
 
 
 def test_equal_differences_are_no_spread_to_judge_by() -> None:

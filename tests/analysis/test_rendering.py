@@ -15,29 +15,29 @@ import pandas as pd
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from made_up_rounds import Seconds, timed
-from table_runs import in_frames, one_run
+from kit.runs import Seconds, in_study, one_run, timed
 
-from normbench.analysis.frames import Frames
-from normbench.analysis.loading import load_frames, write_study
-from normbench.analysis.tables.comparison import Table, comparison_table
+from normbench.analysis.loading import load_study, write_study
+from normbench.analysis.study import Study
+from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.crosstab import cross_table
 from normbench.analysis.tables.pairs import pairs_table
 from normbench.analysis.tables.rendering import FORMS, SUFFIXES, to_csv, to_latex, to_markdown
 from normbench.analysis.tables.source import source_table
+from normbench.analysis.tables.table import Table
 
 GOLDEN = Path(__file__).parent / "golden"
 FIGURE = re.compile(r"-?\d+\.\d+(e-?\d+)?")
 SPECIAL = r"%_&#${}~^\<>±"
-TABLES: dict[str, Callable[[Frames], Table]] = {
+TABLES: dict[str, Callable[[Study], Table]] = {
     "comparison": comparison_table,
-    "cross": lambda frames: cross_table(frames, ["norm", "batch_size"]),
+    "cross": lambda study: cross_table(study, ["norm", "batch_size"]),
     "source": source_table,
     "pairs": pairs_table,
 }
 
 
-def small_study() -> Frames:
+def small_study() -> Study:
     """bn, ln and gn at batch sizes 64 and 1: bn diverged once at 1, ln was refused there, and gn has no run there.
 
     All were timed in turns but those at batch size 1.
@@ -64,7 +64,7 @@ def small_study() -> Frames:
     seconds: Seconds = {
         (norm, 64): [number / 1024 for number in found] for norm, found in ticks.items()
     }
-    return timed(in_frames(*bn, *ln, *gn, *at_1, diverged, refused), seconds)
+    return timed(in_study(*bn, *ln, *gn, *at_1, diverged, refused), seconds)
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -120,12 +120,12 @@ def test_the_csv_has_the_figures_of_the_table_unrounded(name: str) -> None:
 def test_a_study_that_was_written_and_read_has_the_same_tables(
     tmp_path: Path, by: list[str]
 ) -> None:
-    groups = [one_run("gn", accuracy=count / 16, **{"norm.num_groups": count}) for count in (2, 4)]
-    frames = in_frames(*groups, one_run("bn")) if "norm.num_groups" in by else small_study()
-    write_study(frames, tmp_path)
-    again = load_frames([tmp_path])
-    for make in (comparison_table, lambda frames: cross_table(frames, by)):
-        assert to_markdown(make(again)) == to_markdown(make(frames))
+    groups = [one_run("gn", reached=count / 16, **{"norm.num_groups": count}) for count in (2, 4)]
+    study = in_study(*groups, one_run("bn")) if "norm.num_groups" in by else small_study()
+    write_study(study, tmp_path)
+    again = load_study([tmp_path])
+    for make in (comparison_table, lambda study: cross_table(study, by)):
+        assert to_markdown(make(again)) == to_markdown(make(study))
 
 
 def test_notes_follow_the_caption_of_a_table() -> None:

@@ -18,11 +18,11 @@ import pandas as pd
 import pytest
 from made_up_rounds import some_seconds, timed
 from made_up_runs import COMMAND, write_runs
+from normbench.analysis.choice import rate_varies
+from normbench.analysis.frames import Frames, read_frames
 from table_runs import in_frames, one_run
 
-from normbench.analysis.choice import rate_varies
 from normbench.analysis.figures import FIGURES
-from normbench.analysis.frames import Frames, read_frames
 from normbench.analysis.loading import check_folder, check_keeps, load_frames, write_study
 from normbench.analysis.report import write_report
 from normbench.analysis.report.page import page

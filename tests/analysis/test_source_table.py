@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
-from made_up_rounds import Seconds, rows_of, timed
-from table_runs import in_frames, one_run
+from kit.runs import REGRESSION, Seconds, in_study, one_run, rows_of, timed
 
+from normbench.analysis.loading import with_bench
 from normbench.analysis.stats import mean_interval
-from normbench.analysis.tables.source import CLAIMS, relative_time, source_table
-from normbench.analysis.times import with_rounds
+from normbench.analysis.tables.source import CLAIMS, has_claims, relative_time, source_table
 from normbench.errors import NormbenchError
 from normbench.runs.files import RunFiles
 from normbench.timing.rounds import as_rounds
@@ -33,7 +31,7 @@ def measured() -> list[RunFiles]:
 
 
 def test_the_claims_are_those_of_the_source() -> None:
-    shown = source_table(in_frames(*measured())).shown
+    shown = source_table(in_study(*measured())).shown
     assert shown[
         ["norm", "accuracy claimed", "time claimed", "batch 1 claimed"]
     ].to_numpy().tolist() == [
@@ -45,7 +43,7 @@ def test_the_claims_are_those_of_the_source() -> None:
 
 
 def test_what_was_measured_stands_beside_with_its_interval_and_number() -> None:
-    table = source_table(timed(in_frames(*measured()), {("bn", 64): BN, ("ln", 64): LN}))
+    table = source_table(timed(in_study(*measured()), {("bn", 64): BN, ("ln", 64): LN}))
     seeds = 100 * mean_interval([0.7, 0.71, 0.72]).half_width
     shown = table.shown.set_index("norm")
     assert shown.loc["bn", "accuracy measured"] == f"71.0 ± {seeds:.1f} % (n = 3)"
@@ -62,12 +60,12 @@ def test_what_was_measured_stands_beside_with_its_interval_and_number() -> None:
 
 def test_what_has_no_run_was_not_measured() -> None:
     shown = source_table(
-        timed(in_frames(*measured()), {"bn": BN, "ln": LN, "gn": LN})
+        timed(in_study(*measured()), {"bn": BN, "ln": LN, "gn": LN})
     ).shown.set_index("norm")
     for norm in ("in", "gn"):  # gn was timed where it ran, at batch 8
         for what in ("accuracy", "time", "batch 1"):
             assert shown.loc[norm, f"{what} measured"] == "not measured"
-    empty = source_table(in_frames(one_run("none"))).shown
+    empty = source_table(in_study(one_run("none"))).shown
     assert (empty[[name for name in empty if name.endswith(" measured")]] == "not measured").all(
         axis=None
     )
@@ -78,19 +76,19 @@ def test_the_notes_are_of_the_runs_in_the_table_only() -> None:
         one_run("gn", 8, 1, state="failed", reason="OSError"),
         one_run("none", 1, 0, state="failed"),
     ]
-    notes = source_table(in_frames(*measured(), *lost)).notes
+    notes = source_table(in_study(*measured(), *lost)).notes
     assert notes == ("bn, batch size 1: 1 diverged: the loss of step 3 is nan",)
 
 
 def test_times_are_paired_over_equal_rounds_of_the_same_race() -> None:
-    frames = in_frames(one_run("bn", 64), one_run("gn", 64))
-    bn, gn = frames.configs.values()
+    study = in_study(one_run("bn", 64), one_run("gn", 64))
+    bn, gn = study.configs.values()
     rounds = [
         *rows_of(bn, [0.2, 0.3, 9.0], "a"),
         *rows_of(gn, [0.24, 0.39], "a"),
     ]  # cut before gn's last turn
     rounds += [*rows_of(bn, [9.0], "b"), *rows_of(gn, [9.0, 0.1, 0.1], "c")]
-    found = relative_time(with_rounds(frames, as_rounds(rounds)), "gn")
+    found = relative_time(with_bench(study, as_rounds(rounds)), "gn")
     assert found is not None
     assert (found.median, found.n) == (pytest.approx(1.25), 2)
     assert math.isnan(found.low)
@@ -99,7 +97,7 @@ def test_times_are_paired_over_equal_rounds_of_the_same_race() -> None:
 
 def test_how_runs_ended_and_what_their_own_epochs_took_is_nothing_to_the_time_of_a_step() -> None:
     def ratio(*runs: RunFiles) -> tuple[float, int]:
-        found = relative_time(timed(in_frames(*runs), {"bn": [0.1, 0.1], "gn": [0.11, 0.11]}), "gn")
+        found = relative_time(timed(in_study(*runs), {"bn": [0.1, 0.1], "gn": [0.11, 0.11]}), "gn")
         assert found is not None
         return found.median, found.n
 
@@ -113,7 +111,7 @@ def test_how_runs_ended_and_what_their_own_epochs_took_is_nothing_to_the_time_of
         ratio(one_run("bn", 64), one_run("gn", 64, state="interrupted"), one_run("gn", 64, 1))
         == alone
     )
-    untimed = in_frames(*(one_run(norm, 64) for norm in CLAIMS))
+    untimed = in_study(*(one_run(norm, 64) for norm in CLAIMS))
     assert relative_time(untimed, "gn") is None
     table = source_table(untimed)
     assert set(table.shown["time measured"]) == {"not measured"}
@@ -123,30 +121,21 @@ def test_how_runs_ended_and_what_their_own_epochs_took_is_nothing_to_the_time_of
 def test_times_of_other_batch_sizes_do_not_count() -> None:
     runs = [one_run("bn", 64), one_run("gn", 64), one_run("bn", 8), one_run("gn", 8)]
     seconds: Seconds = {"bn": [0.1], ("gn", 64): [0.11], ("gn", 8): [0.99]}
-    frames = timed(in_frames(*runs), seconds)
-    at_64, at_8 = relative_time(frames, "gn"), relative_time(frames, "gn", 8)
+    study = timed(in_study(*runs), seconds)
+    at_64, at_8 = relative_time(study, "gn"), relative_time(study, "gn", 8)
     assert at_64 is not None
     assert at_8 is not None
     assert (at_64.median, at_8.median) == (pytest.approx(1.1), pytest.approx(9.9))
 
 
-def test_time_and_accuracy_are_of_the_same_rate() -> None:
-    places = [(0.1, 0.9, 20.0), (0.01, 0.2, 10.0)]
-    runs = [one_run("bn", 64, lr=lr, held_out=held_out) for lr, held_out, _ in places]
-    runs += [one_run("ln", 64, lr=lr, held_out=held_out) for lr, held_out, _ in places]
-    of_rate = {lr: seconds for lr, _, seconds in places}
-    for order in (runs, runs[::-1]):
-        frames = in_frames(*order)
-        table = zip(frames.runs["run"], frames.runs["norm"], frames.runs["lr"], strict=True)
-        clocks = {
-            run: {("race", 0): 10.0 if norm == "bn" else of_rate[lr]} for run, norm, lr in table
-        }
-        frames = replace(timed(frames, {"bn": [0.1]}), clocks=clocks)
-        assert source_table(frames).data.set_index("norm").loc["ln", "time"] == pytest.approx(2.0)
+def test_a_task_of_another_metric_has_no_claims_to_compare_with() -> None:
+    assert has_claims(in_study(*measured()))
+    assert not has_claims(in_study(one_run("bn", task=REGRESSION)))
+    assert not has_claims(in_study(one_run("gn", 8)))
 
 
 def test_runs_of_a_norm_that_differ_in_more_than_the_seed_are_refused() -> None:
     with pytest.raises(NormbenchError, match=r"runs of norm gn differ in norm\.num_groups"):
         source_table(
-            in_frames(*(one_run("gn", 64, **{"norm.num_groups": count}) for count in (2, 4)))
+            in_study(*(one_run("gn", 64, **{"norm.num_groups": count}) for count in (2, 4)))
         )

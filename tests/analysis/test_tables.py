@@ -3,75 +3,36 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
-import pandas as pd
 import pytest
-from made_up_rounds import COSTS, IMAGE, Seconds, rows_of, timed
+from kit.runs import CLASSIFICATION, REGRESSION, Seconds, in_study, one_run, rows_of, timed
 
-from normbench.analysis.frames import METRICS, STEPS, Frames
+from normbench.analysis.loading import with_bench
+from normbench.analysis.study import Study
 from normbench.analysis.tables.comparison import comparison, comparison_table
 from normbench.analysis.tables.rendering import to_markdown
-from normbench.analysis.times import with_rounds
+from normbench.runs.files import RunFiles
+from normbench.tasks.metric import TaskRecord
 from normbench.timing.rounds import as_rounds
 
-BATCHES = 100  # of 64 images, in an epoch: a step of 0.1 s makes one of 10 s
+
+def run(norm: str, reached: float, batch_size: int = 64, seed: int = 0, **values: Any) -> RunFiles:
+    """A run of 5 epochs with 100 steps of 64 images each: steps of 0.1 s make an epoch of 10 s."""
+    values = {"seconds": [987.0] * 5, "data.limit_train": 6400} | values
+    return one_run(norm, batch_size, seed, reached, **values)
 
 
-def run(norm: str, accuracy: float, **values: object) -> dict[str, object]:
-    """One row of the table of runs."""
-    row: dict[str, object] = {"model": "normresnet", "norm": norm, "batch_size": 64, "seed": 0}
-    row |= {
-        "lr": 0.001,
-        "status": "done",
-        "reason": None,
-        "epochs": 5,
-        "test_accuracy": accuracy,
-        "num_test": 10_000,
-    }
-    row |= {
-        "median_train_seconds": 987.0,
-        "data": "cifar10-jpeg",
-        "device": "a processor",
-        "threads": 2,
-    }
-    row |= {
-        "precision": "fp32",
-        "concurrent_runs": 1,
-        "torch": "2.15.0",
-        "commit": "0123456789abcdef",
-        "dirty": False,
-    }
-    return row | values
+def table(*runs: RunFiles, seconds: Seconds | None = None) -> Study:
+    """The study of these runs, with the times that follow from these seconds of a step."""
+    study = in_study(*runs)
+    return timed(study, seconds) if seconds else study
 
 
-def table(*rows: dict[str, object], seconds: Seconds | None = None) -> Frames:
-    """Runs of these rows, with the times that follow from these seconds of a step."""
-    runs = pd.DataFrame([{"run": f"run-{number}", **row} for number, row in enumerate(rows)])
-    metrics, steps = (pd.DataFrame(columns=["run", *names]) for names in (METRICS, STEPS))
-    configs = {row["run"]: configuration(row) for row in runs.to_dict("records")}
-    environments = {
-        run: {"data": {"image_shape": IMAGE, "num_train": 64 * BATCHES}} for run in configs
-    }
-    frames = Frames(runs, metrics, steps, environments, configs)
-    return timed(frames, seconds) if seconds else frames
-
-
-def configuration(row: dict[object, object]) -> dict[str, object]:
-    """What the row says of its run's configuration, with dotted keys."""
-    costs = {
-        f"{section}.{name}": value
-        for section, values in COSTS.items()
-        for name, value in values.items()
-    }
-    options = {
-        str(key): value for key, value in row.items() if "." in str(key) and isinstance(value, str)
-    }
-    return {"norm.name": row["norm"], "batch_size": row["batch_size"]} | costs | options
-
-
-def shown_table(frames: Frames) -> str:
+def shown_table(study: Study) -> str:
     """The comparison of these runs as people read it."""
-    return to_markdown(comparison_table(frames))
+    return to_markdown(comparison_table(study))
 
 
 def test_accuracies_are_averaged_and_times_related_to_bn() -> None:
@@ -111,7 +72,10 @@ def test_seconds_of_the_runs_themselves_are_compared_nowhere(concurrent_runs: in
     assert "987" not in shown
     assert "Times are not measured here: normbench bench does that." in shown
     seconds = {"bn": [0.1], "gn": [0.2]}
-    slower = [one | {"median_train_seconds": 1234.0} for one in runs]
+    slower = [
+        run(norm, 0.8, concurrent_runs=concurrent_runs, seconds=[1234.0] * 5)
+        for norm in ("bn", "gn")
+    ]
     assert shown_table(table(*runs, seconds=seconds)) == shown_table(
         table(*slower, seconds=seconds)
     )
@@ -128,9 +92,9 @@ def test_a_time_that_was_not_measured_says_so() -> None:
 
 
 def test_times_of_different_races_are_shown_and_not_related() -> None:
-    frames = table(run("bn", 0.8), run("gn", 0.8), seconds={"bn": [0.1], "gn": [0.2]})
-    races = frames.bench["race"].where(frames.bench["norm.name"] == "bn", "another day")
-    apart = with_rounds(frames, frames.bench.assign(race=races))
+    study = table(run("bn", 0.8), run("gn", 0.8), seconds={"bn": [0.1], "gn": [0.2]})
+    races = study.bench["race"].where(study.bench["norm.name"] == "bn", "another day")
+    apart = with_bench(study, study.bench.assign(race=races))
     found = comparison(apart).set_index("norm")
     assert found["seconds"].to_dict() == pytest.approx({"bn": 10.0, "gn": 20.0})
     assert found["relative_time"].isna().to_dict() == {"bn": False, "gn": True}
@@ -138,7 +102,7 @@ def test_times_of_different_races_are_shown_and_not_related() -> None:
 
 
 def test_a_run_without_a_result_is_counted_and_not_averaged() -> None:
-    runs = table(run("bn", 0.8), run("none", 0.1, status="diverged"))
+    runs = table(run("bn", 0.8), run("none", 0.1, state="diverged"))
     shown = comparison(runs).set_index("norm")
     assert shown.loc["none", "n"] == 0
     assert math.isnan(shown.loc["none", "test_accuracy"])
@@ -149,17 +113,17 @@ def test_a_run_without_a_result_is_counted_and_not_averaged() -> None:
 
 def test_without_bn_no_ratio_is_made_up() -> None:
     rounds = table(run("gn", 0.8), run("bn", 0.8), seconds={"gn": [0.12], "bn": [0.1]}).bench
-    found = comparison(with_rounds(table(run("gn", 0.8)), rounds))
+    found = comparison(with_bench(table(run("gn", 0.8)), rounds))
     assert found["seconds"].tolist() == pytest.approx([12.0])
     assert found["relative_time"].isna().all()
 
 
 def test_of_two_kinds_of_bn_none_is_chosen_to_relate_to() -> None:
-    frames = table(*(run("bn", 0.8, **{"norm.eps": eps}) for eps in ("0.1", "0.2")), run("gn", 0.8))
-    steps = zip(frames.configs.values(), (0.1, 0.2, 0.4), strict=True)
+    study = table(*(run("bn", 0.8, **{"norm.eps": eps}) for eps in (0.1, 0.2)), run("gn", 0.8))
+    steps = zip(study.configs.values(), (0.1, 0.2, 0.4), strict=True)
     rows = [row for config, seconds in steps for row in rows_of(config, [seconds])]
     assert (
-        comparison(with_rounds(frames, as_rounds(rows)))
+        comparison(with_bench(study, as_rounds(rows)))
         .set_index("norm")["relative_time"]
         .isna()["gn"]
     )
@@ -198,9 +162,7 @@ def test_more_seeds_do_not_shrink_what_one_test_set_leaves_open() -> None:
 
 def test_an_interval_over_seeds_is_students_and_a_single_seed_has_none() -> None:
     one = table(run("bn", 0.72))
-    three = table(
-        *(run("bn", accuracy, seed=seed) for seed, accuracy in enumerate((0.70, 0.72, 0.74)))
-    )
+    three = table(*(run("bn", 0.70 + seed / 50, seed=seed) for seed in range(3)))
     assert comparison(one)["half_width"].isna().all()
     assert "| 72.0 %          | ± 0.9 %" in shown_table(one)
     assert "| 72.0 ± 5.0 %    | ± 0.9 %" in shown_table(
@@ -210,40 +172,59 @@ def test_an_interval_over_seeds_is_students_and_a_single_seed_has_none() -> None
 
 
 def test_a_commit_with_changes_is_marked() -> None:
-    assert "commit 0123456789ab+." in shown_table(table(run("bn", 0.8, dirty=True)))
-    assert "commit of an installed package." in shown_table(
-        table(run("bn", 0.8, commit=None, dirty=None))
-    )
+    def of_commit(commit: str | None, *, dirty: bool | None) -> str:
+        one = run("bn", 0.8)
+        git = {"commit": commit, "dirty": dirty}
+        return shown_table(table(replace(one, environment=one.environment | {"git": git})))
+
+    assert "commit 0123456789ab+." in of_commit("0123456789abcdef", dirty=True)
+    assert "commit of an installed package." in of_commit(None, dirty=None)
 
 
 def test_a_learning_rate_is_chosen_by_the_images_held_out_and_never_by_the_test_set() -> None:
     rates = [(0.001, 0.60, 0.75), (0.003, 0.65, 0.70), (0.01, 0.50, 0.80)]
-    rows = [run("bn", test, lr=lr, val_accuracy=held_out) for lr, held_out, test in rates]
-    runs = table(*rows)
-    assert comparison(runs).set_index("lr")["chosen"].to_dict() == {
-        0.001: False,
-        0.003: True,
-        0.01: False,
-    }
-    assert "65.0 % (best)" in shown_table(runs)
-    at_8 = [
-        row | {"batch_size": 8, "val_accuracy": held_out}
-        for row, held_out in zip(rows, (0.9, 0.1, 0.1), strict=True)
+    at_64 = [run("bn", test, lr=lr, held_out=held_out) for lr, held_out, test in rates]
+    study = table(*at_64)
+    chosen = {0.001: False, 0.003: True, 0.01: False}
+    assert comparison(study).set_index("lr")["chosen"].to_dict() == chosen
+    assert "65.0 % (best)" in shown_table(study)
+    held_out_at_8 = {0.001: 0.9, 0.003: 0.1, 0.01: 0.1}
+    at_8 = [run("bn", 0.5, 8, lr=lr, held_out=value) for lr, value in held_out_at_8.items()]
+    best = comparison(table(*at_64, *at_8)).query("chosen")
+    assert best[["batch_size", "lr"]].values.tolist() == [[64, 0.003], [8, 0.001]]
+
+
+def test_of_a_metric_that_is_better_when_smaller_the_smallest_on_held_out_images_is_chosen() -> (
+    None
+):
+    rates = {0.001: 0.60, 0.003: 0.65, 0.01: 0.50}
+    runs = [run("bn", 0.1, lr=lr, held_out=value, task=REGRESSION) for lr, value in rates.items()]
+    study = table(*runs)
+    assert comparison(study).query("chosen")["lr"].tolist() == [0.01]
+    assert list(comparison_table(study).shown) == [
+        "norm",
+        "lr",
+        "validation squared error",
+        "test squared error",
+        "runs",
     ]
-    assert comparison(table(*rows, *at_8)).query("chosen")[
-        ["batch_size", "lr"]
-    ].values.tolist() == [
-        [64, 0.003],
-        [8, 0.001],
-    ]
+    assert "0.5000 (best)" in shown_table(study)
+
+
+@pytest.mark.parametrize("task", [CLASSIFICATION, REGRESSION])
+def test_only_a_metric_with_a_range_has_an_interval_of_the_test_set(task: TaskRecord) -> None:
+    found = comparison_table(table(run("bn", 0.8, task=task)))
+    has_range = task is CLASSIFICATION
+    assert ("test set" in found.shown) is has_range
+    assert ("Test set: the 95 % interval" in found.caption) is has_range
 
 
 def test_runs_that_differ_in_an_option_of_the_norm_have_a_row_each() -> None:
-    rows = [run("gn", 0.7 + 0.01 * i, **{"norm.num_groups": str(i)}) for i in (1, 2)]
-    frames = table(*rows, run("bn", 0.7), seconds={"gn": [0.1], "bn": [0.05]})
-    of_two_groups = frames.bench["norm.num_groups"] == "2"
-    slower = frames.bench["seconds"].where(~of_two_groups, 0.15)
-    shown = comparison(with_rounds(frames, frames.bench.assign(seconds=slower)))
+    rows = [run("gn", 0.7 + 0.01 * i, **{"norm.num_groups": i}) for i in (1, 2)]
+    study = table(*rows, run("bn", 0.7), seconds={"gn": [0.1], "bn": [0.05]})
+    of_two_groups = study.bench["norm.num_groups"] == "2"
+    slower = study.bench["seconds"].where(~of_two_groups, 0.15)
+    shown = comparison(with_bench(study, study.bench.assign(seconds=slower)))
     assert shown["norm.num_groups"].fillna("").tolist() == ["1", "2", ""]
     assert shown["n"].tolist() == [1, 1, 1]
     assert shown["relative_time"].tolist() == pytest.approx([2.0, 3.0, 1.0])

@@ -11,79 +11,34 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_rounds import MACHINE, NUM_TRAIN, rounds_of, rows_of, some_seconds, timed
-from table_runs import in_frames, one_run
+from kit.runs import (
+    NUM_TRAIN,
+    TIMED_ON,
+    in_study,
+    one_run,
+    rounds_of,
+    rows_of,
+    some_seconds,
+    timed,
+)
 
-from normbench.analysis.frames import Clock, Frames
-from normbench.analysis.loading import load_frames, write_study
+from normbench.analysis.captions import machine, time_note
+from normbench.analysis.loading import benches, load_study, with_bench, write_study
+from normbench.analysis.study import Study
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.costs import costs_table
 from normbench.analysis.tables.rendering import to_markdown
-from normbench.analysis.times import time_note, with_rounds, with_times
-from normbench.config.compose import compose
+from normbench.analysis.times import Clock
 from normbench.config.schema import flatten
 from normbench.errors import NormbenchError, RunFailure
-from normbench.timing.rounds import (
-    as_rounds,
-    basis_of,
-    columns_of_settings,
-    read_bench,
-    write_rounds,
-)
+from normbench.timing.rounds import as_rounds, read_bench, setting_columns, write_rounds
 
-CONFIG = flatten(
-    compose([], {"norm": "gn", "data": "synthetic", "runtime.device": "cpu"}).identity()
-)
-ENVIRONMENT = {"data": {"name": "synthetic", "num_train": 10_000, "image_shape": [3, 32, 32]}}
-COSTLY = {
-    "norm.name": "ln",
-    "norm.eps": 0.001,
-    "norm.num_groups": 16,
-    "model.name": "another",
-    "model.widths": [64, 128, 256],
-    "data.augment": "standard",
-    "optim.name": "sgd",
-    "train.accumulate": 2,
-    "runtime.device": "cuda",
-    "runtime.precision": "bf16",
-    "runtime.channels_last": True,
-    "runtime.compile": True,
-    "runtime.cuda_graphs": True,
-    "runtime.onednn": False,
-    "batch_size": 65,
-}
-FREE = {
-    "seed": 7,
-    "epochs": 99,
-    "optim.lr": 0.5,
-    "optim.schedule": "cosine",
-    "optim.betas": [0.5, 0.9],
-    "train.label_smoothing": 0.1,
-    "train.max_steps": 10,
-    "train.log_every": 1,
-    "data.name": "image_folder",
-    "data.content": "sha256-0",
-    "data.mean": [0.1, 0.2, 0.3],
-    "data.val_fraction": 0.25,
-    "data.limit_train": 640,
-    "data.limit_test": 10,
-}
+CONFIG = flatten(one_run("gn", **{"norm.num_groups": 32}).config)
 
 
-def of_one_run(config: dict[str, Any], environment: dict[str, Any] = ENVIRONMENT) -> Frames:
-    """A run of this configuration, by its dotted keys."""
-    runs = pd.DataFrame(
-        {"run": ["run"], "norm": config["norm.name"], "batch_size": config["batch_size"]}
-    )
-    empty = pd.DataFrame(columns=["run"])
-    return Frames(runs, empty, empty, {"run": environment}, {"run": config})
-
-
-def is_timed(
-    config: dict[str, Any], by: list[dict[str, Any]], environment: dict[str, Any] = ENVIRONMENT
-) -> bool:
-    """Whether the run takes its time from these rows."""
-    return "run" in with_rounds(of_one_run(config, environment), as_rounds(by)).clocks
+def of_one_run(**settings: Any) -> Study:
+    """A run of gn with these settings."""
+    return in_study(one_run("gn", run="run", **{"norm.num_groups": 32, **settings}))
 
 
 def by_place(clock: Clock) -> dict[tuple[str, int], float]:
@@ -94,82 +49,14 @@ def by_place(clock: Clock) -> dict[tuple[str, int], float]:
 # Which run
 
 
-@given(st.sets(st.sampled_from(sorted(COSTLY | FREE)), max_size=4))
-def test_a_bench_is_of_the_runs_with_the_same_costly_settings_and_of_no_others(
-    changed: set[str],
-) -> None:
-    other = CONFIG | {key: value for key, value in (COSTLY | FREE).items() if key in changed}
-    same = not changed & {*COSTLY}
-    assert is_timed(CONFIG, rows_of(other, [0.1])) == same
-    assert is_timed(other, rows_of(CONFIG, [0.1])) == same
-    assert is_timed(other, [*rows_of(CONFIG, [0.1]), *rows_of(other, [0.2])])
-
-
-def test_every_setting_that_is_changed_here_is_one_of_a_run() -> None:
-    assert {*COSTLY | FREE} - {*CONFIG} == {"runtime.cuda_graphs", "runtime.onednn"}
-    assert all(CONFIG.get(key) != value for key, value in (COSTLY | FREE).items())
-
-
-@pytest.mark.parametrize("known", [{}, {"runtime.cuda_graphs": False}, {"runtime.onednn": True}])
-def test_runs_from_before_there_were_graphs_are_as_those_without(known: dict[str, bool]) -> None:
-    for other in ({}, {"runtime.cuda_graphs": False}, {"runtime.onednn": True}):
-        assert is_timed(CONFIG | known, rows_of(CONFIG | other, [0.1]))
-
-
-def test_images_of_another_size_are_another_cost() -> None:
-    rows = rows_of(CONFIG, [0.1], image="3x32x32")
-    for shape, same in (([3, 32, 32], True), ([3, 64, 64], False), ([1, 32, 32], False)):
-        assert (
-            is_timed(CONFIG, rows, {"data": {**ENVIRONMENT["data"], "image_shape": shape}}) == same
-        )
-
-
-def test_another_number_of_classes_is_another_cost() -> None:
-    rows = rows_of(CONFIG, [0.1], classes=40)
-    for number, same in ((40, True), (10, False)):
-        classes = [str(i) for i in range(number)]
-        assert is_timed(CONFIG, rows, {"data": {**ENVIRONMENT["data"], "classes": classes}}) == same
-    assert not is_timed(CONFIG, rows), "which were ten where nothing is said"
-
-
-def test_a_bench_from_before_it_said_the_classes_was_of_ten(bench_csv: Path) -> None:
-    pd.read_csv(bench_csv).drop(columns="classes").to_csv(bench_csv, index=False)
-    assert "run" in with_rounds(of_one_run(CONFIG), read_bench(bench_csv)).clocks
-
-
-@pytest.mark.parametrize(
-    ("name", "known"), [("cifar10", True), ("cifar10-jpeg", True), ("image_folder", False)]
-)
-def test_images_of_runs_that_do_not_say_their_size_are_those_of_their_data(
-    name: str, known: bool
-) -> None:
-    environment = {"data": {"name": name, "num_train": 50_000}}
-    assert is_timed(CONFIG, rows_of(CONFIG, [0.1]), environment) == known
-    assert not is_timed(CONFIG, rows_of(CONFIG, [0.1], image="3x64x64"), environment)
-
-
-def test_a_run_that_never_knew_its_data_has_no_time() -> None:
-    assert not is_timed(CONFIG, rows_of(CONFIG, [0.1]), {})
-
-
-def test_a_norm_of_the_user_s_own_goes_by_its_class_content_and_options_wherever_it_lies() -> None:
-    own = {
-        "norm.name": "my_norms.py:Mine",
-        "norm.file": "/home/a/my_norms.py",
-        "norm.content": "01",
-        "norm.alpha": 0.5,
-    }
-    rows = rows_of(CONFIG | own, [0.1])
-    assert rows[0]["norm.name"] == "Mine"
-    assert "norm.file" not in rows[0]
-    moved = {"norm.name": "/tmp/b/other.py:Mine", "norm.file": "/tmp/b/other.py"}
-    assert is_timed(CONFIG | own | moved, rows)
-    for other in (
-        {"norm.content": "02"},
-        {"norm.alpha": 0.6},
-        {"norm.name": "my_norms.py:Another"},
-    ):
-        assert not is_timed(CONFIG | own | other, rows)
+def test_a_bench_is_of_the_runs_with_its_cost_id_and_of_no_others() -> None:
+    runs = [one_run("gn", 64, seed) for seed in (0, 1)]
+    runs += [one_run("bn", 64), one_run("gn", 8), one_run("gn", state="refused")]
+    rounds = as_rounds(rows_of(flatten(runs[0].config), [0.1]))
+    assert list(with_bench(in_study(*runs), rounds).clocks) == [run.run for run in runs[:2]]
+    # The settings of a row are only shown: the id alone says whose cost it is.
+    renamed = with_bench(in_study(*runs), rounds.assign(**{"norm.name": "in"}))
+    assert list(renamed.clocks) == [run.run for run in runs[:2]]
 
 
 # How long
@@ -186,20 +73,21 @@ def test_an_epoch_is_a_step_for_every_batch_of_the_images_that_train(
     batch_size: int, accumulate: int, limit: int | None, held_out: float, step: float
 ) -> None:
     data = {"data.limit_train": limit, "data.val_fraction": held_out}
-    config = CONFIG | data | {"batch_size": batch_size, "train.accumulate": accumulate}
-    frames = with_rounds(of_one_run(config), as_rounds(rows_of(config, [step, 2 * step], "race")))
-    there = limit or 10_000
+    study = of_one_run(batch_size=batch_size, **data, **{"train.accumulate": accumulate})
+    rows = rows_of(study.configs["run"], [step, 2 * step], "race")
+    study = with_bench(study, as_rounds(rows))
+    there = limit or NUM_TRAIN
     num_steps = (there - round(there * held_out)) / batch_size / accumulate
-    assert by_place(frames.clocks["run"]) == pytest.approx(
+    assert by_place(study.clocks["run"]) == pytest.approx(
         {("race", 0): num_steps * step, ("race", 1): num_steps * 2 * step}
     )
 
 
 def test_every_seed_has_the_time_of_its_settings_and_each_race_counts() -> None:
-    frames = in_frames(*(one_run(norm, 64, seed) for norm in ("bn", "gn") for seed in (0, 1)))
-    bn, _, gn, _ = frames.configs.values()
+    study = in_study(*(one_run(norm, 64, seed) for norm in ("bn", "gn") for seed in (0, 1)))
+    bn, _, gn, _ = study.configs.values()
     rows = [*rows_of(bn, [1.0, 2.0], "a"), *rows_of(gn, [3.0], "a"), *rows_of(bn, [4.0], "b")]
-    clocks = with_rounds(frames, as_rounds(rows)).clocks
+    clocks = with_bench(study, as_rounds(rows)).clocks
     epoch = NUM_TRAIN / 64
     of_bn = {("a", 0): epoch, ("a", 1): 2 * epoch, ("b", 0): 4 * epoch}
     assert [*map(by_place, clocks.values())] == [
@@ -208,27 +96,27 @@ def test_every_seed_has_the_time_of_its_settings_and_each_race_counts() -> None:
         {("a", 0): 3 * epoch},
         {("a", 0): 3 * epoch},
     ]
-    assert list(clocks) == list(frames.configs)
+    assert list(clocks) == list(study.configs)
 
 
 def test_a_bench_of_nothing_times_nothing() -> None:
     rounds = as_rounds(rows_of(CONFIG, [0.1])).iloc[:0]
-    frames = with_rounds(of_one_run(CONFIG), rounds)
-    assert frames.clocks == {}
-    assert "not measured" in time_note(frames)
+    study = with_bench(of_one_run(), rounds)
+    assert study.clocks == {}
+    assert "not measured" in time_note(study)
 
 
 def test_the_note_says_the_rounds_and_who_did_them() -> None:
-    frames = in_frames(
+    study = in_study(
         *(one_run(norm, batch_size) for norm in ("bn", "gn") for batch_size in (8, 64))
     )
-    said = time_note(timed(frames, some_seconds("bn", "gn", rounds=11)))
+    said = time_note(timed(study, some_seconds("bn", "gn", rounds=11)))
     assert (
         "11 rounds, on another processor, threads: 1, torch 2.16.0, commit fedcba987654. " in said
     )
-    rounds = rounds_of(frames, some_seconds("bn", "gn", rounds=11))
-    twice = with_rounds(
-        frames, pd.concat([rounds, rounds.assign(race="another day")], ignore_index=True)
+    rounds = rounds_of(study, some_seconds("bn", "gn", rounds=11))
+    twice = with_bench(
+        study, pd.concat([rounds, rounds.assign(race="another day")], ignore_index=True)
     )
     assert "22 rounds" in time_note(twice), "of both races"
 
@@ -236,19 +124,19 @@ def test_the_note_says_the_rounds_and_who_did_them() -> None:
 def test_a_norm_timed_in_other_settings_than_bn_is_not_related_to_it_and_the_caption_says_so() -> (
     None
 ):
-    """As runtime=fast leaves it, which chooses for each norm by itself."""
-    other = {"runtime.channels_last": True, "runtime.onednn": False}
-    frames = in_frames(
+    """As runtime=fast may leave it, which keeps some norms contiguous."""
+    other = {"runtime.channels_last": True}
+    study = in_study(
         one_run("bn"), one_run("gn"), one_run("in", **other), one_run("ln", 8, **other)
     )
-    table = comparison_table(timed(frames, some_seconds("bn", "gn", "in", "ln")))
+    table = comparison_table(timed(study, some_seconds("bn", "gn", "in", "ln")))
     related = dict(zip(table.shown["norm"], table.shown["relative to bn"], strict=True))
     assert related["in"] == related["ln"] == "not measured"
     assert "x (" in related["gn"]
     assert (table.shown["time per epoch"] != "not measured").all()
     assert "In other settings than bn, so not related to it: in at batch 64. " in table.caption
     alike = timed(
-        in_frames(one_run("bn", **other), one_run("in", **other)), some_seconds("bn", "in")
+        in_study(one_run("bn", **other), one_run("in", **other)), some_seconds("bn", "in")
     )
     assert "x (" in comparison_table(alike).shown["relative to bn"].iloc[1]
     assert "In other settings" not in comparison_table(alike).caption
@@ -261,13 +149,11 @@ def test_seconds_of_several_machines_are_no_median(other: dict[str, object]) -> 
         NormbenchError,
         match=r"gn at batch 64 was timed on several machines .*: say by --bench which",
     ):
-        with_rounds(of_one_run(CONFIG), as_rounds(rows))
+        with_bench(of_one_run(), as_rounds(rows))
     elsewhere = rows_of(CONFIG | {"batch_size": 8}, [1.0], "b", **other)
     assert (
         "run"
-        in with_rounds(
-            of_one_run(CONFIG), as_rounds([*rows_of(CONFIG, [0.1], "a"), *elsewhere])
-        ).clocks
+        in with_bench(of_one_run(), as_rounds([*rows_of(CONFIG, [0.1], "a"), *elsewhere])).clocks
     )
 
 
@@ -284,8 +170,8 @@ def test_a_bench_says_the_commit_of_its_code_before_and_after_it_was_written(
 ) -> None:
     rounds = as_rounds(rows_of(CONFIG, [0.1], commit=commit, dirty=dirty))
     write_rounds(rounds, tmp_path / "bench.csv")
-    assert basis_of(rounds).endswith(f", torch 2.16.0, {said}")
-    assert basis_of(read_bench(tmp_path)) == basis_of(rounds)
+    assert machine(rounds).endswith(f", torch 2.16.0, {said}")
+    assert machine(read_bench(tmp_path)) == machine(rounds)
 
 
 # The file
@@ -319,7 +205,8 @@ def test_rounds_that_were_written_and_read_say_the_same(
         again = read_bench(place)
         assert list(again) == list(rounds)
         exact = [
-            *columns_of_settings(rounds),
+            *setting_columns(rounds),
+            "cost_id",
             "race",
             "round",
             "seconds",
@@ -329,9 +216,6 @@ def test_rounds_that_were_written_and_read_say_the_same(
         ]
         assert again[exact].to_dict("list") == rounds[exact].to_dict("list")
         assert to_markdown(costs_table(again)) == to_markdown(costs_table(rounds))
-        for config in configs:
-            clocks = [with_rounds(of_one_run(config), table).clocks for table in (again, rounds)]
-            assert clocks[0] == clocks[1] != {}
 
 
 def test_a_setting_that_a_norm_lacks_is_empty_and_one_that_is_none_says_so() -> None:
@@ -409,6 +293,7 @@ def test_a_file_that_is_cut_anywhere_in_its_last_row_is_refused(bench_csv: Path)
 @pytest.mark.parametrize(
     "name",
     [
+        "cost_id",
         "race",
         "round",
         "image",
@@ -440,72 +325,70 @@ def test_no_file_is_a_mistake_and_a_folder_in_its_place_a_failure(tmp_path: Path
 # Where it is looked for
 
 
-def runs_and_benches(tmp_path: Path) -> tuple[Frames, Path, Path]:
+def runs_and_benches(tmp_path: Path) -> tuple[Study, Path, Path]:
     """bn and gn at batch 64 and bn at batch 8; a bench of the first two in one folder, of the last in another."""
-    frames = in_frames(one_run("bn"), one_run("gn", **{"norm.num_groups": 2}), one_run("bn", 8))
-    bn, gn, bn_at_8 = frames.configs.values()
+    study = in_study(one_run("bn"), one_run("gn", **{"norm.num_groups": 2}), one_run("bn", 8))
+    bn, gn, bn_at_8 = study.configs.values()
     write_rounds(
         as_rounds([*rows_of(bn, [0.1]), *rows_of(gn, [0.2])]), tmp_path / "a" / "bench.csv"
     )
     write_rounds(as_rounds(rows_of(bn_at_8, [0.3])), tmp_path / "b" / "bench.csv")
-    return frames, tmp_path / "a", tmp_path / "b"
+    return study, tmp_path / "a", tmp_path / "b"
 
 
 def test_times_are_taken_from_the_folders_of_the_runs_as_far_as_there_are_any(
     tmp_path: Path,
 ) -> None:
-    frames, a, b = runs_and_benches(tmp_path)
-    bn, gn, bn_at_8 = frames.configs
-    assert {*with_times(frames, [a]).clocks} == {bn, gn}
-    assert {
-        *with_times(frames, [b / "runs.csv", tmp_path / "nowhere", a / "bench.csv"]).clocks
-    } == {bn, gn, bn_at_8}
-    assert (
-        {*with_times(frames, [a, b]).clocks}
-        == {*with_times(frames, [b, a]).clocks}
-        == {bn, gn, bn_at_8}
-    )
-    assert with_times(frames, [tmp_path]) is frames
+    study, a, b = runs_and_benches(tmp_path)
+    bn, gn, bn_at_8 = study.configs
+
+    def timed_by(*paths: Path) -> set[str]:
+        return {*with_bench(study, benches(paths)).clocks}
+
+    assert timed_by(a) == {bn, gn}
+    assert timed_by(a, b) == timed_by(b, a) == {bn, gn, bn_at_8}
+    files = b / "runs.csv", tmp_path / "nowhere", a / "bench.csv"
+    assert timed_by(*files) == {bn, gn, bn_at_8}
+    assert timed_by(tmp_path) == set()
     (a / "bench.csv").write_text("race\n")
     with pytest.raises(RunFailure, match="cannot be read: no column"):
-        with_times(frames, [a])
+        benches([a])
 
 
 def test_a_bench_that_lies_in_two_places_counts_once(tmp_path: Path) -> None:
-    frames, a, _ = runs_and_benches(tmp_path)
+    study, a, _ = runs_and_benches(tmp_path)
     write_rounds(read_bench(a), tmp_path / "copy" / "bench.csv")
-    once, twice = with_times(frames, [a]), with_times(frames, [a, tmp_path / "copy", a])
+    once = with_bench(study, benches([a]))
+    twice = with_bench(study, benches([a, tmp_path / "copy", a]))
     assert twice.clocks == once.clocks
 
 
 def test_a_study_keeps_its_rounds_and_another_bench_goes_before_them(tmp_path: Path) -> None:
-    frames = timed(in_frames(one_run("bn"), one_run("gn", 8)), {"bn": [0.1] * 7, "gn": [0.2] * 7})
-    write_study(frames, tmp_path / "study")
-    bn, gn = frames.clocks
+    study = timed(in_study(one_run("bn"), one_run("gn", 8)), {"bn": [0.1] * 7, "gn": [0.2] * 7})
+    write_study(study, tmp_path / "study")
+    bn, gn = study.clocks
     for path in (tmp_path / "study", tmp_path / "study" / "runs.csv"):
-        assert load_frames([path]).clocks == frames.clocks
-        assert load_frames([path], "norm=gn").clocks == {gn: frames.clocks[gn]}
-    write_rounds(rounds_of(frames, {"bn": [0.5]}), tmp_path / "other" / "bench.csv")
-    assert (
-        load_frames([tmp_path / "study"], bench=tmp_path / "other").clocks[bn] != frames.clocks[bn]
-    )
-    assert list(load_frames([tmp_path / "study"], bench=tmp_path / "other").clocks) == [bn]
+        assert load_study([path]).clocks == study.clocks
+        assert load_study([path], ["norm=gn"]).clocks == {gn: study.clocks[gn]}
+    write_rounds(rounds_of(study, {"bn": [0.5]}), tmp_path / "other" / "bench.csv")
+    assert load_study([tmp_path / "study"], bench=tmp_path / "other").clocks[bn] != study.clocks[bn]
+    assert list(load_study([tmp_path / "study"], bench=tmp_path / "other").clocks) == [bn]
     with pytest.raises(NormbenchError, match=r"^no bench\.csv in .*nowhere: "):
-        load_frames([tmp_path / "study"], bench=tmp_path / "nowhere")
-    write_study(in_frames(one_run("bn")), tmp_path / "untimed")
+        load_study([tmp_path / "study"], bench=tmp_path / "nowhere")
+    write_study(in_study(one_run("bn")), tmp_path / "untimed")
     assert not (tmp_path / "untimed" / "bench.csv").exists()
-    assert load_frames([tmp_path / "untimed"]).clocks == {}
+    assert load_study([tmp_path / "untimed"]).clocks == {}
 
 
 def test_runs_without_their_configurations_have_no_times(tmp_path: Path) -> None:
-    write_study(timed(in_frames(one_run("bn")), {"bn": [0.1]}), tmp_path)
+    write_study(timed(in_study(one_run("bn")), {"bn": [0.1]}), tmp_path)
     (tmp_path / "configs.json").unlink()
-    frames = load_frames([tmp_path])
-    assert frames.clocks == {}
-    assert math.isnan(comparison_table(frames).data["seconds"].iloc[0])
+    study = load_study([tmp_path])
+    assert study.clocks == {}
+    assert math.isnan(comparison_table(study).data["seconds"].iloc[0])
 
 
 def test_the_machine_of_a_bench_is_not_taken_for_that_of_the_runs() -> None:
-    caption = comparison_table(timed(in_frames(one_run("bn")), {"bn": [0.1]})).caption
-    assert f"on {MACHINE['device']}, threads: 1, torch 2.16.0" in caption
+    caption = comparison_table(timed(in_study(one_run("bn")), {"bn": [0.1]})).caption
+    assert f"on {TIMED_ON['device']}, threads: 1, torch 2.16.0" in caption
     assert "a processor, threads: 2, fp32, torch 2.15.0" in caption

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kit.runs import write_runs
 
 from normbench.config.compose import compose
 from normbench.config.schema import RunConfig
 
 LeaveRun = Callable[..., Path]
 Run = Callable[..., tuple[int, str, str]]
-SWEEP = str(Path(__file__).parents[2] / "results" / "first-sweep")
+SWEEP = "SWEEP"  # in arguments: the folder of the fixture `sweep`
 
 
 def config(norm: str, batch_size: int = 8, **settings: object) -> RunConfig:
@@ -33,13 +34,20 @@ def config(norm: str, batch_size: int = 8, **settings: object) -> RunConfig:
     return compose([], given | settings)
 
 
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of runs of bn and gn at batch sizes 8 and 64 with two seeds each."""
+    folder = tmp_path_factory.mktemp("sweep")
+    return str(write_runs(folder, ("bn", "gn"), (8, 64), (0, 1)))
+
+
 @pytest.fixture
 def runs(leave_run: LeaveRun, normbench: Run) -> None:
     """Under results/runs: bn and gn with two seeds each at batch 8, bn at batch 4, and a gn there that diverged."""
     for seed in (0, 1):
-        leave_run(config("bn", seed=seed), accuracy=0.5 + seed / 4, train_seconds=4.0)
-        leave_run(config("gn", seed=seed), accuracy=0.25 + seed / 2, train_seconds=5.0)
-    leave_run(config("bn", 4), accuracy=0.25)
+        leave_run(config("bn", seed=seed), reached=0.5 + seed / 4, train_seconds=4.0)
+        leave_run(config("gn", seed=seed), reached=0.25 + seed / 2, train_seconds=5.0)
+    leave_run(config("bn", 4), reached=0.25)
     leave_run(config("gn", 4), "diverged", "the loss of step 3 is nan", epochs=0)
 
 
@@ -152,7 +160,7 @@ def test_on_a_terminal_the_table_is_drawn_and_markdown_only_when_asked(tmp_path:
 def test_runs_of_another_precision_are_refused_unless_they_are_shown_apart(
     normbench: Run, leave_run: LeaveRun
 ) -> None:
-    leave_run(config("bn", **{"runtime.precision": "bf16"}), accuracy=1.0)
+    leave_run(config("bn", **{"runtime.precision": "bf16"}), reached=1.0)
     code, out, err = normbench("table", "--where", "batch_size=8")
     assert (code, out) == (2, "")
     assert (
@@ -167,7 +175,7 @@ def test_runs_of_another_precision_are_refused_unless_they_are_shown_apart(
     assert bn["precision bf16"] == "100.0 % (n = 1)"
     assert gn["precision bf16"] == "no run"
     assert normbench("table", "--where", "batch_size=8", "--by", "norm")[0] == 2
-    assert normbench("table", "--where", "batch_size=8 and precision=fp32")[0] == 0
+    assert normbench("table", "--where", "batch_size=8", "--where", "precision=fp32")[0] == 0
 
 
 @pytest.mark.usefixtures("runs")
@@ -260,11 +268,11 @@ def test_bad_input_of_compare_is_one_line_and_exit_code_2(
 # plot
 
 
-@pytest.mark.parametrize("figure", ["loss", "accuracy", "batch-size"])
+@pytest.mark.parametrize("figure", ["loss", "epochs", "batch-size"])
 def test_plot_draws_each_figure_that_the_runs_have(
-    normbench: Run, tmp_path: Path, figure: str
+    normbench: Run, tmp_path: Path, sweep: str, figure: str
 ) -> None:
-    code, out, err = normbench("plot", figure, SWEEP)
+    code, out, err = normbench("plot", figure, sweep)
     assert (code, out, err) == (0, f"{figure}.svg\n", "")
     drawn = (tmp_path / f"{figure}.svg").read_text()
     assert "<svg" in drawn
@@ -276,16 +284,16 @@ def test_plot_draws_each_figure_that_the_runs_have(
     [(".png", b"\x89PNG\r\n\x1a\n"), (".pdf", b"%PDF-"), (".svg", b"<?xml")],
 )
 def test_the_format_is_that_of_the_file_and_its_folder_is_made(
-    normbench: Run, tmp_path: Path, suffix: str, beginning: bytes
+    normbench: Run, tmp_path: Path, sweep: str, suffix: str, beginning: bytes
 ) -> None:
     name = f"new/batch{suffix}"
-    code, out, _ = normbench("plot", "batch-size", SWEEP, "--size", "column", "-o", name)
+    code, out, _ = normbench("plot", "batch-size", sweep, "--size", "column", "-o", name)
     assert (code, out) == (0, f"{name}\n")
     assert (tmp_path / name).read_bytes().startswith(beginning)
 
 
-def test_smoothing_changes_the_figure_of_losses(normbench: Run, tmp_path: Path) -> None:
-    one_size = [SWEEP, "--where", "batch_size=64"]
+def test_smoothing_changes_the_figure_of_losses(normbench: Run, tmp_path: Path, sweep: str) -> None:
+    one_size = [sweep, "--where", "batch_size=64"]
     for name, smooth in {"raw": "1", "smooth": "3", "again": "3"}.items():
         assert normbench("plot", "loss", *one_size, "--smooth", smooth, "-o", f"{name}.svg")[0] == 0
     raw, smooth, again = (
@@ -307,7 +315,7 @@ def test_there_is_no_figure_of_times_that_were_not_measured(normbench: Run, tmp_
     [
         (
             ["los", SWEEP],
-            "unknown figure 'los': did you mean 'loss'? allowed: accuracy, batch-size, ",
+            "unknown figure 'los': did you mean 'loss'? allowed: batch-size, epochs, ",
         ),
         (
             ["loss", SWEEP, "--size", "pgae"],
@@ -315,7 +323,7 @@ def test_there_is_no_figure_of_times_that_were_not_measured(normbench: Run, tmp_
         ),
         (["batch-size", SWEEP, "-o", "x.jpg"], "unknown format '.jpg': "),
         (["batch-size", SWEEP, "-o", "x"], "unknown format 'x': "),
-        (["accuracy", SWEEP, "--smooth", "3"], "--smooth is for the figure loss, not for accuracy"),
+        (["epochs", SWEEP, "--smooth", "3"], "--smooth is for the figure loss, not for epochs"),
         (["loss", SWEEP, "--smooth", "0"], "--smooth 0: give the odd number of logged steps"),
         (
             ["time", SWEEP, "--bench", "nowhere"],
@@ -330,9 +338,10 @@ def test_there_is_no_figure_of_times_that_were_not_measured(normbench: Run, tmp_
     ],
 )
 def test_bad_input_of_plot_is_one_line_and_exit_code_2_and_draws_nothing(
-    normbench: Run, tmp_path: Path, arguments: list[str], message: str
+    normbench: Run, tmp_path: Path, sweep: str, arguments: list[str], message: str
 ) -> None:
-    code, out, err = normbench("plot", *arguments)
+    given = [sweep if argument == SWEEP else argument for argument in arguments]
+    code, out, err = normbench("plot", *given)
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert message in err

@@ -15,7 +15,7 @@ import yaml
 
 from normbench.analysis.loading import read_runs, with_bench
 from normbench.analysis.study import Study
-from normbench.config.schema import RunConfig, flatten
+from normbench.config.schema import COST_KEYS, RunConfig, flatten
 from normbench.runs.files import Columns, RunFiles
 from normbench.runs.rundir import open_run
 from normbench.tasks.metric import Metric, TaskRecord
@@ -34,8 +34,6 @@ IMAGE = [3, 32, 32]
 NUM_TRAIN = 50_000
 COMMAND = "normbench sweep --norm bn,gn"
 COMMIT = "0123456789abcdef"
-# The beginnings of the settings that a step's cost depends on.
-COSTLY = ("norm.", "model.", "runtime.", "batch_size", "optim.name", "train.accumulate", "data.aug")
 TIMED_ON = {
     "device": "another processor",
     "threads": 1,
@@ -260,7 +258,7 @@ def rows_of(
         "cost_id": cost_id(config),
         **_costly(config),
         "image": "x".join(map(str, IMAGE)),
-        "classes": 10,
+        "outputs": 10,
         **TIMED_ON,
         **BYTES,
         "race": race or f"2026-01-02T03:04:05+00:00 batch {config['batch_size']}",
@@ -370,7 +368,7 @@ def _random(
 
 
 def _costly(config: Mapping[str, Any]) -> dict[str, str]:
-    return {key: str(value) for key, value in config.items() if key.startswith(COSTLY)}
+    return {key: str(value) for key, value in config.items() if key.startswith(COST_KEYS)}
 
 
 def _set(config: dict[str, Any], key: str, value: Any) -> None:

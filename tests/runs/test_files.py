@@ -17,11 +17,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from normbench.analysis.frames import read_frames
-from normbench.analysis.listing import list_runs
-from normbench.analysis.loading import load_frames
+from normbench.analysis.loading import load_study, read_runs
 from normbench.config.schema import flatten
 from normbench.runs.files import COUNTED, at, read_columns, read_run, run_dirs
+from normbench.runs.listing import list_runs
 
 WriteRun = Callable[..., Path]
 BN, GN = (f"normresnet-{norm}-b64-s0-{digit * 12}" for norm, digit in (("bn", "0"), ("gn", "1")))
@@ -131,26 +130,26 @@ def test_a_table_without_epochs_is_refused() -> None:
 def test_a_done_run_whose_rows_end_early_is_damaged_and_left_out(
     write_run: WriteRun, tmp_path: Path
 ) -> None:
-    short = write_run(BN, (0.1, 0.2, 0.3), config={"epochs": 5})
+    short = write_run(BN, (0.1, 0.2, 0.3), epochs=5)
     write_run(GN)
     assert read_run(short).damaged == {"metrics.csv": "ends at epoch 3 of 5"}
-    row = list_runs(tmp_path / "runs", "norm=bn").iloc[0]
+    (row,) = list_runs(tmp_path / "runs", ["norm=bn"]).rows
     assert (row["status"], row["reason"]) == ("damaged", "metrics.csv ends at epoch 3 of 5")
-    frames = read_frames(run_dirs(tmp_path / "runs"))
-    assert frames.runs["run"].tolist() == frames.metrics["run"].unique().tolist() == [GN]
-    assert frames.notes == (f"left out: {short}: metrics.csv ends at epoch 3 of 5",)
+    study = read_runs(run_dirs(tmp_path / "runs"))
+    assert study.runs["run"].tolist() == study.metrics["run"].unique().tolist() == [GN]
+    assert study.notes == (f"left out: {short}: metrics.csv ends at epoch 3 of 5",)
 
 
 @pytest.mark.parametrize("state", ["failed", "diverged", "interrupted", "running"])
 def test_a_run_that_is_not_done_may_end_early(write_run: WriteRun, state: str) -> None:
-    assert read_run(write_run(BN, (0.1, 0.2), state=state, config={"epochs": 5})).damaged == {}
+    assert read_run(write_run(BN, (0.1, 0.2), state=state, epochs=5)).damaged == {}
 
 
 def test_a_run_of_limited_steps_may_end_early(write_run: WriteRun) -> None:
     limited = {"epochs": 5, "train": {"max_steps": 30}}
-    assert read_run(write_run(BN, (0.1, 0.2, 0.3), config=limited)).damaged == {}
+    assert read_run(write_run(BN, (0.1, 0.2, 0.3), **limited)).damaged == {}
     unlimited = {"epochs": 5, "train": {"max_steps": None}}
-    assert "metrics.csv" in read_run(write_run(GN, (0.1, 0.2, 0.3), config=unlimited)).damaged
+    assert "metrics.csv" in read_run(write_run(GN, (0.1, 0.2, 0.3), **unlimited)).damaged
 
 
 @pytest.mark.parametrize("epochs", [(1, 3), (2, 3), (1, 1), (2, 1), (0, 1)])
@@ -178,7 +177,7 @@ def test_a_configuration_is_read_as_yaml_reads_the_whole_of_it(
         "norm": {"name": text, "value": value},
         "system": {"runs_dir": text, "mirrors": [text, text * 40]},
     }
-    path = write_run(BN, config=changed)
+    path = write_run(BN, **changed)
     files, oracle = read_run(path), yaml.safe_load((path / "config.yaml").read_text())
     shutil.rmtree(path)
     assert files.damaged == {}
@@ -191,9 +190,9 @@ def test_a_run_without_its_configuration_is_left_out_with_a_note(
     path = write_run(BN)
     write_run(GN)
     (path / "config.yaml").unlink()
-    frames = load_frames([tmp_path / "runs"])
-    assert frames.runs["run"].tolist() == [GN]
-    assert frames.notes == (f"left out: {path}: config.yaml is damaged",)
+    study = load_study([tmp_path / "runs"])
+    assert study.runs["run"].tolist() == [GN]
+    assert study.notes == (f"left out: {path}: config.yaml is damaged",)
 
 
 # Files of another version
@@ -208,9 +207,9 @@ def test_files_of_an_unknown_schema_are_named_and_the_run_is_left_out(
     (path / name).write_text(json.dumps(content | {"schema_version": 99}))
     (other / name).write_text(json.dumps(content | {"schema_version": 1}))
     assert read_run(path).damaged == {name: "is of schema 99, this normbench reads 1"}
-    frames = read_frames([path, other])
-    assert frames.runs["run"].tolist() == [GN]
-    assert frames.notes == (f"left out: {path}: {name} is of schema 99, this normbench reads 1",)
+    study = read_runs([path, other])
+    assert study.runs["run"].tolist() == [GN]
+    assert study.notes == (f"left out: {path}: {name} is of schema 99, this normbench reads 1",)
 
 
 def test_damaged_steps_leave_a_run_out_of_tables_and_not_of_the_list(
@@ -218,10 +217,10 @@ def test_damaged_steps_leave_a_run_out_of_tables_and_not_of_the_list(
 ) -> None:
     path = write_run(BN)
     (path / "steps.csv").write_text("step,epoch,loss,lr\n0,1,x,0.1\n")
-    frames = read_frames([path])
-    assert frames.runs.empty
-    assert frames.notes == (f"left out: {path}: steps.csv is damaged",)
-    assert list_runs(tmp_path / "runs")["status"].tolist() == ["done"]
+    study = read_runs([path])
+    assert study.runs.empty
+    assert study.notes == (f"left out: {path}: steps.csv is damaged",)
+    assert [row["status"] for row in list_runs(tmp_path / "runs").rows] == ["done"]
 
 
 # Keys

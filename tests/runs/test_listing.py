@@ -7,16 +7,18 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kit.runs import REGRESSION
 
-from normbench.analysis.frames import RUNS, read_frames
-from normbench.analysis.listing import list_runs, to_json, to_text
+from normbench.analysis.loading import read_runs
 from normbench.errors import NormbenchError
 from normbench.runs.files import run_dirs
+from normbench.runs.listing import Listing, list_runs, to_json, to_text
 from normbench.runs.rundir import open_run
 
 WriteRun = Callable[..., Path]
@@ -25,6 +27,14 @@ BN, GN, LN = (
     f"normresnet-{norm}-b64-s0-{digit * 12}"
     for norm, digit in (("bn", "0"), ("gn", "1"), ("ln", "2"))
 )
+
+
+def values(listing: Listing, column: str) -> list[Any]:
+    return [row.get(column) for row in listing.rows]
+
+
+def found(listing: Listing) -> list[Any]:
+    return values(listing, "run")
 
 
 @pytest.fixture
@@ -36,7 +46,7 @@ def runs_dir(tmp_path: Path, write_run: WriteRun) -> Path:
         (0.6,),
         state="failed",
         reason="OutOfMemoryError: no room\nfor more",
-        config={"norm": {"name": "gn", "g": 8}},
+        norm={"name": "gn", "g": 8},
     )
     write_run(BN)
     (tmp_path / "runs" / "notes").mkdir()
@@ -46,41 +56,36 @@ def runs_dir(tmp_path: Path, write_run: WriteRun) -> Path:
 
 
 def test_the_list_agrees_with_the_table_that_studies_are_made_of(runs_dir: Path) -> None:
-    frames = read_frames(run_dirs(runs_dir)).runs
-    table = list_runs(runs_dir)
-    assert [name for name in RUNS if name in table] == list(frames.columns)
-    for name in frames.columns:
-        pairs = zip(table[name], frames[name], strict=True)
+    study = read_runs(run_dirs(runs_dir)).runs
+    listing = list_runs(runs_dir)
+    columns = [name for name in listing.columns if name in study and "." not in name]
+    assert columns == list(study.columns)
+    for name in columns:
+        pairs = zip([row.get(name) for row in listing.rows], study[name], strict=True)
         assert all(a == b or (pd.isna(a) and pd.isna(b)) for a, b in pairs), name
 
 
 def test_a_run_that_is_over_has_its_last_epochs_figures_and_the_median_of_seconds(
     runs_dir: Path,
 ) -> None:
-    row = list_runs(runs_dir, "status=done").iloc[0]
-    assert row["run"] == BN
-    assert (row["epochs"], row["planned_epochs"], row["test_accuracy"], row["test_loss"]) == (
-        2,
-        2,
-        0.75,
-        0.5,
-    )
+    (row,) = list_runs(runs_dir, ["status=done"]).rows
+    names = ("run", "epochs", "planned_epochs", "test_accuracy", "test_loss")
+    assert [row[name] for name in names] == [BN, 2, 2, 0.75, 0.5]
     assert row["median_train_seconds"] == 11.5
     assert row["started"] == "2026-01-01T00:00:00+00:00"
 
 
 def test_a_run_without_rows_has_empty_figures(runs_dir: Path) -> None:
-    row = list_runs(runs_dir, "norm=ln").iloc[0]
+    (row,) = list_runs(runs_dir, ["norm=ln"]).rows
     assert row["epochs"] == 0
-    assert row[["train_loss", "test_accuracy", "median_train_seconds"]].isna().all()
+    assert row["train_loss"] is row["test_accuracy"] is row["median_train_seconds"] is None
 
 
 def test_every_key_of_the_configuration_can_be_asked_for(runs_dir: Path) -> None:
-    assert list_runs(runs_dir, "norm.g=8 and optim.lr<0.01 and data.name=cifar10_parquet")[
-        "run"
-    ].tolist() == [GN]
+    where = ["norm.g=8", "optim.lr<0.01", "data.name=cifar10_parquet", "model.widths=[4,8]"]
+    assert found(list_runs(runs_dir, where)) == [GN]
     with pytest.raises(NormbenchError, match=r"unknown key 'norm\.gg': did you mean 'norm\.g'\?"):
-        list_runs(runs_dir, "norm.gg=8")
+        list_runs(runs_dir, ["norm.gg=8"])
 
 
 @pytest.mark.parametrize(
@@ -98,21 +103,21 @@ def test_every_key_of_the_configuration_can_be_asked_for(runs_dir: Path) -> None
 def test_runs_are_sorted_by_a_key_with_those_that_lack_it_last(
     runs_dir: Path, sort: str | None, expected: list[str]
 ) -> None:
-    assert list_runs(runs_dir, sort=sort)["run"].tolist() == expected
+    assert found(list_runs(runs_dir, sort=sort)) == expected
 
 
 def test_an_unknown_sort_key_names_the_nearest_even_where_nothing_matches(runs_dir: Path) -> None:
     with pytest.raises(
         NormbenchError, match="unknown key 'test_acuracy': did you mean 'test_accuracy'"
     ):
-        list_runs(runs_dir, "norm=none", "test_acuracy")
+        list_runs(runs_dir, ["norm=none"], "test_acuracy")
 
 
 def test_the_text_shows_how_each_run_stands_and_counts_them(runs_dir: Path) -> None:
     assert to_text(list_runs(runs_dir)) == (
         "run                                status    epochs  accuracy  s/epoch  reason\n"
-        f"{BN}  done         2/2     75.0%     11.5\n"
-        f"{GN}  failed       1/2     60.0%     11.0  OutOfMemoryError: no room...\n"
+        f"{BN}  done         2/2    75.0 %     11.5\n"
+        f"{GN}  failed       1/2    60.0 %     11.0  OutOfMemoryError: no room...\n"
         f"{LN}  diverged     0/2                     the loss of step 3 is nan\n"
         "\n"
         "3 runs: 1 done, 1 diverged, 1 failed"
@@ -136,20 +141,23 @@ def test_the_text_fits_100_columns_and_marks_seconds_of_a_shared_machine(
     )
 
 
-def test_nothing_to_show_says_where_or_for_which_condition(runs_dir: Path, tmp_path: Path) -> None:
-    assert to_text(list_runs(tmp_path / "none")) == f"no runs in {tmp_path / 'none'}"
-    assert (
-        to_text(list_runs(tmp_path / "none", "norm=bn", "optim.lr"))
-        == f"no runs in {tmp_path / 'none'}"
-    )
-    assert to_text(list_runs(runs_dir, "norm=in")) == "no runs match norm=in"
-    assert to_json(list_runs(runs_dir, "norm=in")) == "[]"
+def test_runs_of_two_tasks_have_a_column_for_the_metric_of_each(
+    tmp_path: Path, write_run: WriteRun
+) -> None:
+    write_run(BN)
+    write_run(GN, (0.5, 0.25), task=REGRESSION)
+    header, bn, gn, *_ = to_text(list_runs(tmp_path / "runs")).splitlines()
+    assert header.split()[3:] == ["accuracy", "squared", "error", "s/epoch"]
+    assert bn.split()[3:] == ["75.0", "%", "11.5"]
+    assert gn.split()[3:] == ["0.2500", "11.5"]
+    assert found(list_runs(tmp_path / "runs", ["task=regression"])) == [GN]
+    assert found(list_runs(tmp_path / "runs", ["test_squared_error<0.3"])) == [GN]
 
 
 def test_the_json_has_every_column_and_null_for_what_is_missing(
     runs_dir: Path, write_run: WriteRun
 ) -> None:
-    write_run(f"normresnet-in-b64-s0-{'3' * 12}", (math.nan,), config={"optim": {"lr": math.inf}})
+    write_run(f"normresnet-in-b64-s0-{'3' * 12}", (math.nan,), optim={"lr": math.inf})
     records = json.loads(
         to_json(list_runs(runs_dir)), parse_constant=lambda name: pytest.fail(name)
     )
@@ -166,10 +174,10 @@ def test_a_run_that_a_process_holds_is_running_and_one_that_it_left_was_killed(
 ) -> None:
     path = write_run(BN, (0.5,), state="running")
     with open_run(path):
-        assert list_runs(tmp_path / "runs")["status"].tolist() == ["running"]
-    table = list_runs(tmp_path / "runs", "status=killed")
-    assert table["reason"].tolist() == ["its process is gone"]
-    assert "killed     1/2" in to_text(table)
+        assert values(list_runs(tmp_path / "runs"), "status") == ["running"]
+    listing = list_runs(tmp_path / "runs", ["status=killed"])
+    assert values(listing, "reason") == ["its process is gone"]
+    assert "killed     1/2" in to_text(listing)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -180,16 +188,15 @@ def test_a_damaged_file_makes_a_damaged_row_that_names_it(
     runs_dir: Path, name: str, content: bytes
 ) -> None:
     (runs_dir / BN / name).write_bytes(content)
-    table = list_runs(runs_dir).set_index("run")
-    assert table.loc[BN, "status"] == "damaged"
-    assert table.loc[BN, "reason"] == f"{name} is damaged"
-    assert (table.loc[BN, "test_accuracy"] == 0.75) is (name != "metrics.csv"), (
-        "what is known is shown"
-    )
+    (row,) = [row for row in list_runs(runs_dir).rows if row["run"] == BN]
+    assert (row["status"], row["reason"]) == ("damaged", f"{name} is damaged")
+    # env.json says which metrics there are, so without it the figures are not known either.
+    is_known = name not in ("metrics.csv", "env.json")
+    assert (row.get("test_accuracy") == 0.75) is is_known, "what is known is shown"
     assert "damaged" in to_text(list_runs(runs_dir))
-    frames = read_frames([runs_dir / BN, runs_dir / GN])
-    assert frames.runs["run"].tolist() == [GN]
-    assert frames.notes == (f"left out: {runs_dir / BN}: {name} is damaged",)
+    study = read_runs([runs_dir / BN, runs_dir / GN])
+    assert study.runs["run"].tolist() == [GN]
+    assert study.notes == (f"left out: {runs_dir / BN}: {name} is damaged",)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
@@ -200,25 +207,24 @@ def test_no_file_cut_anywhere_keeps_the_list_from_being_shown(
     file = write_run(BN) / name
     whole = file.read_bytes()
     file.write_bytes(whole[: int(fraction * len(whole))] + junk)
-    table = list_runs(tmp_path / "runs")
+    listing = list_runs(tmp_path / "runs")
     shutil.rmtree(tmp_path / "runs")
-    assert table["status"].item() in ("done", "damaged")
-    assert BN in to_text(table)
-    json.loads(to_json(table))
+    assert values(listing, "status") in (["done"], ["damaged"])
+    assert BN in to_text(listing)
+    json.loads(to_json(listing))
 
 
 def test_a_last_row_that_a_power_cut_left_unfinished_is_not_read(runs_dir: Path) -> None:
     with (runs_dir / GN / "metrics.csv").open("a") as file:
         file.write("2,20,0.001,0.5,0.9")
-    assert list_runs(runs_dir, "norm=gn")[
-        ["status", "epochs", "test_accuracy"]
-    ].values.tolist() == [["failed", 1, 0.6]]
-    assert read_frames([runs_dir / GN]).metrics["test_accuracy"].tolist() == [0.6]
+    (row,) = list_runs(runs_dir, ["norm=gn"]).rows
+    assert (row["status"], row["epochs"], row["test_accuracy"]) == ("failed", 1, 0.6)
+    assert read_runs([runs_dir / GN]).metrics["test_accuracy"].tolist() == [0.6]
 
 
 def test_a_run_that_is_done_and_has_no_rows_is_damaged(runs_dir: Path) -> None:
     (runs_dir / BN / "metrics.csv").unlink()
-    assert list_runs(runs_dir, "norm=bn")["reason"].tolist() == ["metrics.csv is damaged"]
+    assert values(list_runs(runs_dir, ["norm=bn"]), "reason") == ["metrics.csv is damaged"]
 
 
 def test_a_run_that_failed_before_it_knew_its_environment_is_a_row_of_both_tables(
@@ -226,41 +232,42 @@ def test_a_run_that_failed_before_it_knew_its_environment_is_a_row_of_both_table
 ) -> None:
     for name in ("env.json", "metrics.csv"):
         (runs_dir / GN / name).unlink()
-    assert list_runs(runs_dir, "norm=gn")["status"].tolist() == ["failed"]
-    frames = read_frames([runs_dir / BN, runs_dir / GN])
-    row = frames.runs.iloc[1]
+    assert values(list_runs(runs_dir, ["norm=gn"]), "status") == ["failed"]
+    study = read_runs([runs_dir / BN, runs_dir / GN])
+    row = study.runs.iloc[1]
     assert (row["status"], row["reason"], row["epochs"]) == (
         "failed",
         "OutOfMemoryError: no room\nfor more",
         0,
     )
     assert row[["test_accuracy", "threads", "data", "commit"]].isna().all()
-    assert frames.runs["threads"].tolist()[0] == 2
-    assert "2.0" not in frames.runs[["threads", "num_test"]].to_csv(), (
+    assert study.runs["threads"].tolist()[0] == 2
+    assert "2.0" not in study.runs[["threads", "num_test"]].to_csv(), (
         "a count stays one beside a gap"
     )
-    assert list(frames.environments) == [BN]
-    assert frames.metrics["run"].unique().tolist() == [BN]
+    assert list(study.environments) == [BN]
+    assert study.metrics["run"].unique().tolist() == [BN]
 
 
 def test_validation_accuracy_is_a_column_where_any_run_has_one(runs_dir: Path) -> None:
-    assert "val_accuracy" not in read_frames(run_dirs(runs_dir)).runs
-    assert "val_accuracy" not in list_runs(runs_dir)
+    assert "val_accuracy" not in read_runs(run_dirs(runs_dir)).runs
+    assert set(values(list_runs(runs_dir), "val_accuracy")) == {None}
     file = runs_dir / BN / "metrics.csv"
     file.write_text(file.read_text().replace("train_accuracy", "val_accuracy"))
-    for table in (read_frames(run_dirs(runs_dir)).runs, list_runs(runs_dir)):
-        assert table["val_accuracy"].tolist()[0] == 0.75
-        assert table["val_accuracy"].isna().tolist() == [False, True, True]
-    assert list_runs(runs_dir, "val_accuracy>0.7")["run"].tolist() == [BN]
+    held_out = read_runs(run_dirs(runs_dir)).runs["val_accuracy"]
+    assert held_out.tolist()[0] == 0.75
+    assert held_out.isna().tolist() == [False, True, True]
+    assert values(list_runs(runs_dir), "val_accuracy") == [0.75, None, None]
+    assert found(list_runs(runs_dir, ["val_accuracy>0.7"])) == [BN]
 
 
 def test_figures_are_read_to_the_last_digit(runs_dir: Path, write_run: WriteRun) -> None:
     accuracy = 0.1 + 0.2
     path = write_run(f"normresnet-in-b64-s0-{'3' * 12}", (accuracy,))
-    frames = read_frames([path])
+    study = read_runs([path])
     assert (
-        frames.runs["test_accuracy"].tolist()
-        == frames.metrics["test_accuracy"].tolist()
+        study.runs["test_accuracy"].tolist()
+        == study.metrics["test_accuracy"].tolist()
         == [accuracy]
     )
 
@@ -272,4 +279,4 @@ def test_a_folder_in_which_no_lock_can_be_taken_is_listed_by_its_status(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("normbench.runs.files.run_state", refuse)
-    assert list_runs(runs_dir)["status"].tolist() == ["done", "failed", "diverged"]
+    assert values(list_runs(runs_dir), "status") == ["done", "failed", "diverged"]

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from normbench.analysis.loading import load_frames
-from normbench.analysis.times import with_rounds
+from normbench.analysis.loading import load_study, with_bench
 from normbench.config.compose import compose
 from normbench.config.schema import RunConfig, cost_settings, flatten
 from normbench.data import Source
@@ -155,12 +154,12 @@ def test_rounds_are_those_of_runs_that_were_trained(tmp_path: Path) -> None:
     ]
     for norm, overrides in asked_for:
         execute(asked(norm, *overrides, **{"system.runs_dir": str(tmp_path / "runs")}))
-    frames = load_frames([tmp_path / "runs"])
+    frames = load_study([tmp_path / "runs"])
     rows = bench(*(tiny(norm, *overrides) for norm, overrides in asked_for), rounds=2)
     write_rounds(as_rounds(rows), tmp_path / "speed" / "bench.csv")
     steps_of_epoch = [100 / 4, 100 / 4, 60 / 4, 80 / 4, 100 / 8]
     for rounds in (as_rounds(rows), read_bench(tmp_path / "speed")):
-        clocks = with_rounds(frames, rounds).clocks
+        clocks = with_bench(frames, rounds).clocks
         assert {*clocks} == {*frames.runs["run"]}
         for (norm, overrides), num_steps, index in zip(
             asked_for, steps_of_epoch, range(5), strict=True
@@ -168,7 +167,7 @@ def test_rounds_are_those_of_runs_that_were_trained(tmp_path: Path) -> None:
             run = tiny(norm, *overrides).run_id
             expected = [num_steps * row["seconds"] for row in rows[index::5]]
             assert [*clocks[run].values()] == pytest.approx(expected)
-    assert with_rounds(frames, as_rounds(bench(tiny("bn", "batch_size=8"), rounds=1))).clocks == {}
+    assert with_bench(frames, as_rounds(bench(tiny("bn", "batch_size=8"), rounds=1))).clocks == {}
 
 
 # Memory

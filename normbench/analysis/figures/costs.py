@@ -1,90 +1,151 @@
-"""The cost of a step, and of the norm layers alone, relative to bn's, as figures."""
+"""Times of training: of an epoch of a study's runs, of a step, and of the norm layers alone."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from statistics import median
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from normbench.analysis.captions import describe
+from normbench.analysis.captions import machine, networks, time_note
+from normbench.analysis.figures.layout import by_panel, prepared
 from normbench.analysis.figures.style import (
     PAGE,
+    Look,
+    Looks,
     Size,
-    Styles,
     add_caption,
     drawing,
+    looks_of,
     panels,
     set_title,
-    styles,
 )
-from normbench.analysis.stats import with_interval
+from normbench.analysis.settings import describe
+from normbench.analysis.stats import median_ratio, with_interval
+from normbench.analysis.study import BASELINE, Study
 from normbench.analysis.tables.costs import costs
 from normbench.analysis.tables.layers import layers
-from normbench.timing.rounds import basis_of
+from normbench.analysis.tables.table import RATIO, times
+from normbench.analysis.times import Clock
+from normbench.errors import NormbenchError
 
-NOTE = "Dots: median over rounds of the ratio to bn in the same round, {interval}."
-MARGIN = 0.12  # on both sides of the axis, of what is between the ends, so that dots and their names stand within
+MIDDLE_HALF = "Bars: the middle half of the rounds."
+NOTE = "Dots: median over rounds of the ratio to bn in the same round, {interval}, on {machine}."
+NETWORK = " Of this network: {networks}."
+MARGIN = 0.12  # of the axis, at both ends, for the dots and their numbers
+LINES_A_ROW = 2.2  # lines of text: a name at the axis, and a number above the dot
+
+
+def time(study: Study, size: Size = PAGE) -> Figure:
+    """Training seconds per epoch of each norm, by the rounds of `normbench bench`.
+
+    Raises NormbenchError where none of these runs was timed.
+    """
+    study, looks = prepared(study)
+    timed = study.done.chosen.only(study.clocks)
+    if timed.runs.empty:
+        raise NormbenchError("no times: normbench bench measures them")
+    with drawing(size):
+        facets = by_panel(timed)
+        rows = max(panel.runs["line"].nunique() for _, panel in facets)
+        figure, axes = panels(_tall(size, rows), len(facets), sharey=False)
+        for ax, (title, panel) in zip(axes, facets, strict=True):
+            clocks = {}
+            for label, of_line in panel.runs.groupby("line", sort=False):
+                clocks[str(label)] = panel.clock(of_line["run"])
+            _draw_clocks(ax, clocks, looks)
+            set_title(ax, title)
+        add_caption(figure, f"{time_note(timed)}{MIDDLE_HALF}", size)
+    return figure
 
 
 def costs_figure(rounds: pd.DataFrame, size: Size = PAGE) -> Figure:
-    """A panel for each batch size and choice of settings, a row per norm: its step over bn's, with interval."""
+    """The time of a step over bn's, a panel for each batch size and choice of settings."""
     data = costs(rounds)
-    settings = [str(name) for name in data.columns[1 : data.columns.get_loc("seconds")]]
-    note = NOTE.format(interval=with_interval(data["rounds"]))
-    return _figure(data, settings, "time of a step over bn's", f"{note} {basis_of(rounds)}.", size)
+    settings = [str(name) for name in data.loc[:, "batch_size":"seconds"].columns[:-1]]
+    note = NOTE.format(interval=with_interval(data["rounds"]), machine=machine(rounds))
+    note += NETWORK.format(networks=networks(rounds.to_dict("records")))
+    return _ratios_figure(data, settings, "time of a step over bn's", note, size)
 
 
 def layers_figure(rounds: pd.DataFrame, size: Size = PAGE) -> Figure:
-    """A panel for each batch size, layout and mode, a row per norm: its layers, both ways, over bn's, with interval."""
+    """The time of the norm layers, both ways, over bn's, a panel for each layout and mode."""
     settings = ["batch_size", "layout", "mode"]
-    note = NOTE.format(interval=with_interval([rounds["round"].nunique()]))
-    return _figure(
-        layers(rounds),
-        settings,
-        "time of the layers over bn's",
-        f"{note} {basis_of(rounds)}.",
-        size,
-    )
+    interval = with_interval([rounds["round"].nunique()])
+    note = NOTE.format(interval=interval, machine=machine(rounds))
+    return _ratios_figure(layers(rounds), settings, "time of the layers over bn's", note, size)
 
 
-def _figure(
+def _ratios_figure(
     data: pd.DataFrame, settings: list[str], label: str, caption: str, size: Size
 ) -> Figure:
-    looks = styles(data["norm"].unique())
+    """A row per norm with its ratio to bn; all panels have the same axis."""
+    looks = looks_of(data["norm"].unique())
+    ends = [1.0, *data[RATIO].to_numpy().ravel()]
+    low, high = float(np.nanmin(ends)), float(np.nanmax(ends))
+    margin = MARGIN * max(high - low, 0.1)
+    varying = [name for name in settings if data[name].nunique() > 1]
+    facets = [*data.groupby(varying, sort=False)] if varying else [((), data)]
     with drawing(size):
-        varying = [name for name in settings if data[name].nunique() > 1]
-        facets = [*data.groupby(varying, sort=False)] if varying else [((), data)]
-        figure, axes = panels(size, len(facets), sharey=False)
-        ends = [data[f"relative_time{end}"] for end in ("", "_low", "_high")]
-        low, high = (
-            min(1.0, *(end.min() for end in ends)),
-            max(1.0, *(end.max() for end in ends)),
-        )  # nan is no limit
-        margin = MARGIN * max(high - low, 0.1)
+        rows = max(len(group) for _, group in facets)
+        figure, axes = panels(_tall(size, rows), len(facets), sharey=False)
         for ax, (key, group) in zip(axes, facets, strict=True):
             ax.set_xlim(low - margin, high + margin)
-            _ratios(ax, group, looks)
             ax.set_xlabel(label)
+            _draw_ratios(ax, group, looks)
             set_title(ax, describe(dict(zip(varying, key, strict=True))))
         add_caption(figure, caption, size)
     return figure
 
 
-def _ratios(ax: Axes, group: pd.DataFrame, looks: Styles) -> None:
-    for row, one in enumerate(group.itertuples()):
-        colour, marker = looks[str(one.norm)]
-        middle, low, high = (
-            float(getattr(one, f"relative_time{end}")) for end in ("", "_low", "_high")
-        )
+def _draw_ratios(ax: Axes, group: pd.DataFrame, looks: Looks) -> None:
+    ax.axvline(1, linewidth=0.8, alpha=0.5, color="0.4", zorder=0)
+    for row, (norm, ratio) in enumerate(zip(group["norm"], group[RATIO].to_numpy(), strict=True)):
+        middle, low, high = map(float, ratio)
         if math.isnan(middle):
             continue
-        bars = None if math.isnan(low) else [[middle - low], [high - middle]]
-        ax.errorbar([middle], [row], xerr=bars, color=colour, marker=marker, capsize=2)
+        _draw_bar(ax, row, low, middle, high, looks[norm])
         ax.annotate(
-            f"{middle:.2f}x", (middle, row), xytext=(0, 5), textcoords="offset points", ha="center"
+            f"{middle:.2f}x", (middle, row), (0, 5), textcoords="offset points", ha="center"
         )
-    ax.axvline(1, linewidth=0.8, alpha=0.5, color="0.4", zorder=0)
-    ax.set_yticks(range(len(group)), [*group["norm"]])
-    ax.set_ylim(len(group) - 0.4, -0.6)
+    _name_rows(ax, [*group["norm"]])
+
+
+def _draw_clocks(ax: Axes, clocks: dict[str, Clock], looks: Looks) -> None:
+    """Draws the middle half of each norm's rounds, the median, and its ratio to bn in words."""
+    longest = max(median(clock.values()) for clock in clocks.values())
+    for row, (label, clock) in enumerate(clocks.items()):
+        low, middle, high = np.percentile([*clock.values()], [25, 50, 75])
+        _draw_bar(ax, row, low, middle, high, looks[label])
+        ratio = median_ratio(clock, clocks.get(BASELINE, {}))
+        if ratio is not None and label != BASELINE:
+            # Above the bar, towards the side that has more room.
+            is_long = middle > longest / 2
+            end, align = (high, "right") if is_long else (low, "left")
+            ax.annotate(times(ratio), (end, row), (0, 5), textcoords="offset points", ha=align)
+    _name_rows(ax, list(clocks))
+    ax.set_xlim(left=0)
+    ax.margins(x=0.15)
+    ax.set_xlabel("training time per epoch (s)")
+
+
+def _tall(size: Size, rows: int) -> Size:
+    """The size with panels high enough for so many rows."""
+    return replace(size, row=max(size.row, 1 + rows * LINES_A_ROW * size.font / 72))
+
+
+def _draw_bar(ax: Axes, row: int, low: float, middle: float, high: float, look: Look) -> None:
+    """Draws a dot with a bar from low to high; without a bar where its ends are unknown."""
+    colour, marker = look
+    bars = None if math.isnan(low) else [[middle - low], [high - middle]]
+    ax.errorbar([middle], [row], xerr=bars, color=colour, marker=marker, capsize=2)
+
+
+def _name_rows(ax: Axes, names: list[str]) -> None:
+    """Names the rows, the first on top, with room for a number above each dot."""
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.6)

@@ -1,4 +1,4 @@
-"""What happened in the course of training: losses by step, losses and accuracies by epoch."""
+"""The course of training: the loss by step, and the metrics by epoch."""
 
 from __future__ import annotations
 
@@ -10,159 +10,155 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from normbench.analysis.figures.layout import (
-    RowsOf,
-    basis,
-    by_line,
-    by_panel,
-    finished,
-    link,
-    prepared,
-)
+from normbench.analysis.figures.labels import add_labels
+from normbench.analysis.figures.layout import basis, by_panel, link, of_lines, prepared
 from normbench.analysis.figures.style import (
     PAGE,
     PAPER,
+    Look,
+    Looks,
     Size,
     add_caption,
-    add_labels,
     drawing,
     is_first,
     panels,
     set_title,
 )
-from normbench.analysis.frames import Frames
+from normbench.analysis.study import Study
 from normbench.errors import NormbenchError
+from normbench.tasks.metric import Metric
 
-Facet = tuple[str, pd.DataFrame]
 MARKED = 6  # markers on a long line
 MOST_SMOOTHED = 9  # logged steps
+OVER_SEEDS = "Lines: mean over seeds; bands: lowest to highest."
 
 
-def loss(frames: Frames, size: Size = PAGE, smooth: int | None = None) -> Figure:
-    """Training loss of logged steps against the step, all norms in one panel: the mean over their seeds.
+def loss(study: Study, size: Size = PAGE, smooth: int | None = None) -> Figure:
+    """The training loss of logged steps, the mean over seeds, with all norms in a panel.
 
-    smooth: logged steps in a centred running mean, the raw line staying behind it, faint; an odd number, 1 for the raw
-    line alone, None for up to 9 as far as a line is long enough. Raises NormbenchError where no step was logged, and
-    for another number.
+    smooth: logged steps in a centred running mean, drawn over the faint raw line; an odd number,
+    1 for the raw line alone, by default up to 9 where a line is long enough.
+
+    Raises NormbenchError for an even or negative number, and where no step was logged.
     """
     if smooth is not None and (smooth < 1 or smooth % 2 == 0):
         raise NormbenchError(
             f"--smooth {smooth}: give the odd number of logged steps to average over, 1 for none"
         )
-    frames, colours = prepared(frames)
-    frames = finished(frames)
-    if frames.steps.empty:
+    study, looks = prepared(study)
+    study = study.done.chosen
+    if study.steps.empty:
         raise NormbenchError("no steps.csv: these runs logged no steps")
     with drawing(size):
-        facets, rows_of, widths = by_panel(frames.runs), RowsOf(frames.steps), []
+        facets = by_panel(study)
         figure, axes = panels(size, len(facets))
-        for ax, (title, runs) in zip(axes, facets, strict=True):
-            for place, (label, ids) in enumerate(by_line(runs).items()):
-                mean = rows_of(ids).groupby("step")["loss"].mean()
-                widths.append(_width(smooth, len(mean)))
-                line = _loss_line(ax, mean, widths[-1], label, colours[label], place)
-                line.set_url(link(runs, label))
-            _finish(ax, title, "step", "training loss (nats)" if is_first(ax) else "")
+        widths = []
+        for ax, (title, panel) in zip(axes, facets, strict=True):
+            widths += _loss_lines(ax, panel, looks, smooth)
+            label = f"training {study.metric('train_loss').label}"
+            _finish(ax, title, "step", label if is_first(ax) else "")
         add_labels(figure, axes, size)
-        over_seeds = "Mean over seeds." if frames.runs["seed"].nunique() > 1 else ""
-        add_caption(figure, basis(frames, _how_smooth(widths), over_seeds), size)
+        over_seeds = "Mean over seeds." if study.runs["seed"].nunique() > 1 else ""
+        add_caption(figure, basis(study, _how_smooth(widths), over_seeds), size)
     return figure
 
 
-def accuracy(frames: Frames, size: Size = PAGE) -> Figure:
-    """Loss and accuracy by epoch, in training (dashed) and on the test set (solid), with a band over seeds."""
-    frames, colours = prepared(frames)
-    frames = finished(frames)
+def epochs(study: Study, size: Size = PAGE) -> Figure:
+    """The loss and the primary metric by epoch, on the training set and on the test set."""
+    study, looks = prepared(study)
+    study = study.done.chosen
+    metrics = [one for one in study.task.metrics if one.name == "loss" or one == study.primary]
     with drawing(size):
-        facets, rows_of = by_panel(frames.runs), RowsOf(frames.metrics)
+        facets = by_panel(study)
         columns = min(len(facets), size.columns)
-        order = [
-            (*facet, what)
-            for row in _rows(facets, columns)
-            for what in ("loss", "accuracy")
-            for facet in row
-        ]
-        figure, axes = panels(
-            size,
-            len(order),
-            columns=min(2, size.columns) if columns == 1 else columns,
-            sharey=False,
-        )
-        for ax, (title, runs, what) in zip(axes, order, strict=True):
-            for label, ids in by_line(runs).items():
-                of_line = rows_of(ids)
-                _epoch_line(ax, of_line, f"train_{what}", colours[label], "--", "_")
-                _epoch_line(ax, of_line, f"test_{what}", colours[label], "-", label).set_url(
-                    link(runs, label)
-                )
-            _finish(ax, title, "epoch", "loss (nats)" if what == "loss" else "accuracy (%)")
+        order = _in_rows(facets, metrics, columns)
+        # A single facet has its metrics side by side.
+        wide = min(len(metrics), size.columns) if columns == 1 else columns
+        figure, axes = panels(size, len(order), wide, sharey=False)
+        for ax, (title, panel, metric) in zip(axes, order, strict=True):
+            _epoch_lines(ax, panel, metric, looks)
+            _finish(ax, title, "epoch", metric.label)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            if runs["epochs"].max() == 1:
+            if panel.runs["epochs"].max() == 1:
                 ax.set_xlim(0.5, 1.5)
         add_labels(figure, axes, size)
-        band = (
-            "Lines: mean over seeds; bands: lowest to highest."
-            if frames.runs["seed"].nunique() > 1
-            else ""
-        )
-        add_caption(
-            figure,
-            basis(frames, "Solid: test set; dashed: training, as the epoch went.", band),
-            size,
-        )
+        over_seeds = OVER_SEEDS if study.runs["seed"].nunique() > 1 else ""
+        how = "Solid: test set; dashed: training, as the epoch went."
+        add_caption(figure, basis(study, how, over_seeds), size)
     return figure
 
 
-def _rows(facets: Sequence[Facet], columns: int) -> list[Sequence[Facet]]:
-    return [facets[i : i + columns] for i in range(0, len(facets), columns)]
+def _in_rows(
+    facets: Sequence[tuple[str, Study]], metrics: Sequence[Metric], columns: int
+) -> list[tuple[str, Study, Metric]]:
+    """The panels in their order: below each row of facets, the same facets in the next metric."""
+    order = []
+    for start in range(0, len(facets), columns):
+        for metric in metrics:
+            for title, panel in facets[start : start + columns]:
+                order.append((title, panel, metric))
+    return order
 
 
-def _width(smooth: int | None, length: int) -> int:
-    """The number of logged steps to average over, odd; on a short line as many as leave it more than its ends."""
-    return min(MOST_SMOOTHED, 1 + length // 8 // 2 * 2) if smooth is None else smooth
+def _loss_lines(ax: Axes, panel: Study, looks: Looks, smooth: int | None) -> list[int]:
+    """Draws a line per norm; the widths of their running means."""
+    means = of_lines(panel.steps, panel).groupby(["line", "step"], sort=False)["loss"].mean()
+    widths = []
+    for place, (label, of_line) in enumerate(means.groupby(level="line", sort=False)):
+        raw = of_line.droplevel("line").sort_index()
+        width = _width(len(raw)) if smooth is None else smooth
+        line = _loss_line(ax, raw, width, str(label), looks[str(label)], place)
+        line.set_url(link(panel.runs[panel.runs["line"] == label]))
+        widths.append(width)
+    return widths
+
+
+def _loss_line(ax: Axes, raw: pd.Series, width: int, label: str, look: Look, place: int) -> Line2D:
+    colour, marker = look
+    if width > 1:
+        ax.plot(raw.index, raw, color=colour, alpha=0.3, linewidth=0.7, label="_")
+    shown = raw.rolling(width, center=True, min_periods=1).mean()
+    # Markers of different lines start at different steps, so that they do not hide one another.
+    every = max(1, len(shown) // MARKED)
+    markers = (every * place // 5 % every, every)
+    (line,) = ax.plot(
+        shown.index, shown, color=colour, marker=marker, markevery=markers, label=label
+    )
+    return line
+
+
+def _width(length: int) -> int:
+    """Logged steps to average over: odd, and so few that a short line keeps its shape."""
+    return min(MOST_SMOOTHED, 1 + length // 8 // 2 * 2)
 
 
 def _how_smooth(widths: Sequence[int]) -> str:
-    if max(widths) == 1:
+    low, high = min(widths), max(widths)
+    if high == 1:
         return "Single logged steps."
-    span = f"{max(widths)}" if min(widths) == max(widths) else f"up to {max(widths)}"
+    span = f"{high}" if low == high else f"up to {high}"
     return f"Bold: running mean of {span} logged steps; faint: each."
 
 
-def _loss_line(
-    ax: Axes, raw: pd.Series, width: int, label: str, style: tuple[str, str], place: int
-) -> Line2D:
-    """One norm, its mean over seeds by step; markers stand apart from those of the others."""
-    colour, marker = style
-    shown = raw.rolling(width, center=True, min_periods=1).mean()
-    if width > 1:
-        ax.plot(raw.index, raw, color=colour, alpha=0.3, linewidth=0.7, label="_")
-    every = max(1, len(shown) // MARKED)
-    markers = (every * place // 5 % every, every)
-    return ax.plot(shown.index, shown, color=colour, marker=marker, markevery=markers, label=label)[
-        0
-    ]
-
-
-def _epoch_line(
-    ax: Axes, metrics: pd.DataFrame, name: str, style: tuple[str, str], line: str, label: str
-) -> Line2D:
-    colour, marker = style
-    factor = 100 if name.endswith("accuracy") else 1
-    over = (
-        (factor * metrics.set_index("epoch")[name])
-        .groupby("epoch")
-        .agg(["mean", "min", "max", "size"])
-    )
-    every = max(1, len(over) // MARKED)
-    if (over["size"] > 1).any():
-        ax.fill_between(over.index, over["min"], over["max"], color=colour, alpha=0.15, linewidth=0)
-    (drawn,) = ax.plot(
-        over.index, over["mean"], line, color=colour, marker=marker, markevery=every, label=label
-    )
-    if line == "--":
-        drawn.set_markerfacecolor(PAPER)
-    return drawn
+def _epoch_lines(ax: Axes, panel: Study, metric: Metric, looks: Looks) -> None:
+    """Draws a dashed line of training and a solid line of the test set per norm."""
+    rows = of_lines(panel.metrics, panel)
+    for label, of_line in rows.groupby("line", sort=False):
+        colour, marker = looks[str(label)]
+        for split, dashes in (("train", "--"), ("test", "-")):
+            values = metric.scale * of_line.set_index("epoch")[f"{split}_{metric.name}"]
+            over_seeds = values.groupby("epoch").agg(["mean", "min", "max", "size"])
+            if (over_seeds["size"] > 1).any():
+                low, high = over_seeds["min"], over_seeds["max"]
+                ax.fill_between(low.index, low, high, color=colour, alpha=0.15, linewidth=0)
+            (line,) = ax.plot(over_seeds.index, over_seeds["mean"], dashes, color=colour)
+            line.set(marker=marker, markevery=max(1, len(over_seeds) // MARKED))
+            is_test = split == "test"
+            line.set_label(str(label) if is_test else "_")
+            if is_test:
+                line.set_url(link(panel.runs[panel.runs["line"] == label]))
+            else:
+                line.set_markerfacecolor(PAPER)
 
 
 def _finish(ax: Axes, title: str, x: str, y: str) -> None:

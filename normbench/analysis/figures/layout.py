@@ -1,115 +1,85 @@
-"""Which runs make a line, and which a panel: what is drawn together differs in nothing but the seed and the norm."""
+"""Lines and panels: runs drawn together differ in their norm and seed only."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
-from normbench.analysis.captions import (
-    beside_norm,
-    commits,
-    counted,
-    describe,
-    distinct,
-    epochs,
-    labelled,
-    seeds,
-)
-from normbench.analysis.choice import at_chosen_rate
-from normbench.analysis.figures.style import Styles, styles
-from normbench.analysis.frames import Frames
+from normbench.analysis.captions import commits, counted, distinct, epochs, seeds
+from normbench.analysis.figures.style import Looks, looks_of
+from normbench.analysis.settings import describe
+from normbench.analysis.study import Study
 from normbench.errors import NormbenchError
+from normbench.runs.where import rank
 
 MAX_PANELS = 24
 
 
-def prepared(frames: Frames) -> tuple[Frames, Styles]:
-    """The runs with the line that each belongs to, and how each line looks in every figure of these runs.
+def prepared(study: Study) -> tuple[Study, Looks]:
+    """The study with the column `line` in `runs`, and the look of each line in every figure.
 
     Raises NormbenchError where no run has finished.
     """
-    if (frames.runs["status"] != "done").all():
-        raise NormbenchError(f"no figure: none of {counted(len(frames.runs), 'run')} finished")
-    runs = labelled(frames.runs)
-    return replace(frames, runs=runs), styles(runs["line"].unique())
+    if study.done.runs.empty:
+        raise NormbenchError(f"no figure: none of {counted(len(study.runs), 'run')} finished")
+    labelled = study.labelled
+    return labelled, looks_of(labelled.runs["line"].unique())
 
 
-def finished(frames: Frames) -> Frames:
-    """The finished runs, each norm at the learning rate chosen on held-out images where several were tried."""
-    return replace(frames, runs=at_chosen_rate(frames.runs[frames.runs["status"] == "done"]))
+def by_panel(study: Study, x: str | None = None) -> list[tuple[str, Study]]:
+    """A title and runs for each choice of the settings that vary and that norms can share.
 
-
-def by_panel(runs: pd.DataFrame, x: str | None = None) -> list[tuple[str, pd.DataFrame]]:
-    """A title and runs for each choice of the settings that vary, but the norm's own and the one on the x axis.
-
-    Raises NormbenchError for more panels than one can look at.
+    x: the setting on the x axis, which makes no panels.
+    Raises NormbenchError for more than MAX_PANELS panels.
     """
-    varying = [name for name in beside_norm(runs) if name != x and runs[name].nunique() > 1]
-    if not varying:
-        return [("", runs)]
-    found = [
-        (describe(dict(zip(varying, key, strict=True))), group)
-        for key, group in sorted(
-            runs.groupby(varying, dropna=False), key=lambda panel: [*map(_rank, panel[0])]
-        )
-    ]
-    if len(found) > MAX_PANELS:
+    names = study.varying([name for name in study.shared_settings if name != x])
+    if not names:
+        return [("", study)]
+    groups = [*study.runs.groupby(names, dropna=False)["run"]]
+    if len(groups) > MAX_PANELS:
         raise NormbenchError(
-            f"{len(found)} panels, for {', '.join(varying)}: choose among them with --where"
+            f"{len(groups)} panels, for {', '.join(names)}: choose among them with --where"
         )
+    groups.sort(key=lambda group: [rank(value) for value in group[0]])
+    found = []
+    for key, ids in groups:
+        title = describe(dict(zip(names, key, strict=True)))
+        found.append((title, study.only(set(ids))))
     return found
 
 
-def by_line(runs: pd.DataFrame) -> dict[str, list[str]]:
-    """The ids of the runs of each line, in the order of the runs."""
-    return {str(label): group["run"].tolist() for label, group in runs.groupby("line", sort=False)}
+def of_lines(table: pd.DataFrame, panel: Study) -> pd.DataFrame:
+    """A long table of a panel, its rows with the `line` of their run."""
+    return table.merge(panel.runs[["run", "line"]], on="run")
 
 
-class RowsOf:
-    """The rows of a long table that belong to some runs, found without looking through it each time."""
-
-    def __init__(self, table: pd.DataFrame) -> None:
-        self.table = table
-        self.places = table.groupby("run", sort=False).indices
-
-    def __call__(self, runs: Sequence[str]) -> pd.DataFrame:
-        """The rows of these runs; none for those that have none."""
-        return self.table.take(
-            np.concatenate([self.places.get(run, np.array([], dtype=int)) for run in runs])
-        )
-
-
-def basis(frames: Frames, *remarks: str) -> str:
-    """The caption: data, settings that do not vary, seeds, device, versions, commit, and how to read the figure."""
-    runs = frames.runs[frames.runs["status"] == "done"]
-    lost = len(frames.runs) - len(runs)
-    constant = {
-        name: runs[name].iloc[0] for name in ("batch_size", "lr") if runs[name].nunique() == 1
-    }
+def basis(study: Study, *remarks: str) -> str:
+    """The caption: data, settings that do not vary, seeds, device, versions, commit, remarks."""
+    runs = study.done.runs
+    fixed = [name for name in ("batch_size", "lr") if runs[name].nunique() == 1]
+    lost = len(study.runs) - len(runs)
     parts = [
-        f"Data {distinct(runs, 'data')}, {epochs(runs)}",
-        describe(constant),
-        counted(len(runs), "run") + f" ({lost} more did not finish)" * (lost > 0),
+        f"Data {distinct(runs, 'data')}",
+        epochs(runs),
+        *(describe({name: runs[name].iloc[0]}) for name in fixed),
+        counted(len(runs), "run") + (f" ({lost} more did not finish)" if lost else ""),
         seeds(runs["seed"].nunique()),
-        f"{distinct(runs, 'device')}, {distinct(runs, 'precision')}, torch {distinct(runs, 'torch')}",
+        distinct(runs, "device"),
+        distinct(runs, "precision"),
+        f"torch {distinct(runs, 'torch')}",
         f"commit {commits(runs)}.",
     ]
-    return " ".join([", ".join(filter(None, parts)), *remarks])
+    return " ".join([", ".join(parts), *remarks])
 
 
-def link(runs: pd.DataFrame, label: str, settings: Sequence[str] = ("batch_size",)) -> str:
-    """Where a page shows the runs behind a line or point: those of this norm, and of the `settings` that they share."""
-    shared = {name: runs[name].iloc[0] for name in settings if runs[name].nunique() == 1}
-    told = {"norm": label.split()[0]} | shared
-    return f"#runs:{';'.join(f'{name}={value}' for name, value in told.items())}"
+def link(runs: pd.DataFrame, settings: Sequence[str] = ("batch_size",)) -> str:
+    """The link from a line or point to its runs: `#runs:norm=bn;batch_size=64`.
 
-
-def _rank(value: object) -> tuple[bool, float, str]:
-    """Numbers by size, those that are text too, before words by the alphabet."""
-    try:
-        return (False, float(str(value)), "")
-    except ValueError:
-        return (True, 0.0, str(value))
+    It names those of the `settings` that the runs share.
+    """
+    told = {"norm": runs["norm"].iloc[0]}
+    for name in settings:
+        if runs[name].nunique() == 1:
+            told[name] = runs[name].iloc[0]
+    return "#runs:" + ";".join(f"{name}={value}" for name, value in told.items())

@@ -5,11 +5,11 @@ const form = document.getElementById("filters");
 const count = document.getElementById("count");
 const runs = [...document.querySelectorAll(".runs tbody tr")];
 
-// "± 0.7 %", "43.6 ± 1.0 %" and "1.05x" sort by their first number; what has none sorts as text, after the numbers.
+// A cell with a number has it unrounded in data-sort; words sort after the numbers, empty cells last.
 function keyOf(cell) {
   const text = cell.querySelector("summary")?.textContent ?? cell.textContent.trim();
-  const found = /^[±+]?\s*(-?\d+(\.\d+)?(e[-+]?\d+)?)(?=$|x|\/s|\*|\s*[%±(]| (s|points|MiB)\b)/i.exec(text);
-  return found ? [0, Number(found[1]), text] : [text === "" ? 2 : 1, 0, text];
+  if ("sort" in cell.dataset) return [0, Number(cell.dataset.sort), text];
+  return [text === "" ? 2 : 1, 0, text];
 }
 
 function compare(a, b) {

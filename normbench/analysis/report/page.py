@@ -1,10 +1,12 @@
-"""The report as one self-contained HTML page: no script, style, font or picture from anywhere else."""
+"""The report as one HTML page that holds its script, its style and its drawings itself."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -13,16 +15,17 @@ from markupsafe import Markup
 
 import normbench
 from normbench.analysis.captions import distinct
-from normbench.analysis.choice import rate_varies
-from normbench.analysis.frames import Frames, settings_of_study
-from normbench.analysis.loading import shared_settings
+from normbench.analysis.loading import common_settings
 from normbench.analysis.report.run_curves import HEIGHT, WIDTH, run_curves
 from normbench.analysis.report.summary import summary
-from normbench.analysis.report.svg import inline_svg
-from normbench.analysis.tables.table import Table
+from normbench.analysis.report.svg import Settings, inline_svg
+from normbench.analysis.settings import is_setting
+from normbench.analysis.study import Study
+from normbench.analysis.tables.table import Table, in_words
 from normbench.runs.files import at
 
 MOST_IN_TITLE = 8
+# Columns by which rows are filtered, with their headings in tables.
 FILTERS = {"norm": "norm", "batch_size": "batch size", "lr": "lr", "status": "status"}
 ENVIRONMENT = {
     "device": "hardware.device_name",
@@ -42,31 +45,32 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure for the page: its title, what it rests on, itself in words, and as SVG, for phones too."""
+    """A figure for the page; alt: the figure in words."""
 
     title: str
     caption: str
     alt: str
     svg: str
-    phone_svg: str
 
 
-def _norms(runs: pd.DataFrame) -> str:
-    """The norms by name while a heading holds them, else how many there are."""
-    names = [str(norm) for norm in runs["norm"].unique()]
-    return ", ".join(names) if len(names) <= MOST_IN_TITLE else f"{len(names)} norms"
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table, and the unrounded number that it is sorted by; None sorts as text."""
+
+    text: str
+    number: float | None = None
 
 
 def page(
-    frames: Frames,
+    study: Study,
     tables: Mapping[str, Table],
     figures: Mapping[str, Drawing],
     missing: Sequence[str],
     command: str | None = None,
 ) -> str:
-    """The page: summary, tables, figures, every run, environment, settings, how to reproduce.
+    """The page: summary, tables, figures, every run, environment, how to reproduce.
 
-    missing: why a table or figure is not there; command: what makes this page.
+    missing: tables and figures that could not be made, and why. command: writes this report.
     """
     environment = Environment(
         loader=PackageLoader("normbench.analysis.report", "."),
@@ -75,79 +79,123 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    runs = frames.runs
+    environment.filters["number"] = _number
+    runs = study.runs
+    commands = [_command(one) for one in study.environments.values()]
     return environment.get_template("page.html").render(
         version=normbench.__version__,
         title=f"{_norms(runs)} on {distinct(runs, 'data') or 'no data'}",
-        summary=summary(frames),
-        notes=[note.removeprefix("left out: ") for note in (*frames.notes, *missing)],
+        summary=summary(study),
+        notes=[note.removeprefix("left out: ") for note in (*study.notes, *missing)],
         report_command=command,
-        tables=tables,
+        tables=[(name, table, _cells(table)) for name, table in tables.items()],
         figures=_inline(runs, figures),
         filter_columns=FILTERS,
-        filters={
-            name: (label, _choices(runs[name]))
-            for name, label in FILTERS.items()
-            if name != "lr" or rate_varies(runs)
-        },
-        runs=_runs(frames),
-        columns=[name for name in ["lr", *settings_of_study(runs)] if runs[name].nunique() > 1],
-        curves=run_curves(frames),
+        filters=_filters(study),
+        metric=study.primary,
+        runs=_rows(study),
+        columns=study.varying(["lr", *filter(is_setting, runs.columns)]),
+        figure_columns=[in_words(name) for name in _figure_columns(study)],
+        curves=run_curves(study),
         width=WIDTH,
         height=HEIGHT,
-        environments=_environments(frames),
-        settings=shared_settings(frames.configs),
-        commands=Counter(_command(environment) for environment in frames.environments.values()),
+        environments=_environments(study),
+        settings=common_settings(study.configs),
+        commands=[*dict.fromkeys(command for command in commands if command is not None)],
     )
+
+
+def _norms(runs: pd.DataFrame) -> str:
+    """The norms by name while a heading holds them, else their number."""
+    names = [str(norm) for norm in runs["norm"].unique()]
+    return ", ".join(names) if len(names) <= MOST_IN_TITLE else f"{len(names)} norms"
+
+
+def _cells(table: Table) -> list[dict[str, Cell]]:
+    """The rows of a table, by heading.
+
+    Settings and counts are numbers as they are shown; any other cell sorts by `table.numbers`.
+    """
+    rows = []
+    for place, texts in enumerate(table.shown.to_dict("records")):
+        row = {}
+        for heading, text in texts.items():
+            known = heading in table.numbers
+            value = table.numbers[heading].iloc[place] if known else text
+            row[str(heading)] = Cell(text, _number(value))
+        rows.append(row)
+    return rows
+
+
+def _number(value: Any) -> float | None:
+    """The value as a number; None for words, and for missing values."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _inline(runs: pd.DataFrame, figures: Mapping[str, Drawing]) -> dict[str, Drawing]:
-    """The figures with SVG for the page; a line or point leads to the first run of its settings."""
+    """The figures with SVG for the page, their lines and points linked to runs."""
     texts = runs[list(FILTERS)].astype(str)
 
-    def first_run(settings: Mapping[str, str]) -> str:
-        matching = (texts[list(settings)] == pd.Series(settings)).all(axis=1)
+    @cache
+    def first_run(settings: Settings) -> str:
+        matching = pd.Series(True, index=texts.index)
+        for name, value in settings:
+            matching &= texts[name] == value
         return str(runs["run"][matching].iloc[0])
 
-    return {
-        name: replace(
-            one,
-            svg=Markup(inline_svg(one.svg, name, one.alt, first_run)),
-            phone_svg=Markup(inline_svg(one.phone_svg, f"{name}-phone", one.alt, first_run)),
-        )
-        for name, one in figures.items()
-    }
+    inline = {}
+    for name, figure in figures.items():
+        svg = inline_svg(figure.svg, name, figure.alt, first_run)
+        inline[name] = replace(figure, svg=Markup(svg))
+    return inline
 
 
-def _choices(column: pd.Series) -> list[str]:
-    """The values one can filter by; numbers in ascending order, names as they come."""
-    values = column.dropna().unique().tolist()
-    return [
-        str(value)
-        for value in (sorted(values) if pd.api.types.is_numeric_dtype(column) else values)
-    ]
+def _filters(study: Study) -> dict[str, tuple[str, list[str]]]:
+    """The heading and the choices of each filter: numbers in ascending order, names as they come."""
+    found = {}
+    for name, heading in FILTERS.items():
+        values = study.runs[name].dropna().unique().tolist()
+        if pd.api.types.is_numeric_dtype(study.runs[name]):
+            values.sort()
+        if name != "lr" or study.tries_rates:
+            found[name] = (heading, [str(value) for value in values])
+    return found
 
 
-def _runs(frames: Frames) -> list[dict[str, Any]]:
-    """A row for each run, missing values as None."""
-    records = frames.runs.astype(object).where(frames.runs.notna(), None).to_dict("records")
-    return [
-        {str(key): value for key, value in record.items()}
-        | {"command": _command(frames.environments.get(record["run"], {}))}
-        for record in records
-    ]
+def _figure_columns(study: Study) -> list[str]:
+    """The columns of the last epoch's figures in the table of runs, each once."""
+    columns = dict.fromkeys([study.test_column, "test_loss", "train_loss"])
+    return [name for name in columns if name in study.runs]
 
 
-def _environments(frames: Frames) -> list[tuple[int, dict[str, Any]]]:
-    """The distinct environments, each with the number of runs that it had."""
-    found = Counter(
-        tuple((label, at(environment, key)) for label, key in ENVIRONMENT.items())
-        for environment in frames.environments.values()
-    )
-    return [
-        (count, {label: value for label, value in one if value is not None})
-        for one, count in found.items()
-    ]
+def _rows(study: Study) -> list[dict[Any, Any]]:
+    """The row of each run, with its figures as cells; missing values are None."""
+    known = study.runs.astype(object).where(study.runs.notna(), None)
+    rows = []
+    for record in known.to_dict("records"):
+        figures = []
+        for name in _figure_columns(study):
+            value = record[name]
+            text = "" if value is None else study.metric(name).show(value)
+            figures.append(Cell(text, value))
+        command = _command(study.environments.get(record["run"], {}))
+        rows.append(record | {"figures": figures, "command": command})
+    return rows
+
+
+def _environments(study: Study) -> list[tuple[int, dict[str, Any]]]:
+    """The distinct environments, each with the number of its runs."""
+    count: Counter[tuple[tuple[str, Any], ...]] = Counter()
+    for environment in study.environments.values():
+        count[tuple((label, at(environment, key)) for label, key in ENVIRONMENT.items())] += 1
+    found = []
+    for values, number in count.items():
+        found.append((number, {label: value for label, value in values if value is not None}))
+    return found
 
 
 def _command(environment: Mapping[str, Any]) -> str | None:

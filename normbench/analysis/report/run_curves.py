@@ -1,4 +1,4 @@
-"""Each run's own curves as small SVG drawings, light enough for hundreds on one page."""
+"""The curves of each run as small SVG drawings, light enough for hundreds on one page."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from normbench.analysis.frames import Frames
+from normbench.analysis.study import Study
 
 WIDTH, HEIGHT = 240, 72  # units of the drawing, not pixels
 MOST_POINTS = 100
@@ -16,44 +17,61 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RunCurves:
-    """The lines of one run as SVG path data: losses of logged steps, accuracies by epoch; and what their ends are."""
+    """The lines of a run as SVG path data, and where two of them begin and end.
+
+    loss: of logged steps. train, test: the primary metric by epoch.
+    """
 
     loss: str
     loss_range: str
-    train_accuracy: str
-    test_accuracy: str
+    train: str
+    test: str
     test_range: str
 
 
-def run_curves(frames: Frames) -> dict[str, RunCurves]:
-    """The curves of every run that has rows; accuracies on one scale for all runs, losses each on its own."""
-    steps = frames.steps.groupby("run", sort=False).indices if len(frames.steps) else {}
-    losses = frames.steps["loss"].to_numpy(float)
-    accuracies = {
-        name: frames.metrics[name].to_numpy(float) for name in ("train_accuracy", "test_accuracy")
-    }
-    highest = max((np.nanmax(column) for column in accuracies.values() if len(column)), default=1.0)
+def run_curves(study: Study) -> dict[str, RunCurves]:
+    """The curves of every run with epochs: metrics on one scale for all runs, each loss on its own.
+
+    The scale begins at 0, so that the height of a line tells how good a run is.
+    """
+    train, test = f"train_{study.primary.name}", study.test_column
+    losses = _by_run(study.steps, "loss")
+    of_test, of_train = _by_run(study.metrics, test), _by_run(study.metrics, train)
+    everything = [0.0, *np.concatenate([*of_test.values(), *of_train.values(), [0.0]])]
+    low, high = float(np.nanmin(everything)), float(np.nanmax(everything))
     found = {}
-    for run, rows in (
-        frames.metrics.groupby("run", sort=False).indices if len(frames.metrics) else {}
-    ).items():
-        loss = losses[steps[run]] if run in steps else np.array([])
+    for run, values in of_test.items():
+        loss = losses.get(run, np.array([]))
         known = loss[np.isfinite(loss)]
-        found[str(run)] = RunCurves(
+        found[run] = RunCurves(
             path(loss, known.min(initial=0), known.max(initial=1)),
             f"{known[0]:.2f} to {known[-1]:.2f}" if len(known) else "",
-            path(accuracies["train_accuracy"][rows], 0, highest),
-            path(accuracies["test_accuracy"][rows], 0, highest),
-            f"{accuracies['test_accuracy'][rows[0]]:.3f} to {accuracies['test_accuracy'][rows[-1]]:.3f}",
+            path(of_train[run], low, high),
+            path(values, low, high),
+            f"{study.primary.show(values[0])} to {study.primary.show(values[-1])}",
         )
     return found
 
 
 def path(values: Values, low: float, high: float) -> str:
-    """SVG path data of a line through the values from left to right; at most 100 points, evenly chosen."""
-    chosen = values[np.linspace(0, len(values) - 1, min(len(values), MOST_POINTS)).astype(int)]
+    """SVG path data of a line through the values, left to right; at most 100 points, evenly chosen.
+
+    Values that are no number are left out; without any number the path is empty.
+    """
+    places = np.linspace(0, len(values) - 1, min(len(values), MOST_POINTS)).astype(int)
+    chosen = values[places]
     x = np.linspace(0, WIDTH, len(chosen)) if len(chosen) > 1 else np.full(len(chosen), WIDTH / 2)
     y = HEIGHT - HEIGHT * (chosen - low) / ((high - low) or 1)
     known = np.isfinite(y)
     pairs = [f"{a:.0f},{b:.1f}" for a, b in zip(x[known], y[known], strict=True)]
-    return f"M{' '.join(pairs * 2 if len(pairs) == 1 else pairs)}" if pairs else ""
+    if len(pairs) == 1:
+        pairs *= 2  # a line to itself is a dot where line caps are round, and nothing else is
+    return f"M{' '.join(pairs)}" if pairs else ""
+
+
+def _by_run(table: pd.DataFrame, column: str) -> dict[str, Values]:
+    """The values of each run, in the order of its rows."""
+    if table.empty:
+        return {}
+    runs = table.groupby("run", sort=False)[column]
+    return {str(run): values.to_numpy(float) for run, values in runs}

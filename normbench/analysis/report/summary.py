@@ -3,175 +3,178 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 import pandas as pd
 
 from normbench.analysis.captions import (
-    beside_norm,
+    chosen_rates,
     counted,
-    describe,
     distinct,
-    labelled,
     seeds,
+    timed_networks,
     unfinished,
 )
-from normbench.analysis.choice import at_chosen_rate, chosen_rates
-from normbench.analysis.frames import Frames
+from normbench.analysis.settings import describe
 from normbench.analysis.stats import mean_interval, paired_difference
-from normbench.analysis.tables.pairs import Paired, every_pair, p_text, points
-from normbench.analysis.tables.source import BATCH, CLAIMS, relative_time
-from normbench.analysis.tables.table import BASELINE, as_text, times
+from normbench.analysis.study import BASELINE, Study
+from normbench.analysis.tables.pairs import UNDECIDED, Paired, every_pair, p_text
+from normbench.analysis.tables.source import BATCH, CLAIMS, has_claims, relative_time
+from normbench.analysis.tables.table import times
 from normbench.errors import NormbenchError
 
 MOST = 12  # sentences of a kind
+Lines = pd.DataFrame  # finished runs with the column `line`
 
 
-def summary(frames: Frames) -> list[str]:
-    """Sentences on what was run, who leads where, what batch size does, the source's order, times, what is missing."""
-    runs = at_chosen_rate(labelled(frames.runs))
-    done = runs[runs["status"] == "done"]
-    sentences = [_what(frames.runs), *filter(None, [chosen_rates(frames.runs)])]
-    if not done.empty:
-        pairs = _pairs(done)
-        for kind in (
-            _leaders(done, pairs),
-            _batch_sizes(done),
-            _order(done, pairs),
-            _times(frames),
-        ):
-            sentences += list(kind)[:MOST]
-    ended = unfinished(frames.runs)
+def summary(study: Study) -> list[str]:
+    """Sentences: what was run, who leads, what batch size changes, times, what did not finish."""
+    sentences = [_extent(study)]
+    rates = chosen_rates(study)
+    if rates:
+        sentences.append(rates)
+    # Labelled before runs are left out: a norm's options are named alike in all sentences.
+    done = study.labelled.chosen.done
+    if not done.runs.empty:
+        pairs = _pairs(study)
+        for kind in (_leaders(done, pairs), _changes(done), _order(done, pairs), _times(study)):
+            sentences += [*kind][:MOST]
+    ended = unfinished(study)
     sentences += [f"Not finished: {line}." for line in ended[:MOST]]
-    sentences += (
-        [f"And {len(ended) - MOST} more kinds of runs that did not finish."]
-        if len(ended) > MOST
-        else []
-    )
+    if len(ended) > MOST:
+        rest = len(ended) - MOST
+        sentences.append(f"And {rest} more kinds of runs that did not finish.")
     return sentences
 
 
-def _pairs(done: pd.DataFrame) -> list[Paired]:
-    """Every pair, or none where several runs of a norm have the same seed and settings."""
+def _pairs(study: Study) -> list[Paired]:
+    """Every pair of norms; none where several runs of a norm have the same seed and settings."""
     try:
-        return every_pair(done)
+        return every_pair(study)
     except NormbenchError:
         return []
 
 
-def _what(runs: pd.DataFrame) -> str:
-    """36 runs of normresnet on cifar10-jpeg: bn, ln, in, gn at batch size 1, 8, 64 with 3 seeds; 36 done."""
+def _extent(study: Study) -> str:
+    """`36 runs of normresnet on cifar10: bn, ln at batch size 1, 8 with 3 seeds; 36 done.`"""
+    runs = study.runs
     batches = ", ".join(map(str, sorted(runs["batch_size"].unique())))
-    counts = runs["status"].value_counts()
-    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    states = runs["status"].value_counts().items()
     return (
         f"{counted(len(runs), 'run')} of {distinct(runs, 'model')} on {distinct(runs, 'data')}: "
         f"{', '.join(map(str, runs['norm'].unique()))} at batch size {batches} with "
-        f"{seeds(runs['seed'].nunique())}; {states}."
+        f"{seeds(runs['seed'].nunique())}; {', '.join(f'{count} {state}' for state, count in states)}."
     )
 
 
-def _leaders(done: pd.DataFrame, pairs: Sequence[Paired]) -> Iterator[str]:
-    """At each choice of settings: who reached the highest accuracy, and whether the lead over the next is decided.
+def _leaders(done: Study, pairs: Sequence[Paired]) -> Iterator[str]:
+    """For each choice of settings, the leader, and whether its lead over the next is decided.
 
-    A norm with other options is another one.
+    A norm with other options is another contestant.
     """
-    settings = [name for name in beside_norm(done) if done[name].nunique() > 1]
-    for key, group in done.groupby(settings or (lambda _: ""), dropna=False):
-        means = group.groupby("line")["test_accuracy"].mean().sort_values(ascending=False)
-        where = (
-            f"At {describe(dict(zip(settings, key, strict=True)))}"
-            if settings
-            else "At the settings of these runs"
-        )
-        first = str(means.index[0])
-        reached = mean_interval(group.loc[group["line"] == first, "test_accuracy"].tolist())
-        text = f"{where}, {first} reached the highest test accuracy, {as_text(reached, 'test_accuracy')}"
-        text += f" ({seeds(reached.n)})"
+    metric, column = done.primary, done.test_column
+    extreme = "highest" if metric.is_larger_better else "lowest"
+    settings = done.varying(done.shared_settings)
+    groups = done.runs.groupby(settings, dropna=False) if settings else [((), done.runs)]
+    for key, group in groups:
+        place = describe(dict(zip(settings, key, strict=True)))
+        means = group.groupby("line")[column].mean()
+        ranked = means.sort_values(ascending=not metric.is_larger_better).index
+        reached = mean_interval(group.loc[group["line"] == ranked[0], column].tolist())
+        value = metric.show(reached.mean, reached.half_width)
+        lead = _lead(group, str(ranked[0]), str(ranked[1]), pairs) if len(ranked) > 1 else ""
         yield (
-            f"{text}{_lead(group, first, str(means.index[1]), pairs)}."
-            if len(means) > 1
-            else f"{text}."
+            f"At {place or 'the settings of these runs'}, {ranked[0]} reached the {extreme} "
+            f"test {metric.title}, {value} ({seeds(reached.n)}){lead}."
         )
 
 
-def _lead(group: pd.DataFrame, first: str, second: str, pairs: Sequence[Paired]) -> str:
-    """What the table of pairs says of these two, whose p-values are corrected for all pairs."""
+def _lead(group: Lines, first: str, second: str, pairs: Sequence[Paired]) -> str:
+    """The lead of the first over the second, as the table of pairs has it.
+
+    P-values of that table are corrected for all pairs. It compares norms, so that two options of
+    one norm are no pair of it.
+    """
     here = group.iloc[0]
-    same = [
-        pair for pair in pairs if all(here[name] == value for name, value in pair.settings.items())
-    ]
-    found = next((pair for pair in same if {pair.first, pair.second} == {first, second}), None)
-    if found is None:
+    for pair in pairs:
+        is_here = all(here[name] == value for name, value in pair.settings.items())
+        if is_here and {pair.first, pair.second} == {first, second}:
+            break
+    else:
         return f", before {second}"
-    estimate = found.difference.estimate
-    ahead = points(replace(estimate, mean=abs(estimate.mean)))
+    estimate = pair.difference.estimate
+    # From the leader's side.
+    sign = 1 if pair.first == first else -1
+    ahead = pair.metric.show_difference(sign * estimate.mean, estimate.half_width)
     if estimate.n == 1:
         return f", {ahead} before {second}; one seed decides nothing"
-    how = "more than chance explains" if found.verdict == first else "undecided"
-    return f", {ahead} before {second}, paired over {seeds(estimate.n)}, {p_text(found.adjusted)}: {how}"
+    how = "more than chance explains" if pair.verdict == first else UNDECIDED
+    basis = f"paired over {seeds(estimate.n)}, {p_text(pair.adjusted)}"
+    return f", {ahead} before {second}, {basis}: {how}"
 
 
-def _batch_sizes(done: pd.DataFrame) -> Iterator[str]:
+def _changes(done: Study) -> Iterator[str]:
     """What going from the largest to the smallest batch size changes, seed by seed."""
-    small, large = done["batch_size"].min(), done["batch_size"].max()
-    if small == large or done.duplicated(["norm", "batch_size", "seed"]).any():
+    metric, runs = done.primary, done.runs
+    small, large = runs["batch_size"].min(), runs["batch_size"].max()
+    if small == large or runs.duplicated(["norm", "batch_size", "seed"]).any():
         return
     changes = []
-    for norm, group in done.groupby("norm", sort=False):
-        ends = [
-            group[group["batch_size"] == size].set_index("seed")["test_accuracy"]
+    for norm, of_norm in runs.groupby("norm", sort=False):
+        results = of_norm.set_index(["batch_size", "seed"])[done.test_column]
+        at_small, at_large = (
+            results[results.index.get_level_values(0) == size].droplevel(0).to_dict()
             for size in (small, large)
-        ]
-        difference = paired_difference(*(one.to_dict() for one in ends))
+        )
+        difference = paired_difference(at_small, at_large)
         if difference is not None:
-            changes.append(
-                f"{norm} by {points(difference.estimate)} ({seeds(difference.estimate.n)})"
-            )
+            estimate = difference.estimate
+            change = metric.show_difference(estimate.mean, estimate.half_width)
+            changes.append(f"{norm} by {change} ({seeds(estimate.n)})")
     if changes:
-        yield f"From batch size {large} to {small}, test accuracy changes for {', '.join(changes)}."
+        yield (
+            f"From batch size {large} to {small}, test {metric.title} changes for "
+            f"{', '.join(changes)}."
+        )
 
 
-def _order(done: pd.DataFrame, pairs: Sequence[Paired]) -> Iterator[str]:
-    """The order that the source claims beside the measured one, where all its norms ran at its batch size.
-
-    Nothing is said of runs that differ in more than norm and seed.
-    """
-    at_batch = done[(done["batch_size"] == BATCH) & done["norm"].isin(CLAIMS)]
-    claimed = sorted(CLAIMS, key=lambda norm: -CLAIMS[norm].accuracy)
-    if set(at_batch["norm"]) != set(CLAIMS) or at_batch.duplicated(["norm", "seed"]).any():
+def _order(done: Study, pairs: Sequence[Paired]) -> Iterator[str]:
+    """The source's order of norms beside the measured one, where all of its norms ran alike."""
+    runs = done.runs
+    at_batch = runs[(runs["batch_size"] == BATCH) & runs["norm"].isin(CLAIMS)]
+    is_complete = set(at_batch["norm"]) == set(CLAIMS)
+    # Runs that differ in more than norm and seed have no one order.
+    if not (has_claims(done) and is_complete) or at_batch.duplicated(["norm", "seed"]).any():
         return
-    means = at_batch.groupby("norm")["test_accuracy"].mean()
+    claimed = sorted(CLAIMS, key=lambda norm: -CLAIMS[norm].reached)
+    means = at_batch.groupby("norm")[done.test_column].mean()
     measured = sorted(claimed, key=lambda norm: -means[norm])
-    verdicts = {
-        frozenset((pair.first, pair.second)): pair.verdict
-        for pair in pairs
-        if pair.settings["batch_size"] == BATCH
-    }
-    steps = [
-        pair
-        for pair in pairwise(measured)
-        if verdicts.get(frozenset(pair), "undecided") != "undecided"
-    ]
-    decided = ", ".join(f"{first} > {second}" for first, second in steps) or "none"
+    decided = set()
+    for pair in pairs:
+        if pair.settings["batch_size"] == BATCH and pair.verdict != UNDECIDED:
+            decided.add(frozenset((pair.first, pair.second)))
+    steps = [" > ".join(step) for step in pairwise(measured) if frozenset(step) in decided]
     yield (
         f"The source's order at batch {BATCH} is {' > '.join(claimed)}. The means here stand as "
-        f"{' > '.join(measured)}; of these steps are decided: {decided}."
+        f"{' > '.join(measured)}; of these steps are decided: {', '.join(steps) or 'none'}."
     )
 
 
-def _times(frames: Frames) -> Iterator[str]:
-    """Epoch times relative to bn, or why there are none."""
-    done = frames.runs[frames.runs["status"] == "done"]
-    if not frames.clocks:
+def _times(study: Study) -> Iterator[str]:
+    """Epoch times relative to bn, with the network they are of, or that there are none."""
+    if not study.clocks:
         yield "Times are not measured here: normbench bench does that."
+        return
+    done = study.done.runs
+    norms = [str(norm) for norm in done["norm"].unique() if norm != BASELINE]
     for batch_size in sorted(done["batch_size"].unique()):
-        found = {
-            norm: relative_time(frames, norm, batch_size)
-            for norm in done["norm"].unique()
-            if norm != BASELINE
-        }
-        told = [f"{norm} {times(one)}" for norm, one in found.items() if one is not None]
+        told = []
+        for norm in norms:
+            ratio = relative_time(study, norm, batch_size)
+            if ratio is not None:
+                told.append(f"{norm} {times(ratio)}")
         if told:
-            yield f"An epoch at batch size {batch_size} takes, relative to {BASELINE}: {', '.join(told)}."
+            yield (
+                f"An epoch at batch size {batch_size} takes, relative to {BASELINE}, on this "
+                f"study's network ({timed_networks(study)}): {', '.join(told)}."
+            )

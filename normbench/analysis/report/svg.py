@@ -1,43 +1,76 @@
-"""A figure as part of a page: in the page's colours, with ids of its own, its points leading to their runs."""
+"""A figure within a page: in the page's colours, its points linked to the rows of their runs."""
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from normbench.analysis.figures.style import FAINT, INK, PAPER
 
-FirstRun = Callable[[Mapping[str, str]], str]  # of those with these settings
+Settings = tuple[tuple[str, str], ...]  # (("norm", "bn"), ("batch_size", "64"))
+FirstRun = Callable[[Settings], str]  # the id of the first run with these settings
+
+COLOURS = {INK: "currentColor", FAINT: "var(--faint)", PAPER: "none"}
+METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
+CAPTION = re.compile(r'<g id="caption">.*?translate\([\d.]+ ([\d.]+)\).*?</g>', re.DOTALL)
+IDS = re.compile(r'\b(id="|url\(#|xlink:href="#(?!runs:))')
 LINK = re.compile(r'xlink:href="#runs:([^"]+)" target="_blank"')
+ASCENT = 9  # points from the top of a caption to the baseline of its first line
 
 
 def inline_svg(svg: str, name: str, alt: str, first_run: FirstRun) -> str:
-    """The figure as an SVG element without a size of its own; `name` sets its ids apart from those of others."""
-    text = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    for colour, of_page in ((INK, "currentColor"), (FAINT, "var(--faint)"), (PAPER, "none")):
+    """The figure as an SVG element as wide as its place, without the caption.
+
+    name: begins every id of the element, so that figures of a page share no id.
+    alt: the figure in words.
+    """
+    text = METADATA.sub("", svg[svg.index("<svg") :])
+    text = _without_caption(text)
+    for colour, of_page in COLOURS.items():
         text = text.replace(colour, of_page)
-    text = re.sub(r'\b(id="|url\(#|xlink:href="#(?!runs:))', rf"\g<1>{name}-", text)
+    text = IDS.sub(rf"\g<1>{name}-", text)
     tag, inside = text[: text.index(">")], text[text.index(">") :]
     tag = re.sub(r'\s(width|height)="[^"]+"', "", tag)
     return f'{tag} role="group" aria-label="{html.escape(alt)}"{_linked(inside, first_run)}'
 
 
+def _without_caption(text: str) -> str:
+    """The figure cut off above its caption, which the page writes as text that wraps."""
+    found = CAPTION.search(text)
+    if found is None:
+        return text
+    height = float(found[1]) - ASCENT
+    text = CAPTION.sub("", text)
+    return re.sub(r'viewBox="0 0 ([\d.]+) [\d.]+"', rf'viewBox="0 0 \1 {height:g}"', text, count=1)
+
+
 def _linked(text: str, first_run: FirstRun) -> str:
-    """With links to the first run of their settings, of which a script shows all; the tab key stops once at each."""
+    """Links to the first run of the settings; the page's script shows all runs of them instead."""
     seen: set[str] = set()
 
     def link(found: re.Match[str]) -> str:
-        settings = dict(part.split("=", 1) for part in html.unescape(found[1]).split(";"))
-        data = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in settings.items())
-        others = ", ".join(
-            f"{name.replace('_', ' ')} {value}"
-            for name, value in settings.items()
-            if name != "norm"
-        )
-        label = " at ".join(filter(None, [f"Runs of {settings['norm']}", others]))
+        settings = _settings_of(found[1])
+        data = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in settings)
+        # A line of many points is one stop of the tab key, not many.
         stop = ' tabindex="-1"' if found[1] in seen else ""
         seen.add(found[1])
-        return f'href="#run-{first_run(settings)}" {data} aria-label="{html.escape(label)}"{stop}'
+        label = html.escape(_label(dict(settings)))
+        return f'href="#run-{first_run(settings)}" {data} aria-label="{label}"{stop}'
 
     return LINK.sub(link, text)
+
+
+def _settings_of(link: str) -> Settings:
+    settings = []
+    for part in html.unescape(link).split(";"):
+        name, _, value = part.partition("=")
+        settings.append((name, value))
+    return tuple(settings)
+
+
+def _label(settings: dict[str, str]) -> str:
+    """The runs in words: `Runs of bn at batch size 64`."""
+    norm = settings.pop("norm")
+    rest = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
+    return f"Runs of {norm} at {rest}" if rest else f"Runs of {norm}"

@@ -29,8 +29,16 @@ def comparison_table(study: Study) -> Table:
     data = comparison(study)
     has_floor = "test_set_half_width" in data
     basis = caption(study, test_set=has_floor, times=time_note(study))
+    headings = {
+        study.val_column: in_words(study.val_column),
+        study.test_column: in_words(study.test_column),
+        "test_set_half_width": "test set",
+        "seconds": "time per epoch",
+        "relative_time": f"relative to {BASELINE}",
+    }
+    shown, numbers = _readable(study, data), data.rename(columns=headings)
     title = "What each norm reached"
-    return Table(title, data, _readable(study, data), basis, unfinished(study))
+    return Table(title, data, shown, basis, unfinished(study), numbers)
 
 
 def comparison(study: Study) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from normbench.analysis.captions import in_words as rounds_in_words
-from normbench.analysis.captions import machine
+from normbench.analysis.captions import machine, networks
 from normbench.analysis.settings import varying_settings
 from normbench.analysis.stats import median_ratio, with_interval
 from normbench.analysis.study import BASELINE
@@ -24,7 +24,7 @@ NOTE = (
     "bn: the median of the rounds' ratios at otherwise the same settings, which is not the ratio "
     "of the medians where the machine's speed drifts, {interval}. Peak: the most that tensors take "
     "in a step beyond what lasts; saved: what a forward pass keeps for the backward pass; state: "
-    "weights, buffers, optimizer. "
+    "weights, buffers, optimizer. Times are of this network ({networks}), not of the norm as such. "
 )
 COMPILATION = "Compilation: less where the compiler's own cache helps. "
 Seconds = dict[Any, float]  # by race and round
@@ -34,7 +34,11 @@ def costs_table(rounds: pd.DataFrame) -> Table:
     """A row for each contestant of a bench."""
     data = costs(rounds)
     number = rounds_in_words(data["rounds"])
-    note = NOTE.format(rounds=number, interval=with_interval(data["rounds"]))
+    note = NOTE.format(
+        rounds=number,
+        interval=with_interval(data["rounds"]),
+        networks=networks(rounds.to_dict("records")),
+    )
     if data["compile_seconds"].any():
         note += COMPILATION
     return Table("What a training step costs", data, _readable(data), f"{note}{machine(rounds)}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,13 +31,14 @@ def cross_table(study: Study, by: Sequence[str], column: str | None = None) -> T
     """
     column = column or study.test_column
     data = cells(study, by, column)
-    shown = data.assign(cell=_readable(study, data, column, by))
-    wide = _wide(shown, by) if len(by) > 1 else shown[[*by, "cell"]]
-    wide = wide.rename(columns={"cell": in_words(column)})
-    wide = wide.rename(columns={name: in_words(name) for name in by}).astype(str)
+    shown = _grid(data.assign(cell=_readable(study, data, column, by)), by, NO_RUN)
+    numbers = _grid(data.assign(cell=data[column]), by, math.nan)
+    headings = {"cell": in_words(column), **{name: in_words(name) for name in by}}
+    shown = shown.rename(columns=headings).astype(str)
+    numbers = numbers.rename(columns=headings)
     heading = f"{in_words(column).capitalize()} by {' and '.join(map(in_words, by))}"
     basis = " ".join([caption(study), *_remarks(study, data, by, study.metric(column))])
-    return Table(heading, data, wide, basis, unfinished(study))
+    return Table(heading, data, shown, basis, unfinished(study), numbers)
 
 
 def cells(study: Study, by: Sequence[str], column: str) -> pd.DataFrame:
@@ -131,11 +133,13 @@ def _cell_text(cell: dict[Any, Any], metric: Metric, column: str, *, is_uniform:
     return f"{text} ({', '.join(remarks)})" if remarks else text
 
 
-def _wide(shown: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """The cells in a grid, with a column for each value of the last setting."""
+def _grid(cells: pd.DataFrame, by: Sequence[str], empty: Any) -> pd.DataFrame:
+    """The column `cell` in a grid, with a column for each value of the last of several settings."""
+    if len(by) == 1:
+        return cells[[*by, "cell"]]
     last = by[-1]
-    grid = shown.set_index(list(by))["cell"].unstack(last, fill_value=NO_RUN, sort=False)
-    grid = grid[[value for value in shown[last].unique() if value in grid.columns]]
+    grid = cells.set_index(list(by))["cell"].unstack(last, fill_value=empty, sort=False)
+    grid = grid[[value for value in cells[last].unique() if value in grid.columns]]
     grid.columns = pd.Index([describe({last: value}) for value in grid.columns])
     return grid.reset_index()
 

@@ -35,10 +35,11 @@ def evaluations_table(study: Study) -> Table:
     """
     measured = study.test_column
     asked = _asked(study)
-    parts, columns = [], {}
+    parts, columns, numbers = [], {}, {}
     for end, source in SOURCES.items():
         part = cells(study, BY, measured + end).rename(columns={measured + end: measured})
         parts.append(part.assign(statistics=source))
+        numbers[source] = part[measured]
         columns[source] = [
             _cell_text(cell, study.primary, measured, lacks=bool(end) and asked[key])
             for cell in part.to_dict("records")
@@ -47,7 +48,8 @@ def evaluations_table(study: Study) -> Table:
     shown = parts[0][BY].rename(columns=in_words).assign(**columns).astype(str)
     title = f"{in_words(measured).capitalize()} by statistics of evaluation"
     data = pd.concat(parts, ignore_index=True)
-    return Table(title, data, shown, f"{caption(study)} {NOTE}", unfinished(study))
+    basis = f"{caption(study)} {NOTE}"
+    return Table(title, data, shown, basis, unfinished(study), pd.DataFrame(numbers))
 
 
 def _asked(study: Study) -> dict[Any, bool]:

@@ -113,7 +113,8 @@ def pairs_table(study: Study) -> Table:
         "undecided whose interval leaves out 0."
     )
     basis = f"{caption(study)} {note} {chosen_rates(study)}".rstrip()
-    return Table("Norm against norm", data, _readable(found), basis)
+    numbers = data.rename(columns={"p_adjusted": "p"})
+    return Table("Norm against norm", data, _readable(found), basis, numbers=numbers)
 
 
 def _compare_all(study: Study, pairs: Sequence[tuple[str, str]]) -> list[Paired]:

@@ -67,8 +67,16 @@ def source_table(study: Study) -> Table:
     claimed = study.only(runs.loc[is_claimed, "run"])
     basis = f"{caption(claimed, times=time_note(study))} {NOTE}"
     shown = _readable(study.primary, data)
+    headings = {
+        f"claimed_{METRIC}": f"{METRIC} claimed",
+        METRIC: f"{METRIC} measured",
+        "claimed_time": "time claimed",
+        "time": "time measured",
+        "at_batch_1": "batch 1 measured",
+    }
+    numbers = data.rename(columns=headings)
     title = "The source's table, claimed and measured"
-    return Table(title, data, shown, basis, unfinished(claimed))
+    return Table(title, data, shown, basis, unfinished(claimed), numbers)
 
 
 def relative_time(study: Study, norm: str, batch_size: int = BATCH) -> Ratio | None:

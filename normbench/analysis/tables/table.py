@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -20,6 +20,8 @@ class Table:
     """A table as data, unrounded, and as people read it.
 
     notes: runs without a figure, and why; one line each.
+    numbers: unrounded, by the columns and rows of `shown`, for those cells that show a number; a
+        page sorts by them.
     """
 
     title: str
@@ -27,6 +29,7 @@ class Table:
     shown: pd.DataFrame
     caption: str
     notes: tuple[str, ...] = ()
+    numbers: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def in_words(column: str) -> str:

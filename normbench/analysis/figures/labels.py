@@ -1,0 +1,117 @@
+"""Names of lines: at their ends where there is one panel, else in a legend; and a figure in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from normbench.analysis.figures.style import Size
+
+MOST_AT_ENDS = 8
+LONGEST_AT_END = 20  # letters; longer names leave no room for the lines
+
+
+def add_labels(figure: Figure, axes: Sequence[Axes], size: Size) -> None:
+    """Names the lines of all panels, each name once."""
+    named: dict[str, Line2D] = {}
+    for panel in axes:
+        for line in named_lines(panel):
+            named[str(line.get_label())] = line
+    if not named:
+        return
+    longest = max(map(len, named))
+    if len(axes) == 1 and len(named) <= MOST_AT_ENDS and longest <= LONGEST_AT_END:
+        _label_ends(axes[0], size)
+    else:
+        _add_legend(figure, named, size)
+
+
+def named_lines(axes: Axes) -> list[Line2D]:
+    """The lines with a name; matplotlib takes a leading underscore for none."""
+    return [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+
+
+def alt_text(figure: Figure) -> str:
+    """The figure in words: what each panel shows, and where its lines begin and end."""
+    sentences, measured = [], ""
+    for axes in figure.axes:
+        measured = axes.get_ylabel() or measured  # a row of panels shares the label of its first
+        ends = []
+        for line in named_lines(axes):
+            y = np.asarray(line.get_ydata(), float)
+            known = y[np.isfinite(y)]
+            if len(known):
+                ends.append(f"{line.get_label()} from {known[0]:.3g} to {known[-1]:.3g}")
+        title = axes.get_title(loc="left")
+        name = f"{title}: " if title else ""
+        shown = f"{name}{measured} against {axes.get_xlabel()}. {'; '.join(ends)}".strip()
+        sentences.append(f"{shown.rstrip('.')}.")
+    return " ".join(sentences)
+
+
+def spread_out(places: Sequence[float], least: float) -> list[float]:
+    """Ascending places moved so that neighbours are `least` apart, with the least squared moves.
+
+    Without the distances owed to the places before, the moved places only have to ascend: that is
+    isotonic regression, solved by pooling adjacent violators.
+    """
+    pools: list[list[float]] = []
+    for index, place in enumerate(places):
+        pools.append([place - index * least])
+        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
+            last = pools.pop()
+            pools[-1] += last
+    moved: list[float] = []
+    for pool in pools:
+        moved += [fmean(pool)] * len(pool)
+    return [place + index * least for index, place in enumerate(moved)]
+
+
+def _add_legend(figure: Figure, named: dict[str, Line2D], size: Size) -> None:
+    letters = max(map(len, named)) * 0.6 + 4  # with the line and marker before the name
+    columns = max(1, int(size.width * 72 / (size.font * letters)))
+    figure.legend(
+        [*named.values()], [*named], loc="outside upper left", ncols=columns, frameon=False
+    )
+    more_rows = -(-len(named) // columns) - 1
+    if size.height is None:  # a long legend takes no height from the panels
+        figure.set_figheight(figure.get_figheight() + 1.5 * more_rows * size.font / 72)
+
+
+def _label_ends(axes: Axes, size: Size) -> None:
+    """Writes each name beside the last point of its line, with the marker, none over another."""
+    axes.margins(x=0.02)
+    reaching = []
+    for line in named_lines(axes):
+        y = np.asarray(line.get_ydata(), float)
+        if np.isfinite(y[-1]):
+            reaching.append((float(y[-1]), line))
+        elif np.isfinite(y).any():
+            _label_broken(axes, line, size)
+    reaching.sort(key=lambda end: end[0])
+    low, high = axes.get_ylim()
+    line_height = 1.25 * size.font / (72 * 0.7 * (size.height or size.row))
+    places = spread_out([(y - low) / (high - low) for y, _ in reaching], line_height)
+    beside = 1.0 + size.font / 72 / size.width
+    for (_, line), place in zip(reaching, places, strict=True):
+        name = str(line.get_label())
+        offset = (1.5 * size.font, 0)
+        text = axes.annotate(name, (1.0, place), offset, "axes fraction", "offset points")
+        text.set(verticalalignment="center", annotation_clip=False)
+        (mark,) = axes.plot([beside], [place], transform=axes.transAxes, label="_", linestyle="")
+        mark.set(marker=line.get_marker(), color=line.get_color(), clip_on=False)
+
+
+def _label_broken(axes: Axes, line: Line2D, size: Size) -> None:
+    """Writes the name of a line that ends early beside its last known point."""
+    x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+    last = np.flatnonzero(np.isfinite(y))[-1]
+    text = axes.annotate(
+        str(line.get_label()), (x[last], y[last]), (size.font, 0), textcoords="offset points"
+    )
+    text.set_verticalalignment("center")
