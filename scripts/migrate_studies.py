@@ -17,13 +17,13 @@ import pandas as pd
 from normbench.config.schema import COST_KEYS, RunConfig, _short_hash, validate
 from normbench.tasks.classification import ACCURACY, LOSS
 
-TASK = {"name": "classification", "label_smoothing": 0.0}
+TASK: dict[str, Any] = {"name": "classification", "label_smoothing": 0.0}
 RECORD = {
     "name": "classification",
     "primary": "accuracy",
     "metrics": [LOSS.to_json(), ACCURACY.to_json()],
 }
-SYSTEM = {
+SYSTEM: dict[str, Any] = {
     "runs_dir": "results/runs",
     "cache_dir": None,
     "mirrors": [],
