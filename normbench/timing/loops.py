@@ -32,7 +32,7 @@ from normbench.timing.race import Work, race
 from normbench.train.build import build_trainer, runtime_of, task_of
 from normbench.train.resolve import resolve
 
-# As many as CIFAR-10 has: work done once an epoch has the same weight in a step as there.
+# The size of CIFAR-10, so that work done once an epoch weighs as much as in a real run.
 NUM_IMAGES = 50_000
 # Of a turn: long beside a message to a process, short beside changes in the machine's load.
 LEAST_SECONDS = 1.5
@@ -41,6 +41,7 @@ OnStep = Callable[[], None]
 # Trains a norm at a batch size for ever, and calls OnStep after every step.
 Loop = Callable[[str, int, OnStep], None]
 
+# The source comparison's norms: ln as one group, four groups in gn, no scale and shift in in.
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "bn": nn.BatchNorm2d,
     "ln": lambda width: nn.GroupNorm(1, width),
@@ -73,14 +74,11 @@ def loops() -> dict[str, Loop]:
 
 
 class LoopProcess:
-    """A loop in a process of its own, which takes steps on request.
-
-    In one process normbench's tuning of the allocator (`keep_freed_memory`) would speed up every
-    loop: by a sixth at batch 64.
-    """
+    """A training loop in a separate process, taking steps on request."""
 
     def __init__(self, name: str, loop: Loop, norm: str, batch_size: int) -> None:
-        # A forked process would inherit the threads' locks, and the allocator's state.
+        # normbench tunes the allocator of its process (`keep_freed_memory`): in a shared process,
+        # or a forked one, every loop would gain a sixth at batch 64.
         context = multiprocessing.get_context("spawn")
         self.name = name
         self.pipe, far_end = context.Pipe()
@@ -123,7 +121,7 @@ def serve(pipe: Connection[Any, Any], loop: Loop, norm: str, batch_size: int) ->
 
 
 def _turns(pipe: Connection[Any, Any]) -> Iterator[None]:
-    """Yields before every step that was asked for."""
+    """Yields before every requested step."""
     while True:
         steps = pipe.recv()
         start = time.perf_counter()
@@ -140,6 +138,7 @@ def _seconds_in_process(work: Work, calls: int) -> float:
 
 def normbench(norm: str, batch_size: int, on_step: OnStep, settings: Sequence[str] = ()) -> None:
     """The epochs of `normbench train` under these settings, without evaluations and files."""
+    # More epochs than anybody waits for: the loop ends with its process.
     study = [f"norm={norm}", f"batch_size={batch_size}", "epochs=1000000", "data=synthetic"]
     config, source = resolve(compose([*study, "runtime.device=cpu", *settings]))
     images, labels = random_images()
@@ -160,6 +159,7 @@ def tutorial(norm: str, batch_size: int, on_step: OnStep) -> None:
 def in_memory(norm: str, batch_size: int, on_step: OnStep) -> None:
     """The tutorial's steps on float tensors, normalized beforehand."""
     images, labels = (torch.from_numpy(array) for array in random_images())
+    # 614 MB as float32, where normbench keeps uint8 and normalizes batch by batch.
     images = images.float().div_(255).sub_(0.5).div_(0.5)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -181,6 +181,7 @@ def train_plainly(norm: str, batches: Iterable[tuple[Tensor, Tensor]], on_step: 
         loss = criterion(model(images), labels)
         loss.backward()
         optimizer.step()
+        # The tutorial prints a running loss, so every step reads a value.
         running_loss += loss.item()
         on_step()
 
@@ -190,7 +191,7 @@ def lightning(norm: str, batch_size: int, on_step: OnStep) -> None:
     from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.callbacks import LambdaCallback
 
-    # Lightning advises more workers for loading: they would take the cores that train.
+    # Lightning warns that more workers would load faster; on a CPU workers compete with training.
     warnings.simplefilter("ignore")
     # Lightning sets the level when it is imported.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -231,14 +232,14 @@ def plain_normresnet(norm: str) -> nn.Sequential:
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """The random images as torchvision.datasets.CIFAR10 gives its own: PIL images, transformed."""
+    """The random images in the manner of torchvision.datasets.CIFAR10: PIL images, transformed."""
 
     def __init__(self) -> None:
         from PIL import Image
         from torchvision import transforms
 
         images, self.labels = random_images()
-        # torchvision keeps such a view, too: PIL reads rows of pixels.
+        # A view, as in torchvision: PIL reads rows of pixels.
         self.images = images.transpose(0, 2, 3, 1)
         self.to_picture = Image.fromarray
         normalize = transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
