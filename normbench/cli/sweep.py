@@ -149,7 +149,8 @@ def _carry_out(
     rounds: int = 0,
 ) -> None:
     """Runs the plan, then shows how it stands; exits. rounds: of a bench of its finished runs, if any is wanted."""
-    from normbench.analysis.loading import benches, check_folder, with_bench
+    from normbench.analysis.loading import benches, with_bench
+    from normbench.analysis.study_files import check_folder
     from normbench.environment import command
     from normbench.sweeps.carry_out import exit_code, planned_study, run_plan, summary
 

@@ -23,11 +23,12 @@ from normbench.analysis.frames import Frames, read_frames
 from table_runs import in_frames, one_run
 
 from normbench.analysis.figures import FIGURES
-from normbench.analysis.loading import check_folder, check_keeps, load_frames, write_study
+from normbench.analysis.loading import load_frames
 from normbench.analysis.report import write_report
 from normbench.analysis.report.page import page
 from normbench.analysis.report.run_curves import HEIGHT, MOST_POINTS, WIDTH, path
 from normbench.analysis.report.summary import MOST, summary
+from normbench.analysis.study_files import check_folder, check_keeps, write_study
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.pairs import every_pair
 from normbench.errors import NormbenchError
