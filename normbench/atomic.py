@@ -1,4 +1,4 @@
-"""Writing files so that a kill, a power cut or a full disk leaves the old file or the new one, never half of one."""
+"""Writes files so that a kill, a power cut or a full disk leaves the old or the new file whole."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from normbench.errors import RunFailure
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replaces `path` by `content` at once. Raises RunFailure on a full disk, and leaves the old file."""
+    """Replaces `path` by `content` at once. Raises RunFailure where the disk refuses."""
+    # Renaming is atomic within a folder; the process id keeps two writers apart.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with disk_errors(path):
             with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
+                # A rename may reach the disk before unsynced bytes, leaving an empty file.
                 os.fsync(file.fileno())
             temporary.replace(path)
     except BaseException:
@@ -31,19 +33,23 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """`write_bytes` of UTF-8 text."""
+    """Replaces `path` by UTF-8 text at once."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """`write_bytes` of indented JSON."""
+    """Replaces `path` by indented JSON at once."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def append_line(path: Path, line: str, *, durable: bool) -> None:
-    """Appends `line` and its newline in one write: a kill leaves all of it or none. `durable` waits for the disk."""
+    """Appends a line in a single write: a kill leaves the whole line or nothing.
+
+    durable: also wait for the disk. Raises RunFailure where the disk refuses.
+    """
     with disk_errors(path), path.open("ab", buffering=0) as file:
         content = line.encode() + b"\n"
+        # An unbuffered write to a full disk may write a part and report no error.
         if file.write(content) != len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if durable:
@@ -51,14 +57,14 @@ def append_line(path: Path, line: str, *, durable: bool) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Waits until the disk has what was appended to `path`, if there is such a file."""
+    """Waits until the disk has the content of `path`; does nothing for a missing file."""
     if path.exists():
         with disk_errors(path), path.open("ab") as file:
             os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Waits until the disk knows the names in `folder`; a system that cannot sync a folder is left alone."""
+    """Waits until the disk has the names in `folder`, on systems able to sync a folder."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -69,7 +75,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns what the disk refuses into one line that names the file."""
+    """Turns an OSError into a RunFailure of one line with the file's name."""
     try:
         yield
     except OSError as error:

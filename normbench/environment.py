@@ -1,4 +1,7 @@
-"""What a number depends on besides its configuration: versions, hardware, commit. For env.json and the doctor."""
+"""Reads versions, hardware and commit, on which numbers depend besides the configuration.
+
+Written to env.json by a run and shown by `normbench doctor`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,19 +19,22 @@ from typing import Any
 
 import normbench
 
-CODE = ("normbench", "configs", "pyproject.toml")  # what can change a number
+# The files of the checkout that can change a number.
+CODE = ("normbench", "configs", "pyproject.toml")
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "hydra-core", "pydantic")
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python, normbench and what it computes with."""
-    return {"python": platform.python_version(), "normbench": normbench.__version__} | {
-        name: found for name in PACKAGES if (found := _version(name))
-    }
+    """The versions of Python, normbench and the installed packages of PACKAGES."""
+    found = {"python": platform.python_version(), "normbench": normbench.__version__}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def hardware(device: str) -> dict[str, Any]:
-    """The device by its name, the processor, its cores and torch's threads."""
+    """The device and the processor by name, the number of cores and of torch's threads."""
     import torch
 
     name = torch.cuda.get_device_name() if device == "cuda" else cpu_name()
@@ -42,69 +49,69 @@ def hardware(device: str) -> dict[str, Any]:
 
 
 def git() -> dict[str, Any]:
-    """The commit of the checkout that normbench runs from, and whether its code differs from it; nulls for a wheel."""
+    """The commit of normbench's checkout, and whether CODE differs from the commit.
+
+    Both are None for an installed wheel and without git.
+    """
     root = Path(normbench.__file__).parents[1]
-    if not (root / ".git").exists():
-        return {"commit": None, "dirty": None}
-    commit, changes = (
-        _git(root, "rev-parse", "HEAD"),
-        _git(root, "status", "--porcelain", "--", *CODE),
-    )
-    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+    state: dict[str, Any] = {"commit": None, "dirty": None}
+    if (root / ".git").exists():
+        state["commit"] = _git(root, "rev-parse", "HEAD")
+        changes = _git(root, "status", "--porcelain", "--", *CODE)
+        if changes is not None:
+            state["dirty"] = changes != ""
+    return state
 
 
 def command() -> str:
-    """The command line of this process, as one would type it."""
+    """The command line of the process, quoted for a shell."""
     program = Path(sys.argv[0]).name
-    return shlex.join(["normbench" if program == "__main__.py" else program, *sys.argv[1:]])
+    if program == "__main__.py":
+        program = "normbench"
+    return shlex.join([program, *sys.argv[1:]])
 
 
 def num_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The number of cores the process may use."""
+    # A container or `taskset` allows fewer cores than the machine has; macOS has no affinity.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def available_memory_gib() -> float:
-    """The memory that new processes can have; infinite where the system does not say."""
-    info = Path("/proc/meminfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    kib = next(
-        (float(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), math.inf
-    )
-    return kib / 2**20
+    """Memory available to new processes, in GiB; infinite on a system without /proc/meminfo."""
+    kib = _proc_field("meminfo", "MemAvailable")
+    return float(kib.split()[0]) / 2**20 if kib else math.inf
 
 
 def cpu_name() -> str:
-    """The processor's own name for itself, as far as the system tells."""
+    """The processor's name, such as "AMD EPYC 7B13"."""
     return cpu_info("model name") or platform.processor() or platform.machine()
 
 
 @lru_cache
 def cpu_info(field: str) -> str:
-    """What /proc/cpuinfo says of the first core under `field`; empty where it says nothing or there is no such file."""
-    info = Path("/proc/cpuinfo")
-    lines = (
-        line.partition(":") for line in (info.read_text().splitlines() if info.exists() else [])
-    )
-    return next((value.strip() for name, _, value in lines if name.strip() == field), "")
+    """The value of `field` in /proc/cpuinfo for the first core; empty where missing."""
+    return _proc_field("cpuinfo", field)
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def _proc_field(file: str, field: str) -> str:
+    path = Path("/proc", file)
+    # Only Linux has the file.
+    if path.exists():
+        for line in path.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == field:
+                return value.strip()
+    return ""
 
 
 def _git(root: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(root), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
+        return subprocess.check_output(
+            command, stderr=subprocess.DEVNULL, text=True, timeout=10
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()

@@ -1,8 +1,8 @@
-"""Named things a user can choose: norms, models, data sources, optimizers.
+"""Registers functions by name, for a user's choice of norm, model, data source or optimizer.
 
-An entry is a function. Its keyword-only parameters are its options (names, types, ranges, defaults: the signature is
-the schema), its positional ones are what the program hands in, and the first line of its docstring is its catalogue
-entry.
+An entry is a function. Keyword-only parameters are its options: the signature is the schema of
+names, types, ranges and defaults. Positional parameters are handed in by the program. The first
+line of the docstring is the catalogue entry.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """One registered function with the names it goes by."""
+    """Holds a registered function with its name, its title for people and its options."""
 
     name: str
     title: str
@@ -35,14 +35,14 @@ class Entry(Generic[T]):
 
 
 class Registry(Generic[T]):
-    """Functions by name, with their options checked before they are called."""
+    """Holds functions by name, and checks options before calling."""
 
     def __init__(self, noun: str) -> None:
         self.noun = noun
         self._entries: dict[str, Entry[T]] = {}
 
     def register(self, name: str, *, title: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
-        """A decorator that adds a function under `name`, used in YAML, on the command line, in CSV and legends."""
+        """Returns a decorator that registers under `name`, as in YAML, command line and CSV."""
 
         def add(function: Callable[..., T]) -> Callable[..., T]:
             assert name not in self._entries, f"{self.noun} {name} is registered twice"
@@ -52,16 +52,17 @@ class Registry(Generic[T]):
         return add
 
     def __iter__(self) -> Iterator[Entry[T]]:
+        # By name and not by import order, which differs between commands.
         return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
 
     def __getitem__(self, name: str) -> Entry[T]:
-        """The entry called `name`. Raises NormbenchError naming the nearest one where there is none."""
+        """The entry called `name`. Raises NormbenchError with the nearest name where missing."""
         if name not in self._entries:
             raise unknown(self.noun, name, self._entries)
         return self._entries[name]
 
     def check(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """All options of `name`: `given` checked and converted, the rest at their defaults.
+        """Returns all options of `name`: those given checked and converted, the rest at defaults.
 
         Raises NormbenchError for an unknown name, an unknown option, a wrong type or a value out of range.
         """
@@ -75,15 +76,16 @@ class Registry(Generic[T]):
             raise invalid(self.noun, error) from None
 
     def build(self, name: str, *context: Any, options: Mapping[str, Any] | None = None) -> T:
-        """Calls the function of `name` with the program's `context` and the user's checked `options`."""
+        """Calls the function of `name` with the program's `context` and the checked `options`."""
         return self[name].function(*context, **self.check(name, options or {}))
 
 
 def _options_model(name: str, function: Callable[..., Any]) -> type[BaseModel]:
     hints = get_type_hints(function, include_extras=True)
-    keyword_only = [
-        p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY
-    ]
-    fields: dict[str, Any] = {p.name: (hints[p.name], p.default) for p in keyword_only}
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            fields[parameter.name] = (hints[parameter.name], parameter.default)
+    # strict: the string "1" is no number, and 1 is not true.
     config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     return create_model(f"{name}_options", __config__=config, **fields)

@@ -1,7 +1,8 @@
 """Independent random streams by name.
 
-Every random choice draws from the stream named after what it decides, so a choice never shifts another one. The norm's
-name is in no stream: runs of equal seed share initial conv weights and data order whatever their norm, and are paired.
+Every random choice draws from a stream of its own name, so a choice never shifts another choice.
+The norm's name is in no stream: runs of equal seed share initial conv weights and data order
+whatever their norm, and are paired.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def stream_seed(seed: int, *name: str | int) -> int:
-    """The 63-bit seed of the stream `name` (such as "init", 3 or "order", 0) under the run's `seed`."""
+    """The 63-bit seed of the stream `name`, such as ("init", 3), under the run's `seed`."""
     digest = hashlib.sha256("/".join(str(part) for part in (seed, *name)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 def stream(seed: int, *name: str | int) -> torch.Generator:
-    """A CPU generator for that stream: the same draws on every device."""
+    """A generator for the stream, on the CPU: the same draws for every device."""
     import torch
 
     return torch.Generator().manual_seed(stream_seed(seed, *name))

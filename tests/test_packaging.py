@@ -18,61 +18,41 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        str(folder),
-        str(ROOT),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]
+    subprocess.run([*command, "--outdir", str(folder), str(ROOT)], check=True, capture_output=True)
     (path,) = folder.glob("*.whl")
     return path
 
 
+@pytest.mark.slow
 def test_the_wheel_carries_every_config_and_module(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
-    configs = {
-        f"normbench/configs/{path.relative_to(config_dir())}"
-        for path in config_dir().rglob("*.yaml")
-    }
+    found = config_dir().rglob("*.yaml")
+    configs = {f"normbench/configs/{path.relative_to(config_dir())}" for path in found}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "normbench").rglob("*.py")}
     assert configs | modules <= packed
     assert "normbench/py.typed" in packed
     assert __version__ in wheel.name
 
 
+@pytest.mark.slow
 def test_configs_are_found_from_an_unpacked_wheel(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     script = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
-        "import normbench.config.compose as c; print(c.config_dir()); print(c.compose(['data=synthetic']).norm.name)"
+        "import normbench.config.compose as c\n"
+        "print(c.config_dir()); print(c.compose(['data=synthetic']).norm.name)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines() == [str(tmp_path / "site" / "normbench" / "configs"), "bn"]
+    printed = subprocess.check_output([sys.executable, "-c", script], cwd=tmp_path, text=True)
+    assert printed.splitlines() == [str(tmp_path / "site" / "normbench" / "configs"), "bn"]
 
 
 def test_the_top_level_is_what_it_is_meant_to_be() -> None:
     listed = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True)
-    if (
-        listed.returncode
-    ):  # an unpacked sdist has no index to ask, and carries what pyproject.toml lists
+    # An unpacked sdist has no index to ask, and carries the files listed in pyproject.toml.
+    if listed.returncode:
         pytest.skip("not a git checkout")
-    assert {line.split("/")[0] for line in listed.stdout.splitlines()} == {
-        *(
-            ".ci",
-            ".gitignore",
-            "ARCHITECTURE.md",
-            "CHANGELOG.md",
-            "CONTRIBUTING.md",
-            "LICENSE",
-            "Makefile",
-            "README.md",
-        ),
-        *("configs", "normbench", "pyproject.toml", "results", "scripts", "tests"),
-    }
+    files = ".gitignore ARCHITECTURE.md CHANGELOG.md CONTRIBUTING.md LICENSE Makefile README.md"
+    folders = ".ci configs docs normbench results scripts tests"
+    found = {line.split("/")[0] for line in listed.stdout.splitlines()}
+    assert found == {*files.split(), *folders.split(), "pyproject.toml"}

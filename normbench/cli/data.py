@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normbench.cli.options import Debug
+if TYPE_CHECKING:
+    from normbench.data import Dataset
 
 app = typer.Typer(help="Fetch, import and check data.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -18,9 +19,8 @@ def fetch(
     mirror: Annotated[
         list[str] | None, typer.Option(help="URL of cifar-10-python.tar.gz, tried first.")
     ] = None,
-    debug: Debug = False,
 ) -> None:
-    """Download CIFAR-10 and decode it; goes on where it was broken off."""
+    """Download CIFAR-10 and decode it; an interrupted download is resumed."""
     from normbench.config.compose import compose
     from normbench.data.cache import load
     from normbench.data.source import sources
@@ -28,22 +28,18 @@ def fetch(
 
     home = data_home(compose(flags={"system.mirrors": mirror or []}))
     dataset = load(sources.build("cifar10", home), home)
-    print(
-        f"{dataset.name}: {len(dataset.train)} + {len(dataset.test)} images; train with data=cifar10"
-    )
+    _say_decoded(dataset, "cifar10")
 
 
 @app.command("import")
-def import_(path: Path, debug: Debug = False) -> None:
-    """Decode data you have: a CIFAR-10 archive or folder, a folder of parquet files, or an image folder."""
+def import_(path: Path) -> None:
+    """Decode your data: a CIFAR-10 archive or folder, parquet files, or an image folder."""
     from normbench.config.compose import compose
     from normbench.data.importing import import_data
     from normbench.train.resolve import data_home
 
     name, dataset = import_data(path, data_home(compose()))
-    print(
-        f"{dataset.name}: {len(dataset.train)} + {len(dataset.test)} images; train with data={name}"
-    )
+    _say_decoded(dataset, name)
 
 
 @app.command("check")
@@ -59,4 +55,10 @@ def check() -> None:
         print(f"{folder.name}  {state}")
     if not found:
         print(f"nothing decoded yet in {home.cache_dir}")
-    sys.exit(1 if any(state.startswith("damaged") for _, state in found) else 0)
+    is_damaged = any(state.startswith("damaged") for _, state in found)
+    sys.exit(int(is_damaged))
+
+
+def _say_decoded(dataset: Dataset, source: str) -> None:
+    sizes = f"{len(dataset.train)} + {len(dataset.test)} images"
+    print(f"{dataset.name}: {sizes}; train with data={source}")

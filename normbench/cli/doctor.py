@@ -26,6 +26,9 @@ def _examine() -> list[tuple[str, str]]:
 
     device = resolve_device("auto")
     hardware = environment.hardware(device)
+    precision = "fp32, bf16"
+    if not has_native_bf16(device):
+        precision = f"fp32 (this {device} has no native bf16)"
     config = compose()
     home = data_home(config)
     return [
@@ -33,10 +36,7 @@ def _examine() -> list[tuple[str, str]]:
         ("torchvision works", _torchvision()),
         ("device", f"{device} ({hardware['device_name']})"),
         ("cores", f"{hardware['cores']}, torch uses {hardware['threads']} threads"),
-        (
-            "precision",
-            "fp32, bf16" if has_native_bf16(device) else f"fp32 (this {device} has no native bf16)",
-        ),
+        ("precision", precision),
         ("commit", _commit()),
         ("runs", config.system.runs_dir),
         ("cache", str(home.cache_dir)),
@@ -62,21 +62,17 @@ def _commit() -> str:
     from normbench import environment
 
     state = environment.git()
-    return (
-        f"{state['commit']}{' (changed since)' if state['dirty'] else ''}"
-        if state["commit"]
-        else "none: a package"
-    )
+    if not state["commit"]:
+        return "none: a package"
+    return f"{state['commit']} (changed since)" if state["dirty"] else str(state["commit"])
 
 
 def _torchvision() -> str:
-    """A torchvision built for another torch fails at import, and the reason is long."""
+    """Whether torchvision can be imported: a build for another torch fails, at great length."""
+    # A mismatch raises RuntimeError, ImportError or OSError, depending on the versions.
     try:
         import torchvision  # noqa: F401
-    except (
-        Exception
-    ) as error:  # it raises RuntimeError, ImportError, OSError, as the mismatch will have it
-        return (
-            f"no: {str(error).splitlines()[0]}; install torch and torchvision from the same index"
-        )
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        return f"no: {reason}; install torch and torchvision from the same index"
     return "yes"

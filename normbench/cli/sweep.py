@@ -1,4 +1,4 @@
-"""normbench sweep: many runs; and normbench demo, which is a small sweep in this process."""
+"""normbench sweep: many runs; and normbench demo: a small sweep in this process."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ if TYPE_CHECKING:
     from normbench.config.schema import RunConfig
     from normbench.sweeps.launchers import Launcher
     from normbench.sweeps.plan import Plan
-    from normbench.sweeps.sweep import Study
+    from normbench.sweeps.sweep import Sweep
 
 Restart = Annotated[bool, typer.Option("--restart", help="Train again what is done.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Go on with failed runs too.")]
+DEMO_ROUNDS = 9  # of the bench at the end of the demo
 
 
 def sweep(
     study: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A study of configs/sweep/, and key=value or key=a,b for settings and axes."
+            help="A study of configs/sweep/; key=value or key=a,b for settings and axes; "
+            "launcher.KEY=value for options of the launcher."
         ),
     ] = None,
     jobs: Annotated[
@@ -33,7 +35,6 @@ def sweep(
         typer.Option("--jobs", "-j", help="Runs at a time; else one per core, or per GPU."),
     ] = None,
     launcher: Annotated[str, typer.Option(help="inline, processes, ray, slurm")] = "processes",
-    timeout: Annotated[float | None, typer.Option(help="Seconds that one run may take.")] = None,
     retry_failed: RetryFailed = False,
     restart: Restart = False,
     dry_run: Annotated[
@@ -46,53 +47,33 @@ def sweep(
         ),
     ] = None,
     runs_dir: RunsDir = None,
-    runs_per_gpu: Annotated[
-        int | None, typer.Option(help="processes: runs that share a GPU.")
-    ] = None,
-    cpus_per_run: Annotated[int | None, typer.Option(help="ray, slurm: cores of a run.")] = None,
-    gpus_per_run: Annotated[
-        float | None, typer.Option(help="ray: GPUs of a run, as 0.25; slurm: whole.")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="ray: the cluster; auto: the one that runs here.")
-    ] = None,
-    partition: Annotated[str | None, typer.Option(help="slurm: the partition.")] = None,
-    sbatch: Annotated[
-        list[str] | None, typer.Option(help="slurm: any other of its options, as account=x.")
-    ] = None,
     debug: Debug = False,
 ) -> None:
     """Train every combination of some settings.
 
-    What is done is never done again; the same command goes on where it was broken off, and failed runs stay as rows
-    with a reason until --retry-failed.
+    Finished runs are never trained again: the same command goes on where it was broken off.
+    Failed runs stay as rows with a reason until --retry-failed.
 
     \b
     normbench sweep norm=bn,ln,in,gn batch_size=1,8,64 'seed=range(0,3)' --dry-run
-    normbench sweep batch_size epochs=1 --jobs 2
-    normbench sweep table --launcher ray --address auto --gpus-per-run 0.25
-    normbench sweep table --launcher slurm --partition cpu
+    normbench sweep batch_size epochs=1 --jobs 2 launcher.timeout=3600
+    normbench sweep table --launcher ray launcher.address=auto launcher.gpus_per_run=0.25
+    normbench sweep table --launcher slurm launcher.partition=cpu 'launcher.sbatch={account: x}'
     """
-    from normbench.sweeps.launchers import launchers
+    from normbench.sweeps.launchers import launchers, split_settings
 
-    given: dict[str, Any] = {
-        "jobs": jobs,
-        "timeout": timeout,
-        "runs_per_gpu": runs_per_gpu,
-        "cpus_per_run": cpus_per_run,
-        "gpus_per_run": gpus_per_run,
-        "address": address,
-        "partition": partition,
-        "sbatch": tuple(sbatch) if sbatch else None,
-    }
-    options = {key: value for key, value in given.items() if value is not None}
+    options, arguments = split_settings(study or [])
+    if jobs is not None:
+        if "jobs" in options:
+            raise NormbenchError("--jobs and launcher.jobs are the same option: give one of them")
+        options["jobs"] = jobs
     chosen = launchers.build(launcher, restart, options=options)
     flags = {} if runs_dir is None else {"system.runs_dir": runs_dir}
     plan, open_runs = _plan(
-        _study(study or []), flags, chosen, retry_failed=retry_failed, restart=restart
+        _sweep(arguments), flags, chosen, retry_failed=retry_failed, restart=restart
     )
     if not dry_run:
-        _carry_out(plan, open_runs, chosen, output, live=launcher != "inline")
+        _carry_out(plan, open_runs, chosen, output)
 
 
 def demo(
@@ -104,35 +85,25 @@ def demo(
     restart: Restart = False,
     debug: Debug = False,
 ) -> None:
-    """Compare four norms on built-in synthetic images: tables, figures and a report in a minute, no download."""
+    """Compare four norms on built-in images in a minute: tables, figures and a report."""
     from normbench.sweeps.launchers import launchers
 
     inline = launchers.build("inline", restart)
     flags = {"system.runs_dir": str(output / "runs")}
-    plan, open_runs = _plan(
-        _study(["demo", *(overrides or ())]),
-        flags,
-        inline,
-        retry_failed=retry_failed,
-        restart=restart,
-    )
-    _carry_out(plan, open_runs, inline, output, live=False, rounds=9)
+    chosen = _sweep(["demo", *(overrides or ())])
+    plan, open_runs = _plan(chosen, flags, inline, retry_failed=retry_failed, restart=restart)
+    _carry_out(plan, open_runs, inline, output, rounds=DEMO_ROUNDS)
 
 
 def _plan(
-    study: Study,
-    flags: dict[str, Any],
-    launcher: Launcher,
-    *,
-    retry_failed: bool = False,
-    restart: bool = False,
+    sweep: Sweep, flags: dict[str, Any], launcher: Launcher, *, retry_failed: bool, restart: bool
 ) -> tuple[Plan, list[RunConfig]]:
-    """The plan, printed, and the runs in it that are to be launched."""
+    """Prints the plan; returns the plan and its runs to launch."""
     from normbench.sweeps.estimate import Estimator
     from normbench.sweeps.plan import make_plan
     from normbench.train.resolve import Resolver
 
-    plan = make_plan(study, flags, Resolver(launcher.device))
+    plan = make_plan(sweep, flags, Resolver(launcher.device))
     open_runs = plan.open(retry_failed=retry_failed, restart=restart)
     for line in plan.describe(open_runs, Estimator(), launcher.at_once(open_runs)):
         print(line, flush=True)
@@ -145,10 +116,12 @@ def _carry_out(
     launcher: Launcher,
     output: Path | None,
     *,
-    live: bool,
     rounds: int = 0,
 ) -> None:
-    """Runs the plan, then shows how it stands; exits. rounds: of a bench of its finished runs, if any is wanted."""
+    """Runs the plan, shows table, report and summary, and exits.
+
+    rounds: of a bench of the finished runs, whose times the report shows; 0: no bench.
+    """
     from normbench.analysis.loading import benches, with_bench
     from normbench.analysis.study_files import check_folder
     from normbench.environment import command
@@ -156,8 +129,8 @@ def _carry_out(
 
     if output is not None:
         check_folder(output)
-    plan = run_plan(plan, open_runs, launcher, live=live)
-    # Drawing takes seconds to import: not before the runs.
+    plan = run_plan(plan, open_runs, launcher)
+    # After the runs: modules that draw take seconds to import.
     from normbench.analysis.report import write_report
     from normbench.analysis.tables.comparison import comparison_table
     from normbench.analysis.tables.rendering import to_markdown
@@ -181,9 +154,9 @@ def _carry_out(
     sys.exit(exit_code(plan))
 
 
-def _study(arguments: list[str]) -> Study:
-    """The study that the arguments name, with their settings on top, or the one that their settings are."""
-    from normbench.sweeps.sweep import Study, load_study
+def _sweep(arguments: list[str]) -> Sweep:
+    """Returns the named study with settings on top, or the sweep of the settings alone."""
+    from normbench.sweeps.sweep import Sweep, load_sweep
 
     names = [argument for argument in arguments if "=" not in argument]
     overrides = [argument for argument in arguments if "=" in argument]
@@ -193,4 +166,5 @@ def _study(arguments: list[str]) -> Study:
         raise NormbenchError(
             "say what to sweep: a study of configs/sweep/, or settings such as norm=bn,gn seed=0,1"
         )
-    return (load_study(names[0]) if names else Study("sweep", ())).with_overrides(overrides)
+    sweep = load_sweep(names[0]) if names else Sweep("sweep", ())
+    return sweep.with_overrides(overrides)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from normbench.cli.options import EXIT_CODES, Debug, Overrides, RunsDir, again
+from normbench.cli.options import EXIT_CODES, Overrides, RunsDir, again
 
 if TYPE_CHECKING:
     from normbench.train.run import Outcome
@@ -35,7 +35,6 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config and run id, do no more.")
     ] = False,
-    debug: Debug = False,
 ) -> None:
     """Train one network and write its losses, accuracies and times to a run directory.
 

@@ -1,7 +1,7 @@
-"""Hydra's grammar for `key=value` and for sweeps, `a,b`, `choice()`, `range()`, `glob()`, read with Hydra's own parser.
+"""Reads `key=value` and the sweeps `a,b`, `choice()`, `range()`, `glob()` with Hydra's own parser.
 
-Refused here is what Hydra takes in silence: keys added or deleted, its own settings, a key given twice, an expansion
-to nothing.
+Refuses some input Hydra takes in silence: keys added or deleted, Hydra's own settings, a key given
+twice, an expansion to nothing.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ if TYPE_CHECKING:
 def parse_assignments(
     overrides: Sequence[str], flags: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Keys and values of `overrides`, after those of `flags`. Raises NormbenchError for a key given twice."""
+    """Returns keys and values of `flags`, then of `overrides`.
+
+    Raises NormbenchError for a key given twice.
+    """
     return _once_each(overrides, map(parse_assignment, overrides), flags)
 
 
 def parse_axes(
     overrides: Sequence[str], groups: Mapping[str, Sequence[str]]
 ) -> dict[str, list[Any]]:
-    """Keys and the values each is to take, one or more. `groups` are the names that `glob()` chooses from.
+    """Returns each key with its values; `groups` are the names for `glob()` to choose from.
 
     Raises NormbenchError for a key given twice, no value at all, `shuffle()`, and `interval()`.
     """
@@ -36,7 +39,7 @@ def parse_axes(
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """The key and the one value of `key=value`."""
+    """Returns the key and the value of `key=value`. Raises NormbenchError for several values."""
     override = _parse(text)
     if override is None:
         return _plain_text(text)
@@ -46,31 +49,31 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 
 def parse_axis(text: str, groups: Mapping[str, Sequence[str]]) -> tuple[str, list[Any]]:
-    """The key of `key=a,b` and its distinct values, in the order given."""
+    """Returns the key of `key=a,b` and its distinct values, in the order given."""
     override = _parse(text)
     if override is None:
         key, value = _plain_text(text)
+        # The name of a norm or data source needs no character outside the grammar.
         if key in groups:
             raise _unreadable(text)
         return key, [value]
     key = override.key_or_group
-    values = (
-        _expand(text, override, groups)
-        if override.is_sweep_override()
-        else [_plain(override.value())]
-    )
+    if not override.is_sweep_override():
+        return key, [_plain(override.value())]
+    values = _expand(text, override, groups)
     if not values:
         raise NormbenchError(f"'{text}' expands to no value at all")
     return key, values
 
 
 def literal(value: Any) -> Any:
-    """A value in which ${...} is text and no interpolation."""
+    """Escapes ${...}, which OmegaConf would read as an interpolation."""
     return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
 def distinct(values: Iterable[Any]) -> list[Any]:
-    """The values without repetition, in their order; lists and dicts too, and 1 is not true."""
+    """Returns the values without repetition, in their order."""
+    # By repr, since lists have no hash and 1 == True == 1.0 are three values.
     return list({repr(value): value for value in values}.values())
 
 
@@ -88,28 +91,30 @@ def _once_each(
 
 
 def _parse(text: str) -> Override | None:
-    """What Hydra reads; None for what only looks like no override: its grammar has no umlauts, no '=' in a path."""
+    """Parses with Hydra; None where the grammar fails, as for an umlaut or a '=' in a path.
+
+    Raises NormbenchError for additions, deletions, Hydra's settings, packages and shuffle().
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     if re.search(r"\bshuffle\(", text):
-        raise NormbenchError(
-            f"'{text}': the order of runs changes nothing, so there is no shuffle()"
-        )
+        reason = "the order of runs changes nothing, so there is no shuffle()"
+        raise NormbenchError(f"'{text}': {reason}")
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException:
         return None
     if override.is_add() or override.is_force_add() or override.is_delete():
-        raise NormbenchError(
-            f"'{text}': keys are neither added nor deleted, only set: write key=value"
-        )
+        reason = "keys are neither added nor deleted, only set: write key=value"
+        raise NormbenchError(f"'{text}': {reason}")
     if override.key_or_group.split(".")[0].split("/")[0] == "hydra" or override.package:
         raise NormbenchError(f"'{text}': Hydra's own settings and packages have no effect here")
     return override
 
 
 def _plain_text(text: str) -> tuple[str, Any]:
+    """Takes everything after the first '=' literally. Raises NormbenchError for a broken sweep."""
     plain = re.fullmatch(r"([A-Za-z_][\w.]*)=(.+)", text)
     if plain is None or re.match(r"(choice|range|glob|interval|shuffle|sort|tag)\(", plain[2]):
         raise _unreadable(text)
@@ -126,15 +131,14 @@ def _expand(text: str, override: Override, groups: Mapping[str, Sequence[str]]) 
 
     sweep: Any = override.value()
     if isinstance(sweep, IntervalSweep):
-        raise NormbenchError(
-            f"'{text}': an interval has no end of values; list them, or use range()"
-        )
+        reason = "an interval has no end of values; list them, or use range()"
+        raise NormbenchError(f"'{text}': {reason}")
     if isinstance(sweep, Glob):
         if override.key_or_group not in groups:
             raise NormbenchError(f"'{text}': glob() chooses among {', '.join(groups)}")
         return list(sweep.filter(list(groups[override.key_or_group])))
     if isinstance(sweep, RangeSweep):
-        ends: Any = [_exact(number) for number in (sweep.start, sweep.stop, sweep.step)]
+        ends: list[Any] = [_exact(number) for number in (sweep.start, sweep.stop, sweep.step)]
         if not all(map(math.isfinite, ends)):
             raise NormbenchError(f"'{text}' has no end")
         sweep.start, sweep.stop, sweep.step = ends
@@ -148,11 +152,12 @@ def _expand(text: str, override: Override, groups: Mapping[str, Sequence[str]]) 
 
 
 def _exact(number: Any) -> Any:
-    """0.1 as it is written and not as it is stored, so that a range adds up to 0.3 and ends where it should."""
+    """The decimal number as written: a range of the stored binary numbers misses 0.3 and its end."""
     return Decimal(str(number)) if isinstance(number, float) else number
 
 
 def _plain(value: Any) -> Any:
+    """Turns Hydra's quoted strings, at any depth, into strings."""
     from hydra.core.override_parser.types import QuotedString
 
     if isinstance(value, QuotedString):

@@ -1,4 +1,4 @@
-"""Augmentation of uint8 batches on the device: a small callable that a loader applies."""
+"""Augments uint8 batches on the device; called by a loader before normalization."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ PADDING = 4
 
 
 class FlipAndCrop:
-    """Horizontal flip with probability 1/2, and a crop at a random place after 4 black pixels of padding.
+    """Flips an image with probability 1/2 and crops at a random place after 4 black pixels a side.
 
-    What happens to an image in an epoch is drawn for all images at once, from the stream ("augment", epoch), by the
-    image's index: it depends neither on the batch size nor on where in the epoch a run is taken up again.
+    Flips and shifts of an epoch are drawn for all images at once, from the stream
+    ("augment", epoch), and read by the image's index: neither the batch size nor resuming in the
+    middle of an epoch changes an image.
     """
 
     def __init__(self, num_images: int, seed: int, device: torch.device) -> None:
@@ -26,13 +27,14 @@ class FlipAndCrop:
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int) -> None:
-        """Draws this epoch's flips and shifts, into the same memory: a captured step knows them by their place."""
+        """Draws the epoch's flips and shifts into the same memory."""
         generator = stream(self.seed, "augment", epoch)
+        # A captured CUDA graph holds the addresses of both tensors, so no new ones are made.
         self.flips.copy_(torch.randint(2, (self.num_images,), generator=generator))
         self.shifts.copy_(torch.randint(2 * PADDING + 1, (2, self.num_images), generator=generator))
 
     def __call__(self, images: Tensor, indices: Tensor) -> Tensor:
-        """The augmented images, uint8 of shape (n, 3, h, w), for the images at `indices`."""
+        """Returns the augmented images, uint8 of shape (n, 3, h, w), of the samples at `indices`."""
         height, width = images.shape[-2:]
         padded = torch.nn.functional.pad(images, (PADDING,) * 4)
         down, right = self.shifts[:, indices]
@@ -40,8 +42,6 @@ class FlipAndCrop:
         columns = right[:, None] + torch.arange(width, device=self.device)
         columns = torch.where(self.flips[indices][:, None], columns.flip(1), columns)
         samples = torch.arange(len(indices), device=self.device)[:, None, None]
-        return (
-            padded[samples, :, rows[:, :, None], columns[:, None, :]]
-            .permute(0, 3, 1, 2)
-            .contiguous()
-        )
+        # The index arrays stand around the channels' slice, which puts channels last.
+        cropped = padded[samples, :, rows[:, :, None], columns[:, None, :]]
+        return cropped.permute(0, 3, 1, 2).contiguous()

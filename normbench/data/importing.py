@@ -1,4 +1,4 @@
-"""`normbench data import PATH`: recognises what is there, decodes it, and makes it what `data=NAME` means."""
+"""Recognises, decodes and remembers the data at a path, for `normbench data import PATH`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from normbench.errors import NormbenchError
 
 
 def import_data(path: Path, home: DataHome) -> tuple[str, Dataset]:
-    """The name under which `path` is now known (`data=NAME`), and the decoded data set.
+    """Decodes `path`; returns its new name (`data=NAME`) and the data set.
 
-    Raises NormbenchError where there is nothing, or nothing that a source can read.
+    Raises NormbenchError where `path` is missing or no source reads it.
     """
     name = recognise(path)
     source = sources.build(name, home, options={"root": str(path)})
     dataset = load(source, home)
-    if name != "cifar10":  # which needs no pointer: there is only one
+    # `data=cifar10` finds the decoded images by their published checksum.
+    if name != "cifar10":
         remember(name, path, source, home)
     return name, dataset
 
 
 def recognise(path: Path) -> str:
-    """The source that reads `path`: cifar10, cifar10_parquet or image_folder."""
+    """The name of the source that reads `path`: cifar10, cifar10_parquet or image_folder."""
     if not path.exists():
         raise NormbenchError(f"there is nothing at '{path}'")
     if is_cifar10(path):
@@ -34,6 +35,7 @@ def recognise(path: Path) -> str:
     if (path / "train").is_dir():
         return "image_folder"
     raise NormbenchError(
-        f"'{path}' is none of: cifar-10-python.tar.gz, cifar-10-binary.tar.gz, their folders, "
-        "a folder of train-*.parquet and test-*.parquet, a folder of train/CLASS/ and test/CLASS/ images"
+        f"'{path}' is none of: cifar-10-python.tar.gz, cifar-10-binary.tar.gz, their folders, a "
+        "folder of train-*.parquet and test-*.parquet, a folder of train/CLASS/ and test/CLASS/ "
+        "images"
     )

@@ -1,4 +1,4 @@
-"""Batches from a data set that lies on the device as uint8: one permutation an epoch, no work per image in Python."""
+"""Gives batches of a split held on the device as uint8: no Python code runs per image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Batch = dict[str, Tensor]
 
 
 class DeviceLoader:
-    """One split on the device: images are normalized by channel, (x / 255 - mean) / std."""
+    """Holds a split on the device; normalizes images by channel, (x / 255 - mean) / std."""
 
     def __init__(
         self,
@@ -27,40 +27,47 @@ class DeviceLoader:
         channels_last: bool = False,
         augment: FlipAndCrop | None = None,
     ) -> None:
-        self.tensors = {
-            name: torch.from_numpy(array).to(device) for name, array in split.arrays.items()
-        }
+        self.tensors: Batch = {}
+        for name, array in split.arrays.items():
+            self.tensors[name] = torch.from_numpy(array).to(device)
         self.num_samples = len(split)
         self.device = device
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.augment = augment
+        # One product and one sum per pixel, in place, instead of a division, a difference and a
+        # division.
         std_column = torch.tensor(std).view(1, 3, 1, 1)
+        mean_column = torch.tensor(mean).view(1, 3, 1, 1)
         self.scale = (1 / (255 * std_column)).to(device)
-        self.shift = (-torch.tensor(mean).view(1, 3, 1, 1) / std_column).to(device)
+        self.shift = (-mean_column / std_column).to(device)
 
     def __len__(self) -> int:
         return self.num_samples
 
     def shuffled(self, epoch: int, seed: int) -> Tensor:
-        """The order of this epoch's images, from the stream ("order", epoch): the same for every norm and device."""
+        """Returns the epoch's order of samples, shape (len(self),), and begins its augmentation.
+
+        Drawn from the stream ("order", epoch): equal for every norm, batch size and device.
+        """
         if self.augment is not None:
             self.augment.start_epoch(epoch)
         return torch.randperm(len(self), generator=stream(seed, "order", epoch)).to(self.device)
 
     def gather(self, indices: Tensor) -> Batch:
-        """The samples at `indices` by name; "images" are float32 of shape (n, 3, h, w), normalized."""
+        """Returns the samples at `indices` by name; "images" as float32 (n, 3, h, w), normalized."""
         batch = {name: tensor[indices] for name, tensor in self.tensors.items()}
         if "images" in batch:
             batch["images"] = self._normalized(batch["images"], indices)
         return batch
 
     def _normalized(self, images: Tensor, indices: Tensor) -> Tensor:
+        # Cropping bytes moves a quarter of what cropping floats would.
         if self.augment is not None:
             images = self.augment(images, indices)
         floats = images.to(torch.float32, memory_format=self.memory_format)
         return floats.mul_(self.scale).add_(self.shift)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """Every sample once, in order, for evaluation."""
+        """Gives every sample once, in order, in batches of `batch_size` and a shorter last."""
         for indices in torch.arange(len(self), device=self.device).split(batch_size):
             yield self.gather(indices)

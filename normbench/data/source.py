@@ -1,7 +1,6 @@
-"""What a data source is: its identity without reading the pixels, and how to decode them.
+"""Defines the nouns of data: Source (promised), Dataset (decoded), Split (one side of a Dataset).
 
-The names here are all the rest of the program knows of data: `Source` (promised), `Dataset` (decoded), `Split` (half
-of it). Each source is a registered function `(home, *, options) -> Source` in a file of its own.
+Each source is a registered function `(home, *, options) -> Source` in a file of `formats/`.
 """
 
 from __future__ import annotations
@@ -17,16 +16,18 @@ from pydantic import Field
 
 from normbench.registry import Registry
 
-Root = Annotated[str, Field(min_length=1)] | None  # the folder a source reads, as its option
+# The option `data.root`: a folder or file of the user's.
+Root = Annotated[str, Field(min_length=1)] | None
 
 
+# eq=False: comparing arrays by == gives an array, and a Split is passed on, never compared.
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Named arrays of one length n, such as those of a classification.
+    """Holds named arrays of one length n, one row for each sample.
 
-    images: uint8 of shape (n, 3, height, width), which a loader normalizes; labels: int64 of shape
-    (n,), which balance a subset. Arrays of any other name pass through loader, subset and cache.
-    Raises ValueError for no array, or for arrays of several lengths.
+    images: uint8 of shape (n, 3, height, width), normalized by a loader; labels: int64 of shape
+    (n,), read where a subset is balanced. Arrays of further names pass through cache and loader.
+    Raises ValueError for no array and for arrays of several lengths.
     """
 
     arrays: Mapping[str, NDArray[Any]]
@@ -38,7 +39,7 @@ class Split:
 
     @classmethod
     def of(cls, **arrays: NDArray[Any]) -> Split:
-        """`Split.of(images=images, labels=labels)`."""
+        """Makes a split from keywords: `Split.of(images=images, labels=labels)`."""
         return cls(arrays)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
@@ -48,13 +49,13 @@ class Split:
         return len(next(iter(self.arrays.values())))
 
     def take(self, indices: NDArray[np.int64]) -> Split:
-        """The samples at `indices`, of every array."""
+        """Returns a split of the samples at `indices`, in the order of `indices`."""
         return Split({name: array[indices] for name, array in self.arrays.items()})
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A decoded data set under its data name; `content` identifies its bytes wherever they came from."""
+    """Holds a decoded data set under its data name; `content` is the hash of its bytes."""
 
     name: str
     content: str
@@ -65,10 +66,11 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that can be decoded.
+    """Describes a data set before any pixel is read.
 
-    name: data name for tables and captions (`cifar10-jpeg`); content: hash of what will be decoded, part of a run's
-    id; image_shape: (3, height, width); decode: reads and checks everything, returns it in memory.
+    name: data name in tables and captions (`cifar10-jpeg`); content: hash of the data to decode,
+    part of a run's id; image_shape: (3, height, width); decode: reads and checks every sample,
+    returns train and test.
     """
 
     name: str
@@ -82,7 +84,7 @@ class Source:
 
 @dataclass(frozen=True)
 class DataHome:
-    """Where data lives on this machine and how it may be fetched: never changes a number."""
+    """Says where data lie on a machine and how to fetch data; changes no number of a run."""
 
     cache_dir: Path
     mirrors: tuple[str, ...] = ()

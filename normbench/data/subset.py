@@ -1,4 +1,7 @@
-"""Choosing images: balanced subsets and a held-out part, from seeded streams."""
+"""Chooses samples from seeded streams: balanced subsets and a held-out part.
+
+A split without "labels" counts as a single class, so its samples are chosen uniformly.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +18,27 @@ from normbench.seeds import stream
 
 
 def limit(dataset: Dataset, num_train: int | None, num_test: int | None, seed: int) -> Dataset:
-    """The data set with at most so many images a side, classes balanced."""
-    return replace(
-        dataset,
-        train=_limit(dataset.train, "train", num_train, seed),
-        test=_limit(dataset.test, "test", num_test, seed),
-    )
+    """Returns the data set with at most `num_train` and `num_test` samples, classes balanced.
+
+    Raises NormbenchError where a class has too few samples.
+    """
+    train = _limit(dataset.train, "train", num_train, seed)
+    test = _limit(dataset.test, "test", num_test, seed)
+    return replace(dataset, train=train, test=test)
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """The split in two, the second with `fraction` of every class. Raises NormbenchError if a part would be empty."""
+    """Cuts the split in two, the second with `fraction` of every class.
+
+    Raises NormbenchError where a part would be empty.
+    """
     classes = _classes(split)
     quotas = [round(fraction * size) for size in np.bincount(classes)]
     held = _choose(classes, quotas, stream(seed, "val"))
     rest = np.setdiff1d(np.arange(len(split)), held)
     if not len(held) or not len(rest):
-        raise NormbenchError(
-            f"data.val_fraction={fraction} leaves {len(rest)} images to train and {len(held)} to validate"
-        )
+        left = f"{len(rest)} images to train and {len(held)} to validate"
+        raise NormbenchError(f"data.val_fraction={fraction} leaves {left}")
     return split.take(rest), split.take(held)
 
 
@@ -41,17 +47,22 @@ def _limit(split: Split, side: str, count: int | None, seed: int) -> Split:
         return split
     classes = _classes(split)
     sizes = np.bincount(classes)
-    quotas = [count // len(sizes) + (label < count % len(sizes)) for label in range(len(sizes))]
-    if short := [label for label, quota in enumerate(quotas) if quota > sizes[label]]:
-        needed, there = quotas[short[0]], sizes[short[0]]
-        raise NormbenchError(
-            f"data.limit_{side}={count} takes {needed} images of each class, class {short[0]} has {there}"
-        )
+    each, remainder = divmod(count, len(sizes))
+    quotas = []
+    for label, size in enumerate(sizes):
+        # The first classes take what does not divide evenly.
+        quota = each + (label < remainder)
+        if quota > size:
+            raise NormbenchError(
+                f"data.limit_{side}={count} takes {quota} images of each class, "
+                f"class {label} has {size}"
+            )
+        quotas.append(quota)
     return split.take(_choose(classes, quotas, stream(seed, "limit", side)))
 
 
 def _classes(split: Split) -> NDArray[np.int64]:
-    """The class of each sample, shape (n,); one and the same where a split has no labels."""
+    """The class of each sample, shape (n,)."""
     return split.arrays.get("labels", np.zeros(len(split), np.int64))
 
 
@@ -62,5 +73,6 @@ def _choose(
     chosen = []
     for label, quota in enumerate(quotas):
         members = np.flatnonzero(classes == label)
-        chosen.append(members[torch.randperm(len(members), generator=generator).numpy()[:quota]])
+        order = torch.randperm(len(members), generator=generator).numpy()
+        chosen.append(members[order[:quota]])
     return np.sort(np.concatenate(chosen))

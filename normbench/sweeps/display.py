@@ -1,10 +1,10 @@
-"""What a person sees of a sweep: a line per finished run, and on a terminal a bar per active run and one for all."""
+"""The display of a sweep: a line per finished run, and on a terminal a bar per active run."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -13,125 +13,124 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError
-from normbench.runs.rundir import RunDir, read_position, read_status
+from normbench.runs.files import read_run
+from normbench.runs.rundir import read_position
 from normbench.sweeps.estimate import Estimator, duration
+
+Steps = Mapping[str, int]  # number of steps of each run, by its id
 
 
 class Display:
-    """Plain lines on standard output: one per finished run, fit for a pipe and a log."""
+    """Plain lines on standard output, one per finished run, fit for a pipe and a log."""
 
-    def __init__(self, steps: Mapping[str, int], estimator: Estimator, jobs: int) -> None:
+    def __init__(self, open_runs: Sequence[RunConfig], steps: Steps, jobs: int) -> None:
+        self.open_runs = open_runs
+        self.left = {config.run_id: config for config in open_runs}
         self.steps = steps
-        self.estimator = estimator
+        self.estimator = Estimator()
         self.jobs = jobs
-        self.ended = 0
         self._started: dict[str, float] = {}
 
+    @property
+    def ended(self) -> int:
+        """The number of runs that have ended."""
+        return len(self.open_runs) - len(self.left)
+
     def run_started(self, config: RunConfig) -> None:
-        """To be called when a run starts."""
+        """Notes the time of the run's start."""
         self._started[config.run_id] = time.monotonic()
 
     def run_ended(self, config: RunConfig) -> None:
-        """To be called when a run has ended."""
-        self.ended += 1
+        """Prints the line of the run."""
+        del self.left[config.run_id]
         self.estimator.learn(config)
         seconds = time.monotonic() - self._started.pop(config.run_id)
-        width = len(str(len(self.steps)))
-        self.say(
-            f"[{self.ended:{width}}/{len(self.steps)}] {_outcome(config)}  {duration(seconds)}"
-        )
+        total = len(self.open_runs)
+        number = f"{self.ended:{len(str(total))}}"
+        self.say(f"[{number}/{total}] {_outcome(config)}  {duration(seconds)}")
 
     def say(self, line: str) -> None:
-        """One line on standard output, at once."""
+        """Prints a line on standard output, at once."""
         print(line, flush=True)
 
 
 class LiveDisplay(Display):
-    """The same lines above bars that follow the rows which the active runs write."""
+    """The lines of Display above bars that follow the files of the active runs."""
 
-    def __init__(
-        self,
-        steps: Mapping[str, int],
-        estimator: Estimator,
-        jobs: int,
-        open_runs: Sequence[RunConfig],
-    ) -> None:
-        super().__init__(steps, estimator, jobs)
-        self._open_runs = open_runs
-        self._left = {config.run_id: config for config in open_runs}
+    def __init__(self, open_runs: Sequence[RunConfig], steps: Steps, jobs: int) -> None:
+        super().__init__(open_runs, steps, jobs)
         self._bars: dict[str, TaskID] = {}
-        columns = (
+        self.progress = _Followed(
+            self._follow,
             TextColumn("{task.description}"),
             BarColumn(24),
             TextColumn("{task.fields[note]}"),
-        )
-        self.progress = _Followed(
-            self._follow,
-            *columns,
             console=Console(stderr=True),
             refresh_per_second=2,
-            redirect_stdout=sys.stdout.isatty(),  # else what goes into a pipe would be drawn on the terminal
+            # Otherwise lines meant for a pipe would be drawn on the terminal.
+            redirect_stdout=sys.stdout.isatty(),
         )
-        self._total = self.progress.add_task("all runs", total=len(steps), note="")
+        self._all = self.progress.add_task("all runs", total=len(self.open_runs), note="")
 
     def run_started(self, config: RunConfig) -> None:
         """Adds the run's bar."""
         super().run_started(config)
-        self._bars[config.run_id] = self.progress.add_task(
-            config.run_id, total=self.steps[config.run_id], note=""
-        )
+        total = self.steps[config.run_id]
+        self._bars[config.run_id] = self.progress.add_task(config.run_id, total=total, note="")
 
     def run_ended(self, config: RunConfig) -> None:
-        """Takes the run's bar away and prints its line."""
-        self._left.pop(config.run_id, None)
+        """Removes the run's bar and prints its line."""
         self.progress.remove_task(self._bars.pop(config.run_id))
         super().run_ended(config)
 
     def say(self, line: str) -> None:
-        """One line above the bars."""
+        """Prints a line above the bars."""
         if sys.stdout.isatty():
             self.progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
         else:
-            print(line, flush=True)
+            super().say(line)
 
     def _follow(self) -> None:
+        """Moves the bars. Called by the drawing thread, while runs start and end in another."""
+        positions = {}
         for run_id, bar in list(self._bars.items()):
-            done, steps = self._position(run_id), self.steps[run_id]
-            with suppress(KeyError):  # it has ended meanwhile
-                self.progress.update(bar, completed=done, note=f"step {done}/{steps}")
-        left = self._seconds_left()
-        note = f"{self.ended}/{len(self.steps)}" + (
-            f", about {duration(left)} left" if left is not None else ""
-        )
-        self.progress.update(self._total, completed=self.ended, note=note)
+            positions[run_id] = self._position(run_id)
+            note = f"step {positions[run_id]}/{self.steps[run_id]}"
+            with suppress(KeyError):  # the run has ended meanwhile
+                self.progress.update(bar, completed=positions[run_id], note=note)
+        note = f"{self.ended}/{len(self.open_runs)}"
+        seconds = self._seconds_left(positions)
+        if seconds is not None:
+            note += f", about {duration(seconds)} left"
+        self.progress.update(self._all, completed=self.ended, note=note)
 
     def _position(self, run_id: str) -> int:
         try:
-            return read_position(self._left[run_id].run_path)
+            return read_position(self.left[run_id].run_path)
         except (NormbenchError, OSError, KeyError, ValueError):
-            return 0  # not a row yet
+            return 0  # no row yet, a damaged file, or a run that has ended meanwhile
 
-    def _seconds_left(self) -> float | None:
-        """What the runs that are left will take at this many a time; kinds not known yet count as the others' mean."""
-        estimates = {config.run_id: self.estimator.seconds(config) for config in self._open_runs}
+    def _seconds_left(self, positions: Mapping[str, int]) -> float | None:
+        """Estimates the time of the runs left; None before any run of the sweep's kinds is done.
+
+        A kind without a finished run counts as the mean of the known kinds.
+        """
+        estimates = {config.run_id: self.estimator.seconds(config) for config in self.open_runs}
         known = [seconds for seconds in estimates.values() if seconds is not None]
         if not known:
             return None
         mean = sum(known) / len(known)
-        parts = {
-            run_id: 1 - self._position(run_id) / max(1, self.steps[run_id])
-            for run_id in list(self._bars)
-        }
-        return (
-            sum((estimates[name] or mean) * parts.get(name, 1.0) for name in list(self._left))
-            / self.jobs
-        )
+        total = 0.0
+        for run_id in list(self.left):
+            done = positions.get(run_id, 0) / max(1, self.steps[run_id])
+            total += (estimates[run_id] or mean) * (1 - done)
+        return total / self.jobs
 
 
 class _Followed(Progress):
-    """Bars that look where the runs are each time they are drawn."""
+    """Bars that call `follow` before each drawing."""
 
-    def __init__(self, follow: Any, *columns: Any, **options: Any) -> None:
+    def __init__(self, follow: Callable[[], None], *columns: Any, **options: Any) -> None:
         self._follow = follow
         super().__init__(*columns, **options)
 
@@ -142,38 +141,24 @@ class _Followed(Progress):
 
 
 @contextmanager
-def open_display(
-    steps: Mapping[str, int],
-    estimator: Estimator,
-    jobs: int,
-    open_runs: Sequence[RunConfig],
-    *,
-    live: bool,
-) -> Iterator[Display]:
-    """The display for runs of so many `steps`: with bars if `live`, where standard error is a terminal."""
-    if not (live and sys.stderr.isatty()):
-        yield Display(steps, estimator, jobs)
+def open_display(open_runs: Sequence[RunConfig], steps: Steps, jobs: int) -> Iterator[Display]:
+    """Yields the display of `open_runs`, `jobs` at a time; on a terminal with bars."""
+    if not sys.stderr.isatty():
+        yield Display(open_runs, steps, jobs)
         return
-    display = LiveDisplay(steps, estimator, jobs, open_runs)
+    display = LiveDisplay(open_runs, steps, jobs)
     with display.progress:
         yield display
 
 
 def _outcome(config: RunConfig) -> str:
-    """How the run ended, in a few words."""
-    try:
-        status = read_status(config.run_path)
-        metrics = RunDir(config.run_path).last_metrics()
-    except NormbenchError as error:
-        return f"damaged   {config.run_id}  {error}"
-    state = status.get("state", "stopped")
-    if not status:
-        return f"{state:9} {config.run_id}  before it had begun"
-    if state == "done" and "test_accuracy" not in metrics:
-        return f"damaged   {config.run_id}  metrics.csv has no test accuracy"
-    result = (
-        f"test accuracy {metrics['test_accuracy']:.4f}"
-        if state == "done"
-        else f"{status.get('reason')}"
-    )
+    """Returns state, id and result of a run that has ended."""
+    files = read_run(config.run_path)
+    state = files.status.get("state", "stopped")
+    result = files.status.get("reason") or "before it had begun"
+    if files.damaged and (files.status or "status.json" in files.damaged):
+        state = "damaged"
+        result = "; ".join(f"{name} {damage}" for name, damage in files.damaged.items())
+    elif state == "done":
+        result = f"test accuracy {files.metrics['test_accuracy'][-1]:.4f}"
     return f"{state:9} {config.run_id}  {result}"

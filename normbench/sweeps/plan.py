@@ -1,4 +1,4 @@
-"""A study before anything runs: which runs it comes to, how each of them stands, and what cannot work and why."""
+"""The plan of a sweep: its distinct runs, their states on disk, and refusals, before any work."""
 
 from __future__ import annotations
 
@@ -13,16 +13,27 @@ from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, Unsupported
 from normbench.runs.rundir import RunDir, run_state
 from normbench.sweeps.estimate import Estimator, duration
-from normbench.sweeps.sweep import Study
+from normbench.sweeps.sweep import Sweep
 from normbench.train.engine import count_steps
 from normbench.train.resolve import Resolver, count_train
 
-RESUMABLE = ("interrupted", "killed")
+UNFINISHED = ("new", "interrupted", "killed")
+# Words for the states of runs, in the order of the plan's first line.
+WORDS = (
+    "done",
+    "diverged",
+    "failed",
+    "damaged",
+    "running elsewhere",
+    "resumable",
+    "to do",
+    "refused",
+)
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of the plan. state: refused, or as `rundir.run_state` has it; num_steps: in all, if it can run."""
+    """A run of the plan. state: `refused`, or a state of `rundir.run_state`; num_steps: in all."""
 
     config: RunConfig
     state: str
@@ -32,7 +43,11 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """The distinct runs of a study in its order; how many combinations repeated one; what the study leaves out."""
+    """The distinct runs of a sweep, in its order.
+
+    duplicates: number of combinations equal to an earlier run; excluded: number of combinations
+    that the sweep leaves out, by reason.
+    """
 
     name: str
     runs: tuple[PlannedRun, ...]
@@ -40,26 +55,34 @@ class Plan:
     excluded: Mapping[str, int]
 
     def open(self, *, retry_failed: bool = False, restart: bool = False) -> list[RunConfig]:
-        """What there is to run: all but what is over, running elsewhere, refused, and, unless retried, failed."""
-        states = {"new", *RESUMABLE} | ({"failed"} if retry_failed else set())
-        states |= {"done", "diverged", "failed", "damaged"} if restart else set()
+        """Returns the runs to launch: by default those neither over, failed, refused nor held.
+
+        A damaged run is launched by `restart` only; a run that another process trains, never.
+        """
+        states = set(UNFINISHED)
+        if retry_failed or restart:
+            states.add("failed")
+        if restart:
+            states |= {"done", "diverged", "damaged"}
         return [run.config for run in self.runs if run.state in states]
 
     def describe(
         self, open_runs: Sequence[RunConfig], estimator: Estimator, jobs: int
     ) -> Iterator[str]:
-        """The plan in a few lines: the number of runs, how they stand, refusals with their reasons, the time.
+        """Yields the plan in a few lines: numbers of runs by state, refusals with reasons, time.
 
-        open_runs: what `open` gave, that is, what would run; jobs: how many of them at a time.
+        open_runs: result of `open`; jobs: number of runs at a time.
         """
-        told = f"; {len(open_runs)} will run" if len(open_runs) != len(self.open()) else ""
-        yield f"{self.name}: {_counted(len(self.runs), 'run')}: {self._standing()}{told}"
-        for reason, number in Counter(
-            run.reason for run in self.runs if run.state == "refused"
-        ).items():
-            yield f"  refused: {reason}" + (f" ({number} runs)" if number > 1 else "")
-        for reason, number in self.excluded.items():
-            yield f"  left out by the study: {_counted(number, 'combination')}: {reason}"
+        first = f"{self.name}: {_counted(len(self.runs), 'run')}: {self._standing()}"
+        if len(open_runs) != len(self.open()):
+            first += f"; {len(open_runs)} will run"
+        yield first
+        refusals = Counter(run.reason for run in self.runs if run.state == "refused")
+        for reason, number in refusals.items():
+            more = f" ({number} runs)" if number > 1 else ""
+            yield f"  refused: {reason}{more}"
+        for excluded, number in self.excluded.items():
+            yield f"  left out by the study: {_counted(number, 'combination')}: {excluded}"
         if self.duplicates:
             yield f"  {_counted(self.duplicates, 'combination')} left out that would repeat a run"
         to_run = {config.run_id for config in open_runs}
@@ -70,44 +93,34 @@ class Plan:
 
     def _standing(self) -> str:
         counts = Counter(_word(run) for run in self.runs)
-        names = (
-            "done",
-            "diverged",
-            "failed",
-            "damaged",
-            "running elsewhere",
-            "resumable",
-            "to do",
-            "refused",
-        )
-        return ", ".join(
-            f"{counts[name]} {name}" for name in names if counts[name] or name in ("done", "to do")
-        )
+        shown = [word for word in WORDS if counts[word] or word in ("done", "to do")]
+        return ", ".join(f"{counts[word]} {word}" for word in shown)
 
 
 def make_plan(
-    study: Study, flags: Mapping[str, Any] | None = None, resolver: Resolver | None = None
+    sweep: Sweep, flags: Mapping[str, Any] | None = None, resolver: Resolver | None = None
 ) -> Plan:
-    """The plan of a study; `flags` ({"system.runs_dir": "runs"}) go on top of it.
+    """Plans a sweep; `flags` ({"system.runs_dir": "runs"}) override its settings.
 
-    Raises NormbenchError for whatever is spelled wrong, and where not one run can work.
+    Raises NormbenchError for misspelled settings, and for a sweep without a single possible run.
     """
     resolver = resolver or Resolver()
     on_top = {key: literal(value) for key, value in (flags or {}).items()}
     runs: dict[str, PlannedRun] = {}
     excluded: Counter[str] = Counter()
     number = 0
-    for point, left_out in study.points():
+    for settings, left_out in sweep.points():
         if left_out:
             excluded[left_out] += 1
             continue
-        run = _planned(from_settings({**point, **on_top}), resolver)
+        run = _planned(from_settings(settings | on_top), resolver)
         runs.setdefault(run.config.run_id, run)
         number += 1
-    plan = Plan(study.name, tuple(runs.values()), number - len(runs), excluded)
+    plan = Plan(sweep.name, tuple(runs.values()), number - len(runs), excluded)
     if all(run.state == "refused" for run in plan.runs):
-        first = next((run.reason for run in plan.runs), "the study leaves out every combination")
-        raise NormbenchError(f"nothing to run: {first}")
+        reasons = (run.reason for run in plan.runs)
+        reason = next(reasons, "the study leaves out every combination")
+        raise NormbenchError(f"nothing to run: {reason}")
     return plan
 
 
@@ -124,25 +137,25 @@ def _planned(config: RunConfig, resolver: Resolver) -> PlannedRun:
 
 
 def _word(run: PlannedRun) -> str:
-    """A run's state as the plan counts it."""
-    if run.state in RESUMABLE and RunDir(run.config.run_path).has_checkpoint:
-        return "resumable"
-    return {
-        "new": "to do",
-        "interrupted": "to do",
-        "killed": "to do",
-        "running": "running elsewhere",
-    }.get(run.state, run.state)
+    if run.state == "running":
+        return "running elsewhere"
+    if run.state not in UNFINISHED:
+        return run.state
+    return "resumable" if RunDir(run.config.run_path).has_checkpoint else "to do"
 
 
 def _time_needed(configs: Sequence[RunConfig], estimator: Estimator, jobs: int) -> str:
-    known = [seconds for config in configs if (seconds := estimator.seconds(config)) is not None]
+    estimates = [estimator.seconds(config) for config in configs]
+    known = [seconds for seconds in estimates if seconds is not None]
     if not known:
         return "  time: not known yet, no run of these kinds has finished"
+    line = f"  time: about {duration(sum(known) / jobs)} for {_counted(len(known), 'run')}"
+    if jobs > 1:
+        line += f", {jobs} at a time"
     rest = len(configs) - len(known)
-    unknown = f", and {_counted(rest, 'run')} of kinds of which none has finished" if rest else ""
-    at_once = f", {jobs} at a time" if jobs > 1 else ""
-    return f"  time: about {duration(sum(known) / jobs)} for {_counted(len(known), 'run')}{at_once}{unknown}"
+    if rest:
+        line += f", and {_counted(rest, 'run')} of kinds of which none has finished"
+    return line
 
 
 def _counted(number: int, noun: str) -> str:

@@ -1,6 +1,7 @@
-"""A study: axes whose combinations are runs, settings that all of them share, and combinations left out with a reason.
+"""A sweep: axes whose combinations are runs, settings of all runs, and excluded combinations.
 
-It comes from configs/sweep/NAME.yaml, from the command line (`norm=bn,gn seed=range(0,3)`), or from both.
+A sweep comes from configs/sweep/NAME.yaml (the user's word is "study"), from the command line
+(`norm=bn,gn seed=range(0,3)`), or from both.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from normbench.errors import NormbenchError, unknown
 
 @dataclass(frozen=True)
 class Axis:
-    """Keys that vary together, mostly one, and the values they take at each of the axis' points."""
+    """Keys that vary together, mostly a single key, and their values at each point of the axis."""
 
     keys: tuple[str, ...]
     points: tuple[tuple[Any, ...], ...]
@@ -28,18 +29,18 @@ class Axis:
 
 @dataclass(frozen=True)
 class Exclusion:
-    """Combinations that are left out: those where every key of `when` has one of its values."""
+    """Combinations left out: every key of `when` has a value from its list."""
 
     when: Mapping[str, Sequence[Any]]
     reason: str
 
     def covers(self, settings: Mapping[str, Any]) -> bool:
-        """Whether a run with these settings is left out."""
+        """Tells whether a run with these settings is left out."""
         return all(settings.get(key) in values for key, values in self.when.items())
 
 
 @dataclass(frozen=True)
-class Study:
+class Sweep:
     """Axes, shared settings and exclusions under a name."""
 
     name: str
@@ -48,20 +49,18 @@ class Study:
     exclusions: tuple[Exclusion, ...] = ()
 
     def points(self) -> Iterator[tuple[dict[str, Any], str | None]]:
-        """The settings of every combination, and the reason why it is left out, if it is."""
+        """Yields the settings of every combination, and the reason for leaving it out or None."""
         for combination in itertools.product(*(axis.points for axis in self.axes)):
             settings = dict(self.fixed)
             for axis, values in zip(self.axes, combination, strict=True):
                 settings |= zip(axis.keys, values, strict=True)
-            yield (
-                settings,
-                next((one.reason for one in self.exclusions if one.covers(settings)), None),
-            )
+            reasons = (entry.reason for entry in self.exclusions if entry.covers(settings))
+            yield settings, next(reasons, None)
 
-    def with_overrides(self, overrides: Sequence[str]) -> Study:
-        """The study with `key=value` and `key=a,b` on top: each takes the place of the axis or setting of its key.
+    def with_overrides(self, overrides: Sequence[str]) -> Sweep:
+        """Returns the sweep with `key=value` and `key=a,b` in place of its values for these keys.
 
-        Raises NormbenchError for a part of a joint axis, whose other part would then mean nothing.
+        Raises NormbenchError for part of a joint axis: the rest of the axis would mean nothing.
         """
         given = parse_axes(overrides, groups())
         for key, values in given.items():
@@ -69,24 +68,22 @@ class Study:
                 raise NormbenchError(
                     f"'{key}' cannot be an axis: it is no part of what makes a run another run"
                 )
-        axes = tuple(kept for axis in self.axes if (kept := _overridden(axis, given)) is not None)
-        placed = {axis.keys[0] for axis in axes if axis.keys[0] in given}
-        new = [
-            Axis((key,), tuple((value,) for value in given[key]))
-            for key in given
-            if key not in placed
-        ]
+        kept = [_overridden(axis, given) for axis in self.axes]
+        axes = [axis for axis in kept if axis is not None]
+        placed = {axis.keys[0] for axis in axes}
+        axes += [_single(key, values) for key, values in given.items() if key not in placed]
         fixed = {key: value for key, value in self.fixed.items() if key not in given}
-        return replace(self, axes=(*axes, *new), fixed=fixed)
+        return replace(self, axes=tuple(axes), fixed=fixed)
 
 
-def load_study(name: str) -> Study:
-    """The study in configs/sweep/`name`.yaml. Raises NormbenchError for an unknown name or a file that is not one."""
+def load_sweep(name: str) -> Sweep:
+    """Reads configs/sweep/`name`.yaml. Raises NormbenchError for an unknown or malformed study."""
     folder = config_dir() / "sweep"
-    if name not in (names := [path.stem for path in folder.glob("*.yaml")]):
+    names = [path.stem for path in folder.glob("*.yaml")]
+    if name not in names:
         raise unknown("study", name, names)
     try:
-        return _read_study(name, yaml.safe_load((folder / f"{name}.yaml").read_text()))
+        return _read_sweep(name, yaml.safe_load((folder / f"{name}.yaml").read_text()))
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise NormbenchError(
@@ -94,50 +91,60 @@ def load_study(name: str) -> Study:
         ) from None
 
 
-def _read_study(name: str, content: dict[str, Any]) -> Study:
-    if extra := content.keys() - {"axes", "fixed", "exclude"}:
+def _read_sweep(name: str, content: dict[str, Any]) -> Sweep:
+    extra = content.keys() - {"axes", "fixed", "exclude"}
+    if extra:
         raise ValueError(f"'{min(extra)}' is none of axes, fixed, exclude")
     axes = tuple(_read_axis(keys, values) for keys, values in content["axes"].items())
     fixed = dict(content.get("fixed") or {})
-    keys = Counter([*fixed, *(key for axis in axes for key in axis.keys)])
-    if system := [key for axis in axes for key in axis.keys if key.startswith("system.")]:
-        raise ValueError(f"'{system[0]}' cannot be an axis")
-    if repeated := [key for key, number in keys.items() if number > 1]:
-        raise ValueError(f"'{repeated[0]}' is there twice")
+    keys = Counter(fixed.keys())
+    for axis in axes:
+        keys.update(axis.keys)
+        for key in axis.keys:
+            if key.startswith("system."):
+                raise ValueError(f"'{key}' cannot be an axis")
+    for key, number in keys.items():
+        if number > 1:
+            raise ValueError(f"'{key}' is there twice")
     exclusions = tuple(_read_exclusion(entry, set(keys)) for entry in content.get("exclude") or ())
-    return Study(name, axes, fixed, exclusions)
+    return Sweep(name, axes, fixed, exclusions)
 
 
 def _read_axis(keys: str, values: Any) -> Axis:
-    """`seed: [0, 1]`, `seed: range(0,3)`, or several keys at once: `norm, norm.num_groups: [[gn, 4], [gn, 32]]`."""
+    """Reads `seed: [0, 1]`, `seed: range(0,3)`, or jointly `norm, norm.num_groups: [[gn, 4]]`."""
     names = tuple(key.strip() for key in keys.split(","))
     if isinstance(values, str):
-        values = parse_axis(f"{keys}={values}", groups())[1]
-    points = tuple((value,) if len(names) == 1 else tuple(value) for value in distinct(values))
+        _, values = parse_axis(f"{keys}={values}", groups())
+    points = distinct(values)
+    if len(names) == 1:
+        points = [[value] for value in points]
     if not points or any(len(point) != len(names) for point in points):
-        raise ValueError(
-            f"axis '{keys}' needs points of {len(names)} value{'s' * (len(names) > 1)} each"
-        )
-    return Axis(names, points)
+        noun = "value" if len(names) == 1 else "values"
+        raise ValueError(f"axis '{keys}' needs points of {len(names)} {noun} each")
+    return Axis(names, tuple(tuple(point) for point in points))
 
 
 def _read_exclusion(entry: dict[str, Any], known: set[str]) -> Exclusion:
-    if strange := entry["when"].keys() - known:
+    strange = entry["when"].keys() - known
+    if strange:
         raise ValueError(f"exclude: '{min(strange)}' is no axis and not fixed")
-    when = {
-        key: values if isinstance(values, list) else [values]
-        for key, values in entry["when"].items()
-    }
+    when = {}
+    for key, values in entry["when"].items():
+        when[key] = values if isinstance(values, list) else [values]
     return Exclusion(when, str(entry["reason"]))
 
 
+def _single(key: str, values: Sequence[Any]) -> Axis:
+    return Axis((key,), tuple((value,) for value in values))
+
+
 def _overridden(axis: Axis, given: Mapping[str, Sequence[Any]]) -> Axis | None:
-    """The axis with the values given for it; None where a joint axis is replaced as a whole."""
+    """Returns the axis with the values given for its key; None for a joint axis replaced whole."""
     replaced = [key for key in axis.keys if key in given]
     if not replaced:
         return axis
     if len(axis.keys) == 1:
-        return Axis(axis.keys, tuple((value,) for value in given[axis.keys[0]]))
+        return _single(replaced[0], given[replaced[0]])
     if len(replaced) < len(axis.keys):
         joint = ", ".join(axis.keys)
         raise NormbenchError(

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question the training loop asks between two steps."""
+"""Ctrl-C and SIGTERM as a question that the training loop asks between two steps."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from types import FrameType
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether somebody asked to stop; a second signal acts as it did before.
+    """Yields a function that says whether a stop was asked for.
 
-    Only the main thread can listen to signals: in another one nobody is heard, and the answer is always no.
+    A second signal of a kind acts as before. Outside the main thread the answer is always no:
+    Python delivers signals to the main thread alone.
     """
     heard: list[int] = []
-    before: dict[signal.Signals, object] = {}
+    before: dict[int, object] = {}
 
     def hear(number: int, frame: FrameType | None) -> None:
         heard.append(number)
-        signal.signal(number, before[signal.Signals(number)])  # type: ignore[arg-type]
+        signal.signal(number, before[number])  # type: ignore[arg-type]
 
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, hear)
+        for stopping in (signal.SIGINT, signal.SIGTERM):
+            before[stopping] = signal.signal(stopping, hear)
     try:
         yield lambda: bool(heard)
     finally:

@@ -273,9 +273,7 @@ def test_the_format_is_that_of_the_file_and_its_folder_is_made(
     assert (tmp_path / name).read_bytes().startswith(beginning)
 
 
-def test_smoothing_changes_the_figure_of_losses(
-    normbench: Run, tmp_path: Path, sweep: str
-) -> None:
+def test_smoothing_changes_the_figure_of_losses(normbench: Run, tmp_path: Path, sweep: str) -> None:
     one_size = [sweep, "--where", "batch_size=64"]
     for name, smooth in {"raw": "1", "smooth": "3", "again": "3"}.items():
         assert normbench("plot", "loss", *one_size, "--smooth", smooth, "-o", f"{name}.svg")[0] == 0

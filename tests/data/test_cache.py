@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from normbench.data import cache
 from normbench.data.source import DataHome, Dataset, Source, Split, sources
 from normbench.errors import NormbenchError
 
+CLASSES, SHAPE = ("a", "b"), (3, 4, 5)
+
 
 @pytest.fixture
 def home(cache_dir: Path) -> DataHome:
@@ -26,31 +31,57 @@ def home(cache_dir: Path) -> DataHome:
 
 def split_of(num_images: int, seed: int) -> Split:
     generator = np.random.default_rng(seed)
-    images = generator.integers(0, 256, (num_images, 3, 4, 5), dtype=np.uint8)
+    images = generator.integers(0, 256, (num_images, *SHAPE), dtype=np.uint8)
     return Split.of(images=images, labels=generator.integers(0, 2, num_images))
 
 
-class Counted:
-    """A source that counts how often it is decoded."""
+TRAIN, TEST = split_of(6, seed=1), split_of(4, seed=2)
 
-    def __init__(self, content: str = "content-1") -> None:
+
+def source_of(decode: Callable[[], tuple[Split, Split]], content: str = "content-1") -> Source:
+    return Source("tiny", content, CLASSES, SHAPE, 6, 4, decode)
+
+
+class Counted:
+    """A source and the number of times it was decoded."""
+
+    def __init__(self) -> None:
         self.calls = 0
-        self.source = Source("tiny", content, ("a", "b"), (3, 4, 5), 6, 4, self.decode)
+        self.source = source_of(self.decode)
 
     def decode(self) -> tuple[Split, Split]:
         self.calls += 1
-        return split_of(6, seed=1), split_of(4, seed=2)
+        return TRAIN, TEST
+
+
+def never() -> tuple[Split, Split]:
+    pytest.fail("decoded")
 
 
 def assert_is_what_was_decoded(dataset: Dataset) -> None:
-    assert (dataset.name, dataset.content, dataset.classes) == ("tiny", "content-1", ("a", "b"))
-    for split, expected in (
-        (dataset.train, split_of(6, seed=1)),
-        (dataset.test, split_of(4, seed=2)),
-    ):
-        assert (split["images"].dtype, split["labels"].dtype) == (np.uint8, np.int64)
-        np.testing.assert_array_equal(split["images"], expected["images"])
-        np.testing.assert_array_equal(split["labels"], expected["labels"])
+    assert (dataset.name, dataset.content, dataset.classes) == ("tiny", "content-1", CLASSES)
+    for split, expected in ((dataset.train, TRAIN), (dataset.test, TEST)):
+        assert list(split.arrays) == ["images", "labels"]
+        for name, array in split.arrays.items():
+            assert array.dtype == expected[name].dtype
+            np.testing.assert_array_equal(array, expected[name])
+
+
+def at_once(action: Callable[[], object]) -> None:
+    """Calls `action` in two threads, which begin together."""
+    barrier = threading.Barrier(2)
+
+    def after_both() -> None:
+        barrier.wait()
+        action()
+
+    with ThreadPoolExecutor(2) as pool:
+        for call in [pool.submit(after_both) for _ in range(2)]:
+            call.result()
+
+
+def assert_no_partial(home: DataHome) -> None:
+    assert [path for path in home.cache_dir.iterdir() if "partial" in path.name] == []
 
 
 def test_the_second_load_does_not_decode(home: DataHome) -> None:
@@ -63,30 +94,28 @@ def test_the_second_load_does_not_decode(home: DataHome) -> None:
 def test_arrays_of_any_name_are_kept(home: DataHome) -> None:
     tokens = np.arange(6, dtype=np.int16).reshape(3, 2)
     split = Split.of(long_tokens=tokens)
-    source = Source("text", "content-2", (), (3, 1, 1), 3, 3, lambda: (split, split))
-    for loaded in (cache.load(source, home), cache.load(source, home)):
+    source = source_of(lambda: (split, split))
+    for _ in range(2):
+        loaded = cache.load(source, home)
         assert list(loaded.train.arrays) == ["long_tokens"]
         np.testing.assert_array_equal(loaded.train["long_tokens"], tokens)
 
 
 def test_arrays_are_mapped_and_writing_into_them_does_not_reach_the_disk(home: DataHome) -> None:
-    counted = Counted()
-    dataset = cache.load(counted.source, home)
+    dataset = cache.load(Counted().source, home)
     assert isinstance(dataset.train["images"], np.memmap)
     assert isinstance(dataset.test["labels"], np.memmap)
     dataset.train["images"][:] = 0
-    assert_is_what_was_decoded(cache.load(counted.source, home))
-    assert counted.calls == 1
+    assert_is_what_was_decoded(cache.load(source_of(never), home))
 
 
 def test_other_content_or_another_name_has_a_folder_of_its_own(home: DataHome) -> None:
-    folders = {
-        cache.cache_folder(Source(name, content, (), (3, 1, 1), 1, 1, Counted().decode), home)
-        for name in ("one", "two")
-        for content in ("a", "b")
-    }
+    folders = set()
+    for name, content in itertools.product(("one", "two"), ("a", "b")):
+        source = Source(name, content, CLASSES, SHAPE, 6, 4, never)
+        folders.add(cache.cache_folder(source, home))
     assert len(folders) == 4
-    assert all(folder.parent == home.cache_dir for folder in folders)
+    assert {folder.parent for folder in folders} == {home.cache_dir}
 
 
 def flip_a_byte(folder: Path) -> None:
@@ -150,42 +179,25 @@ def test_a_kill_in_the_middle_leaves_no_half_cache_and_the_next_load_decodes(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        if moment == "decode":
-            source = Source("tiny", "content-1", ("a", "b"), (3, 4, 5), 6, 4, killed)
-        else:
-            source = counted.source
+        source = source_of(killed) if moment == "decode" else counted.source
+        if moment != "decode":
             patched.setattr(np if moment == "save" else cache, moment, killed)
         with pytest.raises(KeyboardInterrupt):
             cache.load(source, home)
         assert not cache.cache_folder(source, home).exists()
     assert_is_what_was_decoded(cache.load(counted.source, home))
-    assert [path for path in home.cache_dir.iterdir() if "partial" in path.name] == []
+    assert_no_partial(home)
 
 
 def test_two_at_once_decode_once(home: DataHome) -> None:
-    counted, barrier = Counted(), threading.Barrier(2)
-    decode = counted.decode
+    counted = Counted()
 
     def slowly() -> tuple[Split, Split]:
-        time.sleep(0.2)
-        return decode()
+        time.sleep(0.1)
+        return counted.decode()
 
-    source = Source("tiny", "content-1", ("a", "b"), (3, 4, 5), 6, 4, slowly)
-    loaded: list[Dataset] = []
-
-    def load() -> None:
-        barrier.wait()
-        loaded.append(cache.load(source, home))
-
-    threads = [threading.Thread(target=load) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(lambda: assert_is_what_was_decoded(cache.load(source_of(slowly), home)))
     assert counted.calls == 1
-    assert len(loaded) == 2
-    for dataset in loaded:
-        assert_is_what_was_decoded(dataset)
 
 
 def test_the_cache_is_where_the_environment_says(
@@ -210,9 +222,8 @@ def folder(tmp_path: Path) -> Path:
     for side in ("train", "test"):
         for value, name in enumerate(("cat", "dog")):
             (tmp_path / "pets" / side / name).mkdir(parents=True)
-            Image.new("RGB", (5, 4), (60 * value, 100, 200)).save(
-                tmp_path / "pets" / side / name / "1.png"
-            )
+            image = Image.new("RGB", (5, 4), (60 * value, 100, 200))
+            image.save(tmp_path / "pets" / side / name / "1.png")
     return tmp_path / "pets"
 
 
@@ -230,10 +241,7 @@ def test_what_was_imported_is_recalled_when_its_folder_is_gone(
     before = cache.load(source, home)
     shutil.rmtree(folder)
     recalled = sources.build("image_folder", home)
-    fields = ("name", "content", "classes", "image_shape", "num_train", "num_test")
-    assert [getattr(recalled, field) for field in fields] == [
-        getattr(source, field) for field in fields
-    ]
+    assert replace(recalled, decode=source.decode) == source
     after = cache.load(recalled, home)
     np.testing.assert_array_equal(after.train["images"], before.train["images"])
     np.testing.assert_array_equal(after.test["labels"], before.test["labels"])
@@ -268,11 +276,18 @@ def test_a_manifest_that_names_other_data_is_not_believed(folder: Path, home: Da
 
 @pytest.mark.parametrize("name", ["image_folder", "cifar10_parquet"])
 def test_data_that_nobody_imported_is_asked_for(name: str, home: DataHome) -> None:
-    with pytest.raises(
-        NormbenchError,
-        match=f"^data={name} needs data.root=PATH, or once `normbench data import PA",
-    ):
+    message = f"^data={name} needs data.root=PATH, or once `normbench data import PA"
+    with pytest.raises(NormbenchError, match=message):
         sources.build(name, home)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"image_folder": {"root": "x"}}', b"\xff"])
+def test_a_damaged_list_of_imports_is_named(home: DataHome, content: str | bytes) -> None:
+    home.cache_dir.mkdir()
+    path = home.cache_dir / "imported.json"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(NormbenchError, match=f"^'{path}' is damaged: remove it and import again$"):
+        sources.build("image_folder", home)
 
 
 def test_the_last_import_counts_and_other_names_keep_theirs(folder: Path, home: DataHome) -> None:
@@ -296,10 +311,6 @@ def carried(home: DataHome, tmp_path: Path) -> tuple[str, dict[str, bytes], Data
     return *cache.pack(source, home), DataHome(tmp_path / "elsewhere")
 
 
-def source_that_is_never_decoded() -> Source:
-    return Source("tiny", "content-1", ("a", "b"), (3, 4, 5), 6, 4, lambda: pytest.fail("decoded"))
-
-
 def test_what_was_packed_is_unpacked_and_found_by_its_content_without_decoding(
     home: DataHome, tmp_path: Path
 ) -> None:
@@ -308,16 +319,20 @@ def test_what_was_packed_is_unpacked_and_found_by_its_content_without_decoding(
     source = cache.cached_source("content-1", other)
     assert source is not None
     assert (source.name, source.num_train, source.num_test) == ("tiny", 6, 4)
-    assert_is_what_was_decoded(cache.load(source_that_is_never_decoded(), other))
+    assert_is_what_was_decoded(cache.load(source_of(never), other))
     assert [path.name for path in other.cache_dir.iterdir() if path.is_dir()] == [name]
 
 
 def test_unpacking_twice_leaves_the_first_files_alone(home: DataHome, tmp_path: Path) -> None:
     name, files, other = carried(home, tmp_path)
     cache.unpack(name, files, other)
-    before = {path: path.stat().st_ino for path in (other.cache_dir / name).iterdir()}
+
+    def inodes() -> dict[Path, int]:
+        return {path: path.stat().st_ino for path in (other.cache_dir / name).iterdir()}
+
+    before = inodes()
     cache.unpack(name, files, other)
-    assert {path: path.stat().st_ino for path in (other.cache_dir / name).iterdir()} == before
+    assert inodes() == before
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -326,7 +341,7 @@ def test_unpacking_replaces_a_damaged_folder(home: DataHome, tmp_path: Path, dam
     cache.unpack(name, files, other)
     DAMAGES[damage](other.cache_dir / name)
     cache.unpack(name, files, other)
-    assert_is_what_was_decoded(cache.load(source_that_is_never_decoded(), other))
+    assert_is_what_was_decoded(cache.load(source_of(never), other))
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "train_images.npy", "test_labels.npy"])
@@ -338,7 +353,7 @@ def test_content_damaged_on_the_way_is_never_taken_for_the_data(
     assert cache.cached_source("content-1", other) is None
     assert not cache.is_intact(other.cache_dir / name)
     cache.unpack(name, files, other)
-    assert_is_what_was_decoded(cache.load(source_that_is_never_decoded(), other))
+    assert_is_what_was_decoded(cache.load(source_of(never), other))
 
 
 def test_a_kill_while_unpacking_leaves_no_half_cache(
@@ -359,32 +374,23 @@ def test_a_kill_while_unpacking_leaves_no_half_cache(
     assert not (other.cache_dir / name).exists()
     assert cache.cached_source("content-1", other) is None
     cache.unpack(name, files, other)
-    assert_is_what_was_decoded(cache.load(source_that_is_never_decoded(), other))
-    assert [path for path in other.cache_dir.iterdir() if "partial" in path.name] == []
+    assert_is_what_was_decoded(cache.load(source_of(never), other))
+    assert_no_partial(other)
 
 
 def test_two_that_unpack_at_once_write_once(
     home: DataHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, files, other = carried(home, tmp_path)
-    write, barrier = cache.write_bytes, threading.Barrier(2)
+    write = cache.write_bytes
     written: list[str] = []
 
     def slowly(path: Path, content: bytes) -> None:
-        time.sleep(0.05)
+        time.sleep(0.02)
         written.append(path.name)
         write(path, content)
 
     monkeypatch.setattr(cache, "write_bytes", slowly)
-
-    def unpack() -> None:
-        barrier.wait()
-        cache.unpack(name, files, other)
-
-    threads = [threading.Thread(target=unpack) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(lambda: cache.unpack(name, files, other))
     assert sorted(written) == sorted(files)
-    assert_is_what_was_decoded(cache.load(source_that_is_never_decoded(), other))
+    assert_is_what_was_decoded(cache.load(source_of(never), other))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from normbench.errors import NormbenchError
 ROWS = {"train": 30, "test": 10}
 IMAGE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
 
+PATH_ONLY = pyarrow.struct([("path", pyarrow.string())])
+
 
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,6 +36,7 @@ def pixels(split: str, row: int) -> NDArray[np.uint8]:
     return (np.linspace(0, 100, 32)[:, None, None] + start).repeat(32, axis=1).astype(np.uint8)
 
 
+@lru_cache
 def encoded(split: str, row: int, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels(split, row)).save(buffer, format=kind)
@@ -40,10 +44,11 @@ def encoded(split: str, row: int, kind: str = "PNG") -> bytes:
 
 
 def rows_of(split: str, kind: str = "PNG") -> list[dict[str, Any]]:
-    return [
-        {"img": {"bytes": encoded(split, row, kind), "path": None}, "label": (row * 7) % 10}
-        for row in range(ROWS[split])
-    ]
+    rows = []
+    for row in range(ROWS[split]):
+        image = {"bytes": encoded(split, row, kind), "path": None}
+        rows.append({"img": image, "label": (row * 7) % 10})
+    return rows
 
 
 def write(path: Path, rows: list[dict[str, Any]], schema: pyarrow.Schema | None = None) -> None:
@@ -57,18 +62,15 @@ def write_all(root: Path, kind: str = "PNG", shards: int = 2, folder: str = "pla
         rows = rows_of(split, kind)
         size = len(rows) // shards
         for shard in range(shards):
-            end = None if shard == shards - 1 else (shard + 1) * size
-            write(
-                root / folder / f"{split}-{shard:05}-of-{shards:05}.parquet",
-                rows[shard * size : end],
-            )
+            name = f"{split}-{shard:05}-of-{shards:05}.parquet"
+            end = len(rows) if shard == shards - 1 else (shard + 1) * size
+            write(root / folder / name, rows[shard * size : end])
     return root
 
 
 def source_of(root: Path) -> Source:
-    return sources.build(
-        "cifar10_parquet", DataHome(root.parent / "cache"), options={"root": str(root)}
-    )
+    home = DataHome(root.parent / "cache")
+    return sources.build("cifar10_parquet", home, options={"root": str(root)})
 
 
 def refusal(root: Path) -> str:
@@ -81,7 +83,7 @@ def refusal(root: Path) -> str:
 def with_first_rows(
     root: Path, change: Callable[[list[dict[str, Any]]], object], split: str = "train"
 ) -> Path:
-    """A whole imitation in one file a split, whose rows of `split` `change` has changed in place."""
+    """Writes an imitation with a file a split, after `change` of the rows of `split` in place."""
     write_all(root, shards=1)
     rows = rows_of(split)
     change(rows)
@@ -95,12 +97,8 @@ def test_png_files_are_decoded_exactly_in_the_order_of_files_and_rows(
     tmp_path: Path, folder: str, shards: int
 ) -> None:
     source = source_of(write_all(tmp_path / "root", shards=shards, folder=folder))
-    assert (source.name, source.image_shape, source.num_train, source.num_test) == (
-        "cifar10",
-        (3, 32, 32),
-        30,
-        10,
-    )
+    assert (source.name, source.image_shape) == ("cifar10", (3, 32, 32))
+    assert (source.num_train, source.num_test) == (30, 10)
     for split, decoded in zip(ROWS, source.decode(), strict=True):
         assert (decoded["images"].dtype, decoded["labels"].dtype) == (np.uint8, np.int64)
         expected = [pixels(split, row).transpose(2, 0, 1) for row in range(ROWS[split])]
@@ -143,10 +141,7 @@ def test_a_missing_folder_or_file_is_named(tmp_path: Path) -> None:
         ([("img", IMAGE), ("fine_label", pyarrow.int64())], "fine_label: int64"),
         ([("img", pyarrow.binary()), ("label", pyarrow.int64())], "img: binary"),
         ([("img", IMAGE), ("label", pyarrow.string())], "label: string"),
-        (
-            [("img", pyarrow.struct([("path", pyarrow.string())])), ("label", pyarrow.int64())],
-            "img: struct<path",
-        ),
+        ([("img", PATH_ONLY), ("label", pyarrow.int64())], "img: struct<path"),
     ],
 )
 def test_other_columns_are_listed_beside_the_expected_ones(
@@ -169,12 +164,9 @@ def test_a_file_that_is_not_parquet_is_named(tmp_path: Path) -> None:
 
 
 def test_another_number_of_rows_is_refused(tmp_path: Path) -> None:
-    root = with_first_rows(tmp_path / "root", lambda rows: rows.pop(), "test")
+    root = with_first_rows(tmp_path / "one less", lambda rows: rows.pop(), "test")
     assert refusal(root) == f"'{root}/plain_text': 9 test rows, CIFAR-10 has 10"
-
-
-def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
-    root = with_first_rows(tmp_path / "root", lambda rows: rows.clear())
+    root = with_first_rows(tmp_path / "none", lambda rows: rows.clear())
     assert refusal(root) == f"'{root}/plain_text': 0 train rows, CIFAR-10 has 30"
 
 
@@ -187,38 +179,38 @@ def test_a_label_outside_0_to_9_is_refused(tmp_path: Path, label: int | None) ->
 
 
 def test_a_class_that_never_occurs_is_refused(tmp_path: Path) -> None:
-    root = with_first_rows(
-        tmp_path / "root", lambda rows: [row.update(label=row["label"] % 9) for row in rows]
-    )
-    assert "CIFAR-10 has 0 to 9" in refusal(root)
+    def without_nine(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            row["label"] %= 9
+
+    assert "CIFAR-10 has 0 to 9" in refusal(with_first_rows(tmp_path / "root", without_nine))
 
 
+# Row 0 is also read before decoding, to see whether the images are JPEG.
 @pytest.mark.parametrize("row", [0, 17])
-@pytest.mark.parametrize("data", [b"", None, b"\xff\xd8\xff no JPEG", encoded("train", 0)[:-40]])
-def test_a_damaged_image_is_named_by_its_row_and_file(
-    tmp_path: Path, row: int, data: bytes | None
+@pytest.mark.parametrize(
+    ("image", "fault"),
+    [
+        (None, "is empty"),
+        ({"bytes": None}, "is empty"),
+        ({"bytes": b""}, "is damaged: it cannot be decoded as an image"),
+        ({"bytes": b"\xff\xd8\xff no JPEG"}, "is damaged: it cannot be decoded as an image"),
+        ({"bytes": encoded("train", 0)[:-40]}, "is damaged: it cannot be decoded as an image"),
+    ],
+)
+def test_a_missing_or_damaged_image_is_named_by_its_row_and_file(
+    tmp_path: Path, row: int, image: dict[str, bytes | None] | None, fault: str
 ) -> None:
-    root = with_first_rows(tmp_path / "root", lambda rows: rows[row]["img"].update(bytes=data))
+    root = with_first_rows(tmp_path / "root", lambda rows: rows[row].update(img=image))
     where = f"image {row} of '{root}/plain_text/train-00000-of-00001.parquet'"
-    fault = "is damaged: it cannot be decoded as an image" if data else "is empty"
     assert refusal(root) == f"{where} {fault}"
-
-
-@pytest.mark.parametrize("row", [0, 17])
-def test_a_row_without_an_image_is_named(tmp_path: Path, row: int) -> None:
-    root = with_first_rows(tmp_path / "root", lambda rows: rows[row].update(img=None))
-    assert (
-        refusal(root) == f"image {row} of '{root}/plain_text/train-00000-of-00001.parquet' is empty"
-    )
 
 
 def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (16, 8)).save(buffer, format="PNG")
-    root = with_first_rows(
-        tmp_path / "root", lambda rows: rows[3]["img"].update(bytes=buffer.getvalue()), "test"
-    )
+    image = {"bytes": buffer.getvalue()}
+    root = with_first_rows(tmp_path / "root", lambda rows: rows[3].update(img=image), "test")
     where = f"image 3 of '{root}/plain_text/test-00000-of-00001.parquet'"
-    assert (
-        refusal(root) == f"{where} is 16x8 pixels, the others 32x32: all images must have one size"
-    )
+    size = "is 16x8 pixels, the others 32x32: all images must have one size"
+    assert refusal(root) == f"{where} {size}"

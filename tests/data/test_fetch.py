@@ -1,4 +1,4 @@
-"""Downloads against a local server that misbehaves in the ways real mirrors do."""
+"""Downloads from a local server with the faults of real mirrors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,7 +33,7 @@ MD5 = hashlib.md5(BODY).hexdigest()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Looks the answer to a request up by its path."""
+    """Looks the answer to a request up by the path."""
 
     server: Mirrors
 
@@ -59,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def head_of_rest(self) -> None:
-        """The headers of a server that knows ranges."""
+        """Sends the headers of a server with ranges."""
         last = f"bytes {self.start}-{len(BODY) - 1}/{len(BODY)}"
         more = {"Content_Range": last} if "Range" in self.headers else {}
         self.head(206 if more else 200, length=len(BODY) - self.start, **more)
@@ -69,7 +71,7 @@ Answer = Callable[[Handler], None]
 
 
 class Mirrors(ThreadingHTTPServer):
-    """Several mirrors in one server, each under a path of its own."""
+    """Several mirrors in a single server, each under a path of its own."""
 
     daemon_threads = True
 
@@ -92,7 +94,7 @@ def good(handler: Handler) -> None:
 
 
 def breaks_off(handler: Handler) -> None:
-    """Promises all of the rest, sends 100,000 bytes."""
+    """Promises the whole rest, sends 100,000 bytes."""
     handler.head_of_rest()
     handler.wfile.write(BODY[handler.start :][:100_000])
 
@@ -105,12 +107,6 @@ def drips(step: int, pause: float) -> Answer:
             time.sleep(pause)
 
     return answer
-
-
-def stalls(handler: Handler) -> None:
-    handler.head_of_rest()
-    handler.wfile.write(BODY[handler.start :][:1000])
-    time.sleep(1)
 
 
 def sends(body: bytes, *, kind: str = "application/gzip", with_length: bool = True) -> Answer:
@@ -127,8 +123,12 @@ def says(status: int) -> Answer:
     return lambda handler: handler.head(status, length=0)
 
 
-@pytest.fixture
-def mirrors() -> Iterator[Mirrors]:
+def picky(handler: Handler) -> None:
+    (says(416) if "Range" in handler.headers else good)(handler)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Mirrors]:
     with Mirrors() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -137,175 +137,134 @@ def mirrors() -> Iterator[Mirrors]:
         thread.join()
 
 
-@pytest.fixture(autouse=True)
-def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror, "PAUSE_SECONDS", 0.0)
+class Download:
+    """A file wanted from the mirrors of the local server."""
+
+    def __init__(self, server: Mirrors, target: Path) -> None:
+        # New objects, not cleared: a handler of the test before may still be asleep.
+        server.requests, server.answers = [], {}
+        self.server = server
+        self.requests = server.requests
+        self.target = target
+        self.part = target.with_name(f"{target.name}.part")
+
+    def get(self, **answers: Answer) -> Path:
+        return self.get_from(self.server.add(**answers))
+
+    def get_from(self, urls: list[str]) -> Path:
+        return fetch(urls, self.target, md5=MD5, size=len(BODY))
+
+    def leave(self, path: Path, content: bytes) -> None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+
+    def assert_complete(self) -> None:
+        assert self.target.read_bytes() == BODY
+        assert not self.part.exists()
 
 
 @pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "downloads" / "file.tar.gz"
-
-
-def part_of(target: Path, content: bytes) -> Path:
-    part = target.with_name(f"{target.name}.part")
-    part.parent.mkdir(exist_ok=True)
-    part.write_bytes(content)
-    return part
-
-
-def get(urls: list[str], target: Path, **options: float) -> Path:
-    return fetch(urls, target, md5=MD5, size=len(BODY), **options)
-
-
-def assert_complete(target: Path) -> None:
-    assert target.read_bytes() == BODY
-    assert not target.with_name(f"{target.name}.part").exists()
+def wanted(server: Mirrors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Download:
+    monkeypatch.setattr(mirror, "PAUSE_SECONDS", 0.0)
+    return Download(server, tmp_path / "downloads" / "file.tar.gz")
 
 
 def test_a_file_arrives_whole_under_its_name(
-    mirrors: Mirrors, target: Path, capfd: pytest.CaptureFixture[str]
+    wanted: Download, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert get(mirrors.add(good=good), target) == target
-    assert_complete(target)
-    assert mirrors.requests == [("good", None)]
-    assert capfd.readouterr().out == ""  # All messages go to stderr.
+    assert wanted.get(good=good) == wanted.target
+    wanted.assert_complete()
+    assert wanted.requests == [("good", None)]
+    assert capfd.readouterr().out == "", "messages go to stderr"
 
 
-def test_a_file_already_there_is_not_asked_for_again(mirrors: Mirrors, target: Path) -> None:
-    target.parent.mkdir()
-    target.write_bytes(BODY)
-    get(mirrors.add(good=good), target)
-    assert mirrors.requests == []
-    assert list(target.parent.iterdir()) == [target]
+def test_a_file_already_there_is_not_asked_for_again(wanted: Download) -> None:
+    wanted.leave(wanted.target, BODY)
+    wanted.get(good=good)
+    assert wanted.requests == []
+    assert list(wanted.target.parent.iterdir()) == [wanted.target]
 
 
-def test_a_wrong_file_already_there_is_replaced(mirrors: Mirrors, target: Path) -> None:
-    target.parent.mkdir()
-    target.write_bytes(BODY[:-1] + b"?")
-    get(mirrors.add(good=good), target)
-    assert_complete(target)
+def test_a_wrong_file_already_there_is_replaced(wanted: Download) -> None:
+    wanted.leave(wanted.target, BODY[:-1] + b"?")
+    wanted.get(good=good)
+    wanted.assert_complete()
 
 
-def test_a_part_is_gone_on_with_by_range(mirrors: Mirrors, target: Path) -> None:
-    part_of(target, BODY[:123_456])
-    get(mirrors.add(good=good), target)
-    assert mirrors.requests == [("good", "bytes=123456-")]
-    assert_complete(target)
+def test_a_complete_part_needs_no_mirror(wanted: Download) -> None:
+    wanted.leave(wanted.part, BODY)
+    wanted.get_from(["http://127.0.0.1:9/none"])
+    wanted.assert_complete()
 
 
-def test_a_complete_part_needs_no_mirror(target: Path) -> None:
-    part_of(target, BODY)
-    get(["http://127.0.0.1:9/none"], target)
-    assert_complete(target)
+THIRDS = [None, "bytes=100000-", "bytes=200000-"]
 
 
-def test_a_part_longer_than_the_file_is_thrown_away(mirrors: Mirrors, target: Path) -> None:
-    part_of(target, BODY + b"more")
-    get(mirrors.add(good=good), target)
-    assert mirrors.requests == [("good", None)]
-    assert_complete(target)
-
-
-def test_a_wrong_part_is_not_blamed_on_the_mirror_that_completes_it(
-    mirrors: Mirrors, target: Path
+@pytest.mark.parametrize(
+    ("part", "answer", "ranges"),
+    [
+        pytest.param(BODY[:123_456], good, ["bytes=123456-"], id="gone on with"),
+        pytest.param(BODY + b"more", good, [None], id="longer than the file"),
+        # The mirror that completes a wrong part is not blamed.
+        pytest.param(b"?" * 1000, good, ["bytes=1000-", None], id="wrong"),
+        pytest.param(BODY[:1000], sends(BODY), ["bytes=1000-"], id="range ignored"),
+        pytest.param(BODY[:1000], picky, ["bytes=1000-", None], id="range refused"),
+        pytest.param(b"", breaks_off, THIRDS, id="connection broken off"),
+    ],
+)
+def test_a_part_is_gone_on_with_or_started_over(
+    wanted: Download, part: bytes, answer: Answer, ranges: list[str | None]
 ) -> None:
-    part_of(target, b"?" * 1000)
-    get(mirrors.add(good=good), target)
-    assert mirrors.requests == [("good", "bytes=1000-"), ("good", None)]
-    assert_complete(target)
-
-
-def test_a_connection_broken_off_is_resumed_at_the_same_mirror(
-    mirrors: Mirrors, target: Path
-) -> None:
-    get(mirrors.add(broken=breaks_off, good=good), target)
-    assert mirrors.requests == [
-        ("broken", None),
-        ("broken", "bytes=100000-"),
-        ("broken", "bytes=200000-"),
-    ]
-    assert_complete(target)
+    wanted.leave(wanted.part, part)
+    wanted.get(first=answer, good=good)
+    assert wanted.requests == [("first", asked) for asked in ranges]
+    wanted.assert_complete()
 
 
 def test_the_attempts_at_a_mirror_that_breaks_off_are_bounded(
-    mirrors: Mirrors, target: Path, monkeypatch: pytest.MonkeyPatch
+    wanted: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror, "NUM_ATTEMPTS", 2)
-    get(mirrors.add(broken=breaks_off, good=good), target)
-    assert mirrors.requests == [
-        ("broken", None),
-        ("broken", "bytes=100000-"),
-        ("good", "bytes=200000-"),
-    ]
-    assert_complete(target)
+    wanted.get(broken=breaks_off, good=good)
+    names = ["broken", "broken", "good"]
+    assert wanted.requests == list(zip(names, THIRDS, strict=True))
+    wanted.assert_complete()
 
 
-def test_a_mirror_that_breaks_off_without_progress_is_left(mirrors: Mirrors, target: Path) -> None:
-    nothing: Answer = Handler.head_of_rest
-    get(mirrors.add(nothing=nothing, good=good), target)
-    assert mirrors.requests == [("nothing", None), ("good", None)]
-    assert_complete(target)
-
-
-def test_a_server_that_ignores_ranges_makes_it_start_over(mirrors: Mirrors, target: Path) -> None:
-    part_of(target, BODY[:1000])
-    get(mirrors.add(ignores=sends(BODY)), target)
-    assert mirrors.requests == [("ignores", "bytes=1000-")]
-    assert_complete(target)
-
-
-def test_a_range_that_starts_elsewhere_is_refused(mirrors: Mirrors, target: Path) -> None:
+def test_a_range_that_starts_elsewhere_is_refused(wanted: Download) -> None:
     def elsewhere(handler: Handler) -> None:
         handler.head(206, length=len(BODY), Content_Range=f"bytes 0-{len(BODY) - 1}/{len(BODY)}")
         handler.wfile.write(BODY)
 
-    part = part_of(target, BODY[:1000])
+    wanted.leave(wanted.part, BODY[:1000])
     with pytest.raises(MirrorsFailed, match="sent another range"):
-        get(mirrors.add(elsewhere=elsewhere), target)
-    assert part.read_bytes() == BODY[:1000]
+        wanted.get(elsewhere=elsewhere)
+    assert wanted.part.read_bytes() == BODY[:1000]
 
 
-def test_a_range_that_cannot_be_had_makes_it_start_over(mirrors: Mirrors, target: Path) -> None:
-    part_of(target, BODY[:1000])
-    get(mirrors.add(picky=lambda h: (says(416) if "Range" in h.headers else good)(h)), target)
-    assert mirrors.requests == [("picky", "bytes=1000-"), ("picky", None)]
-    assert_complete(target)
-
-
-def test_a_slow_mirror_is_left_and_the_next_one_goes_on(mirrors: Mirrors, target: Path) -> None:
-    get(mirrors.add(slow=drips(1000, 0.02), good=good), target, min_rate=1e6, window_seconds=0.2)
-    (first, nothing), (second, wanted_range) = mirrors.requests
+@pytest.mark.parametrize("answer", [drips(1000, 0.05), drips(1000, 1)], ids=["drips", "stalls"])
+def test_a_slow_mirror_is_left_and_the_next_one_goes_on(
+    wanted: Download, answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "WINDOW_SECONDS", 0.1)
+    monkeypatch.setattr(mirror, "TIMEOUT_SECONDS", 0.2)
+    wanted.get(slow=answer, good=good)
+    (first, nothing), (second, asked) = wanted.requests
     assert (first, nothing, second) == ("slow", None, "good")
-    assert wanted_range is not None
-    assert int(wanted_range[6:-1]) >= 1000
-    assert_complete(target)
+    assert asked is not None
+    assert int(asked[6:-1]) >= 1000
+    wanted.assert_complete()
 
 
 def test_a_slow_mirror_is_good_enough_where_there_is_no_other(
-    mirrors: Mirrors, target: Path
+    wanted: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    get(
-        mirrors.add(slow=drips(20_000, 0.03), gone=says(404)),
-        target,
-        min_rate=1e9,
-        window_seconds=0.1,
-    )
-    assert [name for name, _ in mirrors.requests] == ["slow", "gone", "slow"]
-    assert mirrors.requests[-1][1] is not None
-    assert_complete(target)
-
-
-def test_a_mirror_that_stalls_is_left_for_being_slow(mirrors: Mirrors, target: Path) -> None:
-    get(mirrors.add(stalls=stalls, good=good), target, window_seconds=0.1, timeout=0.2)
-    assert mirrors.requests == [("stalls", None), ("good", "bytes=1000-")]
-    assert_complete(target)
-
-
-def closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    monkeypatch.setattr(mirror, "WINDOW_SECONDS", 0.05)
+    monkeypatch.setattr(mirror, "MIN_RATE", 1e9)
+    wanted.get(slow=drips(30_000, 0.02), gone=says(404))
+    assert [name for name, _ in wanted.requests] == ["slow", "gone", "slow"]
+    assert wanted.requests[-1][1] is not None
+    wanted.assert_complete()
 
 
 @pytest.mark.parametrize(
@@ -317,147 +276,145 @@ def closed_port() -> int:
         (sends(b"<html>please log in</html>"), "26 bytes instead of 300000"),
         (sends(BODY[:-1] + b"?"), "wrong checksum"),
         (sends(BODY + b"?", with_length=False), "longer than 300000 bytes"),
-        (lambda handler: time.sleep(0.5), "timed out"),
+        (Handler.head_of_rest, "ended after 0 of 300000 bytes"),
+        (lambda handler: time.sleep(0.3), "timed out"),
     ],
 )
 def test_a_mirror_without_the_file_is_left_with_its_reason(
-    mirrors: Mirrors, target: Path, answer: Answer, reason: str, capfd: pytest.CaptureFixture[str]
+    wanted: Download,
+    answer: Answer,
+    reason: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bad, fine = mirrors.add(bad=answer, good=good)
-    get([bad, fine], target, timeout=0.3)
-    assert mirrors.requests == [("bad", None), ("good", None)]  # Nothing of the bad one's was kept.
-    assert_complete(target)
-    assert f"left {bad}: " in (said := capfd.readouterr().err)
-    assert reason in said
+    monkeypatch.setattr(mirror, "TIMEOUT_SECONDS", 0.2)
+    wanted.get(bad=answer, good=good)
+    assert wanted.requests == [("bad", None), ("good", None)], "bytes of the bad mirror were kept"
+    wanted.assert_complete()
+    assert re.search(f"left http://.*/bad: .*{reason}", capfd.readouterr().err)
 
 
-def test_all_reasons_are_named_in_one_line_when_every_mirror_fails(
-    mirrors: Mirrors, target: Path
-) -> None:
-    refused = f"http://127.0.0.1:{closed_port()}/file"
-    gone, wrong = mirrors.add(gone=says(404), wrong=sends(b"?" * len(BODY)))
+def test_all_reasons_are_named_in_one_line_when_every_mirror_fails(wanted: Download) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        refused = f"http://127.0.0.1:{free.getsockname()[1]}/file"
+    gone, wrong = wanted.server.add(gone=says(404), wrong=sends(b"?" * len(BODY)))
     with pytest.raises(RunFailure) as failure:
-        get([refused, gone, wrong], target)
+        wanted.get_from([refused, gone, wrong])
     message = str(failure.value)
-    for url, reason in (
-        (refused, "Connection refused"),
-        (gone, "HTTP status 404"),
-        (wrong, "wrong checksum"),
-    ):
+    reasons = {refused: "Connection refused", gone: "HTTP status 404", wrong: "wrong checksum"}
+    for url, reason in reasons.items():
         assert reason in message.split(f"{url}: ")[1].split(";")[0]
     assert "\n" not in message
     assert failure.value.exit_code == 1
-    assert [name for name, _ in mirrors.requests] == [
-        "gone",
-        "wrong",
-    ]  # The second round spares the hopeless.
-    assert sorted(path.suffix for path in target.parent.iterdir()) in ([".lock"], [])
+    asked = [name for name, _ in wanted.requests]
+    assert asked == ["gone", "wrong"], "the second round spares the hopeless"
+    assert {path.suffix for path in wanted.target.parent.iterdir()} <= {".lock"}
 
 
-def test_what_has_arrived_is_kept_when_every_mirror_fails(mirrors: Mirrors, target: Path) -> None:
+def test_what_has_arrived_is_kept_when_every_mirror_fails(wanted: Download) -> None:
     once = iter([breaks_off])
     with pytest.raises(MirrorsFailed, match=r"100,000 of 300,000 bytes are kept.*HTTP status 500"):
-        get(mirrors.add(dies=lambda handler: next(once, says(500))(handler)), target)
-    get(mirrors.add(good=good), target)
-    assert mirrors.requests[-1] == ("good", "bytes=100000-")
-    assert_complete(target)
+        wanted.get(dies=lambda handler: next(once, says(500))(handler))
+    wanted.get(good=good)
+    assert wanted.requests[-1] == ("good", "bytes=100000-")
+    wanted.assert_complete()
 
 
-def test_an_address_that_is_not_http_is_refused_before_anything_is_written(target: Path) -> None:
-    with pytest.raises(
-        NormbenchError, match=r"mirror 'file:///etc/passwd': must be an http"
-    ) as refusal:
-        get(["file:///etc/passwd"], target)
+def test_an_address_that_is_not_http_is_refused_before_anything_is_written(
+    wanted: Download,
+) -> None:
+    message = r"mirror 'file:///etc/passwd': must be an http"
+    with pytest.raises(NormbenchError, match=message) as refusal:
+        wanted.get_from(["file:///etc/passwd"])
     assert refusal.value.exit_code == 2
-    assert not target.parent.exists()
+    assert not wanted.target.parent.exists()
 
 
-def test_a_redirect_is_followed_with_its_range(mirrors: Mirrors, target: Path) -> None:
-    (fine,) = mirrors.add(good=good)
-    part_of(target, BODY[:1000])
-    get(mirrors.add(moved=lambda handler: handler.head(302, length=0, Location=fine)), target)
-    assert mirrors.requests == [("moved", "bytes=1000-"), ("good", "bytes=1000-")]
-    assert_complete(target)
+def test_a_redirect_is_followed_with_its_range(wanted: Download) -> None:
+    (fine,) = wanted.server.add(good=good)
+    wanted.leave(wanted.part, BODY[:1000])
+    wanted.get(moved=lambda handler: handler.head(302, length=0, Location=fine))
+    assert wanted.requests == [("moved", "bytes=1000-"), ("good", "bytes=1000-")]
+    wanted.assert_complete()
+
+
+def redirected(old: str, new: str) -> Request | None:
+    """The request that follows a redirect from `old`://a/file to `new`://b/file."""
+    handler, request = mirror._NoDowngrade(), Request(f"{old}://a/file")
+    location = f"{new}://b/file"
+    return handler.redirect_request(request, io.BytesIO(), 302, "Found", Message(), location)
 
 
 @pytest.mark.parametrize(("old", "new"), [("https", "https"), ("http", "https"), ("http", "http")])
 def test_redirects_that_keep_or_gain_encryption_are_followed(old: str, new: str) -> None:
-    follow = mirror._NoDowngrade().redirect_request
-    request = follow(
-        Request(f"{old}://a/file"), io.BytesIO(), 302, "Found", Message(), f"{new}://b/file"
-    )
+    request = redirected(old, new)
     assert request is not None
     assert request.full_url == f"{new}://b/file"
 
 
 def test_a_redirect_from_https_to_http_is_refused() -> None:
-    follow = mirror._NoDowngrade().redirect_request
     with pytest.raises(mirror.Left, match="redirects from https to http://b/file"):
-        follow(Request("https://a/file"), io.BytesIO(), 302, "Found", Message(), "http://b/file")
+        redirected("https", "http")
 
 
 def test_a_disk_without_room_is_refused_before_a_mirror_is_asked(
-    mirrors: Mirrors, target: Path, monkeypatch: pytest.MonkeyPatch
+    wanted: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    part_of(target, BODY[:1000])
-    monkeypatch.setattr(
-        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1 << 40, 1 << 40, 1000)
-    )
-    with pytest.raises(
-        RunFailure, match=r"disk full: .*file.tar.gz.part needs 300,000 bytes, has 1,000"
-    ):
-        get(mirrors.add(good=good), target)
-    assert mirrors.requests == []
+    wanted.leave(wanted.part, BODY[:1000])
+    usage = shutil._ntuple_diskusage(1 << 40, 1 << 40, 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    message = r"disk full: .*file.tar.gz.part needs 300,000 bytes, has 1,000"
+    with pytest.raises(RunFailure, match=message):
+        wanted.get(good=good)
+    assert wanted.requests == []
 
 
 def test_a_disk_that_fills_up_meanwhile_is_named(
-    mirrors: Mirrors, target: Path, monkeypatch: pytest.MonkeyPatch
+    wanted: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunFailure, match="disk full"):
-        get(mirrors.add(good=good), target)
-    assert not target.exists()
+        wanted.get(good=good)
+    assert not wanted.target.exists()
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "taken").write_text("a file")
-    with pytest.raises(RunFailure, match=r"cannot use .*taken"):
-        get(["http://127.0.0.1:9/none"], tmp_path / "taken" / "file.tar.gz")
+def test_a_folder_that_cannot_be_made_is_named(wanted: Download) -> None:
+    wanted.target.parent.write_text("a file")
+    with pytest.raises(RunFailure, match=r"cannot use .*downloads"):
+        wanted.get(good=good)
 
 
-def start_fetching(url: str, target: Path) -> subprocess.Popen[bytes]:
+def test_two_at_once_load_the_file_once(wanted: Download) -> None:
+    # Threads stand for processes: each holds the lock by a file descriptor of its own.
+    urls = wanted.server.add(slow=drips(50_000, 0.03))
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda _: wanted.get_from(urls), range(2)))
+    assert results == [wanted.target, wanted.target]
+    assert wanted.requests == [("slow", None)]
+    wanted.assert_complete()
+
+
+def test_a_process_killed_while_it_loads_leaves_a_part_to_go_on_from(wanted: Download) -> None:
+    (slow,) = wanted.server.add(slow=drips(10_000, 0.5))
     program = (
         "import sys; from pathlib import Path; from normbench.data.fetch.download import fetch\n"
+        "fetch([sys.argv[1]], Path(sys.argv[2]), md5=sys.argv[3], size=int(sys.argv[4]))"
     )
-    program += "fetch([sys.argv[1]], Path(sys.argv[2]), md5=sys.argv[3], size=int(sys.argv[4]))"
-    return subprocess.Popen([sys.executable, "-c", program, url, str(target), MD5, str(len(BODY))])
-
-
-def test_two_processes_at_once_load_the_file_once(mirrors: Mirrors, target: Path) -> None:
-    (url,) = mirrors.add(slow=drips(10_000, 0.03))
-    processes = [start_fetching(url, target) for _ in range(2)]
-    assert [process.wait(60) for process in processes] == [0, 0]
-    assert mirrors.requests == [("slow", None)]
-    assert_complete(target)
-
-
-def test_a_process_killed_while_it_loads_leaves_a_part_to_go_on_from(
-    mirrors: Mirrors, target: Path
-) -> None:
-    slow, fine = mirrors.add(slow=drips(10_000, 0.5), good=good)
-    part = target.with_name(f"{target.name}.part")
-    process = start_fetching(slow, target)
+    command = [sys.executable, "-c", program, slow, str(wanted.target), MD5, str(len(BODY))]
+    process = subprocess.Popen(command)
     deadline = time.monotonic() + 60
-    while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
+    while not (wanted.part.exists() and wanted.part.stat().st_size):
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     process.kill()
     process.wait(60)
-    kept = part.stat().st_size
+    kept = wanted.part.stat().st_size
     assert 0 < kept < len(BODY)
-    assert not target.exists()
-    get([fine], target)
-    assert mirrors.requests == [("slow", None), ("good", f"bytes={kept}-")]
-    assert_complete(target)
+    assert not wanted.target.exists()
+    wanted.get(good=good)
+    assert wanted.requests == [("slow", None), ("good", f"bytes={kept}-")]
+    wanted.assert_complete()

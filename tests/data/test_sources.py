@@ -43,6 +43,7 @@ def test_a_generated_source_decodes_to_what_it_promises(name: str, tmp_path: Pat
     assert (one.content, one.num_train, one.num_test) == (other.content, 20, 10)
     for split, again, count in zip(one.decode(), other.decode(), (20, 10), strict=True):
         assert split["images"].shape == (count, *one.image_shape)
+        assert split["labels"].shape == (count,)
         assert (split["images"].dtype, split["labels"].dtype) == (np.uint8, np.int64)
         assert set(split["labels"].tolist()) <= set(range(len(one.classes)))
         np.testing.assert_array_equal(split["images"], again["images"])

@@ -1,4 +1,4 @@
-"""A plan carried out in this process, by a work that trains nothing: what is recorded, told and left behind."""
+"""A plan carried out in this process, by work that trains nothing: results, messages and tables."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from kit.launchers import tiny_sweep
 
 from normbench.analysis.study_files import write_study
 from normbench.analysis.tables.comparison import comparison_table
@@ -19,16 +20,7 @@ from normbench.runs.rundir import read_status
 from normbench.sweeps.carry_out import exit_code, read_runs, run_plan, summary
 from normbench.sweeps.launchers.inline import inline
 from normbench.sweeps.plan import Plan, PlannedRun, make_plan
-from normbench.sweeps.sweep import Study
 
-TINY = [
-    "data=synthetic",
-    "data.num_train=100",
-    "data.num_test=20",
-    "model.widths=[4,8]",
-    "batch_size=16",
-    "epochs=2",
-]
 ON_A_PIXEL = "model.widths=[8,8,8,8,8,8]"  # a 1x1 map before the last norm
 LeaveRun = Callable[..., Path]
 Work = Callable[[RunConfig, bool], object]
@@ -39,16 +31,13 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def tiny(*overrides: str) -> Plan:
-    """The plan of tiny runs with these settings and axes."""
-    keys = {text.partition("=")[0] for text in overrides}
-    kept = [text for text in TINY if text.partition("=")[0] not in keys]
-    return make_plan(Study("tiny", ()).with_overrides([*kept, *overrides]))
+def tiny_plan(*settings: str) -> Plan:
+    return make_plan(tiny_sweep(*settings))
 
 
 def carry_out(plan: Plan, work: Work, *, retry_failed: bool = False, restart: bool = False) -> Plan:
     open_runs = plan.open(retry_failed=retry_failed, restart=restart)
-    return run_plan(plan, open_runs, inline(restart, work), live=False)
+    return run_plan(plan, open_runs, inline(restart, work))
 
 
 def states(plan: Plan) -> list[str]:
@@ -91,11 +80,11 @@ def test_every_run_ends_in_its_state_whatever_the_others_do(leave_run: LeaveRun)
             case 5:
                 leave_run(config)
 
-    ended = carry_out(tiny("seed=range(0,6)"), work)
+    ended = carry_out(tiny_plan("seed=range(0,6)"), work)
     assert states(ended) == ["failed", "failed", "diverged", "failed", "failed", "done"]
     reasons = [str(read_status(run.config.run_path)["reason"]) for run in ended.runs[:5]]
-    assert reasons[0].startswith("RuntimeError: out of luck")
-    assert reasons[1:] == [
+    assert reasons == [
+        "RuntimeError: out of luck",
         "no space left",
         "the loss of step 3 is nan",
         *["it ended without saying how"] * 2,
@@ -110,7 +99,7 @@ def test_a_run_that_leaves_its_status_damaged_does_not_stop_the_others(leave_run
         if config.seed == 0:
             (path / "status.json").write_text("{")
 
-    ended = carry_out(tiny("seed=0,1"), work)
+    ended = carry_out(tiny_plan("seed=0,1"), work)
     assert states(ended) == ["damaged", "done"]
     assert exit_code(ended) == 1
     assert any("damaged" in line for line in summary(ended, "again"))
@@ -120,9 +109,9 @@ def test_a_run_that_leaves_its_status_damaged_does_not_stop_the_others(leave_run
 def test_a_run_whose_other_files_are_damaged_does_not_hide_the_others(
     leave_run: LeaveRun, finish: Work
 ) -> None:
-    ended = carry_out(tiny("seed=0,1"), finish)
+    ended = carry_out(tiny_plan("seed=0,1"), finish)
     (ended.runs[0].config.run_path / "metrics.csv").unlink()
-    again = carry_out(tiny("seed=0,1"), finish)
+    again = carry_out(tiny_plan("seed=0,1"), finish)
     frames = read_runs(again.runs)
     assert frames.runs["seed"].tolist() == [1]
     assert frames.notes == (f"left out: {again.runs[0].config.run_path}: metrics.csv is damaged",)
@@ -131,24 +120,24 @@ def test_a_run_whose_other_files_are_damaged_does_not_hide_the_others(
 def test_nothing_that_is_over_is_done_again(
     finish: Work, trained: list[tuple[str, int]], leave_run: LeaveRun
 ) -> None:
-    plan = tiny("norm=bn,gn", "seed=0,1")
+    plan = tiny_plan("norm=bn,gn", "seed=0,1")
     leave_run(plan.runs[1].config, "diverged", "nan")
     leave_run(plan.runs[3].config, "failed", "bad luck")
-    ended = carry_out(tiny("norm=bn,gn", "seed=0,1"), finish)
+    ended = carry_out(tiny_plan("norm=bn,gn", "seed=0,1"), finish)
     assert trained == [("bn", 0), ("gn", 0)]
     assert states(ended) == ["done", "diverged", "done", "failed"]
-    carry_out(tiny("norm=bn,gn", "seed=0,1"), finish)
+    carry_out(tiny_plan("norm=bn,gn", "seed=0,1"), finish)
     assert len(trained) == 2
-    carry_out(tiny("norm=bn,gn", "seed=0,1"), finish, retry_failed=True)
+    carry_out(tiny_plan("norm=bn,gn", "seed=0,1"), finish, retry_failed=True)
     assert trained[2:] == [("gn", 1)]
-    carry_out(tiny("norm=bn,gn", "seed=0,1"), finish, restart=True)
+    carry_out(tiny_plan("norm=bn,gn", "seed=0,1"), finish, restart=True)
     assert sorted(trained[3:]) == [("bn", 0), ("bn", 1), ("gn", 0), ("gn", 1)]
 
 
 def test_a_refused_run_is_never_launched_and_stays_refused(
     finish: Work, trained: list[tuple[str, int]]
 ) -> None:
-    ended = carry_out(tiny(ON_A_PIXEL, "norm=ln,in"), finish)
+    ended = carry_out(tiny_plan(ON_A_PIXEL, "norm=ln,in"), finish)
     assert trained == [("ln", 0)]
     assert states(ended) == ["done", "refused"]
     assert exit_code(ended) == 0
@@ -158,11 +147,11 @@ def test_a_run_that_was_interrupted_ends_the_sweep_and_the_same_command_goes_on(
     leave_run: LeaveRun, finish: Work, trained: list[tuple[str, int]]
 ) -> None:
     ended = carry_out(
-        tiny("seed=0,1"), lambda config, restart: leave_run(config, "interrupted", "stopped")
+        tiny_plan("seed=0,1"), lambda config, restart: leave_run(config, "interrupted", "stopped")
     )
     assert states(ended) == ["interrupted", "new"]
     assert exit_code(ended) == 130
-    assert states(carry_out(tiny("seed=0,1"), finish)) == ["done", "done"]
+    assert states(carry_out(tiny_plan("seed=0,1"), finish)) == ["done", "done"]
     assert trained == [("bn", 0), ("bn", 1)]
 
 
@@ -172,7 +161,7 @@ def test_a_ctrl_c_lets_no_other_run_begin(finish: Work, trained: list[tuple[str,
             signal.raise_signal(signal.SIGINT)
         finish(config, restart)
 
-    ended = carry_out(tiny("seed=0,1"), work)
+    ended = carry_out(tiny_plan("seed=0,1"), work)
     assert states(ended) == ["done", "new"]
     assert exit_code(ended) == 130
 
@@ -180,8 +169,8 @@ def test_a_ctrl_c_lets_no_other_run_begin(finish: Work, trained: list[tuple[str,
 def test_each_finished_run_is_one_line_that_says_how_many_there_are(
     leave_run: LeaveRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    leave_run(tiny().runs[0].config)
-    carry_out(tiny("seed=range(0,3)"), lambda config, restart: leave_run(config, reached=0.25))
+    leave_run(tiny_plan().runs[0].config)
+    carry_out(tiny_plan("seed=range(0,3)"), lambda config, restart: leave_run(config, reached=0.25))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["[1/2]", "[2/2]"]
     assert all(" done " in line and "test accuracy 0.2500" in line for line in lines)
@@ -211,7 +200,7 @@ def test_each_finished_run_is_one_line_that_says_how_many_there_are(
     ],
 )
 def test_the_exit_code_is_that_of_the_worst_whatever_the_order(found: list[str], code: int) -> None:
-    config = tiny().runs[0].config
+    config = tiny_plan().runs[0].config
     for order in permutations([*found, "done"]):
         assert (
             exit_code(Plan("p", tuple(PlannedRun(config, state) for state in order), 0, {})) == code
@@ -221,12 +210,12 @@ def test_the_exit_code_is_that_of_the_worst_whatever_the_order(found: list[str],
 def test_the_last_lines_name_what_failed_its_last_output_and_how_to_retry(
     leave_run: LeaveRun,
 ) -> None:
-    plan = tiny("norm=gn,bn", "seed=0,1")
+    plan = tiny_plan("norm=gn,bn", "seed=0,1")
     for run in plan.runs[:3]:
         leave_run(run.config)
     path = leave_run(plan.runs[3].config, "failed", "killed by SIGKILL")
     (path / "output.log").write_text("one\ntwo\nthree\nfour\n")
-    ended = carry_out(tiny("norm=gn,bn", "seed=0,1"), lambda config, restart: None)
+    ended = carry_out(tiny_plan("norm=gn,bn", "seed=0,1"), lambda config, restart: None)
     assert list(summary(ended, "normbench sweep tiny")) == [
         "tiny: 3 done, 1 failed",
         f"  failed: {path.name}: killed by SIGKILL",
@@ -238,12 +227,12 @@ def test_the_last_lines_name_what_failed_its_last_output_and_how_to_retry(
 
 
 def test_a_sweep_without_failures_ends_in_one_line(finish: Work) -> None:
-    assert list(summary(carry_out(tiny("seed=0,1"), finish), "again")) == ["tiny: 2 done"]
+    assert list(summary(carry_out(tiny_plan("seed=0,1"), finish), "again")) == ["tiny: 2 done"]
 
 
 def test_an_unfinished_sweep_names_the_command_that_goes_on(leave_run: LeaveRun) -> None:
     ended = carry_out(
-        tiny("seed=0,1"), lambda config, restart: leave_run(config, "interrupted", "stopped")
+        tiny_plan("seed=0,1"), lambda config, restart: leave_run(config, "interrupted", "stopped")
     )
     assert list(summary(ended, "normbench sweep tiny")) == [
         "tiny: 1 interrupted, 1 new",
@@ -252,7 +241,7 @@ def test_an_unfinished_sweep_names_the_command_that_goes_on(leave_run: LeaveRun)
 
 
 def test_of_many_failed_runs_the_summary_shows_some_and_how_to_list_the_others() -> None:
-    ended = carry_out(tiny("seed=range(0,23)"), lambda config, restart: None)
+    ended = carry_out(tiny_plan("seed=range(0,23)"), lambda config, restart: None)
     lines = list(summary(ended, "again"))
     assert sum(line.startswith("  failed: ") for line in lines) == 20
     assert lines[-2:] == [
@@ -277,7 +266,7 @@ FILES = {"runs.csv", "metrics.csv", "steps.csv", "env.json", "configs.json"}
 
 def test_runs_that_differ_only_in_their_seed_are_a_row(finish: Work, tmp_path: Path) -> None:
     files, runs, table = compared(
-        carry_out(tiny("norm=bn,gn", "seed=0,1"), finish), tmp_path / "out"
+        carry_out(tiny_plan("norm=bn,gn", "seed=0,1"), finish), tmp_path / "out"
     )
     assert files == FILES
     assert runs[["norm", "seed", "status"]].values.tolist() == [
@@ -294,7 +283,7 @@ def test_what_runs_of_a_norm_differ_in_is_a_row_each(
     finish: Work, tmp_path: Path, axis: str
 ) -> None:
     files, _, table = compared(
-        carry_out(tiny("norm=gn", axis, "seed=0,1"), finish), tmp_path / "out"
+        carry_out(tiny_plan("norm=gn", axis, "seed=0,1"), finish), tmp_path / "out"
     )
     assert files == FILES
     rows = table.split("\n\n")[0].splitlines()[2:]
@@ -304,7 +293,9 @@ def test_what_runs_of_a_norm_differ_in_is_a_row_each(
 
 
 def test_a_refused_run_is_a_row_with_its_reason(finish: Work, tmp_path: Path) -> None:
-    _, runs, table = compared(carry_out(tiny(ON_A_PIXEL, "norm=ln,in"), finish), tmp_path / "out")
+    _, runs, table = compared(
+        carry_out(tiny_plan(ON_A_PIXEL, "norm=ln,in"), finish), tmp_path / "out"
+    )
     assert runs["status"].tolist() == ["done", "refused"]
     assert "a 1x1 map" in runs["reason"].tolist()[1]
     assert "1 refused" in table
@@ -315,7 +306,7 @@ def test_a_norm_refused_at_one_batch_size_differs_from_itself_in_nothing_else(
     finish: Work, tmp_path: Path
 ) -> None:
     _, runs, table = compared(
-        carry_out(tiny(ON_A_PIXEL, "norm=bn", "batch_size=1,4"), finish), tmp_path / "out"
+        carry_out(tiny_plan(ON_A_PIXEL, "norm=bn", "batch_size=1,4"), finish), tmp_path / "out"
     )
     assert runs["batch_size"].tolist() == [4, 1]
     assert not [name for name in runs if "." in name]
@@ -329,7 +320,7 @@ def test_the_caption_of_runs_that_were_not_timed_in_turns_says_so_beside_a_refus
     def work(config: RunConfig, restart: bool) -> None:
         leave_run(config.with_system(concurrent_runs=concurrent_runs))
 
-    _, _, table = compared(carry_out(tiny(ON_A_PIXEL, "norm=ln,in"), work), tmp_path / "out")
+    _, _, table = compared(carry_out(tiny_plan(ON_A_PIXEL, "norm=ln,in"), work), tmp_path / "out")
     assert "Times are not measured here: normbench bench does that." in table
     assert "time per epoch" not in table
     assert "a processor, threads: 1, fp32, torch 2.15.0, commit 0123456789ab." in table
@@ -338,15 +329,17 @@ def test_the_caption_of_runs_that_were_not_timed_in_turns_says_so_beside_a_refus
 def test_accuracies_on_held_out_images_are_a_column_where_there_are_any(
     finish: Work, tmp_path: Path
 ) -> None:
-    _, runs, _ = compared(carry_out(tiny("data.val_fraction=0.1"), finish), tmp_path / "held-out")
+    _, runs, _ = compared(
+        carry_out(tiny_plan("data.val_fraction=0.1"), finish), tmp_path / "held-out"
+    )
     assert runs["val_accuracy"].tolist() == [0.5]
-    _, runs, _ = compared(carry_out(tiny(), finish), tmp_path / "without")
+    _, runs, _ = compared(carry_out(tiny_plan(), finish), tmp_path / "without")
     assert "val_accuracy" not in runs
 
 
 def test_runs_that_failed_before_their_first_epoch_are_rows_too(tmp_path: Path) -> None:
     _, runs, table = compared(
-        carry_out(tiny("norm=bn,gn"), lambda config, restart: None), tmp_path / "out"
+        carry_out(tiny_plan("norm=bn,gn"), lambda config, restart: None), tmp_path / "out"
     )
     assert runs["status"].tolist() == ["failed", "failed"]
     assert runs["reason"].tolist() == ["it ended without saying how"] * 2
@@ -355,8 +348,8 @@ def test_runs_that_failed_before_their_first_epoch_are_rows_too(tmp_path: Path) 
 
 def test_a_run_that_has_not_begun_is_in_no_table(leave_run: LeaveRun) -> None:
     ended = carry_out(
-        tiny("seed=0,1"),
+        tiny_plan("seed=0,1"),
         lambda config, restart: leave_run(config, "interrupted", "stopped", epochs=1),
     )
     assert read_runs(ended.runs).runs["status"].tolist() == ["interrupted"]
-    assert read_runs(tiny("seed=7,8").runs).runs.empty
+    assert read_runs(tiny_plan("seed=7,8").runs).runs.empty

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: plain lines in a pipe, bars on a terminal."""
+"""The display of a sweep: plain lines in a pipe, bars on a terminal."""
 
 from __future__ import annotations
 
@@ -8,29 +8,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from kit.launchers import tiny_sweep
 from rich.console import Console
 
 from normbench.config.schema import RunConfig
 from normbench.runs.rundir import RunDir
 from normbench.sweeps.display import Display, LiveDisplay, open_display
-from normbench.sweeps.estimate import Estimator
 from normbench.sweeps.plan import make_plan
-from normbench.sweeps.sweep import Study
 
-TINY = [
-    "data=synthetic",
-    "data.num_train=100",
-    "data.num_test=20",
-    "model.widths=[4,8]",
-    "batch_size=16",
-    "epochs=2",
-]
 STEPS = 14
 LeaveRun = Callable[..., Path]
 
 
 class Terminal(io.StringIO):
-    """A standard error that is a terminal."""
+    """A standard stream that is a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -38,13 +29,13 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
-    """Three runs of one kind, in an empty folder."""
+    """Three runs of a kind, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    return make_plan(Study("tiny", ()).with_overrides([*TINY, "seed=0,1,2"])).open()
+    return make_plan(tiny_sweep("seed=0,1,2")).open()
 
 
 def terminal(monkeypatch: pytest.MonkeyPatch, stream: str = "stderr") -> Terminal:
-    """Puts a terminal in place of a standard stream; within the test, since pytest puts its own there before it."""
+    """Replaces a standard stream by a terminal; called by the test, since pytest replaces it too."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
     replacement = Terminal()
@@ -57,7 +48,7 @@ def steps_of(configs: Sequence[RunConfig]) -> dict[str, int]:
 
 
 def live(configs: Sequence[RunConfig], jobs: int = 1) -> LiveDisplay:
-    return LiveDisplay(steps_of(configs), Estimator(), jobs, configs)
+    return LiveDisplay(configs, steps_of(configs), jobs)
 
 
 def drawn(display: LiveDisplay) -> list[str]:
@@ -73,7 +64,7 @@ def drawn(display: LiveDisplay) -> list[str]:
 def test_in_a_pipe_a_finished_run_is_one_plain_line(
     configs: list[RunConfig], leave_run: LeaveRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with open_display(steps_of(configs), Estimator(), 2, configs, live=True) as display:
+    with open_display(configs, steps_of(configs), 2) as display:
         assert type(display) is Display
         for config in configs:
             display.run_started(config)
@@ -93,21 +84,6 @@ def test_in_a_pipe_a_finished_run_is_one_plain_line(
     assert (err, "\x1b" in out) == ("", False)
 
 
-def test_a_terminal_without_bars_has_the_same_lines(
-    configs: list[RunConfig],
-    leave_run: LeaveRun,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    screen = terminal(monkeypatch)
-    with open_display(steps_of(configs), Estimator(), 1, configs, live=False) as display:
-        display.run_started(configs[0])
-        leave_run(configs[0])
-        display.run_ended(configs[0])
-    assert capsys.readouterr().out.count("\n") == 1
-    assert screen.getvalue() == ""
-
-
 @pytest.mark.parametrize(
     ("file", "content"),
     [
@@ -125,7 +101,7 @@ def test_a_damaged_run_is_a_line_that_says_so(
     file: str,
     content: str,
 ) -> None:
-    display = Display(steps_of(configs), Estimator(), 1)
+    display = Display(configs, steps_of(configs), 1)
     display.run_started(configs[0])
     (leave_run(configs[0]) / file).write_text(content)
     display.run_ended(configs[0])
@@ -241,7 +217,7 @@ def test_beside_bars_on_standard_error_the_lines_still_go_where_standard_output_
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     screen = terminal(monkeypatch)
-    with open_display(steps_of(configs), Estimator(), 1, configs, live=True) as display:
+    with open_display(configs, steps_of(configs), 1) as display:
         display.run_started(configs[0])
         leave_run(configs[0])
         display.run_ended(configs[0])
@@ -258,7 +234,7 @@ def test_where_both_are_the_terminal_every_line_is_whole_and_as_it_is(
 ) -> None:
     screen, output = terminal(monkeypatch), terminal(monkeypatch, "stdout")
     reason = "no [bold]markup[/bold] is read in a reason, however long it is"
-    with open_display(steps_of(configs), Estimator(), 1, configs, live=True) as display:
+    with open_display(configs, steps_of(configs), 1) as display:
         display.run_started(configs[0])
         leave_run(configs[0], "failed", reason, epochs=0)
         display.run_ended(configs[0])

@@ -1,4 +1,4 @@
-"""How long runs will take: by a finished run of the same kind, and by no other."""
+"""The estimate of a run's time: by finished runs of the same kind alone."""
 
 from __future__ import annotations
 
@@ -6,20 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kit.tiny import tiny
 
 from normbench.config.compose import compose
 from normbench.config.schema import RunConfig
 from normbench.sweeps.estimate import Estimator, duration
 
-TINY = {
-    "data": "synthetic",
-    "data.num_train": 100,
-    "data.num_test": 20,
-    "model.widths": [4, 8],
-    "norm": "gn",
-    "batch_size": 16,
-    "epochs": 2,
-}
 LeaveRun = Callable[..., Path]
 
 
@@ -28,29 +20,28 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def tiny(*overrides: str) -> RunConfig:
-    given = {text.partition("=")[0] for text in overrides}
-    return compose(overrides, {key: value for key, value in TINY.items() if key not in given})
+def tiny_run(*settings: str) -> RunConfig:
+    return compose(tiny(*settings))
 
 
 def test_nothing_is_known_before_a_run_has_finished() -> None:
-    assert Estimator().seconds(tiny()) is None
+    assert Estimator().seconds(tiny_run()) is None
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 7])
 def test_seconds_are_those_of_an_epoch_with_its_evaluation_for_each_epoch(
     leave_run: LeaveRun, epochs: int
 ) -> None:
-    leave_run(tiny(), train_seconds=3.0)  # and 1 s of evaluation
-    assert Estimator().seconds(tiny(f"epochs={epochs}")) == 4.0 * epochs
+    leave_run(tiny_run(), train_seconds=3.0)  # and 1 s of evaluation
+    assert Estimator().seconds(tiny_run(f"epochs={epochs}")) == 4.0 * epochs
 
 
 @pytest.mark.parametrize(
     "free", ["seed=3", "epochs=5", "optim.lr=1", "optim=sgd", "optim.schedule=cosine"]
 )
 def test_seed_epochs_and_optimizer_make_no_other_kind(leave_run: LeaveRun, free: str) -> None:
-    config = tiny(free)
-    leave_run(tiny("seed=1"))
+    config = tiny_run(free)
+    leave_run(tiny_run("seed=1"))
     assert Estimator().seconds(config) == 4.0 * config.epochs
 
 
@@ -58,7 +49,7 @@ def test_seed_epochs_and_optimizer_make_no_other_kind(leave_run: LeaveRun, free:
     "other",
     [
         "norm=ln",
-        "norm.num_groups=2",
+        "norm.eps=1e-3",
         "batch_size=8",
         "data.num_train=200",
         "data.limit_train=50",
@@ -69,38 +60,38 @@ def test_seed_epochs_and_optimizer_make_no_other_kind(leave_run: LeaveRun, free:
     ],
 )
 def test_a_run_of_another_kind_is_no_measure(leave_run: LeaveRun, other: str) -> None:
-    leave_run(tiny(other))
-    assert Estimator().seconds(tiny(other)) == 8.0
-    assert Estimator().seconds(tiny()) is None
+    leave_run(tiny_run(other))
+    assert Estimator().seconds(tiny_run(other)) == 8.0
+    assert Estimator().seconds(tiny_run()) is None
 
 
 @pytest.mark.parametrize("state", ["failed", "diverged", "interrupted", "running"])
 def test_a_run_that_is_not_done_is_no_measure(leave_run: LeaveRun, state: str) -> None:
-    leave_run(tiny("seed=1"), state)
+    leave_run(tiny_run("seed=1"), state)
     estimator = Estimator()
-    estimator.learn(tiny("seed=1"))
-    assert estimator.seconds(tiny()) is None
+    estimator.learn(tiny_run("seed=1"))
+    assert estimator.seconds(tiny_run()) is None
 
 
 def test_a_run_that_finishes_meanwhile_is_learned_from(leave_run: LeaveRun) -> None:
     estimator = Estimator()
-    assert estimator.seconds(tiny()) is None
-    leave_run(tiny("seed=1"), train_seconds=1.0)
-    assert estimator.seconds(tiny()) is None  # folders are read once
-    estimator.learn(tiny("seed=1"))
-    assert estimator.seconds(tiny()) == 4.0
-    leave_run(tiny("seed=2"), train_seconds=2.0)
-    estimator.learn(tiny("seed=2"))
-    assert estimator.seconds(tiny()) == 6.0
-    assert estimator.seconds(tiny("batch_size=8")) is None
+    assert estimator.seconds(tiny_run()) is None
+    leave_run(tiny_run("seed=1"), train_seconds=1.0)
+    assert estimator.seconds(tiny_run()) is None  # folders are read once
+    estimator.learn(tiny_run("seed=1"))
+    assert estimator.seconds(tiny_run()) == 4.0
+    leave_run(tiny_run("seed=2"), train_seconds=2.0)
+    estimator.learn(tiny_run("seed=2"))
+    assert estimator.seconds(tiny_run()) == 6.0
+    assert estimator.seconds(tiny_run("batch_size=8")) is None
 
 
 def test_the_place_of_a_run_and_its_share_of_the_machine_make_no_other_kind(
     leave_run: LeaveRun,
 ) -> None:
-    leave_run(tiny("seed=1").with_system(threads=1, concurrent_runs=2))
-    assert Estimator().seconds(tiny()) == 8.0
-    assert Estimator().seconds(tiny("system.runs_dir=elsewhere")) is None
+    leave_run(tiny_run("seed=1").with_system(threads=1, concurrent_runs=2))
+    assert Estimator().seconds(tiny_run()) == 8.0
+    assert Estimator().seconds(tiny_run("system.runs_dir=elsewhere")) is None
 
 
 @pytest.mark.parametrize(
@@ -125,20 +116,20 @@ def test_the_place_of_a_run_and_its_share_of_the_machine_make_no_other_kind(
 def test_a_damaged_run_is_no_measure_and_the_next_one_is(
     leave_run: LeaveRun, file: str, content: bytes
 ) -> None:
-    (leave_run(tiny("seed=0")) / file).write_bytes(content)
+    (leave_run(tiny_run("seed=0")) / file).write_bytes(content)
     estimator = Estimator()
     if file != "config.yaml":  # which is known of a run that has just ended
-        estimator.learn(tiny("seed=0"))
-    assert estimator.seconds(tiny("seed=5")) is None
-    leave_run(tiny("seed=1"))
-    assert Estimator().seconds(tiny("seed=5")) == 8.0
+        estimator.learn(tiny_run("seed=0"))
+    assert estimator.seconds(tiny_run("seed=5")) is None
+    leave_run(tiny_run("seed=1"))
+    assert Estimator().seconds(tiny_run("seed=5")) == 8.0
 
 
 def test_what_is_no_run_directory_is_passed_over(leave_run: LeaveRun) -> None:
-    folder = leave_run(tiny("seed=1")).parent
-    (folder / "normresnet-gn-b16-s0-notes").mkdir()
-    (folder / "normresnet-gn-b16-s0-a-file").write_text("notes")
-    assert Estimator().seconds(tiny()) == 8.0
+    folder = leave_run(tiny_run("seed=1")).parent
+    (folder / "normresnet-bn-b16-s0-notes").mkdir()
+    (folder / "normresnet-bn-b16-s0-a-file").write_text("notes")
+    assert Estimator().seconds(tiny_run()) == 8.0
 
 
 @pytest.mark.parametrize(

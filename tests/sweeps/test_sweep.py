@@ -1,4 +1,4 @@
-"""Studies: axes, joint axes, exclusions and fixed settings, from YAML and from the command line."""
+"""Sweeps: axes, joint axes, exclusions and fixed settings, from YAML and from the command line."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from normbench.config.compose import config_dir, from_settings
 from normbench.errors import NormbenchError
-from normbench.sweeps import sweep as study_module
-from normbench.sweeps.sweep import Axis, Exclusion, Study, load_study
+from normbench.sweeps import sweep as sweep_module
+from normbench.sweeps.sweep import Axis, Exclusion, Sweep, load_sweep
 
 STUDIES = [path.stem for path in (config_dir() / "sweep").glob("*.yaml")]
 
@@ -19,21 +19,21 @@ def axis(key: str, *values: Any) -> Axis:
     return Axis((key,), tuple((value,) for value in values))
 
 
-def settings(study: Study) -> list[dict[str, Any]]:
-    return [point for point, excluded in study.points() if excluded is None]
+def settings(sweep: Sweep) -> list[dict[str, Any]]:
+    return [point for point, excluded in sweep.points() if excluded is None]
 
 
-def written(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Study:
-    """The study that is read from `text` in a configs folder of its own."""
+def written(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Sweep:
+    """The sweep read from `text`, in a configs folder of its own."""
     (folder / "sweep").mkdir()
     (folder / "sweep" / "own.yaml").write_text(text)
-    monkeypatch.setattr(study_module, "config_dir", lambda: folder)
-    return load_study("own")
+    monkeypatch.setattr(sweep_module, "config_dir", lambda: folder)
+    return load_sweep("own")
 
 
 def test_the_points_are_the_product_of_the_axes_in_their_order() -> None:
-    study = Study("s", (axis("norm", "bn", "gn"), axis("seed", 0, 1)), {"epochs": 2})
-    assert [(p["norm"], p["seed"], p["epochs"]) for p in settings(study)] == [
+    sweep = Sweep("s", (axis("norm", "bn", "gn"), axis("seed", 0, 1)), {"epochs": 2})
+    assert [(p["norm"], p["seed"], p["epochs"]) for p in settings(sweep)] == [
         ("bn", 0, 2),
         ("bn", 1, 2),
         ("gn", 0, 2),
@@ -44,8 +44,8 @@ def test_the_points_are_the_product_of_the_axes_in_their_order() -> None:
 def test_an_override_takes_the_place_of_an_axis_or_of_a_fixed_setting_and_adds_axes_at_the_end() -> (
     None
 ):
-    study = Study("s", (axis("norm", "bn", "gn"), axis("seed", 0, 1)), {"epochs": 2})
-    changed = study.with_overrides(["seed=5,6", "epochs=1", "batch_size=8,16", "norm=ln"])
+    sweep = Sweep("s", (axis("norm", "bn", "gn"), axis("seed", 0, 1)), {"epochs": 2})
+    changed = sweep.with_overrides(["seed=5,6", "epochs=1", "batch_size=8,16", "norm=ln"])
     assert [
         tuple(p[key] for key in ("norm", "seed", "epochs", "batch_size")) for p in settings(changed)
     ] == [
@@ -60,8 +60,8 @@ def test_the_keys_of_a_joint_axis_vary_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = "axes:\n  norm, norm.num_groups: [[gn, 4], [gn, 32]]\n  seed: range(0,2)\n"
-    study = written(tmp_path, monkeypatch, text)
-    assert [(p["norm.num_groups"], p["seed"]) for p in settings(study)] == [
+    sweep = written(tmp_path, monkeypatch, text)
+    assert [(p["norm.num_groups"], p["seed"]) for p in settings(sweep)] == [
         (4, 0),
         (4, 1),
         (32, 0),
@@ -70,12 +70,12 @@ def test_the_keys_of_a_joint_axis_vary_together(
 
 
 def test_a_joint_axis_is_overridden_whole_or_not_at_all() -> None:
-    study = Study("s", (Axis(("norm", "norm.num_groups"), (("gn", 4), ("gn", 32))),))
+    sweep = Sweep("s", (Axis(("norm", "norm.num_groups"), (("gn", 4), ("gn", 32))),))
     with pytest.raises(
         NormbenchError, match=r"'norm' belongs to the joint axis 'norm, norm\.num_groups'.*give all"
     ):
-        study.with_overrides(["norm=bn"])
-    assert settings(study.with_overrides(["norm=gn", "norm.num_groups=2,8"])) == [
+        sweep.with_overrides(["norm=bn"])
+    assert settings(sweep.with_overrides(["norm=gn", "norm.num_groups=2,8"])) == [
         {"norm": "gn", "norm.num_groups": 2},
         {"norm": "gn", "norm.num_groups": 8},
     ]
@@ -83,8 +83,8 @@ def test_a_joint_axis_is_overridden_whole_or_not_at_all() -> None:
 
 def test_what_an_exclusion_covers_is_left_out_with_its_reason() -> None:
     exclusion = Exclusion({"norm": ["bn", "in"], "batch_size": [1]}, "known to collapse")
-    study = Study("s", (axis("norm", "bn", "gn"), axis("batch_size", 1, 8)), {}, (exclusion,))
-    assert [reason for _, reason in study.points()] == ["known to collapse", None, None, None]
+    sweep = Sweep("s", (axis("norm", "bn", "gn"), axis("batch_size", 1, 8)), {}, (exclusion,))
+    assert [reason for _, reason in sweep.points()] == ["known to collapse", None, None, None]
 
 
 def test_an_exclusion_in_yaml_names_keys_of_the_study(
@@ -94,7 +94,7 @@ def test_an_exclusion_in_yaml_names_keys_of_the_study(
     assert settings(written(tmp_path, monkeypatch, text)) == [{"norm": "gn"}]
     (tmp_path / "sweep" / "own.yaml").write_text(text.replace("norm: bn}", "nrom: bn}"))
     with pytest.raises(NormbenchError, match="exclude: 'nrom' is no axis and not fixed"):
-        load_study("own")
+        load_sweep("own")
 
 
 @pytest.mark.parametrize(
@@ -119,12 +119,12 @@ def test_a_file_that_is_no_study_is_named(
 
 def test_what_makes_no_run_another_run_cannot_be_an_axis() -> None:
     with pytest.raises(NormbenchError, match=r"'system\.threads' cannot be an axis"):
-        Study("s", ()).with_overrides(["system.threads=1,2"])
+        Sweep("s", ()).with_overrides(["system.threads=1,2"])
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_in_configs_composes_and_says_what_to_expect(name: str) -> None:
-    configs = [from_settings(point) for point in settings(load_study(name))]
+    configs = [from_settings(point) for point in settings(load_sweep(name))]
     assert len({config.fingerprint for config in configs}) == len(configs) > 0
     text = (config_dir() / "sweep" / f"{name}.yaml").read_text()
     assert all(word in text for word in ("# Command:", "# Expected:", "Cost:"))
@@ -132,10 +132,10 @@ def test_every_study_in_configs_composes_and_says_what_to_expect(name: str) -> N
 
 def test_the_studies_of_the_comparison_are_there() -> None:
     assert {"table", "batch_size", "learning_rate", "groups", "demo"} <= set(STUDIES)
-    batch_sizes = {point["batch_size"] for point in settings(load_study("batch_size"))}
+    batch_sizes = {point["batch_size"] for point in settings(load_sweep("batch_size"))}
     assert {1, 256} <= batch_sizes
 
 
 def test_an_unknown_study_names_the_nearest() -> None:
     with pytest.raises(NormbenchError, match="unknown study 'demmo': did you mean 'demo'"):
-        load_study("demmo")
+        load_sweep("demmo")

@@ -1,23 +1,28 @@
-"""One run from configuration to files: determinism, pairing, kill and resume, divergence, refusal before any work."""
+"""One run from configuration to files: determinism, pairing, kill and resume, divergence, refusal."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from kit.tiny import tiny
 
 from normbench.config.compose import compose
+from normbench.config.schema import from_yaml
 from normbench.errors import NormbenchError, RunFailure
-from normbench.runs.rundir import open_run
-from normbench.train import run as run_module
+from normbench.runs.rundir import RunDir, open_run
 from normbench.train.engine import Trainer
 from normbench.train.run import Outcome, execute
 
@@ -28,150 +33,222 @@ MEASURED = {
     "images_per_second",
     "peak_memory_mib",
 }
-TINY = [
-    "data=synthetic",
-    "data.num_train=100",
-    "data.num_test=20",
-    "data.augment=standard",
-    "model.widths=[4,8]",
-    "batch_size=16",
-    "epochs=3",
-    "train.log_every=3",
-    "system.progress=none",
-]
+ON_A_PIXEL = "model.widths=[4,4,4,4,4,4]"  # a 1x1 map before the last norm
+BROKEN = "optim.lr=1e30"
 
 
-def tiny(folder: Path, *overrides: str, restart: bool = False) -> Outcome:
-    keys = {text.partition("=")[0] for text in overrides}
-    kept = [text for text in TINY if text.partition("=")[0] not in keys]
-    return execute(compose([*kept, *overrides], {"system.runs_dir": str(folder)}), restart=restart)
+def train(folder: Path, *overrides: str, restart: bool = False) -> Outcome:
+    """A run of three epochs of 7 steps, with every third step logged."""
+    given = ["epochs=3", "data.augment=standard", "train.log_every=3", *overrides]
+    flags = {"system.runs_dir": str(folder), "system.progress": "none"}
+    settings = {setting.partition("=")[0]: setting for setting in given}
+    return execute(compose(tiny(*settings.values()), flags), restart=restart)
 
 
 def results(path: Path) -> tuple[list[dict[str, str]], str, dict[str, torch.Tensor]]:
-    """What must be equal bit for bit: the rows without their timings, the logged steps, the final weights."""
-    with (path / "metrics.csv").open() as file:
-        metrics = [
-            {key: value for key, value in row.items() if key not in MEASURED}
-            for row in csv.DictReader(file)
-        ]
+    """All that must be equal bit for bit: rows without times, logged steps, final weights."""
+    rows = list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
+    for row in rows:
+        for name in MEASURED:
+            del row[name]
     weights = torch.load(path / "checkpoint.pt", weights_only=True)["model"]
-    return metrics, (path / "steps.csv").read_text(), weights
+    return rows, (path / "steps.csv").read_text(), weights
 
 
 def assert_equal_results(first: Path, second: Path) -> None:
-    (metrics, steps, weights), (other_metrics, other_steps, other_weights) = (
-        results(first),
-        results(second),
-    )
+    metrics, steps, weights = results(first)
+    other_metrics, other_steps, other_weights = results(second)
     assert metrics == other_metrics
     assert steps == other_steps
-    assert all(torch.equal(weight, other_weights[name]) for name, weight in weights.items())
+    for name, weight in weights.items():
+        assert torch.equal(weight, other_weights[name]), name
+
+
+def status_in(folder: Path) -> dict[str, Any]:
+    """The status of the only run in a folder."""
+    (file,) = folder.glob("*/status.json")
+    status: dict[str, Any] = json.loads(file.read_text())
+    return status
+
+
+@contextmanager
+def before_step(number: int, act: Callable[[], object]) -> Iterator[None]:
+    """Acts before the step of this number."""
+    take_step = Trainer.take_step
+
+    def acting(self: Trainer, group: torch.Tensor, lr: float) -> torch.Tensor:
+        if self.step == number:
+            act()
+        return take_step(self, group, lr)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "take_step", acting)
+        yield
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny(tmp_path_factory.mktemp("uninterrupted")).path
+    return train(tmp_path_factory.mktemp("uninterrupted")).path
+
+
+# Files
 
 
 def test_a_run_writes_the_files_it_promises(uninterrupted: Path) -> None:
     names = {path.name for path in uninterrupted.iterdir()} - {".lock"}
-    assert names == {
-        "config.yaml",
-        "env.json",
-        "status.json",
-        "metrics.csv",
-        "steps.csv",
-        "checkpoint.pt",
-    }
-    header = (uninterrupted / "metrics.csv").read_text().splitlines()[0]
-    assert header == (
+    tables = {"metrics.csv", "steps.csv"}
+    assert names == {"config.yaml", "env.json", "status.json", "checkpoint.pt"} | tables
+    assert (uninterrupted / "metrics.csv").read_text().splitlines()[0] == (
         "epoch,steps,lr,train_loss,train_accuracy,test_loss,test_accuracy,"
         "train_seconds,eval_seconds,compile_seconds,images_per_second,peak_memory_mib"
     )
-    steps = (uninterrupted / "steps.csv").read_text().splitlines()
-    assert steps[0] == "step,epoch,loss,lr"
-    # 100 images in batches of 16 are 7 steps; steps 0, 3 and 6 of every epoch are logged
-    assert [line.split(",")[:2] for line in steps[1:]] == [
-        [str(7 * e + s), str(e + 1)] for e in range(3) for s in (0, 3, 6)
-    ]
+    header, *rows = csv.reader((uninterrupted / "steps.csv").read_text().splitlines())
+    assert header == ["step", "epoch", "loss", "lr"]
+    logged = [[str(7 * epoch + step), str(epoch + 1)] for epoch in range(3) for step in (0, 3, 6)]
+    assert [row[:2] for row in rows] == logged
+    assert status_in(uninterrupted.parent)["state"] == "done"
+
+
+def test_the_environment_holds_all_that_the_numbers_depend_on(uninterrupted: Path) -> None:
     environment = json.loads((uninterrupted / "env.json").read_text())
     assert environment["schema_version"] == 1
-    assert environment["data"]["name"] == "synthetic"
     assert environment["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert json.loads((uninterrupted / "status.json").read_text())["state"] == "done"
+    assert environment["task"]["name"] == "classification"
+    assert environment["task"]["primary"] == "accuracy"
+    data = environment["data"]
+    assert (data["name"], data["image_shape"], len(data["classes"])) == (
+        "synthetic",
+        [3, 32, 32],
+        10,
+    )
+    config = from_yaml((uninterrupted / "config.yaml").read_text())
+    assert environment["cost_id"] == config.cost_id((3, 32, 32), 10)
 
 
 def test_the_directory_is_named_by_the_run_and_its_config_gives_the_same_name(
     uninterrupted: Path,
 ) -> None:
-    config = yaml.safe_load((uninterrupted / "config.yaml").read_text())
+    text = (uninterrupted / "config.yaml").read_text()
+    config = yaml.safe_load(text)
     assert uninterrupted.name.startswith("normresnet-bn-b16-s0-")
+    assert uninterrupted.name == from_yaml(text).run_id
     assert config["runtime"]["device"] != "auto"
     assert config["data"]["content"] == "synthetic-v1-100-20-0"
 
 
-def test_the_same_seed_twice_gives_the_same_bits(uninterrupted: Path, tmp_path: Path) -> None:
-    assert_equal_results(uninterrupted, tiny(tmp_path).path)
+def test_a_validation_split_adds_its_columns_and_leaves_the_test_set_alone(tmp_path: Path) -> None:
+    path = train(tmp_path, "data.val_fraction=0.2", "epochs=1").path
+    header = (path / "metrics.csv").read_text().splitlines()[0]
+    assert "train_accuracy,val_loss,val_accuracy,test_loss" in header
+    # 80 images in batches of 16.
+    assert torch.load(path / "checkpoint.pt", weights_only=True)["step"] == 5
 
 
-def test_another_seed_gives_other_numbers(uninterrupted: Path, tmp_path: Path) -> None:
-    assert results(uninterrupted)[0] != results(tiny(tmp_path, "seed=1").path)[0]
+def test_max_steps_ends_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    outcome = train(tmp_path, "train.max_steps=9")
+    assert (outcome.metrics["epoch"], outcome.metrics["steps"]) == (2, 9)
 
 
-def test_a_finished_run_is_reported_and_not_trained_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# The same numbers
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(
+    uninterrupted: Path, tmp_path: Path
 ) -> None:
-    first = tiny(tmp_path)
+    assert_equal_results(uninterrupted, train(tmp_path).path)
+    assert results(uninterrupted)[0] != results(train(tmp_path, "seed=1").path)[0]
+
+
+def test_a_finished_run_is_reported_and_trained_again_only_on_restart(tmp_path: Path) -> None:
+    first = train(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in first.path.iterdir()}
-    monkeypatch.setattr(Trainer, "train_epoch", lambda *_: pytest.fail("trained again"))
-    assert tiny(tmp_path) == first
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train_epoch", lambda *_: pytest.fail("trained again"))
+        assert train(tmp_path) == first
     assert {path: path.stat().st_mtime_ns for path in first.path.iterdir()} == before
-
-
-def test_restart_trains_again(tmp_path: Path) -> None:
-    first = tiny(tmp_path)
-    before = (first.path / "checkpoint.pt").stat().st_mtime_ns
-    again = tiny(tmp_path, restart=True)
-    assert (again.path / "checkpoint.pt").stat().st_mtime_ns > before
+    again = train(tmp_path, restart=True)
+    checkpoint = first.path / "checkpoint.pt"
+    assert checkpoint.stat().st_mtime_ns > before[checkpoint]
     assert again.metrics["test_loss"] == first.metrics["test_loss"]
 
 
-@pytest.mark.parametrize("after_steps", [1, 6, 7, 10, 20])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(
-    uninterrupted: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    after_steps: int,
-    number: int,
+def test_runs_of_equal_seed_start_from_the_same_convolutions_and_see_the_same_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    starts: dict[str, list[torch.Tensor]] = {}
+    orders: dict[str, list[list[int]]] = {}
     take_step = Trainer.take_step
 
-    def interrupted_step(self: Trainer, *arguments: torch.Tensor) -> torch.Tensor:
-        loss = take_step(self, *arguments)
-        if self.step == after_steps:
-            signal.raise_signal(number)
-        return loss
+    def spy(self: Trainer, group: torch.Tensor, lr: float) -> torch.Tensor:
+        norm = type(self.model[0].norm_act[0]).__name__
+        if self.step == 0:
+            named = self.model.named_parameters()
+            starts[norm] = [p.detach().clone() for name, p in named if name.endswith("conv.weight")]
+        orders.setdefault(norm, []).append(group.tolist())
+        return take_step(self, group, lr)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "take_step", interrupted_step)
-        stopped = tiny(tmp_path)
+    monkeypatch.setattr(Trainer, "take_step", spy)
+    for norm in ("bn", "gn", "in", "none"):
+        train(tmp_path, f"norm={norm}", "epochs=1")
+    assert len(starts) == 4
+    first, *rest = starts.values()
+    for start in rest:
+        torch.testing.assert_close(start, first, rtol=0, atol=0)
+    assert len({str(order) for order in orders.values()}) == 1
+
+
+# Stopped, killed, broken
+
+
+@pytest.mark.parametrize(
+    ("after_steps", "number"),
+    [
+        (1, signal.SIGINT),
+        (6, signal.SIGTERM),
+        (7, signal.SIGINT),
+        (10, signal.SIGTERM),
+        (20, signal.SIGINT),
+    ],
+)
+def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(
+    uninterrupted: Path, tmp_path: Path, after_steps: int, number: signal.Signals
+) -> None:
+    def stop() -> None:
+        signal.raise_signal(number)
+
+    with before_step(after_steps - 1, stop):
+        stopped = train(tmp_path)
     assert stopped.state == "interrupted"
     assert stopped.reason == f"stopped after step {after_steps} of 21"
-    assert_equal_results(uninterrupted, tiny(tmp_path).path)
+    assert_equal_results(uninterrupted, train(tmp_path).path)
+
+
+def test_a_second_ctrl_c_stops_at_once_and_loses_at_most_one_epoch(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    def press_twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with before_step(10, press_twice), pytest.raises(KeyboardInterrupt):
+        train(tmp_path)
+    assert status_in(tmp_path)["state"] == "interrupted"
+    (checkpoint,) = tmp_path.glob("*/checkpoint.pt")
+    assert torch.load(checkpoint, weights_only=True)["epoch"] == 1
+    assert_equal_results(uninterrupted, train(tmp_path).path)
 
 
 KILLER = """
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {tests!r} + "/train"]
 import torch
 torch.set_num_threads(1)
 from normbench import atomic
 from normbench.runs import rundir
 from normbench.train import run
 from normbench.train.engine import Trainer
-from test_run import tiny
+from test_run import train
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -203,7 +280,7 @@ def before_the_first_row(): rundir.RunDir.append_metrics = die
 for place in {places}:
     if (child := os.fork()) == 0:
         globals()[place]()
-        tiny(Path({folder!r}) / place)
+        train(Path({folder!r}) / place)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status), place
@@ -223,147 +300,79 @@ PLACES = [
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for each place, with the run that was killed there by SIGKILL."""
     folder = tmp_path_factory.mktemp("killed")
-    script = KILLER.format(tests=str(Path(__file__).parent), folder=str(folder), places=PLACES)
-    subprocess.run(
-        [sys.executable, "-c", script],
-        check=True,
-        timeout=200,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    script = KILLER.format(tests=str(Path(__file__).parents[1]), folder=str(folder), places=PLACES)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=200, env=environment)
     return folder
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("killed runs")
 @pytest.mark.parametrize("place", PLACES)
 def test_a_killed_run_leaves_readable_files_and_goes_on_to_the_same_bits(
     uninterrupted: Path, killed: Path, place: str
 ) -> None:
+    assert status_in(killed / place)["state"] == "running"
     (path,) = (killed / place).iterdir()
-    assert json.loads((path / "status.json").read_text())["state"] == "running"
     if (path / "checkpoint.pt").exists():
         torch.load(path / "checkpoint.pt", weights_only=True)
-    outcome = tiny(killed / place)
+    outcome = train(killed / place)
     assert outcome.state == "done"
     assert not list(path.glob("*.tmp"))
     assert_equal_results(uninterrupted, outcome.path)
 
 
-def test_a_second_ctrl_c_stops_at_once_and_loses_at_most_one_epoch(
-    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    take_step = Trainer.take_step
-
-    def interrupted_twice(self: Trainer, *arguments: torch.Tensor) -> torch.Tensor:
-        if self.step == 10:
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
-        return take_step(self, *arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "take_step", interrupted_twice)
-        with pytest.raises(KeyboardInterrupt):
-            tiny(tmp_path)
-    (path,) = tmp_path.glob("normresnet-*")
-    assert json.loads((path / "status.json").read_text())["state"] == "interrupted"
-    assert torch.load(path / "checkpoint.pt", weights_only=True)["epoch"] == 1
-    assert_equal_results(uninterrupted, tiny(tmp_path).path)
-
-
 def test_two_processes_on_one_run_the_second_leaves(tmp_path: Path, uninterrupted: Path) -> None:
-    with (
-        open_run(tmp_path / uninterrupted.name),
-        pytest.raises(RunFailure, match="another process is training"),
-    ):
-        tiny(tmp_path)
-
-
-def test_runs_of_equal_seed_start_from_the_same_convolutions_and_see_the_same_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    starts: dict[str, list[torch.Tensor]] = {}
-    orders: dict[str, list[list[int]]] = {}
-    take_step = Trainer.take_step
-
-    def spy(self: Trainer, group: torch.Tensor, lr: float) -> torch.Tensor:
-        norm = type(self.model[0].norm_act[0]).__name__
-        if self.step == 0:
-            starts[norm] = [
-                p.detach().clone()
-                for n, p in self.model.named_parameters()
-                if n.endswith("conv.weight")
-            ]
-        orders.setdefault(norm, []).append(group.tolist())
-        return take_step(self, group, lr)
-
-    monkeypatch.setattr(Trainer, "take_step", spy)
-    for norm in ("bn", "gn", "in", "none"):
-        tiny(tmp_path, f"norm={norm}", "epochs=1")
-    first, *others = starts.values()
-    assert len(starts) == 4
-    assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
-    assert len({str(order) for order in orders.values()}) == 1
+    message = "another process is training"
+    with open_run(tmp_path / uninterrupted.name), pytest.raises(RunFailure, match=message):
+        train(tmp_path)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(tmp_path: Path) -> None:
-    outcome = tiny(tmp_path, "norm=none", "optim.lr=1e30", "train.log_every=1")
+    outcome = train(tmp_path, "norm=none", BROKEN, "train.log_every=1")
     assert outcome.state == "diverged"
     assert "the loss of step" in str(outcome.reason)
-    assert tiny(tmp_path, "norm=none", "optim.lr=1e30", "train.log_every=1") == outcome
+    assert train(tmp_path, "norm=none", BROKEN, "train.log_every=1") == outcome
 
 
 @pytest.mark.parametrize("norm", ["none", "bn"])
 def test_so_does_a_last_step_after_which_the_test_loss_is_not_finite(
     tmp_path: Path, norm: str
 ) -> None:
-    outcome = tiny(tmp_path, f"norm={norm}", "optim=sgd", "optim.lr=1e38", "train.max_steps=1")
+    outcome = train(tmp_path, f"norm={norm}", "optim=sgd", "optim.lr=1e38", "train.max_steps=1")
     assert outcome.state == "diverged"
     assert outcome.reason == "the test loss after epoch 1 is nan"
 
 
-def test_an_error_while_training_is_recorded_and_raised(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: object) -> torch.Tensor:
+def test_an_error_while_training_is_recorded_and_raised(tmp_path: Path) -> None:
+    def broken() -> None:
         raise RuntimeError("out of memory\nand more")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "take_step", broken)
-        with pytest.raises(RuntimeError, match="out of memory"):
-            tiny(tmp_path)
-    (path,) = tmp_path.glob("normresnet-*")
-    status = json.loads((path / "status.json").read_text())
+    with before_step(0, broken), pytest.raises(RuntimeError, match="out of memory"):
+        train(tmp_path)
+    status = status_in(tmp_path)
     assert (status["state"], status["reason"]) == ("failed", "RuntimeError: out of memory")
-    assert tiny(tmp_path).state == "done"
+    assert train(tmp_path).state == "done"
 
 
 def test_a_full_disk_ends_the_run_with_its_last_checkpoint_intact(
     uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved = run_module.RunDir.save_checkpoint
+    save = RunDir.save_checkpoint
 
-    def full_on_the_second(self: run_module.RunDir, state: dict[str, int]) -> None:
+    def full_on_the_second(self: RunDir, state: dict[str, int]) -> None:
         if state["epoch"] == 2:
             raise RunFailure("the disk is full")
-        saved(self, state)
+        save(self, state)
 
     with monkeypatch.context() as patched:
-        patched.setattr(run_module.RunDir, "save_checkpoint", full_on_the_second)
+        patched.setattr(RunDir, "save_checkpoint", full_on_the_second)
         with pytest.raises(RunFailure, match="the disk is full"):
-            tiny(tmp_path)
-    assert_equal_results(uninterrupted, tiny(tmp_path).path)
+            train(tmp_path)
+    assert_equal_results(uninterrupted, train(tmp_path).path)
 
 
-def test_a_validation_split_adds_its_columns_and_leaves_the_test_set_alone(tmp_path: Path) -> None:
-    path = tiny(tmp_path, "data.val_fraction=0.2", "epochs=1").path
-    header = (path / "metrics.csv").read_text().splitlines()[0]
-    assert "train_accuracy,val_loss,val_accuracy,test_loss" in header
-    assert (
-        torch.load(path / "checkpoint.pt", weights_only=True)["step"] == 5
-    )  # 80 images in batches of 16
-
-
-def test_max_steps_ends_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
-    outcome = tiny(tmp_path, "train.max_steps=9")
-    assert (outcome.metrics["epoch"], outcome.metrics["steps"]) == (2, 9)
+# Refused
 
 
 @pytest.mark.parametrize(
@@ -372,33 +381,34 @@ def test_max_steps_ends_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
         (["norm=gn", "norm.num_groups=3"], "num_groups=3 does not divide 4 channels"),
         (["norm.eps=a"], "norm.eps: should be a valid number, not 'a'"),
         (["model.widths=[4,0]"], "model.widths.1: should be greater than or equal to 1, not 0"),
-        (["norm=in", "model.widths=[4,4,4,4,4,4]"], "a 1x1 map"),
-        (["batch_size=1", "model.widths=[4,4,4,4,4,4]"], "a batch of 1 on a 1x1 map"),
-        (
-            ["batch_size=33", "model.widths=[4,4,4,4,4,4]"],
-            "at batch 1: one value per channel",
-        ),  # 100 = 3 * 33 + 1
+        (["norm=in", ON_A_PIXEL], "a 1x1 map"),
+        (["batch_size=1", ON_A_PIXEL], "a batch of 1 on a 1x1 map"),
+        # 100 images are three batches of 33 and one image.
+        (["batch_size=33", ON_A_PIXEL], "at batch 1: one value per channel"),
         (["data.limit_train=1000"], "data.limit_train=1000: there are 100 train images"),
         (["data.val_fraction=0.001"], "leaves 100 images to train and 0 to validate"),
         (["optim=sgd", "optim.momentum=0.0"], "optim.nesterov: needs optim.momentum > 0"),
-        (
-            ["optim.schedule=one_cycle", "optim.warmup_fraction=0.1"],
-            "one_cycle has a warm-up of its own",
-        ),
+        (["optim.schedule=one_cycle", "optim.warmup_fraction=0.1"], "a warm-up of its own"),
+        (["runtime.cuda_graphs=true", "runtime.device=cpu"], "needs a cuda device"),
+    ],
+)
+def test_a_run_that_cannot_work_is_refused_before_anything_is_written(
+    tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(NormbenchError, match=re.escape(message)):
+        train(tmp_path / "runs", *overrides)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
         (["data=cifar10_parquet"], "needs data.root=PATH"),
         (["data=image_folder", "data.root=nowhere"], "there is no folder 'nowhere'"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_written(
-    tmp_path: Path, overrides: list[str], message: str
-) -> None:
-    extra = [] if overrides[0].startswith("data=") else TINY
-    kept = [
-        text
-        for text in extra
-        if text.partition("=")[0] not in {o.partition("=")[0] for o in overrides}
-    ]
-    config = compose([*kept, *overrides], {"system.runs_dir": str(tmp_path / "runs")})
-    with pytest.raises(NormbenchError, match=message.replace("(", r"\(")):
+def test_so_are_data_that_are_not_there(tmp_path: Path, overrides: list[str], message: str) -> None:
+    config = compose(overrides, {"system.runs_dir": str(tmp_path / "runs")})
+    with pytest.raises(NormbenchError, match=re.escape(message)):
         execute(config)
     assert not (tmp_path / "runs").exists()

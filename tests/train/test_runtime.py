@@ -1,4 +1,4 @@
-"""Where the arithmetic happens: what is refused, what is put back, and that layout and compiler change no result."""
+"""Where the arithmetic happens: resolution and refusal, global settings, compilation beforehand."""
 
 from __future__ import annotations
 
@@ -9,28 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kit.training import CPU, PLAIN, figures, split_of, trainer_of
 
-from normbench.data.loader import DeviceLoader
-from normbench.data.source import Split
 from normbench.errors import NormbenchError
-from normbench.models import Layers, models
 from normbench.norms import norms
 from normbench.train import runtime
 from normbench.train.compilation import compile_seconds
-from normbench.train.engine import Trainer, evaluate
-from normbench.train.optim import constant, optimizers, parameter_groups
 from normbench.train.runtime import (
     Runtime,
     check_compiler,
-    check_onednn,
+    check_cuda_graphs,
     has_native_bf16,
     open_runtime,
     resolve_device,
+    resolve_layout,
     resolve_precision,
 )
-
-CPU = torch.device("cpu")
-HALF = (0.5, 0.5, 0.5)
 
 
 def has_devices(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool) -> None:
@@ -51,7 +45,7 @@ def test_auto_is_the_fastest_device_there_is(
 
 
 @pytest.mark.parametrize("name", ["cuda", "mps"])
-def test_a_device_that_is_missing_is_refused_beside_those_there_are(
+def test_a_missing_device_is_refused_beside_those_there_are(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has_devices(monkeypatch, cuda=False, mps=False)
@@ -60,21 +54,34 @@ def test_a_device_that_is_missing_is_refused_beside_those_there_are(
         resolve_device(name)
 
 
+# Precision and layout
+
+
+@pytest.mark.parametrize("batch_size", [1, 15, 16, 64])
 @pytest.mark.parametrize("native", [True, False])
-def test_auto_precision_is_bf16_where_that_is_native_and_asking_for_it_elsewhere_is_refused(
-    native: bool, monkeypatch: pytest.MonkeyPatch
+def test_precision_is_bf16_only_where_the_device_has_it(
+    native: bool, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime, "has_native_bf16", lambda device: native)
-    assert resolve_precision("auto", "cpu") == ("bf16" if native else "fp32")
-    assert resolve_precision("fp32", "cpu") == "fp32"
+    is_fast = native and batch_size >= 16
+    assert resolve_precision("auto", "cpu", batch_size) == ("bf16" if native else "fp32")
+    assert resolve_precision("fast", "cpu", batch_size) == ("bf16" if is_fast else "fp32")
+    assert resolve_precision("fp32", "cpu", batch_size) == "fp32"
     if native:
-        assert resolve_precision("bf16", "cpu") == "bf16"
-    else:
-        with pytest.raises(
-            NormbenchError,
-            match=r"^runtime\.precision=bf16: this cpu has no native bf16; available: ",
-        ):
-            resolve_precision("bf16", "cpu")
+        assert resolve_precision("bf16", "cpu", batch_size) == "bf16"
+        return
+    message = r"^runtime\.precision=bf16: this cpu has no native bf16; available: fp32$"
+    with pytest.raises(NormbenchError, match=message):
+        resolve_precision("bf16", "cpu", batch_size)
+
+
+def test_the_fast_layout_is_channels_last_from_batch_16_on_but_for_instance_norm() -> None:
+    names = {entry.name for entry in norms}
+    for batch_size, expected in ((1, set()), (15, set()), (16, names), (64, names)):
+        found = {norm for norm in names if resolve_layout("fast", norm, batch_size)}
+        assert found == expected - {"in", "in_affine"}
+        assert resolve_layout(True, "in", batch_size)
+        assert not resolve_layout(False, "bn", batch_size)
 
 
 @pytest.mark.parametrize(
@@ -104,41 +111,56 @@ def test_a_gpu_has_bf16_from_capability_8_on(
     assert has_native_bf16("cuda") is native
 
 
+# Refusals
+
+
 def test_compiling_without_a_compiler_is_refused_only_where_it_was_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     check_compiler(False, "cpu")
-    check_compiler(True, "cuda")
     with pytest.raises(NormbenchError, match=r"^runtime\.compile=true needs a C\+\+ compiler"):
         check_compiler(True, "cpu")
-    monkeypatch.setattr(
-        shutil, "which", lambda name: f"/usr/bin/{name}" if name == "clang++" else None
-    )
+    monkeypatch.setattr(shutil, "which", lambda name: name if name == "clang++" else None)
     check_compiler(True, "cpu")
 
 
-def test_doing_without_onednn_is_for_a_cpu_alone() -> None:
-    check_onednn(False, "cpu")
-    check_onednn("auto", "cuda")
-    with pytest.raises(
-        NormbenchError, match=r"^runtime\.onednn=false needs a cpu, and this run is on cuda"
-    ):
-        check_onednn(False, "cuda")
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_compiling_on_a_gpu_needs_triton(
+    is_installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: is_installed or None)
+    if is_installed:
+        check_compiler(True, "cuda")
+        return
+    with pytest.raises(NormbenchError, match=r"^runtime\.compile=true needs the package triton"):
+        check_compiler(True, "cuda")
 
 
-def global_settings() -> tuple[int, bool]:
-    return torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+def test_cuda_graphs_are_refused_on_another_device() -> None:
+    check_cuda_graphs(False, "cpu")
+    check_cuda_graphs(True, "cuda")
+    message = r"^runtime\.cuda_graphs=true needs a cuda device, and this run is on cpu$"
+    with pytest.raises(NormbenchError, match=message):
+        check_cuda_graphs(True, "cpu")
+
+
+# Global settings
+
+
+def global_settings() -> tuple[int, bool, bool]:
+    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    return torch.get_num_threads(), *tf32
 
 
 @pytest.mark.parametrize("tf32", [True, False])
-def test_opening_sets_threads_and_forbids_tf32_and_closing_puts_both_back(
+def test_opening_sets_threads_and_forbids_tf32_and_closing_restores_both(
     tf32: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
     before = global_settings()
     with open_runtime("cpu", "fp32", True, False, threads=2) as opened:
-        assert global_settings() == (2, False)
+        assert global_settings() == (2, False, False)
         assert opened == Runtime(CPU, "fp32", True, False)
     assert global_settings() == before
     with pytest.raises(ZeroDivisionError), open_runtime("cpu", "fp32", True, False, threads=2):
@@ -157,97 +179,43 @@ def test_autocast_computes_in_bf16_only_where_that_is_the_precision() -> None:
 
 
 def test_peak_memory_is_that_of_this_process_in_mib() -> None:
-    assert 50 < Runtime(CPU, "fp32", False, False).peak_memory_mib() < 100_000
+    assert 50 < PLAIN.peak_memory_mib() < 100_000
 
 
-def trainer_of(
-    where: Runtime,
-    norm: str,
-    *,
-    widths: tuple[int, ...] = (4, 8),
-    num_images: int = 10,
-    size: int = 8,
-) -> Trainer:
-    lr, generator = 0.05, np.random.default_rng(0)
-    images = generator.integers(0, 256, (num_images, 3, size, size), dtype=np.uint8)
-    split = Split.of(images=images, labels=generator.integers(0, 10, num_images))
-    layers = Layers(norms.build(norm), seed=0)
-    model = where.prepare(models.build("normresnet", layers, 10, options={"widths": widths}))
-    loader = DeviceLoader(split, mean=HALF, std=HALF, device=CPU, channels_last=where.channels_last)
-    optimizer = optimizers.build("sgd")(parameter_groups(model), lr)
-    given: dict[str, Any] = {
-        "lr": lr,
-        "schedule": constant,
-        "batch_size": 4,
-        "epochs": 2,
-        "seed": 0,
-        "log_every": 1,
-    }
-    return Trainer(model, optimizer, loader, where, **given)
-
-
-def figures(trainer: Trainer) -> list[float]:
-    """Every step's loss, then the evaluation."""
-    losses: list[float] = []
-    while not trainer.is_done:
-        trainer.train_epoch(lambda log: losses.append(log.loss if log else 0.0), lambda: False)
-    return [*losses, *evaluate(trainer.model, trainer.loader, trainer.runtime)]
-
-
-@pytest.mark.parametrize("norm", ["bn", "gn"])
-def test_channels_last_gives_the_same_figures_to_rounding(norm: str) -> None:
-    plain, last = (
-        trainer_of(Runtime(CPU, "fp32", layout, False), norm) for layout in (False, True)
-    )
-    convs = [p for p in last.model.parameters() if p.ndim == 4]
-    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in convs)
-    np.testing.assert_allclose(figures(last), figures(plain), rtol=1e-4)
+# Compilation beforehand
 
 
 def test_without_compilation_nothing_is_run_beforehand() -> None:
-    trainer = trainer_of(Runtime(CPU, "fp32", False, False), "bn")
+    trainer = trainer_of()
     assert compile_seconds(trainer, [trainer.loader]) == 0.0
     assert trainer.model.training
-
-
-def compile_with(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_module = torch.nn.Module.compile
-    monkeypatch.setattr(
-        torch.nn.Module,
-        "compile",
-        lambda module, **given: compile_module(module, backend=backend, **given),
-    )
 
 
 def num_graphs() -> int:
     return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
+@pytest.mark.slow
 def test_compiling_meets_every_batch_shape_beforehand_and_leaves_the_model_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    compile_with("eager", monkeypatch)  # traces as ever, and spends no time on machine code
-    eager, compiled = (
-        trainer_of(Runtime(CPU, "fp32", False, compiles), "bn") for compiles in (False, True)
-    )
+    compile_module = torch.nn.Module.compile
+
+    def compile_eagerly(module: torch.nn.Module, **given: Any) -> None:
+        # The backend "eager" traces as any other, and generates no code.
+        compile_module(module, backend="eager", **given)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_eagerly)
+    given: dict[str, Any] = {"split": split_of(10), "batch_size": 4, "epochs": 2}
+    eager = trainer_of(**given)
+    compiled = trainer_of(runtime=Runtime(CPU, "fp32", False, compile=True), **given)
     before = copy.deepcopy(compiled.model.state_dict())
     assert before.keys() == eager.model.state_dict().keys()
     graphs = num_graphs()
     assert compile_seconds(compiled, [compiled.loader]) > 0
-    assert all(
-        torch.equal(value, before[key]) for key, value in compiled.model.state_dict().items()
-    )
+    for key, value in compiled.model.state_dict().items():
+        assert torch.equal(value, before[key])
     assert all(parameter.grad is None for parameter in compiled.model.parameters())
     assert num_graphs() == graphs + 3, "training at 4 and 2 images, evaluation at 10"
     np.testing.assert_allclose(figures(compiled), figures(eager), rtol=1e-4)
     assert num_graphs() == graphs + 3, "a step had to compile again"
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_machine_code_gives_the_same_figures() -> None:
-    tiny = {"widths": (2,), "num_images": 4, "size": 4}
-    eager, compiled = (
-        trainer_of(Runtime(CPU, "fp32", False, compiles), "bn", **tiny)
-        for compiles in (False, True)
-    )
-    np.testing.assert_allclose(figures(compiled), figures(eager), rtol=1e-4)

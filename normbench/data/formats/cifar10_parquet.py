@@ -1,9 +1,12 @@
-"""CIFAR-10 as a folder in the Hugging Face layout: plain_text/{train,test}-*.parquet with columns img and label."""
+"""Reads CIFAR-10 in the Hugging Face layout.
+
+The files are plain_text/{train,test}-*.parquet with columns img and label.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,23 +21,25 @@ if TYPE_CHECKING:
 
 ROWS = {"train": 50_000, "test": 10_000}
 IMAGE_SHAPE = (3, 32, 32)
+# The first bytes of every JPEG file.
 JPEG = b"\xff\xd8\xff"
 
 
 @sources.register("cifar10_parquet", title="CIFAR-10 (parquet)")
 def cifar10_parquet(home: DataHome, *, root: Root = None) -> Source:
-    """CIFAR-10 from a folder of parquet files; JPEG bytes are a lossy copy and are named cifar10-jpeg.
+    """CIFAR-10 from a folder of parquet files; JPEG bytes are a lossy copy, named cifar10-jpeg.
 
-    Raises NormbenchError for a missing folder or file, other columns, another number of rows, labels outside 0 to 9,
-    or a damaged image.
+    Raises NormbenchError for a missing folder or file, other columns, another number of rows,
+    labels outside 0 to 9, or a damaged image.
     """
     if root is None:
         return recall("cifar10_parquet", home)
     files = {split: parquet_files(Path(root).expanduser(), split) for split in ROWS}
-    parts = (
-        (f"{split}/{i}", path.read_bytes()) for split in ROWS for i, path in enumerate(files[split])
-    )
     lossy = _first_image(files["train"][0]).startswith(JPEG)
+    # The place in the order and not the path: a renamed folder holds the same data.
+    parts = []
+    for split, paths in files.items():
+        parts += [(f"{split}/{place}", path.read_bytes()) for place, path in enumerate(paths)]
     return Source(
         name="cifar10-jpeg" if lossy else "cifar10",
         content=content_hash(parts),
@@ -50,54 +55,50 @@ def cifar10_parquet(home: DataHome, *, root: Root = None) -> Source:
 
 
 def parquet_files(root: Path, split: str) -> list[Path]:
-    """The parquet files of a split, in `root` or in its plain_text/ folder."""
+    """The parquet files of a split, in `root` or in `root`/plain_text.
+
+    Raises NormbenchError where the folder or its files are missing.
+    """
     if not root.is_dir():
         raise NormbenchError(f"data.root: there is no folder '{root}'")
     for folder in (root / "plain_text", root):
-        if files := sorted(folder.glob(f"{split}-*.parquet")):
+        files = sorted(folder.glob(f"{split}-*.parquet"))
+        if files:
             return files
     raise NormbenchError(f"data.root: no {split}-*.parquet in '{root}' or its plain_text/")
 
 
 def _decode_split(files: list[Path], split: str, workers: int) -> Split:
-    tables = [_read(path) for path in files]
-    encoded = [
-        image
-        for table in tables
-        for image in table["img"].combine_chunks().field("bytes").to_pylist()
-    ]
-    labels = np.concatenate([table["label"].fill_null(-1).to_numpy() for table in tables]).astype(
-        np.int64
-    )
-    places = [
-        f"image {row} of '{path}'"
-        for path, table in zip(files, tables, strict=True)
-        for row in range(len(table))
-    ]
+    encoded: list[bytes | None] = []
+    places: list[str] = []
+    columns = []
+    for path in files:
+        table = _read(path)
+        encoded += table["img"].combine_chunks().field("bytes").to_pylist()
+        places += [f"image {row} of '{path}'" for row in range(len(table))]
+        # A missing label becomes -1, which is refused below like any other wrong label.
+        columns.append(table["label"].fill_null(-1).to_numpy())
+    labels = np.concatenate(columns).astype(np.int64)
     if len(labels) != ROWS[split]:
-        raise NormbenchError(
-            f"'{files[0].parent}': {len(labels)} {split} rows, CIFAR-10 has {ROWS[split]}"
-        )
-    if set(np.unique(labels)) != set(range(len(CLASSES))):
-        raise NormbenchError(
-            f"'{files[0]}': labels {np.unique(labels).tolist()}, CIFAR-10 has 0 to 9"
-        )
-    if missing := [place for place, image in zip(places, encoded, strict=True) if not image]:
-        raise NormbenchError(f"{missing[0]} is empty")
-    images = decode_images(encoded, IMAGE_SHAPE, places.__getitem__, workers)
+        found = f"{len(labels)} {split} rows, CIFAR-10 has {ROWS[split]}"
+        raise NormbenchError(f"'{files[0].parent}': {found}")
+    present = np.unique(labels).tolist()
+    if present != list(range(len(CLASSES))):
+        raise NormbenchError(f"'{files[0]}': labels {present}, CIFAR-10 has 0 to 9")
+    images = decode_images(encoded, places, IMAGE_SHAPE, workers)
     return Split.of(images=images, labels=labels)
 
 
 def _first_image(path: Path) -> bytes:
-    """The bytes of the first image; nothing where there is none, which decoding will name."""
+    """The bytes of the first image; empty where the row is missing, which decoding reports."""
     import pyarrow.parquet
 
     _check_columns(path)
-    first = next(
-        pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1, columns=["img"]), None
-    )
-    images = first["img"].to_pylist() if first is not None else []
-    return images[0]["bytes"] or b"" if images and images[0] else b""
+    batches = pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1, columns=["img"])
+    for batch in batches:
+        image = batch["img"].to_pylist()[0]
+        return (image and image["bytes"]) or b""
+    return b""
 
 
 def _read(path: Path) -> pyarrow.Table:
@@ -119,9 +120,10 @@ def _check_columns(path: Path) -> None:
         schema = pyarrow.parquet.read_schema(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise _unreadable(path, error) from None
-    kinds: dict[str, Any] = {name: schema.field(name).type for name in schema.names}
-    image, label = kinds.get("img", pyarrow.null()), kinds.get("label", pyarrow.null())
-    has_bytes = pyarrow.types.is_struct(image) and "bytes" in [field.name for field in image]
+    kinds = {name: schema.field(name).type for name in schema.names}
+    image = kinds.get("img", pyarrow.null())
+    label = kinds.get("label", pyarrow.null())
+    has_bytes = pyarrow.types.is_struct(image) and image.get_field_index("bytes") >= 0
     if not has_bytes or not pyarrow.types.is_integer(label):
         given = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
         raise NormbenchError(

@@ -1,4 +1,4 @@
-"""One's own images: a folder with train/CLASS/*.png and test/CLASS/*.png."""
+"""Reads the user's own images from a folder of train/CLASS/*.png and test/CLASS/*.png."""
 
 from __future__ import annotations
 
@@ -17,58 +17,65 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 
 @sources.register("image_folder", title="Image folder")
 def image_folder(home: DataHome, *, root: Root = None) -> Source:
-    """Images in train/CLASS/ and test/CLASS/ (PNG or JPEG, all of one size); the data name is folder-NAME.
+    """Images in train/CLASS/ and test/CLASS/ (PNG or JPEG, all of one size); named folder-NAME.
 
-    Raises NormbenchError for a missing folder, classes that differ between the two sides, a damaged image, or images of
-    several sizes. Grey and palette images become RGB.
+    Raises NormbenchError for a missing folder, for classes on only one side, a damaged image, or
+    images of several sizes. Grey and palette images become RGB.
     """
     if root is None:
         return recall("image_folder", home)
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise NormbenchError(f"data.root: there is no folder '{root}'")
-    classes = _classes(folder / "train")
-    if (test_classes := _classes(folder / "test")) != classes:
-        odd = ", ".join(sorted(set(classes) ^ set(test_classes)))
-        raise NormbenchError(
-            f"'{folder}': train/ and test/ must have the same classes; only on one side: {odd}"
-        )
-    files = {split: _files(folder / split, classes) for split in ("train", "test")}
-    image_shape = _image_shape(files["train"][0])
+    classes = _common_classes(folder)
+    train = _files(folder / "train", classes)
+    test = _files(folder / "test", classes)
+    parts = ((path.relative_to(folder).as_posix(), path.read_bytes()) for path in [*train, *test])
+    image_shape = _image_shape(train[0])
+
+    def decode_side(files: list[Path]) -> Split:
+        encoded = [path.read_bytes() for path in files]
+        places = [f"'{path}'" for path in files]
+        images = decode_images(encoded, places, image_shape, home.workers)
+        labels = np.array([classes.index(path.parent.name) for path in files], np.int64)
+        return Split.of(images=images, labels=labels)
+
     return Source(
         name=f"folder-{folder.resolve().name}",
-        content=content_hash(
-            (p.relative_to(folder).as_posix(), p.read_bytes()) for s in files for p in files[s]
-        ),
+        content=content_hash(parts),
         classes=classes,
         image_shape=image_shape,
-        num_train=len(files["train"]),
-        num_test=len(files["test"]),
-        decode=lambda: (
-            _decode_split(files["train"], classes, image_shape, home.workers),
-            _decode_split(files["test"], classes, image_shape, home.workers),
-        ),
+        num_train=len(train),
+        num_test=len(test),
+        decode=lambda: (decode_side(train), decode_side(test)),
     )
+
+
+def _common_classes(folder: Path) -> tuple[str, ...]:
+    """The classes of both sides, sorted by name: a label is a place in this order."""
+    classes = _classes(folder / "train")
+    odd = set(classes) ^ set(_classes(folder / "test"))
+    if odd:
+        raise NormbenchError(
+            f"'{folder}': train/ and test/ must have the same classes; only on one side: "
+            f"{', '.join(sorted(odd))}"
+        )
+    return classes
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
-        raise NormbenchError(
-            f"data.root: there is no folder '{folder}'; expected train/CLASS/*.png and test/CLASS/*.png"
-        )
-    classes = tuple(
-        sorted(
-            path.name
-            for path in folder.iterdir()
-            if path.is_dir() and not path.name.startswith(".")
-        )
-    )
+        expected = "expected train/CLASS/*.png and test/CLASS/*.png"
+        raise NormbenchError(f"data.root: there is no folder '{folder}'; {expected}")
+    names = [path.name for path in folder.iterdir() if path.is_dir()]
+    classes = tuple(sorted(name for name in names if not name.startswith(".")))
     if len(classes) < 2:
         raise NormbenchError(f"'{folder}': {len(classes)} class folders; at least 2 are needed")
     return classes
 
 
 def _files(folder: Path, classes: tuple[str, ...]) -> list[Path]:
+    """The image files of one side, class by class."""
     files: list[Path] = []
     for name in classes:
         found = sorted(path for path in (folder / name).iterdir() if _is_image(path))
@@ -79,21 +86,14 @@ def _files(folder: Path, classes: tuple[str, ...]) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
+    # Some systems leave hidden files such as ._cat.png beside the images.
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _image_shape(path: Path) -> tuple[int, int, int]:
     try:
+        # Opening reads the header only.
         with Image.open(path) as image:
             return (3, image.height, image.width)
     except (OSError, Image.DecompressionBombError):
         raise NormbenchError(f"'{path}' is damaged: it cannot be decoded as an image") from None
-
-
-def _decode_split(
-    files: list[Path], classes: tuple[str, ...], image_shape: tuple[int, int, int], workers: int
-) -> Split:
-    encoded = [path.read_bytes() for path in files]
-    labels = np.array([classes.index(path.parent.name) for path in files], np.int64)
-    images = decode_images(encoded, image_shape, lambda i: f"'{files[i]}'", workers)
-    return Split.of(images=images, labels=labels)

@@ -1,19 +1,23 @@
-"""A generated set of ten classes, so that every command runs without a download.
+"""Generates images of ten classes, so that every command runs without a download.
 
-The class is one of five shapes (disc, square, triangle, ring, cross, all of one area) filled with one of two textures
-(stripes, checks). Everything else is nuisance, drawn from one distribution whatever the class: polarity (a light shape
-on dark or the reverse), colours, contrast, place, size, tilt, the texture's period, tilt, phase and strength, a
-gradient of light, noise. Polarity cancels the mean image of a class, which leaves a linear classifier near chance.
+A class is a shape (disc, square, triangle, ring, cross, all of equal area) filled with a texture
+(stripes, checks). Everything else is nuisance, with the same distribution in every class: polarity
+(light on dark or the reverse), colours, contrast, place, size, tilt, the texture's period, tilt,
+phase and strength, a gradient of light, noise. Polarity cancels the mean image of a class, which
+leaves a linear classifier near chance.
 
-Test accuracy after 5 epochs on 4,000 images, measured once (n = 1 seed) on 2,000 test images: a 95 % sampling interval
-of at most 2.2 points either way, without the spread between seeds; BatchNorm moved by 17 points in its last epoch.
-NormResNet of widths (32, 64, 128, 256), Adam 1e-3, batch 64, torch 2.15.0 on one CPU thread:
+Test accuracy after 5 epochs on 4,000 images, measured once (n = 1 seed) on 2,000 test images: a
+95 % sampling interval of at most 2.2 points either way, without the spread between seeds; BatchNorm
+moved by 17 points in the last epoch. NormResNet of widths (32, 64, 128, 256), Adam 1e-3, batch 64,
+torch 2.15.0 on one CPU thread:
 
-    BatchNorm 81.8 %, GroupNorm(4) 70.7 %, GroupNorm(1) 62.7 %, no norm 57.0 %, InstanceNorm without affine 47.6 %;
-    ridge regression on the pixels 17.5 % (the best of five penalties on the test images); chance 10 %.
+    BatchNorm 81.8 %, GroupNorm(4) 70.7 %, GroupNorm(1) 62.7 %, no norm 57.0 %,
+    InstanceNorm without affine 47.6 %; ridge regression on the pixels 17.5 % (the best of five
+    penalties on the test images); chance 10 %.
 
-The bytes are the same on every platform and with every numpy: Philox's raw words are the only random source, and
-floats meet only operations that IEEE 754 rounds exactly, one at a time (no sine, no exponential, no sum over an axis).
+The bytes are the same on every platform and with every numpy: Philox's raw words are the only
+random source, and floats meet only operations with exact IEEE 754 rounding, one at a time (no sine,
+no exponential, no sum over an axis).
 """
 
 from __future__ import annotations
@@ -28,13 +32,14 @@ from pydantic import Field
 from normbench.data.source import DataHome, Source, Split, sources
 from normbench.seeds import stream_seed
 
-VERSION = 1  # Part of a run's identity: raised by every change that alters a byte.
+# Part of a run's id: raised by every change to a byte.
+VERSION = 1
 SIDE = 32
-NUM_DRAWS = (
-    20  # Random words an image takes for its parameters; its noise takes the rest, a byte a value.
-)
+# Random words of an image: one for each parameter, then a byte for each value of noise.
+NUM_DRAWS = 20
 NUM_WORDS = NUM_DRAWS + 3 * SIDE * SIDE // 8
-CHUNK = 64  # Images at a time, so that the arrays stay in the processor's cache. Changes no byte.
+# Images at a time, so that the arrays stay in the processor's cache. Changes no byte.
+CHUNK = 64
 
 Floats = NDArray[np.float64]
 Pattern = Callable[[Floats, Floats], Floats]
@@ -50,9 +55,9 @@ def synthetic(
 ) -> Source:
     """Generated 32x32 images of ten classes, five shapes in two textures; nothing is downloaded.
 
-    Shape and texture carry the class; colour, contrast, polarity, place, size, tilt, light and noise do not. Training
-    and test images come from different random streams of `seed`. A smaller set is the beginning of a larger one, and
-    its classes are balanced to within one image.
+    Shape and texture carry the class; colour, contrast, polarity, place, size, tilt, light and
+    noise do not. Training and test images come from different random streams of `seed`. A smaller
+    set is the beginning of a larger set; classes are balanced to within an image.
     """
 
     def decode() -> tuple[Split, Split]:
@@ -71,9 +76,10 @@ def synthetic(
 
 def _split(seed: int, part: str, count: int) -> Split:
     """The first `count` images of the stream `part`."""
-    num_classes = len(CLASSES)
-    blocks = _words(seed, part, "labels")(-(-count // num_classes), num_classes)
-    # Every ten images in a row hold each class once, in random order.
+    # Every ten images in a row hold each class once, in random order: sorting random words gives a
+    # permutation, and whole blocks make a smaller set the beginning of a larger set.
+    num_blocks = -(-count // len(CLASSES))
+    blocks = _words(seed, part, "labels")(num_blocks, len(CLASSES))
     labels = np.argsort(blocks, axis=1, kind="stable").reshape(-1)[:count].astype(np.int64)
     words = _words(seed, part, "images")
     images = np.empty((count, 3, SIDE, SIDE), np.uint8)
@@ -84,37 +90,46 @@ def _split(seed: int, part: str, count: int) -> Split:
 
 
 def _words(seed: int, *name: str) -> Callable[[int, int], NDArray[np.uint64]]:
-    """A function that takes the next rows x columns words of the named stream."""
+    """A function that draws the next rows x columns words of the named stream."""
     bits = np.random.Philox(key=stream_seed(seed, "synthetic", *name))
     return lambda rows, columns: bits.random_raw(rows * columns).reshape(rows, columns)
 
 
 def _images(words: NDArray[np.uint64], labels: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """An image for each row of words: ground + light + cover * (1 + strength * texture) * contrast + noise."""
+    """An image for each row of words, shape (n, 3, 32, 32).
+
+    ground + light + cover * (1 + strength * texture) * contrast + noise
+    """
     draws = _Draws(words[:, :NUM_DRAWS])
     line = np.arange(SIDE) - (SIDE - 1) / 2
     x, y = line[None, None, None, :], line[None, None, :, None]
 
-    size, cos, sin = draws.between(6.5, 9.5), *draws.direction()
-    dx, dy = x - draws.between(-4.0, 4.0), y - draws.between(-4.0, 4.0)
-    distance = _by_kind(
-        SHAPES, labels // len(TEXTURES), (cos * dx + sin * dy) / size, (cos * dy - sin * dx) / size
-    )
+    # The order of draws is part of the bytes: a line moved is another data set.
+    size = draws.between(6.5, 9.5)
+    cos, sin = draws.direction()
+    dx = x - draws.between(-4.0, 4.0)
+    dy = y - draws.between(-4.0, 4.0)
+    u = (cos * dx + sin * dy) / size
+    v = (cos * dy - sin * dx) / size
+    distance = _by_kind(SHAPES, labels // len(TEXTURES), u, v)
+    # The distance in pixels; the edge is a ramp of one pixel.
     cover = _clip(0.5 - distance * size, 0.0, 1.0)
 
-    period, cos, sin = draws.between(4.0, 6.0), *draws.direction()
-    across, along = (
-        (cos * x + sin * y) / period + draws.unit(),
-        (cos * y - sin * x) / period + draws.unit(),
-    )
+    period = draws.between(4.0, 6.0)
+    cos, sin = draws.direction()
+    across = (cos * x + sin * y) / period + draws.unit()
+    along = (cos * y - sin * x) / period + draws.unit()
     texture = _by_kind(TEXTURES, labels % len(TEXTURES), across, along)
 
     polarity = np.where(draws.unit() < 0.5, -1.0, 1.0)
     contrast = polarity * draws.between(35.0, 100.0) * draws.color(0.5, 1.0)
     ground = draws.color(80.0, 175.0)
     light = draws.between(-1.25, 1.25) * x + draws.between(-1.25, 1.25) * y
-    strength, amplitude = draws.between(0.5, 0.8), draws.between(0.0375, 0.1875)
-    noise = words[:, NUM_DRAWS:].astype("<u8").view(np.uint8).reshape(-1, 3, SIDE, SIDE) * amplitude
+    strength = draws.between(0.5, 0.8)
+    amplitude = draws.between(0.0375, 0.1875)
+    # Little-endian, so that the bytes of a word come in the same order on every platform.
+    noise_bytes = words[:, NUM_DRAWS:].astype("<u8").view(np.uint8)
+    noise = noise_bytes.reshape(-1, 3, SIDE, SIDE) * amplitude
     shape = cover * (1.0 + strength * texture)
     # Half a level for the rounding, less the mean of the noise (127.5 steps).
     image = shape * contrast + (ground + (0.5 - 127.5 * amplitude)) + light + noise
@@ -122,13 +137,12 @@ def _images(words: NDArray[np.uint64], labels: NDArray[np.int64]) -> NDArray[np.
 
 
 class _Draws:
-    """The next random parameter of each image, shaped (n, 1, 1, 1), or (n, 3, 1, 1) for a colour."""
+    """Draws a parameter of each image, shape (n, 1, 1, 1), or (n, 3, 1, 1) for a colour."""
 
     def __init__(self, words: NDArray[np.uint64]) -> None:
-        # 53 bits fit a float64 exactly, and so does their product with a power of two.
-        self._columns: Iterator[Floats] = iter(
-            ((words >> np.uint64(11)).astype(np.float64) * 2.0**-53).T
-        )
+        # 53 bits fit a float64 exactly, and so does a product with a power of two.
+        units = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        self._columns: Iterator[Floats] = iter(units.T)
 
     def unit(self) -> Floats:
         return next(self._columns)[:, None, None, None]
@@ -149,7 +163,7 @@ class _Draws:
 def _by_kind(
     patterns: Mapping[str, Pattern], kinds: NDArray[np.int64], u: Floats, v: Floats
 ) -> Floats:
-    """The pattern of each image's kind, at the coordinates u and v."""
+    """Evaluates the pattern of each image's kind at the coordinates u and v."""
     values = np.empty_like(u)
     for kind, pattern in enumerate(patterns.values()):
         rows = kinds == kind
@@ -162,16 +176,17 @@ def _clip(values: Floats, low: float, high: float) -> Floats:
 
 
 def _wave(phase: Floats) -> Floats:
-    """A wave of period 1 and mean 0 between -1 and 1: a triangle three times too high, cut off."""
+    """A wave of period 1 and mean 0 in [-1, 1]: a triangle three times too high, cut off."""
     return _clip(3.0 - 12.0 * np.abs(phase - np.floor(phase) - 0.5), -1.0, 1.0)
 
 
 def _cross(u: Floats, v: Floats) -> Floats:
-    long, short = np.maximum(np.abs(u), np.abs(v)), np.minimum(np.abs(u), np.abs(v))
+    long = np.maximum(np.abs(u), np.abs(v))
+    short = np.minimum(np.abs(u), np.abs(v))
     return np.maximum(long - 1.182, short - 0.4)
 
 
-# How far outside the shape's edge a point lies, negative inside; each shape has the unit disc's area.
+# Distance of a point from the shape's edge, negative inside; each shape has the unit disc's area.
 SHAPES: dict[str, Pattern] = {
     "disc": lambda u, v: np.sqrt(u * u + v * v) - 1.0,
     "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) - 0.886,

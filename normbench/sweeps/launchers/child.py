@@ -1,7 +1,8 @@
-"""One run in a process of its own, so that whatever kills it kills nothing else.
+"""A run in a process of its own: whatever kills the run kills nothing else.
 
-The process is forked from a server that has imported torch once (Python's forkserver), which leaves a run 0.1 s of
-start-up instead of several; it is as fresh as a new interpreter. Where forking is unsafe, on macOS, it is a new one.
+The process is forked from a server that has imported torch once (Python's forkserver): a run starts
+in 0.1 s instead of several, in a process as fresh as a new interpreter. On macOS, where forking is
+unsafe, the process is a new interpreter.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from multiprocessing import forkserver, resource_tracker
-from multiprocessing.context import BaseContext
 from typing import Any
 
 from normbench.config.schema import RunConfig
@@ -25,18 +24,12 @@ from normbench.errors import NormbenchError, complaint
 from normbench.runs.rundir import OVER, last_output, open_run, read_status, run_state
 from normbench.sweeps.launchers.launcher import StopAsked, Work, train
 
-GRACE_SECONDS = (
-    20.0  # from asking a run to stop to killing it: it saves its checkpoint after the step it is in
-)
-LOADED = [
-    "__main__",
-    "normbench.train.run",
-    "torch._dynamo",
-]  # the last by torch.optim at its first use, for seconds
+# From asking a run to stop to killing the process; the run saves a checkpoint after its step.
+GRACE_SECONDS = 20.0
 
 
 class Child:
-    """A run in its process, from the moment it is made; `settle` it when its sentinel is ready."""
+    """A run in its process, started at once; call `settle` when the sentinel is ready."""
 
     def __init__(
         self,
@@ -53,21 +46,21 @@ class Child:
         self._kill_at: float | None = None
         self._late = False
         surroundings = {**os.environ, **(environment or {})}
-        process: Any = _context().Process  # type: ignore[attr-defined]
-        self._process = process(
+        self._process = start_server([config]).Process(
             target=_main, args=(config, restart, surroundings, work), daemon=True
         )
         self._process.start()
-        self._start = time.monotonic()  # the first one waits for the server to have imported torch
+        # After the start: the first process waits for the server to import torch.
+        self._start = time.monotonic()
 
     @property
     def sentinel(self) -> int:
-        """What multiprocessing.connection.wait waits for."""
+        """The handle for multiprocessing.connection.wait."""
         sentinel: int = self._process.sentinel
         return sentinel
 
     def watch(self) -> None:
-        """Stops a run that is over its time and kills one that does not stop; to be called now and then."""
+        """Stops a run over its time and kills a run that does not stop; called at every poll."""
         now = time.monotonic()
         if self.timeout is not None and now > self._start + self.timeout and self._kill_at is None:
             self._late = True
@@ -82,22 +75,23 @@ class Child:
             self._process.terminate()
 
     def kill(self) -> None:
-        """Ends the process and whatever it has started, at once."""
+        """Ends the process and every process started by the run, at once."""
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
+        except ProcessLookupError:  # the process has no group yet
             self._process.kill()
 
     def settle(self) -> None:
-        """Once the process has ended: makes sure that the run's directory says how."""
+        """Records the end of the process in the run's directory, where the run has not done so."""
         self._process.join()
-        if self._kill_at is not None and not self._late and self._process.exitcode < 0:
-            return  # asked to stop before it could listen, or too slow to: the same command goes on with it
+        was_asked = self._kill_at is not None and not self._late
+        if was_asked and self._process.exitcode < 0:
+            return  # asked to stop and killed: no failure, the same command resumes the run
         reason = f"over the time limit of {self.timeout:g} s" if self._late else self._exit()
         settle(self.config, self._before, reason, failed_anyway=self._late)
 
     def wait(self, should_stop: StopAsked, every: float) -> None:
-        """Waits until the process has ended, asking `every` so many seconds whether to stop it, and settles it."""
+        """Waits for the end and settles; asks `should_stop` every so many seconds."""
         while self._process.is_alive():
             self._process.join(every)
             if should_stop():
@@ -106,38 +100,35 @@ class Child:
         self.settle()
 
     def _exit(self) -> str:
-        """How the process ended, in words."""
+        """Describes the end of the process: the signal, or the exit code and the last output."""
         code: int = self._process.exitcode
-        last = next(
-            (line for line in reversed(last_output(self.config.run_path)) if line.strip()),
-            "no output",
-        )
         if code < 0:
-            hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
+            hint = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
             return f"killed by {signal.Signals(-code).name}{hint}"
-        return f"ended with code {code}: {last.strip()}"
+        lines = [line.strip() for line in last_output(self.config.run_path) if line.strip()]
+        return f"ended with code {code}: {lines[-1] if lines else 'no output'}"
 
 
 def settle(
     config: RunConfig, before: Mapping[str, Any], reason: str, *, failed_anyway: bool = False
 ) -> None:
-    """Marks the run failed for `reason` unless its own status, which was `before`, says how it has ended since.
+    """Marks the run failed for `reason`, unless its status has changed from `before` to an end.
 
-    A run that another process is training is left alone; where the disk is full it stays as killed, which is true.
+    failed_anyway: a run that has saved its checkpoint and stopped counts as failed too.
+    A run held by another process is left alone. On a full disk the state stays `killed`.
     """
     state = run_state(config.run_path)
-    if state == "damaged":
-        return  # the summary names it; what is in it is for a person to look at
-    status = read_status(config.run_path)
-    told = status != before and state != "killed" and not (failed_anyway and state == "interrupted")
-    if state in OVER or told:
+    if state in OVER or state == "damaged":  # the summary names damaged runs
+        return
+    has_ended = read_status(config.run_path) != before and state != "killed"
+    if has_ended and not (failed_anyway and state == "interrupted"):
         return
     with suppress(NormbenchError), open_run(config.run_path) as run:
         run.fail(config.to_yaml(), reason)
 
 
 def print_to_file(config: RunConfig, restart: bool) -> None:
-    """Sends all that this process prints to the run's output.log."""
+    """Redirects the output of this process to the run's output.log."""
     config.run_path.mkdir(parents=True, exist_ok=True)
     with (config.run_path / "output.log").open("wb" if restart else "ab") as log:
         for stream in (sys.stdout, sys.stderr):
@@ -146,16 +137,25 @@ def print_to_file(config: RunConfig, restart: bool) -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
-@lru_cache
-def _context() -> BaseContext:
+def preloaded(configs: Sequence[RunConfig]) -> list[str]:
+    """Names the modules that the fork server imports for these runs.
+
+    torch._dynamo takes 2 to 7 s to import, and only compilation needs the module.
+    """
+    compiler = ["torch._dynamo"] if any(config.runtime.compile for config in configs) else []
+    return ["__main__", "normbench.train.run", *compiler]
+
+
+def start_server(configs: Sequence[RunConfig]) -> Any:
+    """Returns the context of processes for these runs; starts the fork server unless it runs."""
     if sys.platform == "darwin":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(LOADED)
-    resource_tracker.ensure_running()  # else the server starts it, and unblocks the signal
-    before = signal.pthread_sigmask(
-        signal.SIG_BLOCK, {signal.SIGINT}
-    )  # inherited: Ctrl-C is for the scheduler alone
+    context.set_forkserver_preload(preloaded(configs))
+    # Started first: the server would start the tracker itself, and unblock the signal for it.
+    resource_tracker.ensure_running()
+    # The server inherits the blocked signal: Ctrl-C is for the scheduler alone.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
     finally:
@@ -164,14 +164,13 @@ def _context() -> BaseContext:
 
 
 def _main(config: RunConfig, restart: bool, environment: Mapping[str, str], work: Work) -> None:
-    """What the process does: with its own output file and process group, and never longer than its parent lives."""
+    """Runs in the new process: with its own output and process group, and ends with the parent."""
     os.environ.clear()
     os.environ.update(environment)
-    with suppress(PermissionError):  # a process that leads a group already stays where it is
+    with suppress(PermissionError):  # a process that leads a group keeps its group
         os.setsid()
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # forgets the Ctrl-C of a terminal that it has just left
+    # Ignoring the signal discards a pending Ctrl-C of the terminal that setsid has just left.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     print_to_file(config, restart)
     faulthandler.enable()
@@ -184,7 +183,7 @@ def _main(config: RunConfig, restart: bool, environment: Mapping[str, str], work
 
 
 def _stop_with_parent() -> None:
-    """Whatever ends the parent, this run saves its checkpoint and is there for the next command to go on with."""
+    """Asks the run to stop when the parent has ended: the next command finds a saved checkpoint."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,4 +1,4 @@
-"""Runs one after another in this process: for debugging, for a demo, and to time runs that have it to themselves."""
+"""Runs in turn in this process: for debugging, for the demo, and for times without company."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from normbench.sweeps.launchers.launcher import Event, Launcher, StopAsked, Work
 
 @launchers.register("inline", title="In this process")
 def inline(restart: bool = False, work: Work = train) -> Launcher:
-    """One run after another in this process; a crash of the process ends the sweep."""
+    """Runs in turn in this process; a crash of the process ends the sweep."""
 
     def launch(configs: Sequence[RunConfig], should_stop: StopAsked) -> Generator[Event]:
         for config in configs:
             if should_stop():
                 return
+            if config.system.progress == "auto":  # the sweep's display shows the run
+                config = config.with_system(progress="none")
             yield Event("started", config)
             before = read_status(config.run_path)
-            settle(config, before, _worked(work, config, restart))
+            settle(config, before, _failure(work, config, restart))
             yield Event("ended", config)
             if run_state(config.run_path) == "interrupted":
                 return
@@ -30,8 +32,8 @@ def inline(restart: bool = False, work: Work = train) -> Launcher:
     return Launcher(launch, at_once=lambda configs: 1)
 
 
-def _worked(work: Work, config: RunConfig, restart: bool) -> str:
-    """Does the work; what went wrong, for a run that does not say so itself."""
+def _failure(work: Work, config: RunConfig, restart: bool) -> str:
+    """Does the work; returns the reason of failure for a run whose status gives none."""
     try:
         work(config, restart)
     except NormbenchError as error:

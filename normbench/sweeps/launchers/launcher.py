@@ -1,27 +1,31 @@
-"""What a launcher is. Each is a registered function of its options, in a file of its own."""
+"""The interface of launchers and their registry. Each launcher is a function in its own file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from normbench.config.grammar import parse_axes
 from normbench.config.schema import RunConfig
+from normbench.errors import NormbenchError
 from normbench.registry import Registry
 
 StopAsked = Callable[[], bool]
-Work = Callable[[RunConfig, bool], object]  # trains a run; the flag says whether to begin anew
+Work = Callable[[RunConfig, bool], object]  # trains a run; True: from the beginning
 
 Number = Annotated[int, Field(ge=1, le=100_000)]
 Jobs = Number | None
 Seconds = Annotated[float, Field(gt=0)] | None
 
+PREFIX = "launcher."
+
 
 @dataclass(frozen=True)
 class Event:
-    """A run has started or ended; what came of it is in its directory."""
+    """The start or the end of a run; the result is in the run's directory."""
 
     kind: Literal["started", "ended"]
     config: RunConfig
@@ -31,9 +35,10 @@ class Event:
 class Launcher:
     """A way to execute runs.
 
-    launch: starts the runs and says when each has started and ended, until all have, or until it is asked to stop:
-    then it stops those that run and starts no more. at_once: how many of these runs it has going at a time.
-    device: where the runs will be, `cpu` or `cuda`, if that is on other machines.
+    launch: starts the runs and yields an event for each start and end. Asked to stop, launches no
+    more runs, stops the active runs and yields their ends.
+    at_once: number of these runs that are active at a time.
+    device: `cpu` or `cuda`, where runs execute on machines unknown here.
     """
 
     launch: Callable[[Sequence[RunConfig], StopAsked], Generator[Event]]
@@ -41,11 +46,26 @@ class Launcher:
     device: str | None = None
 
 
-def share(config: RunConfig, num_runs: int, threads: int | None) -> RunConfig:
-    """The configuration of a run that may have company: its threads, unless set, and a note of how many runs there are.
+def split_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Separates the options of a launcher (`launcher.jobs=2`) from the settings of the runs.
 
-    The threads are those of its place, however few runs are left, so that one that goes on alone goes on to the same
-    numbers.
+    Raises NormbenchError for an option given twice or with several values.
+    """
+    own = [text for text in overrides if text.startswith(PREFIX)]
+    settings = [text for text in overrides if not text.startswith(PREFIX)]
+    options = {}
+    for key, values in parse_axes(own, {}).items():
+        if len(values) > 1:
+            raise NormbenchError(f"'{key}' takes one value: a launcher's option is no axis")
+        options[key.removeprefix(PREFIX)] = values[0]
+    return options, settings
+
+
+def share(config: RunConfig, num_runs: int, threads: int | None) -> RunConfig:
+    """Returns the configuration of a run beside `num_runs - 1` others, with its share of threads.
+
+    The share depends on the number of places and not on the number of runs left: a run resumed
+    alone reaches the same numbers.
     """
     concurrent_runs = max(num_runs, config.system.concurrent_runs)
     own = config.system.threads or threads
@@ -53,17 +73,20 @@ def share(config: RunConfig, num_runs: int, threads: int | None) -> RunConfig:
 
 
 def share_elsewhere(config: RunConfig, num_runs: int, threads: int) -> RunConfig:
-    """As `share`, for a machine where this folder is not the current one."""
+    """Returns `share` for a machine with another current folder: the runs folder is absolute."""
     folder = str(config.run_path.parent.absolute())
     return share(config, num_runs, threads).with_system(runs_dir=folder)
 
 
 def train(config: RunConfig, restart: bool) -> object:
-    """The work of every launcher: `execute`, patient with a predecessor that is still on its way out."""
+    """Executes the run: the work of every launcher.
+
+    Waits up to 30 s for a predecessor that is saving its checkpoint.
+    """
     from normbench.train.run import execute
 
     return execute(config, restart=restart, patience=30)
 
 
-# An entry takes whether to restart runs and the work to do on each, and its own options.
+# Parameters of an entry: restart, the work of each run, and keyword-only the launcher's options.
 launchers: Registry[Launcher] = Registry("launcher")

@@ -1,4 +1,4 @@
-"""The cores and GPUs of this machine shared out among runs, each in a process of its own."""
+"""Runs side by side on this machine, each in its own process, with a share of cores and GPUs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import os
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from multiprocessing.connection import wait
-from typing import Any
 
 from normbench.config.schema import RunConfig
 from normbench.environment import available_memory_gib, num_cores
-from normbench.sweeps.launchers.child import Child
+from normbench.sweeps.launchers.child import Child, start_server
 from normbench.sweeps.launchers.launcher import (
     Event,
     Jobs,
@@ -27,7 +26,7 @@ from normbench.sweeps.launchers.launcher import (
 POLL_SECONDS = 0.2
 GIB_PER_RUN = 2  # resident at batch 64: 1.5 to 1.6 GiB
 
-Slot = Mapping[str, str]  # environment variables that give a run its share of the machine
+Slot = Mapping[str, str]  # environment variables that pin a run to its share of the machine
 
 
 @launchers.register("processes", title="Processes")
@@ -39,7 +38,7 @@ def processes(
     timeout: Seconds = None,
     runs_per_gpu: Number = 1,
 ) -> Launcher:
-    """Runs side by side on this machine, each in a process of its own, cores and GPUs divided among them."""
+    """Runs side by side on this machine, each in a process of its own, cores and GPUs divided."""
 
     def places(configs: Sequence[RunConfig]) -> int:
         return max(1, jobs or default_jobs(configs, runs_per_gpu))
@@ -52,7 +51,9 @@ def processes(
         threads = max(1, num_cores() // places(configs)) if places(configs) > 1 else None
         waiting = deque(share(config, num_jobs, threads) for config in configs)
         free = deque(_slots(configs, num_jobs, runs_per_gpu))
-        active: dict[Any, tuple[Child, Slot]] = {}
+        active: dict[int, tuple[Child, Slot]] = {}
+        if waiting:
+            start_server(configs)  # with the modules of all runs, before the first of them
         try:
             while active or (waiting and not should_stop()):
                 while waiting and free and not should_stop():
@@ -67,6 +68,7 @@ def processes(
                         child.stop()
                     child.watch()
                 for sentinel in wait(list(active), POLL_SECONDS):
+                    assert isinstance(sentinel, int)
                     child, slot = active.pop(sentinel)
                     child.settle()
                     free.append(slot)
@@ -79,31 +81,39 @@ def processes(
 
 
 def default_jobs(configs: Sequence[RunConfig], runs_per_gpu: int) -> int:
-    """One run per core as far as memory goes (measured: results/LOG.md), or `runs_per_gpu` on each GPU."""
+    """Returns a job per core as far as memory goes, or `runs_per_gpu` jobs per GPU.
+
+    Measured by scripts/bench_jobs.py; figures in results/LOG.md.
+    """
     if _on_gpu(configs):
         return num_gpus() * runs_per_gpu
     return int(min(num_cores(), available_memory_gib() // GIB_PER_RUN))
 
 
 def gpu_slots(count: int, runs_per_gpu: int) -> list[Slot]:
-    """The environments that pin runs to `count` GPUs, `runs_per_gpu` to each; within those visible to this process."""
+    """Returns the environments that pin runs to the first `count` GPUs visible to this process.
+
+    The list goes round the GPUs `runs_per_gpu` times: few runs have a GPU each.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    names = [name.strip() for name in visible.split(",") if name.strip()] or [
-        str(i) for i in range(count)
-    ]
-    return [{"CUDA_VISIBLE_DEVICES": name} for _ in range(runs_per_gpu) for name in names[:count]]
+    names = [name.strip() for name in visible.split(",") if name.strip()]
+    if not names:
+        names = [str(index) for index in range(count)]
+    return [{"CUDA_VISIBLE_DEVICES": name} for name in names[:count] * runs_per_gpu]
 
 
 def num_gpus() -> int:
-    """The GPUs that this process may use."""
+    """Counts the GPUs visible to this process."""
     import torch
 
     return torch.cuda.device_count()
 
 
 def _slots(configs: Sequence[RunConfig], jobs: int, runs_per_gpu: int) -> list[Slot]:
-    """What each of the jobs adds to its environment; more jobs than places on GPUs take turns there."""
-    places = gpu_slots(num_gpus(), runs_per_gpu) if _on_gpu(configs) else [{}]
+    """Returns a slot per job; jobs beyond the places on GPUs share them in turn."""
+    places: list[Slot] = [{}]
+    if _on_gpu(configs):
+        places = gpu_slots(num_gpus(), runs_per_gpu)
     return [places[number % len(places)] for number in range(jobs)]
 
 

@@ -1,8 +1,9 @@
 """Runs as tasks of a Ray cluster (the extra `ray`).
 
-A task gives its run a process of its own on whichever node Ray has chosen, so that a crash is the run's and a retry by
-Ray means a lost node. Where the node sees the runs folder, the disk is the only channel; where it does not, the run's
-files travel with the task and come back with it. Decoded data are put into the object store once, for nodes without.
+A task starts its run in a process of its own, on a node chosen by Ray: a crash belongs to the run,
+and a retry by Ray means a lost node. A node that sees the runs folder writes there. For a node without
+the shared disk, the run's files travel with the task and come back with its result. Decoded data
+are put into the object store once, for nodes without them.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from normbench.train.resolve import Resolver, data_home
 POLL_SECONDS = 0.5
 MAX_LOST_NODES = 3  # per run
 
-Files = dict[str, bytes]
+Files = dict[str, bytes]  # contents by name
 
 
 @launchers.register("ray", title="Ray")
@@ -58,7 +59,7 @@ def ray(
     cpus_per_run: Number = 1,
     gpus_per_run: Annotated[float, Field(ge=0)] = 0.0,
 ) -> Launcher:
-    """Tasks on a Ray cluster, or on this machine without an address; GPUs may be shared: 0.25 a run."""
+    """Tasks on a Ray cluster, without an address on this machine; GPUs may be shared: 0.25 a run."""
     needs = {"CPU": float(cpus_per_run), "GPU": gpus_per_run}
 
     def at_once(configs: Sequence[RunConfig]) -> int:
@@ -67,18 +68,14 @@ def ray(
     def launch(configs: Sequence[RunConfig], should_stop: StopAsked) -> Generator[Event]:
         api = _connect(address)
         stop = api.remote(num_cpus=0, scheduling_strategy=_here(api))(_StopFlag).remote()
-        resources = {
-            "num_cpus": cpus_per_run,
-            "num_gpus": gpus_per_run,
-            "max_retries": MAX_LOST_NODES,
-        }
-        task = api.remote(**resources)(_run_on_node)
+        remote = api.remote(
+            num_cpus=cpus_per_run, num_gpus=gpus_per_run, max_retries=MAX_LOST_NODES
+        )
+        task = remote(_run_on_node)
         places = at_once(configs)
         waiting = deque(share_elsewhere(config, places, cpus_per_run) for config in configs)
-        data = {
-            content: api.put(_packed(one))
-            for content, one in {c.data.content: c for c in configs}.items()
-        }
+        by_content = {config.data.content: config for config in configs}
+        data = {content: api.put(_packed(config)) for content, config in by_content.items()}
         active: dict[Any, tuple[RunConfig, Mapping[str, Any]]] = {}
         with _marker(waiting) as marker:
             while active or (waiting and not should_stop()):
@@ -87,10 +84,8 @@ def ray(
                 while waiting and len(active) < places and not should_stop():
                     config = waiting.popleft()
                     files = {} if restart else _files(config.run_path)
-                    carried = [
-                        data[config.data.content],
-                        stop,
-                    ]  # in a list they travel as references
+                    # In a list, references travel as references; Ray would fetch bare arguments.
+                    carried = [data[config.data.content], stop]
                     reference = task.remote(config, restart, timeout, work, marker, files, carried)
                     active[reference] = config, read_status(config.run_path)
                     yield Event("started", config)
@@ -103,7 +98,7 @@ def ray(
 
 
 class _StopFlag:
-    """An actor that the tasks ask whether to stop: so that they save, and their files come back."""
+    """An actor polled by the tasks. Cancelled tasks would neither save nor return files."""
 
     def __init__(self) -> None:
         self._is_set = False
@@ -124,7 +119,7 @@ def _run_on_node(
     files: Files,
     carried: Sequence[Any],
 ) -> Files | None:
-    """The task: trains the run in a process of its own; its files, where the sweep cannot see them itself."""
+    """Trains the run in a child process; returns its files where the disk is not shared."""
     import ray as api
 
     data, stop = carried
@@ -133,23 +128,24 @@ def _run_on_node(
         name, files_of_data = api.get(data)
         unpack(name, files_of_data, home)
 
-    def should_stop() -> bool:
-        return bool(api.get(stop.is_set.remote()))
+    def train_in_child(there: RunConfig) -> None:
+        child = Child(there, restart=restart, timeout=timeout, work=work)
+        child.wait(lambda: bool(api.get(stop.is_set.remote())), every=1.0)
 
     if Path(marker).exists():
-        Child(config, restart=restart, timeout=timeout, work=work).wait(should_stop, every=1.0)
+        train_in_child(config)
         return None
     with tempfile.TemporaryDirectory(prefix="normbench-") as folder:
         away = config.with_system(runs_dir=folder)
         away.run_path.mkdir(parents=True)
         for name, content in files.items():
             (away.run_path / name).write_bytes(content)
-        Child(away, restart=restart, timeout=timeout, work=work).wait(should_stop, every=1.0)
+        train_in_child(away)
         return _files(away.run_path)
 
 
 def _bring_back(api: Any, reference: Any, config: RunConfig, before: Mapping[str, Any]) -> None:
-    """Writes what a task has returned to the run's directory, and makes sure that it says how the run has ended."""
+    """Writes the files returned by a task, and records the end of a run that has not done so."""
     reason = "its task ended without saying how"
     try:
         files = api.get(reference)
@@ -162,27 +158,23 @@ def _bring_back(api: Any, reference: Any, config: RunConfig, before: Mapping[str
 
 
 def _write(path: Path, files: Files) -> None:
-    """The status comes last: killed half-way, the run is not over and is trained again."""
+    """Writes the status last: after a kill half-way the run is not over and is trained again."""
     with open_run(path):
         for name in sorted(files, key=lambda name: name == "status.json"):
             write_bytes(path / name, files[name])
 
 
 def _files(path: Path) -> Files:
-    return (
-        {file.name: file.read_bytes() for file in path.glob("[!.]*") if file.is_file()}
-        if path.is_dir()
-        else {}
-    )
+    return {file.name: file.read_bytes() for file in path.glob("[!.]*") if file.is_file()}
 
 
-def _packed(config: RunConfig) -> tuple[str, dict[str, bytes]]:
+def _packed(config: RunConfig) -> tuple[str, Files]:
     return pack(Resolver().source(config), data_home(config))
 
 
 @contextmanager
 def _marker(configs: Sequence[RunConfig]) -> Iterator[str]:
-    """A file in the runs folder by which a task sees whether its node shares the disk."""
+    """Creates a file in the runs folder by which a task sees whether its node shares the disk."""
     folder = configs[0].run_path.parent
     path = folder / f".shared-{uuid.uuid4().hex}"
     with disk_errors(path):
@@ -196,57 +188,65 @@ def _marker(configs: Sequence[RunConfig]) -> Iterator[str]:
 
 
 def _here(api: Any) -> Any:
-    """This node, which Ray would choose by chance: an actor elsewhere is lost with its node."""
+    """Places an actor on this node. Ray would choose any node, and the actor would die with it."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(api.get_runtime_context().get_node_id(), soft=False)
 
 
 def _connect(address: str | None) -> Any:
-    """The package ray, connected. Raises NormbenchError where it is not installed or there is no such cluster."""
-    os.environ.setdefault(
-        "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0"
-    )  # else workers under `uv run` build environments
+    """Returns the package ray, connected to the cluster at `address` or to a new local one.
+
+    Raises NormbenchError where Ray is not installed or no cluster answers.
+    """
+    # Workers of a sweep under `uv run` would otherwise build environments of their own.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         import ray as api
     except ModuleNotFoundError:
         raise NormbenchError("launcher ray needs ray: pip install 'normbench[ray]'") from None
-    if not api.is_initialized():
-        local: dict[str, Any] = {"include_dashboard": False} if address is None else {}
-        where = address or "local"  # without one Ray would join any cluster that it finds
-        try:
-            _knock(address)
-            api.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **local)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise NormbenchError(f"launcher ray: no cluster at '{address}': {reason}") from None
+    if api.is_initialized():
+        return api
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        options["include_dashboard"] = False
+    try:
+        _knock(address)
+        # Not None: Ray would join any cluster found on the machine.
+        api.init(address=address or "local", **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise NormbenchError(f"launcher ray: no cluster at '{address}': {reason}") from None
     return api
 
 
 def _knock(address: str | None) -> None:
-    """Raises OSError where nobody listens at host:port: Ray itself goes on trying for minutes."""
+    """Raises OSError where nobody listens at host:port; Ray would go on trying for minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _places(address: str | None, needs: Mapping[str, float]) -> int:
-    """How many runs the cluster can have going at once. Raises NormbenchError where not one fits on any node.
+    """Counts the runs that fit into the cluster at a time.
 
-    Ray itself would wait in silence for a node that has what is asked for.
+    Raises NormbenchError where no node can hold a single run: Ray would wait for such a node in
+    silence.
     """
     nodes = [node["Resources"] for node in _connect(address).nodes() if node["Alive"]]
     asked = {name: amount for name, amount in needs.items() if amount > 0}
-    fitting = [
-        min(int(node.get(name, 0) / amount + 1e-9) for name, amount in asked.items())
-        for node in nodes
-    ]
-    if not any(fitting):
-        most = ", ".join(
-            f"{max((node.get(name, 0) for node in nodes), default=0):g} {name}" for name in asked
-        )
-        wanted = ", ".join(f"{amount:g} {name}" for name, amount in asked.items())
+    places = 0
+    for node in nodes:
+        # The small term: 1 / 0.1 runs per GPU are 10, and rounding may have made 9.999.
+        places += min(int(node.get(name, 0) / amount + 1e-9) for name, amount in asked.items())
+    if places == 0:
+        most = {name: max(node.get(name, 0) for node in nodes) for name in asked}
         raise NormbenchError(
-            f"launcher ray: a run needs {wanted}, and the most that a node has is {most}"
+            f"launcher ray: a run needs {_listed(asked)}, "
+            f"and the most that a node has is {_listed(most)}"
         )
-    return sum(fitting)
+    return places
+
+
+def _listed(amounts: Mapping[str, float]) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in amounts.items())

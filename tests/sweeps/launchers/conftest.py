@@ -1,5 +1,53 @@
-"""The contract's assertions explain themselves like those of a test file."""
+"""Clusters started once a test run, and runs executed alone, to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("contract")
+pytest.register_assert_rewrite("kit.launchers")
+
+from kit.clusters import RayCluster, ray_cluster, slurm_cluster  # noqa: E402
+from kit.launchers import assert_same_numbers  # noqa: E402
+
+from normbench.config.schema import RunConfig  # noqa: E402
+from normbench.runs.rundir import run_state  # noqa: E402
+from normbench.sweeps.launchers import slurm as slurm_launcher  # noqa: E402
+from normbench.train.run import execute  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def assert_as_alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """Asserts that runs have the numbers of `execute` in this process, once per configuration."""
+    folder = tmp_path_factory.mktemp("alone")
+
+    def check(configs: Sequence[RunConfig]) -> None:
+        for config in configs:
+            alone = config.with_system(runs_dir=str(folder), progress="none")
+            if run_state(alone.run_path) == "new":
+                execute(alone)
+            assert run_state(alone.run_path) == "done"
+            assert_same_numbers(config.run_path, alone.run_path)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def ray_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    with ray_cluster(tmp_path_factory.mktemp("ray")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def slurm_node() -> Iterator[None]:
+    with slurm_cluster(), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(slurm_launcher, "POLL_SECONDS", 0.3)
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of runs of a test."""
+    return tmp_path / "runs"

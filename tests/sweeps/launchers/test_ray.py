@@ -1,165 +1,95 @@
-"""Sweeps on a Ray cluster of two nodes of one core each, simulated on this machine, of which one can be lost."""
+"""Sweeps on a Ray cluster of two nodes of one core each, of which one can be lost."""
 
 from __future__ import annotations
 
-import os
+import shlex
 import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from PIL import Image
-from sweeps import (
-    FOLDER,
-    TINY,
-    assert_equals_inline,
-    ended,
+from kit.clusters import RayCluster
+from kit.launchers import (
+    RUNS,
+    Scripted,
+    SweepCommand,
+    launched,
     noted,
-    runs,
-    started,
+    planned,
     states,
-    statuses,
-    sweep,
     times_resumed,
-    until,
 )
+from PIL import Image
 
-pytestmark = pytest.mark.timeout(600)
+from normbench.config.schema import RunConfig
+from normbench.sweeps.launchers import Launcher, launchers
+from normbench.sweeps.launchers import ray as ray_launcher
+from normbench.sweeps.launchers.launcher import Work, train
 
-# A process of its own: Ray's warnings are not ours. For every line it reads, the second node is lost and replaced.
-CLUSTER = """
-import sys
-from ray.cluster_utils import Cluster
-
-size = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-cluster = Cluster(True, head_node_args={**size, "include_dashboard": False, "temp_dir": sys.argv[1]})
-
-def add_node():
-    for trial in range(5):
-        try:
-            return cluster.add_node(**size)
-        except Exception as error:  # Ray gives a node 30 s to start, which a loaded machine may exceed
-            print(error, file=sys.stderr)
-
-node = add_node()
-print(cluster.address, flush=True)
-for line in sys.stdin:  # "replace"
-    cluster.remove_node(node, allow_graceful=False)
-    node = add_node()
-    print(line.strip(), flush=True)
-cluster.shutdown()
-"""
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A Ray cluster in its process; launcher: the options of a sweep on it; cache_dir: where its nodes keep data."""
-
-    process: subprocess.Popen[str]
-    launcher: tuple[str, ...]
-    cache_dir: Path
-
-    def replace_node(self) -> None:
-        """Kills the second node and whatever runs on it, then adds another."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write("replace\n")
-        self.process.stdin.flush()
-        assert self.process.stdout.readline() == "replace\n"
-
-
-@pytest.fixture(scope="module")
-def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    pytest.importorskip("ray")
-    folder = tempfile.mkdtemp(prefix="nb-ray-")  # the path of a socket in it must be short
-    cache_dir = tmp_path_factory.mktemp("nodes")
-    environment = {
-        **os.environ,
-        "NORMBENCH_CACHE": str(cache_dir),
-        "PYTHONPATH": str(FOLDER),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_health_check_period_ms": "1000",
-        "RAY_raylet_start_wait_time_s": "120",  # 30 unless told, which a loaded machine may exceed
-    }
-    log = tmp_path_factory.mktemp("cluster") / "log"
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-c", CLUSTER, folder],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        address = process.stdout.readline().strip()
-        assert address, log.read_text()
-        yield Cluster(process, ("--launcher", "ray", "--address", address), cache_dir)
-    finally:
-        process.stdin.close()
-        try:
-            process.wait(60)
-        finally:
-            process.kill()
-            process.stdout.close()
-            shutil.rmtree(folder, ignore_errors=True)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("ray")]
+Run = Callable[..., tuple[int, str, str]]
+CompareAlone = Callable[..., None]
 
 
 @pytest.fixture
-def cluster(two_nodes: Cluster) -> Cluster:
+def cluster(ray_nodes: RayCluster) -> RayCluster:
     """The cluster, its nodes without any data."""
-    shutil.rmtree(two_nodes.cache_dir, ignore_errors=True)
-    return two_nodes
+    shutil.rmtree(ray_nodes.cache_dir, ignore_errors=True)
+    return ray_nodes
 
 
-def test_runs_of_a_lost_node_go_on_on_another(cluster: Cluster, tmp_path: Path) -> None:
-    study = ["seed=0,1,2", "epochs=3", *TINY]
-    main = f"sweeps.be_unlucky(); sweeps.main(sweeps.Held({str(tmp_path)!r}, after_steps=13))"
-    with started(
-        *study, "--runs-dir", str(tmp_path / "runs"), *cluster.launcher, code=main
-    ) as process:
-        until(lambda: len(noted(tmp_path, "held")) == 2, process)
-        cluster.replace_node()
-        until(
-            lambda: len(noted(tmp_path, "tries")) == 4, process
-        )  # the lost run and the third one are on the new node
-        (tmp_path / "go").touch()
-        code, out, _ = ended(process)
-    assert code == 0
-    assert out.count("] done ") == 3  # and none given up before its end
-    assert set(states(tmp_path / "runs").values()) == {"done"}
-    tries = noted(tmp_path, "tries")
-    assert sorted(map(tries.count, set(tries))) == [1, 1, 2]
-    (again,) = (path for path in runs(tmp_path / "runs").values() if tries.count(path.name) == 2)
-    assert times_resumed(again) == 1
-    assert [path.name for path in (tmp_path / "runs").glob(".shared-*")] == []
-    assert_equals_inline(tmp_path / "runs", study, tmp_path / "inline")
+def built(cluster: RayCluster, work: Work = train) -> Launcher:
+    return launchers.build("ray", False, work, options={"address": cluster.address})
 
 
-def test_a_run_that_kills_itself_is_failed_and_not_tried_again(
-    cluster: Cluster, tmp_path: Path
+@pytest.fixture
+def unlucky(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Actors that Ray may place on any node are placed on the node that will be lost."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    remote = ray.remote
+
+    def placed(*functions: Any, **options: Any) -> Any:
+        if options.get("num_cpus") == 0 and "scheduling_strategy" not in options:
+            here = ray.get_runtime_context().get_node_id()
+            nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+            there = next(node for node in nodes if node != here)
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(there, soft=False)
+        return remote(*functions, **options)
+
+    monkeypatch.setattr(ray, "remote", placed)
+
+
+@pytest.mark.usefixtures("unlucky")
+def test_runs_of_a_lost_node_go_on_on_another(
+    cluster: RayCluster, tmp_path: Path, assert_as_alone: CompareAlone
 ) -> None:
-    arguments = [
-        "seed=0,1,2",
-        "epochs=1",
-        *TINY,
-        "--runs-dir",
-        str(tmp_path / "runs"),
-        *cluster.launcher,
-    ]
-    code, out, _ = sweep(*arguments, code=f"sweeps.main(sweeps.Dying({str(tmp_path)!r}))")
-    assert code == 1
-    assert states(tmp_path / "runs") == {"bn-s0": "done", "bn-s1": "failed", "bn-s2": "done"}
-    assert statuses(tmp_path / "runs")["bn-s1"]["reason"].startswith("killed by SIGKILL")
-    assert "--retry-failed" in out
-    assert len(noted(tmp_path, "tries")) == 3
+    configs = planned(tmp_path / "runs", "seed=0,1,2")
+    lost: list[bool] = []
+
+    def lose_a_node() -> bool:
+        if len(noted(tmp_path, "held")) == 2 and not lost:
+            cluster.replace_node()
+            lost.append(True)
+        # The lost run again, on the new node.
+        if len(noted(tmp_path, "tries")) == 3:
+            (tmp_path / "go").touch()
+        return False
+
+    work = Scripted(str(tmp_path), dict.fromkeys((0, 1, 2), ("holds", 9)))
+    launched(built(cluster, work), configs, lose_a_node)
+    assert lost
+    assert states(configs) == ["done"] * 3
+    tries = Counter(noted(tmp_path, "tries"))
+    assert sorted(tries.values()) == [1, 1, 2]
+    resumed = [int(tries[config.run_id] == 2) for config in configs]
+    assert times_resumed(configs) == resumed
+    assert list((tmp_path / "runs").glob(".shared-*")) == []
+    assert_as_alone(configs)
 
 
 def images(folder: Path) -> None:
@@ -168,91 +98,97 @@ def images(folder: Path) -> None:
         for value, name in ((60, "dark"), (180, "light")):
             (folder / side / name).mkdir(parents=True)
             for index in range(number):
-                Image.new("RGB", (8, 8), (value, 3 * index, 100)).save(
-                    folder / side / name / f"{index}.png"
-                )
+                image = Image.new("RGB", (8, 8), (value, 3 * index, 100))
+                image.save(folder / side / name / f"{index}.png")
 
 
 def test_without_a_shared_disk_data_go_there_and_files_come_back(
-    cluster: Cluster, tmp_path: Path
+    cluster: RayCluster,
+    tmp_path: Path,
+    normbench: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    assert_as_alone: CompareAlone,
 ) -> None:
     images(tmp_path / "pets")
-    study = [
-        "data=image_folder",
-        "model.widths=[4,8]",
-        "batch_size=8",
-        "train.log_every=1",
-        "seed=0,1",
-        "epochs=3",
-    ]
-    arguments = [*study, "--runs-dir", str(tmp_path / "runs"), *cluster.launcher]
-    command = [sys.executable, "-m", "normbench", "data", "import", str(tmp_path / "pets")]
-    subprocess.run(command, check=True, capture_output=True)
+    assert normbench("data", "import", str(tmp_path / "pets"))[0] == 0
     shutil.rmtree(tmp_path / "pets")  # whoever would decode them now could not
+    settings = ["data=image_folder", "model.widths=[4,8]", "batch_size=8", "epochs=3", "seed=0,1"]
 
-    code = f"sweeps.hide_disk(); sweeps.main(sweeps.Held({str(tmp_path)!r}, after_steps=6))"
-    with started(*arguments, code=code) as process:
-        until(lambda: len(noted(tmp_path, "held")) == 2, process)
+    @contextmanager
+    def nowhere(configs: Sequence[RunConfig]) -> Iterator[str]:
+        yield "/nowhere/.shared"
+
+    monkeypatch.setattr(ray_launcher, "_marker", nowhere)
+    configs = planned(tmp_path / "runs", *settings)
+    work = Scripted(str(tmp_path), dict.fromkeys((0, 1), ("holds", 6)))
+
+    def stop() -> bool:
         assert not list((tmp_path / "runs").glob("*/metrics.csv"))
-        process.send_signal(signal.SIGINT)
-        assert ended(process)[0] == 130
-    assert states(tmp_path / "runs") == {"bn-s0": "interrupted", "bn-s1": "interrupted"}
+        return len(noted(tmp_path, "held")) == 2
+
+    launched(built(cluster, work), configs, stop)
+    assert states(configs) == ["interrupted"] * 2
     assert list(cluster.cache_dir.glob("folder-pets-*"))
 
-    code, out, _ = sweep(*arguments, code="sweeps.hide_disk(); sweeps.main()")
-    assert code == 0
-    assert "2 done" in out
-    for path in runs(tmp_path / "runs").values():
-        names = {
-            "config.yaml",
-            "env.json",
-            "status.json",
-            "metrics.csv",
-            "steps.csv",
-            "checkpoint.pt",
-            "output.log",
-        }
-        assert {file.name for file in path.iterdir()} - {".lock"} == names
-        assert times_resumed(path) == 1
-    assert_equals_inline(tmp_path / "runs", study, tmp_path / "inline")
+    launched(built(cluster), configs)
+    assert states(configs) == ["done"] * 2
+    assert times_resumed(configs) == [1, 1]
+    written = {"config.yaml", "env.json", "status.json", "metrics.csv", "steps.csv"}
+    for config in configs:
+        names = {file.name for file in config.run_path.iterdir()} - {".lock"}
+        assert names == written | {"checkpoint.pt", "output.log"}
+    assert_as_alone(configs)
+
+
+def test_ctrl_c_saves_the_runs_and_the_command_it_names_goes_on(
+    cluster: RayCluster, tmp_path: Path, assert_as_alone: CompareAlone
+) -> None:
+    configs = planned(tmp_path / "runs", "seed=0,1,2")
+    settings = [*RUNS, "seed=0,1,2", "system.threads=1", "--runs-dir", str(tmp_path / "runs")]
+    options = ["--launcher", "ray", f"launcher.address={cluster.address}"]
+    code = f"kit.main(kit.Scripted({str(tmp_path)!r}, dict.fromkeys((0, 1), ('holds', 9))))"
+    command = SweepCommand(tmp_path, *settings, *options, code=code)
+    command.until(lambda: len(noted(tmp_path, "held")) == 2)
+    assert command.ctrl_c() == 130
+    assert states(configs) == ["interrupted", "interrupted", "new"]
+    words, _, again = command.output.splitlines()[-1].partition(": normbench sweep ")
+    assert words == "  not finished; the same command goes on"
+    assert SweepCommand(tmp_path, *shlex.split(again)).exit_code() == 0
+    assert times_resumed(configs) == [1, 1, 0]
+    assert_as_alone(configs)
+
+
+# Refused before anything is written
 
 
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    ("option", "told"),
     [
-        (["--cpus-per-run", "2"], "a run needs 2 CPU, and the most that a node has is 1 CPU"),
+        ("cpus_per_run=2", "a run needs 2 CPU, and the most that a node has is 1 CPU"),
         (
-            ["--gpus-per-run", "0.5"],
+            "gpus_per_run=0.5",
             "a run needs 1 CPU, 0.5 GPU, and the most that a node has is 1 CPU, 0 GPU",
         ),
     ],
 )
 def test_what_the_cluster_cannot_do_is_refused(
-    cluster: Cluster, tmp_path: Path, options: list[str], reason: str
+    cluster: RayCluster, tmp_path: Path, normbench: Run, option: str, told: str
 ) -> None:
-    code, _, error = sweep(
-        "norm=bn,gn",
-        *TINY,
-        "--runs-dir",
-        str(tmp_path / "runs"),
-        *cluster.launcher,
-        *options,
-        patience=120,
-    )
+    options = [f"launcher.address={cluster.address}", f"launcher.{option}"]
+    code, _, error = normbench("sweep", "data=synthetic", "seed=0", "--launcher", "ray", *options)
     assert code == 2
-    assert error.startswith(f"normbench: launcher ray: {reason}")
-    assert error.count("\n") == 1
-    assert not (tmp_path / "runs").exists()
+    assert error == f"normbench: launcher ray: {told}\n"
+    assert not (tmp_path / "results").exists()
 
 
 def test_an_address_where_nobody_listens_is_refused(
-    normbench: Callable[..., tuple[int, str, str]],
+    tmp_path: Path, normbench: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("ray")
-    code, _, error = normbench(
-        "sweep", "norm=bn,gn", *TINY, "--launcher", "ray", "--address", "127.0.0.1:1"
-    )
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # an earlier test has connected
+    options = ["--launcher", "ray", "launcher.address=127.0.0.1:1"]
+    code, _, error = normbench("sweep", "data=synthetic", "seed=0", *options)
     assert code == 2
     assert error.startswith("normbench: launcher ray: no cluster at '127.0.0.1:1': ")
     assert error.count("\n") == 1
-    assert not Path("results").exists()
+    assert not (tmp_path / "results").exists()

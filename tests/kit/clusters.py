@@ -1,0 +1,125 @@
+"""A Ray cluster of two nodes simulated on this machine, and a Slurm of one node."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kit.launchers import TESTS
+
+SLURM_SCRIPT = TESTS.parent / "scripts" / "slurm_local.sh"
+
+# For every line on its standard input, the second node is lost and replaced.
+RAY_SCRIPT = """
+import sys
+from ray.cluster_utils import Cluster
+
+size = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+cluster = Cluster(True, head_node_args={**size, "include_dashboard": False, "temp_dir": sys.argv[1]})
+
+def add_node():
+    for trial in range(5):
+        try:
+            return cluster.add_node(**size)
+        except Exception as error:  # a node of a loaded machine may exceed Ray's patience
+            print(error, file=sys.stderr)
+
+node = add_node()
+print(cluster.address, flush=True)
+for line in sys.stdin:  # "replace"
+    cluster.remove_node(node, allow_graceful=False)
+    node = add_node()
+    print(line.strip(), flush=True)
+cluster.shutdown()
+"""
+
+
+@dataclass(frozen=True)
+class RayCluster:
+    """A cluster in a process of its own. cache_dir: the folder in which its nodes keep data."""
+
+    process: subprocess.Popen[str]
+    address: str
+    cache_dir: Path
+
+    def replace_node(self) -> None:
+        """Kills the second node and its processes, then adds another."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("replace\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "replace\n"
+
+
+@contextmanager
+def ray_cluster(folder: Path) -> Iterator[RayCluster]:
+    """Two nodes of one core each, connected to this process; skips the test where there is no Ray."""
+    ray = pytest.importorskip("ray")
+    # In /tmp, since the path of a socket in the folder may have 107 characters at most.
+    ray_folder = tempfile.mkdtemp(prefix="nb-", dir="/tmp")
+    # The simulated cluster writes its address into $RAY_TMPDIR/ray, and does not make the folder.
+    (Path(ray_folder) / "ray").mkdir()
+    environment = {
+        **os.environ,
+        "NORMBENCH_CACHE": str(folder / "cache"),
+        "PYTHONPATH": str(TESTS),
+        "RAY_TMPDIR": ray_folder,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # 15 unless told: starved on a loaded machine
+        "RAY_health_check_period_ms": "1000",
+        "RAY_raylet_start_wait_time_s": "120",  # a loaded machine may exceed the default of 30 s
+    }
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", RAY_SCRIPT, ray_folder],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        address = process.stdout.readline().strip()
+        assert address, (folder / "log").read_text()
+        yield RayCluster(process, address, folder / "cache")
+    finally:
+        ray.shutdown()
+        process.stdin.close()
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+            process.stdout.close()
+            shutil.rmtree(ray_folder, ignore_errors=True)
+
+
+@contextmanager
+def slurm_cluster() -> Iterator[None]:
+    """The Slurm that answers here, or one of our own; skips the test where neither can be had."""
+    pytest.importorskip("submitit")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", str(TESTS))
+        if shutil.which("sinfo"):
+            asked = subprocess.run(["sinfo", "-h", "-p", "cpu"], capture_output=True, check=False)
+            if asked.stdout:
+                yield
+                return
+        done = subprocess.run(["bash", SLURM_SCRIPT, "start"], capture_output=True, text=True)
+        if done.returncode != 0:  # not root, or not installed; .ci/run installs Slurm
+            pytest.skip(f"no Slurm: {done.stderr.strip()}")
+        patched.setenv("SLURM_CONF", done.stdout.partition("=")[2].strip())
+        try:
+            yield
+        finally:
+            subprocess.run(["bash", SLURM_SCRIPT, "stop"], check=True)

@@ -1,0 +1,347 @@
+"""Launchers under test: tiny runs, work by script, sweeps as commands, and results to compare.
+
+Processes and nodes unpickle work by the name of this module: tests/ is on their path.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from kit.tiny import tiny
+from normbench.config.schema import RunConfig
+from normbench.errors import RunFailure
+from normbench.runs.rundir import open_run, read_status, run_state
+from normbench.sweeps.carry_out import prepare_data
+from normbench.sweeps.launchers import Event, Launcher, launchers
+from normbench.sweeps.launchers.launcher import StopAsked, train
+from normbench.sweeps.plan import make_plan
+from normbench.sweeps.sweep import Sweep
+from normbench.train.engine import Trainer
+
+TESTS = Path(__file__).parents[1]
+AT_MOST = 300.0  # seconds that work waits for its test: a broken test leaves no process behind
+CLOCKS = ("seconds", "per_second", "peak_memory_mib")  # ends of the columns that are measured
+RUNS = tiny("data.augment=standard", "train.log_every=3")  # two epochs of seven steps
+
+
+# Runs
+
+
+def tiny_sweep(*settings: str) -> Sweep:
+    """A sweep of tiny runs with these settings and axes."""
+    return Sweep("tiny", ()).with_overrides(tiny(*settings))
+
+
+def planned(folder: Path, *settings: str, threads: int | None = 1) -> list[RunConfig]:
+    """The runs in `folder` of a sweep over RUNS with these settings changed."""
+    sweep = tiny_sweep("data.augment=standard", "train.log_every=3", *settings)
+    system = {"system.runs_dir": str(folder), "system.threads": threads}
+    return [run.config for run in make_plan(sweep, system).runs]
+
+
+def never() -> bool:
+    return False
+
+
+def launched(
+    launcher: Launcher, configs: Sequence[RunConfig], should_stop: StopAsked = never
+) -> list[Event]:
+    """The events of a launch, with the data decoded before, as `run_plan` does."""
+    prepare_data(configs)
+    return list(launcher.launch(configs, should_stop))
+
+
+def states(configs: Sequence[RunConfig]) -> list[str]:
+    return [run_state(config.run_path) for config in configs]
+
+
+def reason(config: RunConfig) -> str:
+    return str(read_status(config.run_path).get("reason"))
+
+
+def environment(config: RunConfig) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((config.run_path / "env.json").read_text())
+    return found
+
+
+def times_resumed(configs: Sequence[RunConfig]) -> list[int]:
+    return [len(environment(config)["resumed"]) for config in configs]
+
+
+def modified(configs: Sequence[RunConfig]) -> dict[str, int]:
+    """The time of writing of each file of these runs; locks and output logs are touched by asking."""
+    times = {}
+    for config in configs:
+        for file in config.run_path.glob("[!.]*"):
+            if file.name != "output.log":
+                times[f"{config.run_id}/{file.name}"] = file.stat().st_mtime_ns
+    return times
+
+
+def assert_same_numbers(first: Path, second: Path) -> None:
+    """Asserts that metrics, steps and weights are equal bit for bit; clocks may differ."""
+    import torch
+
+    assert _rows(first) == _rows(second)
+    assert (first / "steps.csv").read_text() == (second / "steps.csv").read_text()
+    weights, expected = (
+        torch.load(path / "checkpoint.pt", weights_only=True)["model"] for path in (first, second)
+    )
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weight, expected[name]) for name, weight in weights.items())
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with (path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        for column in [name for name in row if name.endswith(CLOCKS)]:
+            del row[column]
+    return rows
+
+
+def assert_each_started_and_ended_once(
+    events: Sequence[Event], configs: Sequence[RunConfig]
+) -> None:
+    order = [(event.config.run_id, event.kind) for event in events]
+    assert len(order) == 2 * len(configs)
+    for config in configs:
+        started = order.index((config.run_id, "started"))
+        assert started < order.index((config.run_id, "ended"))
+
+
+def until(condition: Callable[[], object], patience: float = AT_MOST) -> None:
+    """Waits for an event."""
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, "this did not happen in time"
+        time.sleep(0.02)
+
+
+# Work
+
+
+def note(folder: str | Path, name: str, line: object) -> None:
+    """Appends a line to a file of the test, whole even when several processes do."""
+    descriptor = os.open(Path(folder) / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(descriptor, f"{line}\n".encode())
+    os.close(descriptor)
+
+
+def noted(folder: Path, name: str) -> list[str]:
+    return (folder / name).read_text().splitlines() if (folder / name).exists() else []
+
+
+def _raises(folder: str) -> None:
+    raise RuntimeError("the work is broken")
+
+
+def _refuses(folder: str) -> None:
+    raise RunFailure("the disk is full")
+
+
+def _exits(folder: str) -> None:
+    sys.exit(7)
+
+
+def _exits_at_once(folder: str) -> None:
+    print("last words", flush=True)
+    os._exit(7)
+
+
+def _is_killed(folder: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _segfaults(folder: str) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _says_nothing(folder: str) -> None:
+    pass
+
+
+def _holds(folder: str) -> None:
+    """Notes the process under `held`; waits for the file `go`, or until the run is asked to stop."""
+    listening = signal.getsignal(signal.SIGTERM)  # the run's own: changes when the signal arrives
+    note(folder, "held", os.getpid())
+    end = time.monotonic() + AT_MOST
+    while signal.getsignal(signal.SIGTERM) is listening and time.monotonic() < end:
+        if (Path(folder) / "go").exists():
+            return
+        time.sleep(0.01)
+
+
+def _sleeps(folder: str) -> None:
+    """Starts a process, notes both, and never begins to train."""
+    note(folder, "grandchildren", subprocess.Popen(["sleep", str(AT_MOST)]).pid)
+    note(folder, "starting", os.getpid())
+    time.sleep(AT_MOST)
+
+
+def _sleeps_deaf(folder: str) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _sleeps(folder)
+
+
+ACTS: dict[str, Callable[[str], None]] = {
+    "raises": _raises,
+    "refuses": _refuses,
+    "exits": _exits,
+    "exits at once": _exits_at_once,
+    "is killed": _is_killed,
+    "segfaults": _segfaults,
+    "says nothing": _says_nothing,
+    "holds": _holds,
+    "sleeps": _sleeps,
+    "sleeps deaf": _sleeps_deaf,
+}
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """Work that trains, except for runs in the script: there an act takes place.
+
+    script: by seed, the act and the number of steps before it, or None: in place of the training.
+    Each call is noted under `tries`.
+    """
+
+    folder: str
+    script: Mapping[int, tuple[str, int | None]]
+
+    def __call__(self, config: RunConfig, restart: bool) -> None:
+        note(self.folder, "tries", config.run_id)
+        if config.seed not in self.script:
+            train(config, restart)
+            return
+        act, after_steps = self.script[config.seed]
+        if after_steps is None:
+            ACTS[act](self.folder)
+        else:
+            with at_step(after_steps, partial(ACTS[act], self.folder)):
+                train(config, restart)
+
+
+@dataclass(frozen=True)
+class Telling:
+    """Work that trains nothing and notes a variable of its environment, its folder and its span."""
+
+    folder: str
+    variable: str
+
+    def __call__(self, config: RunConfig, restart: bool) -> None:
+        start = time.monotonic()
+        time.sleep(0.2)
+        with open_run(config.run_path) as run:
+            run.finish("done")
+        value = os.environ.get(self.variable)
+        note(self.folder, "told", f"{value}|{Path.cwd()}|{start}|{time.monotonic()}")
+
+
+@contextmanager
+def at_step(number: int, happens: Callable[[], object]) -> Iterator[None]:
+    """Within, something happens when a run has done so many steps."""
+    take_step = Trainer.take_step
+
+    def wrapped(self: Trainer, *arguments: Any) -> object:
+        if self.step == number:
+            happens()
+        return take_step(self, *arguments)
+
+    with mock.patch.object(Trainer, "take_step", wrapped):
+        yield
+
+
+# Commands
+
+
+def main(work: object) -> None:
+    """The command line with other work than training; called by a process of the tests."""
+    from normbench import cli
+
+    build = launchers.build
+
+    def build_with_work(name: str, restart: bool, options: Mapping[str, Any]) -> Launcher:
+        return build(name, restart, work, options=options)
+
+    launchers.build = build_with_work  # type: ignore[assignment, method-assign]
+    cli.main()
+
+
+class SweepCommand:
+    """`normbench sweep` in a session of its own, as a terminal starts it, with its output in a file.
+
+    code: run in place of normbench's main function, with `kit.launchers` imported.
+    """
+
+    def __init__(self, folder: Path, *arguments: str, code: str | None = None) -> None:
+        main = (
+            ["-m", "normbench"] if code is None else ["-c", f"import kit.launchers as kit; {code}"]
+        )
+        self._output = folder / f"output-{time.monotonic_ns()}.txt"
+        with self._output.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, *main, "sweep", *arguments],
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(TESTS)},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text()
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Waits for an event while the sweep goes on."""
+
+        def happened() -> object:
+            found = condition()
+            assert found or self.process.poll() is None, f"ended too early:\n{self.output}"
+            return found
+
+        until(happened)
+
+    def exit_code(self) -> int:
+        """Waits for the end of the command and of its fork server, which writes to the same file."""
+        code = self.process.wait(AT_MOST)
+        until(lambda: not _group_lives(self.process.pid))
+        print(self.output)  # shown by pytest where a test fails
+        return code
+
+    def kill(self) -> None:
+        """Kills the scheduler alone."""
+        self.process.kill()
+        assert self.exit_code() == -signal.SIGKILL
+
+    def ctrl_c(self) -> int:
+        """Sends the signal to all processes in the foreground, as a terminal does; the exit code."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.exit_code()
+
+
+def _group_lives(group: int) -> bool:
+    """Whether this process group has a process; runs have groups of their own."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group, *_ = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(its_group) == group and state != "Z":
+            return True
+    return False
