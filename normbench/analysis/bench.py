@@ -1,4 +1,4 @@
-"""The output of `normbench bench`: rounds as CSV, a table, a figure."""
+"""What `normbench bench` writes: the rounds as CSV, a table, a figure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LAYERS_FILE = "layers.csv"
 
 @dataclass(frozen=True)
 class BenchReport:
-    """Rounds, the name of their file, and the table and figure of them."""
+    """The rounds of a bench, the name of their file, and their table and figure."""
 
     file: str
     rounds: pd.DataFrame
@@ -35,7 +35,7 @@ class BenchReport:
     figure: Figure
 
     def write(self, folder: Path) -> None:
-        """Writes bench.csv, bench.md, bench.svg and bench.png; or layers.csv and so on."""
+        """Writes rounds, table and figure to a folder, as bench.csv, bench.md, .svg and .png."""
         path = folder / self.file
         write_rounds(self.rounds, path)
         write_text(path.with_suffix(".md"), to_markdown(self.table))
@@ -44,10 +44,10 @@ class BenchReport:
 
 
 def prepare_folder(folder: Path, *, layers: bool, overwrite: bool) -> None:
-    """Makes the folder and tries to write, before minutes are spent on measuring.
+    """Makes the folder for a bench before it starts, so that no round is measured in vain.
 
-    Raises NormbenchError where the folder has rounds already, RunFailure where nothing can be
-    written.
+    Raises NormbenchError where the folder holds rounds and `overwrite` is not set, RunFailure
+    where no file can be written.
     """
     check_folder(folder)
     file = folder / (LAYERS_FILE if layers else FILE)
