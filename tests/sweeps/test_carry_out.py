@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from kit.launchers import tiny_sweep
 
-from normbench.analysis.loading import write_study
+from normbench.analysis.study_files import write_study
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.rendering import to_markdown
 from normbench.config.schema import RunConfig
