@@ -83,9 +83,9 @@ class Resolver:
         spec = norms.build(config.norm.name, options=config.norm.options)
         sites = self.norm_sites(config.model, source)
         for batch_size in {min(config.batch_size, num_train), num_train % config.batch_size} - {0}:
-            if reason := unsupported(spec, sites, batch_size):
+            if refusal := unsupported(spec, sites, batch_size):
                 what = f"norm {config.norm.name} cannot train {config.model.name} at batch {batch_size}"
-                raise Unsupported(f"{what}: {reason}") from getattr(reason, "error", None)
+                raise Unsupported(f"{what}: {refusal.reason}") from refusal.error
 
     def _chosen(self, config: RunConfig, source: Source) -> RunConfig:
         """With layout, oneDNN and compilation as a measurement chooses; the plain ones where the norm cannot work."""

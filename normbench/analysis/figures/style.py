@@ -50,7 +50,7 @@ FAMILIES = {
         "ibn": ">",
     },
     ORANGE: {"ln": "s", "ln_chw": "v", "ln_c": "P", "rms": "*"},
-    GREEN: {"in": "^", "in_affine": "v", "frn": "P", "adain": "*"},
+    GREEN: {"in": "^", "in_affine": "v", "frn": "P"},
     RED: {"gn": "D", "ws_gn": "v", "evonorm_s0": "P"},
     PINK: {"weight_norm": "v", "spectral_norm": "P", "scaled_ws": "*"},
     GREY: {"none": "X", "dyt": "v"},
