@@ -52,8 +52,11 @@ def read_bench(path: Path) -> pd.DataFrame:
 
 def as_rounds(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The rows of a bench as the table that `read_bench` reads; a setting a norm lacks is ""."""
-    table = pd.DataFrame(rows).fillna("")
-    return table.astype(dict.fromkeys(setting_columns(table), str))
+    # As objects: a column with gaps would otherwise turn num_groups=2 into 2.0.
+    table = pd.DataFrame(rows, dtype=object)
+    settings = setting_columns(table)
+    table[settings] = table[settings].fillna("").astype(str)
+    return table.infer_objects()
 
 
 def write_rounds(rounds: pd.DataFrame, path: Path) -> None:
