@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from normbench.analysis.figures.costs import costs_figure, layers_figure
 from normbench.analysis.figures.saving import save
-from normbench.analysis.loading import check_folder
+from normbench.analysis.study_files import check_folder
 from normbench.analysis.tables.costs import costs_table
 from normbench.analysis.tables.layers import layers_table
 from normbench.analysis.tables.rendering import to_markdown

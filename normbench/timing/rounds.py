@@ -52,11 +52,11 @@ def read_bench(path: Path) -> pd.DataFrame:
 
 def as_rounds(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The rows of a bench as the table that `read_bench` reads; a setting a norm lacks is ""."""
-    keys = dict.fromkeys(key for row in rows for key in row)
-    names = setting_columns(keys)
-    # As text from the start: a table would turn a norm's 4 groups into 4.0 beside a norm with none.
-    texts = [{**row, **{name: str(row.get(name, "")) for name in names}} for row in rows]
-    return pd.DataFrame(texts)
+    # As objects: a column with gaps would otherwise turn num_groups=2 into 2.0.
+    table = pd.DataFrame(rows, dtype=object)
+    settings = setting_columns(table)
+    table[settings] = table[settings].fillna("").astype(str)
+    return table.infer_objects()
 
 
 def write_rounds(rounds: pd.DataFrame, path: Path) -> None:
@@ -72,9 +72,9 @@ def together(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return table.assign(**{name: table[name].fillna("") for name in setting_columns(table)})
 
 
-def setting_columns(columns: Iterable[object]) -> list[str]:
+def setting_columns(rounds: pd.DataFrame) -> list[str]:
     """The columns that tell contestants apart: dotted settings, batch size, images."""
-    names = [str(name) for name in columns]
+    names = [str(name) for name in rounds.columns]
     return [name for name in names if "." in name or name in ("batch_size", *IMAGES)]
 
 

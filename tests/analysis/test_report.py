@@ -24,12 +24,13 @@ from kit.runs import (
     write_runs,
 )
 
-from normbench.analysis.loading import check_folder, check_keeps, load_study, read_runs, write_study
+from normbench.analysis.loading import load_study, read_runs
 from normbench.analysis.outputs import outputs
 from normbench.analysis.report import write_report
 from normbench.analysis.report.page import page
 from normbench.analysis.report.run_curves import HEIGHT, MOST_POINTS, WIDTH, path
 from normbench.analysis.study import Study
+from normbench.analysis.study_files import check_folder, check_keeps, write_study
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.errors import NormbenchError
 from normbench.runs.files import refused_run

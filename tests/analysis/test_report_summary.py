@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from kit.runs import REGRESSION, in_study, one_run, some_seconds, timed
 
-from normbench.analysis.loading import load_study, write_study
+from normbench.analysis.loading import load_study
 from normbench.analysis.report.summary import MOST, summary
 from normbench.analysis.study import Study
+from normbench.analysis.study_files import write_study
 from normbench.analysis.tables.pairs import every_pair
 
 LEADER = re.compile(

@@ -23,8 +23,9 @@ from kit.runs import (
 )
 
 from normbench.analysis.captions import machine, time_note
-from normbench.analysis.loading import benches, load_study, with_bench, write_study
+from normbench.analysis.loading import benches, load_study, with_bench
 from normbench.analysis.study import Study
+from normbench.analysis.study_files import write_study
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.costs import costs_table
 from normbench.analysis.tables.rendering import to_markdown
