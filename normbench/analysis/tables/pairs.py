@@ -122,26 +122,32 @@ def _compare_all(study: Study, pairs: Sequence[tuple[str, str]]) -> list[Paired]
     settings = list(study.shared_settings)
     if not study.varying(["model"]):
         settings.remove("model")
+    compared = {norm for pair in pairs for norm in pair}
+    done = study.done.runs
+    groups = done[done["norm"].isin(compared)].groupby(settings, sort=False, dropna=False)
     found: list[tuple[str, str, dict[str, Any], Difference]] = []
-    for key, group in study.done.runs.groupby(settings, sort=False, dropna=False):
+    for key, group in groups:
+        results = _by_seed(group, study.test_column)
         for first, second in pairs:
-            of_first = _by_seed(group, first, study.test_column)
-            of_second = _by_seed(group, second, study.test_column)
-            difference = paired_difference(of_first, of_second)
+            difference = paired_difference(results.get(first, {}), results.get(second, {}))
             if difference is not None:
                 found.append((first, second, dict(zip(settings, key, strict=True)), difference))
     adjusted = holm([difference.p_value for *_, difference in found])
     return [Paired(*one, p, study.primary) for one, p in zip(found, adjusted, strict=True)]
 
 
-def _by_seed(group: pd.DataFrame, norm: str, column: str) -> dict[int, float]:
-    runs = group[group["norm"] == norm]
-    if runs["seed"].duplicated().any():
-        raise NormbenchError(
-            f"several runs of {norm} have the same seed and settings: "
-            "choose among them with --where"
-        )
-    return {int(seed): float(value) for seed, value in zip(runs["seed"], runs[column], strict=True)}
+def _by_seed(group: pd.DataFrame, column: str) -> dict[str, dict[int, float]]:
+    """The results by norm and seed. Raises NormbenchError where a norm has a seed twice."""
+    results: dict[str, dict[int, float]] = {}
+    for norm, seed, value in zip(group["norm"], group["seed"], group[column], strict=True):
+        of_norm = results.setdefault(norm, {})
+        if int(seed) in of_norm:
+            raise NormbenchError(
+                f"several runs of {norm} have the same seed and settings: "
+                "choose among them with --where"
+            )
+        of_norm[int(seed)] = float(value)
+    return results
 
 
 def _row(paired: Paired) -> dict[str, Any]:
