@@ -27,16 +27,16 @@ from normbench.runs.row import KEYS, row_columns, run_row, task_of
 from normbench.runs.where import select
 from normbench.timing.rounds import FILE, read_bench, together
 
-# Finished runs must agree in these, or their figures say nothing about norms.
+# Finished runs must agree in these columns for a comparison of norms.
 COMPARABLE = ("task", "data", "epochs", "precision")
 
 
 def load_study(
     paths: Sequence[Path], where: Sequence[str] = (), bench: Path | None = None
 ) -> Study:
-    """The runs at `paths` for which every condition of `where` holds, each run once.
+    """The runs at `paths` under all conditions of `where`, each run once.
 
-    paths: run directories, folders of them, folders with a study's runs.csv, or that file.
+    paths: run directories, folders of run directories, and studies: a runs.csv or its folder.
     bench: the file with their times; by default each bench.csv in a folder of `paths`.
 
     Raises NormbenchError where a path holds no run, and where no run is left.
@@ -64,7 +64,7 @@ def load_study(
 def read_runs(paths: Iterable[Path], refused: Iterable[RunFiles] = ()) -> Study:
     """Reads run directories, in the order given; a run with a damaged file becomes a note.
 
-    refused: runs without a directory, which follow as rows of the table of runs.
+    refused: runs without a directory, added as rows of the table of runs.
     """
     files, steps, rows, notes = [], [], [], []
     for path in paths:
@@ -93,9 +93,9 @@ def read_runs(paths: Iterable[Path], refused: Iterable[RunFiles] = ()) -> Study:
 
 
 def with_bench(study: Study, rounds: pd.DataFrame) -> Study:
-    """The study with the rounds that time its runs.
+    """The study with rounds of a bench.
 
-    Raises NormbenchError where several machines timed the settings of one run.
+    Raises NormbenchError if several machines timed the settings of a run.
     """
     timed = replace(study, bench=rounds)
     _ = timed.clocks  # raises here, and not in the middle of a report
@@ -103,7 +103,7 @@ def with_bench(study: Study, rounds: pd.DataFrame) -> Study:
 
 
 def benches(paths: Sequence[Path]) -> pd.DataFrame:
-    """The rounds in each bench.csv in these folders, or beside these files."""
+    """The rounds of every bench.csv in folders of `paths`, or beside files of `paths`."""
     folders = dict.fromkeys(path if path.is_dir() else path.parent for path in paths)
     found = [read_bench(folder) for folder in folders if (folder / FILE).is_file()]
     return together(found) if found else pd.DataFrame()
@@ -142,16 +142,16 @@ def _select(study: Study, where: Sequence[str]) -> Study:
 
 
 def _record(study: Study, row: Mapping[Any, Any]) -> dict[str, Any]:
-    """A row with all settings of its run.
+    """A row with all settings of the run, typed.
 
-    The table has only settings that vary, and as text; the configuration has all, and typed.
+    The row alone has only varying settings, as text.
     """
     config = study.configs.get(row["run"], {})
     return {**row, **{key: config[key] for key in config if key not in NUMBERS}}
 
 
 def _joined(studies: Sequence[Study]) -> Study:
-    """The runs of several studies; a run in several of them is taken from the first."""
+    """The runs of several studies; a repeated run is taken from the first."""
     if len(studies) == 1:
         return studies[0]
     if any(not study.configs for study in studies):
@@ -186,7 +186,7 @@ def _stacked(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def _long(
     rows: Sequence[dict[str, Any]], parts: Sequence[Columns], needed: Sequence[str]
 ) -> pd.DataFrame:
-    """The rows of all runs below one another, with the keys of their run.
+    """The rows of all runs below one another, with the keys of each run.
 
     rows, parts: the row of each run and its columns; refused runs come last and have no part.
     needed: the columns of the table where no run has a row.

@@ -17,7 +17,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` values and the half width of its interval, nan for a single value."""
+    """A mean over `n` values, and the interval's half width, nan for a single value."""
 
     mean: float
     half_width: float
@@ -36,9 +36,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean difference over `n` pairs, its interval, and the p-value of no difference.
+    """The mean difference over `n` pairs, an interval, and the p-value of no difference.
 
-    p_value: nan for a single pair, and for equal differences unlike 0, which have no spread.
+    p_value: nan for a single pair, and for equal differences unlike 0, without spread.
     """
 
     estimate: Estimate
@@ -47,7 +47,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A median over `n` pairs and its interval, whose ends are nan for fewer than 6 pairs."""
+    """A median over `n` pairs, and an interval with nan as ends for fewer than 6 pairs."""
 
     median: float
     low: float
@@ -56,7 +56,7 @@ class Ratio:
 
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
-    """The mean and its Student-t interval, nan for no values.
+    """The mean with the Student-t interval, nan for no values.
 
     mean ± t(1 - (1 - confidence) / 2, n - 1) s / sqrt(n), with s over n - 1.
     """
@@ -90,17 +90,17 @@ def paired_difference(
     from scipy.special import stdtr
 
     error = _standard_error(differences, estimate.mean)
-    if error <= 1e-12:  # equal differences, as of networks that both collapsed
+    if error <= 1e-12:  # equal differences, as of two collapsed networks
         return Difference(estimate, 1.0 if estimate.mean == 0 else math.nan)
     return Difference(estimate, float(2 * stdtr(estimate.n - 1, -abs(estimate.mean) / error)))
 
 
 def median_ratio(first: Mapping[Any, float], second: Mapping[Any, float]) -> Ratio | None:
-    """The median of first over second at common keys (rounds), with its interval; None for none.
+    """The median of first over second at common keys (rounds); None without a common key.
 
-    The interval assumes no distribution: its ends are the k-th smallest and k-th largest ratio,
-    which enclose the true median in at least 95 % of cases by the binomial law. The ends are nan
-    for fewer than 6 pairs, whose extremes do not enclose the median that often.
+    The interval assumes no distribution: the k-th smallest and k-th largest ratio enclose the true
+    median in at least 95 % of cases by the binomial law. The ends are nan for fewer than 6 pairs,
+    whose extremes enclose the median less often.
     """
     ratios = sorted(first[key] / second[key] for key in first.keys() & second.keys())
     if not ratios:
@@ -112,7 +112,7 @@ def median_ratio(first: Mapping[Any, float], second: Mapping[Any, float]) -> Rat
 
 
 def with_interval(numbers: Iterable[int]) -> str:
-    """Words for a note on the intervals of medians over these numbers of ratios."""
+    """Words for a note on the intervals of medians over so many ratios."""
     enough = [_outside(n) > 0 for n in numbers]
     if all(enough) and enough:
         return "with its 95 % interval"
@@ -124,7 +124,7 @@ def with_interval(numbers: Iterable[int]) -> str:
 def _outside(n: int) -> int:
     """The largest k such that the k-th smallest and k-th largest of n values enclose the median.
 
-    They do so with CONFIDENCE; 0 where even the extremes do not.
+    Enclosed with CONFIDENCE; 0 if even the extremes fall short.
     """
     from scipy.special import bdtr
 
@@ -135,7 +135,7 @@ def _outside(n: int) -> int:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for their number by Holm's step-down rule (Scand. J. Statist. 6, 1979, 65-70).
+    """P-values adjusted for their number by Holm's rule (Scand. J. Statist. 6, 1979, 65-70).
 
     The i-th smallest of m is multiplied by m - i + 1, and then raised to the largest before it.
     nan stays nan, and does not count as a test.
@@ -154,7 +154,7 @@ def half_width_of_test_set(
 ) -> float:
     """Half width of the normal 95 % interval of a mean over `num_test` images: 1.96 sqrt(v / n).
 
-    Even infinitely many seeds would leave this open of the mean over all images of the kind. The
+    Infinitely many seeds still leave so much open about the mean over all images of the kind. The
     variance of values from low to high is v = (high - mean) (mean - low) at most (Bhatia and
     Davis, Amer. Math. Monthly 107, 2000), and exactly p (1 - p) for an accuracy.
     """

@@ -21,7 +21,7 @@ from normbench.tasks.metric import SPLITS, TaskRecord
 from normbench.timing.rounds import FILE, write_rounds
 
 NUMBERS = ("batch_size", "seed", "lr", "epochs", "epoch", "step", "loss")
-COUNTS = ("num_test", "threads")  # unknown of a run that failed before it knew its environment
+COUNTS = ("num_test", "threads")  # unknown for runs without an environment
 METRICS = ("epoch", "steps", "train_seconds")
 STEPS = ("step", "epoch", "loss", "lr")
 
@@ -43,9 +43,9 @@ def read_study(file: Path) -> Study:
 
 
 def write_study(study: Study, folder: Path) -> None:
-    """Writes the files of a study, from which `load_study` reads an equal one.
+    """Writes the files of a study, read back by `load_study` as an equal study.
 
-    These are runs.csv, metrics.csv, steps.csv, env.json, configs.json, and bench.csv if timed.
+    Writes runs.csv, metrics.csv, steps.csv, env.json, configs.json, and bench.csv if timed.
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def write_study(study: Study, folder: Path) -> None:
 
 
 def common_settings(configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The settings that all runs have in common."""
+    """The settings shared by all runs."""
     first, *others = configs.values() or [{}]
     common = {}
     for key, value in first.items():
@@ -69,7 +69,7 @@ def common_settings(configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises NormbenchError where a study cannot be written to `folder`, or would hide its runs."""
+    """Raises NormbenchError for a file, and for a folder of run directories."""
     if folder.exists() and not folder.is_dir():
         raise NormbenchError(f"--output: '{folder}' is not a folder")
     if run_dirs(folder):
@@ -80,7 +80,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_keeps(folder: Path, runs: Collection[str]) -> None:
-    """Raises NormbenchError where the study in `folder` has a run that is not among `runs`."""
+    """Raises NormbenchError if the study in `folder` has other runs than `runs`."""
     file = folder / "runs.csv"
     if file.exists() and {*_read(file, _read_table)["run"]} - {*runs}:
         raise NormbenchError(
@@ -89,7 +89,7 @@ def check_keeps(folder: Path, runs: Collection[str]) -> None:
 
 
 def metric_columns(tasks: Iterable[TaskRecord]) -> list[str]:
-    """The columns of metrics.csv that runs of these tasks have."""
+    """The columns of metrics.csv for runs of the given tasks."""
     figures: dict[str, None] = {}
     for task in tasks:
         for metric in task.metrics:
@@ -98,7 +98,7 @@ def metric_columns(tasks: Iterable[TaskRecord]) -> list[str]:
 
 
 def tidy(runs: pd.DataFrame) -> pd.DataFrame:
-    """The table of runs without empty columns of held-out images, with counts that may be unknown."""
+    """The table without empty `val_` columns, and with integers for counts with gaps."""
     held_out = [name for name in runs.columns if name.startswith("val_")]
     empty = [name for name in held_out if runs[name].isna().all()]
     incomplete = [name for name in COUNTS if runs[name].isna().any()]
@@ -116,9 +116,9 @@ def _packed(study: Study) -> dict[str, Any]:
 
 
 def _read(file: Path, parse: Callable[[Path], Any], absent: Any = None) -> Any:
-    """What `parse` makes of a file; `absent`, if given, where there is none.
+    """The result of `parse`, or `absent`, if given, for a missing file.
 
-    Raises RunFailure with the file's name where it cannot be read.
+    Raises RunFailure with the file's name for a damaged file.
     """
     if absent is not None and not file.exists():
         return absent
@@ -138,7 +138,7 @@ def _read_runs(needed: Collection[str], file: Path) -> pd.DataFrame:
 
 
 def _read_rows(needed: Sequence[str], file: Path) -> pd.DataFrame:
-    """A long table; an empty one where there is no file, since no run may have a row."""
+    """A long table; empty without a file, since runs may have no rows."""
     if not file.exists():
         return pd.DataFrame(columns=[*KEYS, *needed])
     return _read_table(file, ["run", *needed])
@@ -146,7 +146,7 @@ def _read_rows(needed: Sequence[str], file: Path) -> pd.DataFrame:
 
 def _read_table(file: Path, needed: Collection[str] = ()) -> pd.DataFrame:
     """A CSV file of a study. Raises ValueError for a cut file, and for a word among figures."""
-    # Only a copy that broke off lacks its last newline.
+    # Only an interrupted copy lacks the last newline.
     if not file.read_bytes().endswith(b"\n"):
         raise ValueError("it ends within a row")
     names = list(pd.read_csv(file, nrows=0).columns)
@@ -167,7 +167,7 @@ def _read_table(file: Path, needed: Collection[str] = ()) -> pd.DataFrame:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """A mapping. Raises ValueError where it, or the record of a run in it, is of another kind."""
+    """A mapping. Raises ValueError for another schema, or a malformed task."""
     content = known_schema(json.loads(file.read_text()))
     for part in content.values():
         if isinstance(part, dict):

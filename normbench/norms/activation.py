@@ -28,7 +28,7 @@ def evonorm_s0(*, num_groups: NumGroups = 8, eps: Eps = 1e-5) -> NormSpec:
 
     y = x * sigmoid(v * x) / sqrt(var + eps) * gamma + beta, var of shape (n, num_groups) over the
     axes (c / num_groups, h, w). Without an activation to replace, y = x * gamma + beta. Evaluation
-    is training. The paper has 32 groups; the default is 8, so that narrow networks can have it.
+    as in training. timm has 32 groups; the default is 8, so that narrow networks can have it.
     """
     return NormSpec(
         scope="sample",
@@ -60,7 +60,7 @@ def frn(*, eps: Eps = 1e-6) -> NormSpec:
     """Filter response normalization with a thresholded linear unit (arXiv:1911.09737).
 
     z = max(y, tau), y = x / sqrt(mean(x^2) + eps) * gamma + beta, the mean of shape (n, c) over the
-    axes (h, w). Without an activation to replace, z = y. Evaluation is training. No mean is
+    axes (h, w). Without an activation to replace, z = y. Evaluation as in training. No mean is
     removed. On a 1x1 map only the sign of x is left; the paper learns eps for 1x1 maps, here eps is
     fixed. The paper also ramps the learning rate up (optim.warmup_fraction).
     """

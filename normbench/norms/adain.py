@@ -16,7 +16,7 @@ class AdaIN(nn.Module):
 
     y = sigma(s) * (x - mu(x)) / sigma(x) + mu(s), x of shape (n, c, h, w), s of shape
     (n, c, any height, any width); mu and sigma = sqrt(var + eps) of shape (n, c) over the axes
-    (h, w), var biased. Nothing is learned. Evaluation is training.
+    (h, w), var biased. Nothing is learned. Evaluation as in training.
     """
 
     def __init__(self, eps: float = 1e-5) -> None:

@@ -24,7 +24,7 @@ def dyt(*, alpha: Annotated[float, Field(gt=0)] = 0.5) -> NormSpec:
     """Dynamic tanh: no statistics, a bounded function in a norm's place (arXiv:2503.10622).
 
     y = tanh(a * x) * gamma + beta, x of shape (n, c, h, w). Learned: a of shape (1,), starting at
-    `alpha`, gamma and beta of shape (c,). Evaluation is training. The paper replaces the norms of
+    `alpha`, gamma and beta of shape (c,). Evaluation as in training. The paper replaces norms of
     transformers; here ReLU follows.
     """
     return NormSpec(scope="none", norm=lambda num_features: DynamicTanh(num_features, alpha))

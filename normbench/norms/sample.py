@@ -1,7 +1,8 @@
 """Norms whose statistics stay within a sample, whatever the size of the batch.
 
 In each formula x has shape (n, c, h, w); gamma and beta of shape (c,) are learned; a variance is
-biased, divided by the number of its values. Evaluation is training, unless a docstring says more.
+biased, divided by the number of its values. Training and evaluation are the same, except where a
+docstring describes evaluation.
 """
 
 from __future__ import annotations
@@ -111,8 +112,8 @@ def rms(*, eps: Eps = 1e-6) -> NormSpec:
     """Root-mean-square normalization over the channels of each pixel (arXiv:1910.07467).
 
     y = x / sqrt(mean(x^2) + eps) * gamma, the mean of shape (n, h, w) over the axis c. No mean is
-    removed and no shift added, so the convolution keeps its bias. Of a single channel only the
-    sign is left. A root mean square over (c, h, w) would be another layer of this name.
+    removed and no shift added, so the convolution keeps its bias. With a single channel only
+    the sign of x is left. A root mean square over (c, h, w) would be another layer of this name.
     """
     return NormSpec(
         scope="sample",

@@ -90,7 +90,7 @@ def scaled_ws(*, weight_eps: Eps = 1e-6) -> NormSpec:
 
     W becomes gain * g * (W - mean) / sqrt(fan_in * (var + weight_eps)) over the axes (in, h, w),
     g = 1.714, about sqrt(2 / (1 - 1 / pi)), for the ReLU that follows. Learned: the gain of shape
-    (out,) and the convolutions' biases. Evaluation is training. Without g and the fan-in the signal
+    (out,) and the convolutions' biases. Evaluation as in training. Without g and fan-in the signal
     would grow by about sqrt(fan_in) a layer.
     """
 
@@ -110,7 +110,7 @@ def weight_norm() -> NormSpec:
 
     W = g * v / |v| for each output of every convolution and of the linear head. Learned: g of shape
     (out,), starting at |v|, and v of the shape of W. Activations are not normalized. The paper's
-    initialization from a first batch is left out. Evaluation is training.
+    initialization from a first batch is left out. Evaluation as in training.
     """
     return _of_weights_alone(lambda module: parametrizations.weight_norm(module))
 

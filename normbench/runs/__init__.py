@@ -1,1 +1,1 @@
-"""Runs on disk: `rundir` writes them, `files` reads them, the rest of the room shows them."""
+"""Runs on disk: written by `rundir`, read by `files`, shown by `listing` and `diff`."""

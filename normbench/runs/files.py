@@ -1,6 +1,6 @@
 """Reads the directory of a run, each file as far as possible: the only reader of runs.
 
-`normbench runs` lists damaged runs with their damage; tables leave them out with a note.
+`normbench runs` lists damaged runs with their damage; tables leave damaged runs out, with a note.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def half_written(folder: Path) -> list[Path]:
 
 
 def read_run(path: Path) -> RunFiles:
-    """The files of the run at `path`, each as far as possible; no content makes this raise."""
+    """The files of the run at `path`, each as far as possible; never raises for any content."""
     found: dict[str, Any] = {}
     damaged: dict[str, str] = {}
     for name, parse in PARSERS.items():
@@ -80,7 +80,7 @@ def read_run(path: Path) -> RunFiles:
 
 
 def standing(path: Path, files: RunFiles) -> dict[str, Any]:
-    """`status` and `reason` of a run without a result, by its damage and its lock; else {}."""
+    """`status` and `reason` of a run without a result, by damage and lock; else {}."""
     if files.damaged:
         damage = "; ".join(f"{name} {what}" for name, what in files.damaged.items())
         return {"status": "damaged", "reason": damage}
@@ -88,7 +88,7 @@ def standing(path: Path, files: RunFiles) -> dict[str, Any]:
         return {}
     try:
         state = run_state(path)
-    except (OSError, RunFailure):  # this user may not take locks in the folder
+    except (OSError, RunFailure):  # no right to take locks in the folder
         return {}
     if state == "killed":
         return {"status": state, "reason": "its process is gone"}
@@ -96,12 +96,12 @@ def standing(path: Path, files: RunFiles) -> dict[str, Any]:
 
 
 def refused_run(run: str, config: dict[str, Any], reason: str) -> RunFiles:
-    """A planned run that cannot be trained, as its files would be read."""
+    """A planned run refused before training, as if read from files."""
     return RunFiles(run, config, {}, {"state": "refused", "reason": reason}, {}, {})
 
 
 def read_columns(text: str) -> Columns:
-    """The columns of a CSV file of numbers, without a last row that a power cut left unfinished.
+    """The columns of a CSV file of numbers, without an unfinished last row, as a power cut leaves.
 
     Raises ValueError for a row of another length than the header, and for words.
     """
@@ -118,7 +118,7 @@ def read_columns(text: str) -> Columns:
 
 
 def read_steps(path: Path) -> Columns | None:
-    """The logged steps of the run at `path`, by column; None where they cannot be read."""
+    """The logged steps of the run at `path`, by column; None for a damaged file."""
     file = path / "steps.csv"
     try:
         return read_columns(file.read_text()) if file.exists() else {}
@@ -127,7 +127,7 @@ def read_steps(path: Path) -> Columns | None:
 
 
 def at(content: Any, key: str) -> Any:
-    """The value under a dotted key; None where there is none."""
+    """The value under a dotted key, or None."""
     for part in key.split("."):
         content = content.get(part) if isinstance(content, Mapping) else None
     return content
@@ -151,7 +151,7 @@ class UnknownSchema(ValueError):
 
 
 def _lack(metrics: Columns, config: Mapping[str, Any]) -> str | None:
-    """The damage of a finished run without a row for each epoch, unless its steps were limited."""
+    """The damage of a finished run without a row per epoch; None with limited steps."""
     epochs = metrics.get("epoch", np.array([]))
     if not len(epochs) or (epochs != np.arange(1, len(epochs) + 1)).any():
         return "is damaged"
@@ -162,13 +162,13 @@ def _lack(metrics: Columns, config: Mapping[str, Any]) -> str | None:
 
 
 def _with_file(folder: Path, name: str) -> list[Path]:
-    """The directories in `folder` that hold such a file, but hidden ones: runs being removed."""
+    """The directories in `folder` with a file of that name, but hidden ones: runs being removed."""
     found = [path.parent for path in folder.glob(f"*/{name}")]
     return [path for path in found if not path.name.startswith(".")]
 
 
 def _by_numbers(path: Path) -> list[tuple[int, str]]:
-    """A key to sort names by their numbers: shorter parts first, so that b8 precedes b64."""
+    """A sort key with shorter parts first, to put b8 before b64."""
     parts = re.split(r"(?<=\D)(?=\d)|-", path.name)
     return [(len(part), part) for part in parts]
 

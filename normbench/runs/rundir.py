@@ -1,7 +1,7 @@
 """Writes the directory of a run: configuration, environment, status, rows and checkpoint.
 
-Rows are written before the checkpoint that covers them, and rows without a checkpoint are dropped
-on resuming: a run killed at any moment ends with the files of a run that was never killed. A lock
+Rows are written before their checkpoint, and rows without a checkpoint are dropped on resuming:
+a run killed at any moment ends with the same files as a run never killed. A lock
 lets a single process write.
 """
 
@@ -40,7 +40,7 @@ FILES = ("checkpoint.pt", "status.json", "metrics.csv", "steps.csv", "env.json",
 
 @dataclass
 class RunDir:
-    """The directory of a run, locked by this process; `open_run` makes it."""
+    """The directory of a run, locked by this process; made by `open_run`."""
 
     path: Path
 
@@ -54,13 +54,13 @@ class RunDir:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has a result, so that training again would only repeat it."""
+        """Whether the run has a result, which a second training would only repeat."""
         return self.status.get("state") in OVER
 
     def begin(self, config: str, environment: Mapping[str, Any]) -> None:
         """Writes config.yaml and env.json, and marks the run as running.
 
-        A resumed run keeps its first environment, and appends the new one to `resumed`.
+        A resumed run keeps its first environment, and lists later environments in `resumed`.
         """
         if self.has_checkpoint:
             content = _read_json(self.path / "env.json")
@@ -77,7 +77,7 @@ class RunDir:
         _append_row(self.path / "metrics.csv", row, durable=True)
 
     def append_step(self, row: Mapping[str, Any]) -> None:
-        """Writes the row of a logged step; the next checkpoint makes it durable."""
+        """Writes the row of a logged step; durable with the next checkpoint."""
         _append_row(self.path / "steps.csv", row, durable=False)
 
     @property
@@ -98,7 +98,7 @@ class RunDir:
     def load_checkpoint(self) -> dict[str, Any]:
         """The last saved state; drops the rows after it.
 
-        Raises RunFailure for a damaged checkpoint, or one of another schema.
+        Raises RunFailure for a damaged checkpoint, or another schema.
         """
         import torch
 
@@ -128,7 +128,7 @@ class RunDir:
         self._write_status(state, reason, self.status.get("started"), _now())
 
     def fail(self, config: str, reason: str) -> None:
-        """Records for a process that has failed, perhaps before it wrote config.yaml."""
+        """Records for a process that has failed, perhaps before config.yaml was written."""
         if not (self.path / "config.yaml").exists():
             write_text(self.path / "config.yaml", config)
         self.finish("failed", reason)
@@ -175,10 +175,10 @@ class RunDir:
 
 @contextmanager
 def open_run(path: Path, *, restart: bool = False, patience: float = 0.5) -> Iterator[RunDir]:
-    """The run directory at `path`, made and locked; `restart` empties it first.
+    """The run directory at `path`, made and locked; emptied first if `restart`.
 
     Raises RunFailure if another process holds the lock for `patience` seconds: `is_held` takes the
-    lock for a moment only, a training process for as long as it trains.
+    lock for a moment only, a training process for all of the training.
     """
     lock = FileLock(path / ".lock", timeout=patience)
     with disk_errors(path):
@@ -188,7 +188,7 @@ def open_run(path: Path, *, restart: bool = False, patience: float = 0.5) -> Ite
         except Timeout:
             raise RunFailure(f"another process is training in '{path}'; leaving it alone") from None
     try:
-        stale = list(path.glob(".*.tmp"))  # a kill while a file was being replaced leaves these
+        stale = list(path.glob(".*.tmp"))  # left by a kill during a replacement
         if restart:
             stale += [path / name for name in FILES]
         for file in stale:
@@ -199,7 +199,7 @@ def open_run(path: Path, *, restart: bool = False, patience: float = 0.5) -> Ite
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """The content of status.json in `path`; {} without that file."""
+    """The content of status.json in `path`; {} without a file."""
     file = path / "status.json"
     with disk_errors(file):
         return _read_json(file) if file.exists() else {}
@@ -209,7 +209,7 @@ def run_state(path: Path) -> str:
     """The state of the run at `path`: of status.json, or new, damaged, running, killed.
 
     A run is killed if status.json says running and no process holds the lock. Unlike a process id,
-    the lock is free as soon as its holder is gone, and works across machines.
+    the lock is free as soon as the holder is gone, and works across machines.
     """
     try:
         state: str = read_status(path).get("state", "new")
@@ -221,7 +221,7 @@ def run_state(path: Path) -> str:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process is training in `path` at this moment."""
+    """Whether a process is training in `path` now."""
     if not (path / ".lock").exists():
         return False
     with disk_errors(path):
@@ -233,7 +233,7 @@ def is_held(path: Path) -> bool:
 
 
 def read_position(path: Path) -> int:
-    """The number of steps that the run at `path` has done, by its rows."""
+    """The number of finished steps of the run at `path`, by rows."""
     position = 0
     for row in _read_rows(path / "metrics.csv")[-1:]:
         position = int(row["steps"])
@@ -243,7 +243,7 @@ def read_position(path: Path) -> int:
 
 
 def last_output(path: Path, num_lines: int = 10) -> list[str]:
-    """The last lines that the process of a run has printed; [] for runs in this process."""
+    """The last lines printed by the process of a run; [] without such a process."""
     log = path / "output.log"
     if not log.exists():
         return []
@@ -276,7 +276,7 @@ def _append_row(path: Path, row: Mapping[str, Any], *, durable: bool) -> None:
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
-    """The whole rows of a CSV file, without a last row that a power cut left unfinished."""
+    """The whole rows of a CSV file, without an unfinished last row, as a power cut leaves."""
     if not path.exists():
         return []
     try:

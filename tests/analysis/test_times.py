@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kit.runs import (
     NUM_TRAIN,
@@ -63,6 +63,7 @@ def test_a_bench_is_of_the_runs_with_its_cost_id_and_of_no_others() -> None:
 # How long
 
 
+@settings(max_examples=15)
 @given(
     batch_size=st.integers(1, 1000),
     accumulate=st.integers(1, 4),
@@ -188,6 +189,7 @@ OPTIONS = st.dictionaries(
 SECONDS = st.floats(1e-9, 1e9)
 
 
+@settings(max_examples=10)
 @given(
     options=st.lists(OPTIONS, min_size=1, max_size=4),
     seconds=st.lists(SECONDS, min_size=1, max_size=3),

@@ -125,7 +125,7 @@ def results(layer: nn.Module, x: Tensor, gradient: Tensor) -> dict[str, Tensor]:
 
 
 def assert_equal_results(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    """Compares all that `wanted` holds."""
+    """Compares the tensors of `wanted`."""
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, msg=lambda text, name=name: f"{name} {text}")
 

@@ -19,7 +19,7 @@ CONVS_ALONE = {"ws_gn", "ws_bn", "scaled_ws"}
 
 
 class NormWithActivation(nn.Module):
-    """Stands for a method that owns its activation, as EvoNorm and FRN+TLU do."""
+    """Stands for a norm with an activation, such as EvoNorm and FRN with TLU."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ def test_a_layer_draws_torch_s_default_distribution() -> None:
         for values in (layer.weight, layer.bias):
             scaled = values.detach().flatten().double().numpy() * math.sqrt(fan_in)
             assert np.abs(scaled).max() <= 1 + 1e-6
-            # Kolmogorov-Smirnov against the uniform distribution on [-1, 1], at a level of about 1e-4.
+            # Kolmogorov-Smirnov against the uniform distribution on [-1, 1], level about 1e-4.
             quantiles = (np.arange(scaled.size) + 0.5) / scaled.size
             distances = np.abs(np.sort((scaled + 1) / 2) - quantiles)
             assert distances.max() < 2.3 / math.sqrt(scaled.size)
@@ -56,7 +56,7 @@ def test_the_i_th_layer_draws_the_same_weights_whether_those_before_it_have_a_bi
 
 
 def weight_below(module: nn.Module) -> Tensor:
-    """The weight before any reparametrization; where it is kept as length and direction, put together again."""
+    """The weight before any reparametrization; of weight norm length times direction."""
     if not parametrize.is_parametrized(module):
         return module.weight
     parametrization = module.parametrizations["weight"]

@@ -1,4 +1,4 @@
-"""The same weights in, the same numbers out: norms against the layers of timm, torch, torchvision."""
+"""Norms against the layers of timm, torch and torchvision, with the same weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MakeLayer = Callable[[], nn.Module]
 
 
 class ChannelsLast(nn.RMSNorm):
-    """torch's RMSNorm, which runs over the last axis, for the channels of a map."""
+    """torch's RMSNorm over the channels of a map instead of the last axis."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -80,7 +80,7 @@ def test_batch_norm_and_its_kin_evaluate_as_torchvision_s_frozen_layer(name: str
 
 
 def reparametrized(name: str, **options: object) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A convolution with the norm's weight, and the parameters of a plain one by their names."""
+    """A convolution under the norm, and its parameters, named as in older torch and timm."""
     conv = spec_of(name, **options).reparametrize(nn.Conv2d(3, 4, 3, padding=1)).double()
     names = {
         "parametrizations.weight.original": "weight",

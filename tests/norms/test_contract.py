@@ -1,4 +1,4 @@
-"""The contract over the whole registry, and layers that break it, each in one way."""
+"""The contract over the registry, and layers with a single thing wrong."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 
 
 def failures(spec: NormSpec) -> dict[str, str]:
-    """The demands that do not hold, with the failure."""
+    """Broken demands and their failures."""
     return {demand: failure for demand, failure in broken(spec) if failure is not None}
 
 
@@ -92,7 +92,7 @@ class Layer(nn.Module):
         self.spoil = spoil
         self.weight = nn.Parameter(torch.ones(num_features))
         self.register_buffer("count", torch.zeros(1))
-        self.forgotten = torch.zeros(1)  # no buffer, so that no state_dict has it
+        self.forgotten = torch.zeros(1)  # no buffer, so missing from state_dict
 
     def forward(self, x: Tensor) -> Tensor:
         return self.spoil(self, x * self.weight[:, None, None])

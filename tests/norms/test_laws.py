@@ -31,7 +31,7 @@ KEEP_THE_BIAS = {"none", "rms", "weight_norm", "spectral_norm", "scaled_ws"}
 
 
 def assert_same(first: nn.Module, second: nn.Module, x: Tensor) -> None:
-    """Compares output and gradients, after the second layer has taken the first layer's parameters."""
+    """Compares output and gradients of layers with the first layer's parameters."""
     share_parameters(first, second)
     gradient = normal(*x.shape, seed=2)
     assert_equal_results(results(first, x, gradient), results(second, x, gradient))

@@ -34,7 +34,9 @@ class MyNorm(nn.Module):
     conv_bias = True
     scope = "sample"
 
-    def __init__(self, num_features, alpha: float = 1.0, mode: str = "plain", axes: tuple[int, ...] = (1, 2, 3)):
+    def __init__(
+        self, num_features, alpha: float = 1.0, mode: str = "plain", axes: tuple[int, ...] = (1, 2, 3)
+    ):
         super().__init__()
         self.alpha, self.axes = alpha, axes
         self.weight = nn.Parameter(torch.ones(num_features, 1, 1))
@@ -108,7 +110,9 @@ class WrongScope(MyNorm):
 
 
 class Remarked(nn.Module):
-    def __init__(self, num_features, a: "a number between 0 and 1" = 0.5, b: "torch.Tensr" = 1, copy=2, _c=3, json=4):
+    def __init__(
+        self, num_features, a: "a number between 0 and 1" = 0.5, b: "torch.Tensr" = 1, copy=2, _c=3, json=4
+    ):
         super().__init__()
         self.options = a, b, copy, _c, json
 
@@ -164,6 +168,7 @@ def test_it_trains_and_is_known_by_its_class_its_file_and_its_options(
     assert len(config["content"]) == 16
 
 
+@pytest.mark.slow
 def test_it_is_swept_beside_others(file: Path, normbench: Run) -> None:
     norm = "norm=gn,my_norms.py:MyNorm"
     inline = ["--launcher", "inline", "-o", "compared"]
@@ -232,7 +237,8 @@ def test_it_finds_its_neighbours_and_leaves_the_path_as_it_was(
     (file.parent / "beside_my_norms.py").write_text("from torch import nn\nlayer = nn.GroupNorm\n")
     other = file.parent / "other.py"
     other.write_text(
-        "from beside_my_norms import layer\n\n\ndef wide(num_features):\n    return layer(2, num_features)\n"
+        "from beside_my_norms import layer\n\n\n"
+        "def wide(num_features):\n    return layer(2, num_features)\n"
     )
     before = list(sys.path)
     monkeypatch.chdir("/")

@@ -60,7 +60,7 @@ def trained(name: str, **options: Any) -> nn.Module:
 
 @pytest.mark.parametrize("name", UNBIASED)
 @pytest.mark.parametrize("momentum", [0.0, 0.1, 0.7, 1.0])
-def test_batch_norm_and_its_kin_keep_a_moving_mean_and_unbiased_variance_in_torch_s_sense_of_momentum(
+def test_batch_norm_and_its_kin_keep_a_moving_mean_and_unbiased_variance(
     name: str, momentum: float
 ) -> None:
     layer = trained(name, momentum=momentum)
@@ -68,7 +68,7 @@ def test_batch_norm_and_its_kin_keep_a_moving_mean_and_unbiased_variance_in_torc
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.1, 0.7, 1.0])
-def test_batch_norm_by_hand_keeps_the_biased_variance_which_is_smaller_by_a_factor_of_1_minus_1_over_n(
+def test_batch_norm_by_hand_keeps_the_biased_variance_smaller_by_1_minus_1_over_n(
     momentum: float,
 ) -> None:
     by_hand, batch = trained("bn_custom", momentum=momentum), trained("bn", momentum=momentum)

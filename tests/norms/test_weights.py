@@ -1,4 +1,4 @@
-"""The laws of norms that act on weights."""
+"""Laws of norms of weights."""
 
 from __future__ import annotations
 
