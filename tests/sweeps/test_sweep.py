@@ -12,7 +12,8 @@ from normbench.errors import NormbenchError
 from normbench.sweeps import sweep as sweep_module
 from normbench.sweeps.sweep import Axis, Exclusion, Sweep, load_sweep
 
-STUDIES = [path.stem for path in (config_dir() / "sweep").glob("*.yaml")]
+STUDIES = sorted(path.stem for path in (config_dir() / "sweep").glob("*.yaml"))
+SLOW = {"zoo"}  # composes every norm
 
 
 def axis(key: str, *values: Any) -> Axis:
@@ -122,7 +123,10 @@ def test_what_makes_no_run_another_run_cannot_be_an_axis() -> None:
         Sweep("s", ()).with_overrides(["system.threads=1,2"])
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in STUDIES],
+)
 def test_every_study_in_configs_composes_and_says_what_to_expect(name: str) -> None:
     configs = [from_settings(point) for point in settings(load_sweep(name))]
     assert len({config.fingerprint for config in configs}) == len(configs) > 0

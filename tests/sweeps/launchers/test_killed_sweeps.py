@@ -20,7 +20,6 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds processes in /proc"),
 ]
-SETTINGS = tiny("data.augment=standard", "train.log_every=3", "system.threads=1")
 Start = Callable[..., SweepCommand]
 
 
@@ -30,7 +29,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     commands: list[SweepCommand] = []
 
     def sweep(*settings: str, code: str | None = None) -> SweepCommand:
-        commands.append(SweepCommand(tmp_path, *SETTINGS, *settings, "--jobs", "2", code=code))
+        given = tiny("data.augment=standard", "train.log_every=3", "system.threads=1", *settings)
+        commands.append(SweepCommand(tmp_path, *given, "--jobs", "2", code=code))
         return commands[-1]
 
     yield sweep
