@@ -25,7 +25,7 @@ def settings(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def written(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Sweep:
-    """The sweep read from `text`, in a configs folder of its own."""
+    """Reads the sweep from `text`, in a separate configs folder."""
     (folder / "sweep").mkdir()
     (folder / "sweep" / "own.yaml").write_text(text)
     monkeypatch.setattr(sweep_module, "config_dir", lambda: folder)
@@ -42,9 +42,7 @@ def test_the_points_are_the_product_of_the_axes_in_their_order() -> None:
     ]
 
 
-def test_an_override_takes_the_place_of_an_axis_or_of_a_fixed_setting_and_adds_axes_at_the_end() -> (
-    None
-):
+def test_an_override_replaces_an_axis_or_a_fixed_setting_and_adds_axes_at_the_end() -> None:
     sweep = Sweep("s", (axis("norm", "bn", "gn"), axis("seed", 0, 1)), {"epochs": 2})
     changed = sweep.with_overrides(["seed=5,6", "epochs=1", "batch_size=8,16", "norm=ln"])
     assert [
