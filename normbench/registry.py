@@ -64,7 +64,7 @@ class Registry(Generic[T]):
     def check(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """Returns all options of `name`: those given checked and converted, the rest at defaults.
 
-        Raises NormbenchError for an unknown name, an unknown option, a wrong type or a value out of range.
+        Raises NormbenchError for an unknown name or option, a wrong type, a value out of range.
         """
         model = self[name].options
         for key in given:

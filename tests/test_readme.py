@@ -1,4 +1,4 @@
-"""Every command of the README is run here, on tiny data; the table it shows is the committed one."""
+"""Runs every normbench command of the README and of docs/ on tiny data; checks links and table."""
 
 from __future__ import annotations
 
@@ -20,19 +20,58 @@ from normbench.data.source import sources
 from normbench.train import resolve
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-OWN_NORM = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
-COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OWN_NORM = (ROOT / "docs" / "own-norm.md").read_text().split("```python\n")[1].split("```")[0]
 INSTALLING = [
     "uv venv && uv pip install -e .",
     "python3 -m venv .venv && .venv/bin/pip install -e .",
 ]
 
 
-@pytest.fixture
-def tiny_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty folder to work in; every data source but an image folder gives 70 small synthetic images."""
+def commands_of(page: Path) -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [line.split("  #")[0].strip() for line in lines if line]
+
+
+# By command, since several pages give the same; launchers' own tests run those for a cluster.
+COMMANDS = {command: page.stem for page in PAGES for command in commands_of(page)}
+RUNNABLE = [
+    pytest.param(command, id=f"{page}: {command.removeprefix('normbench ')}")
+    for command, page in COMMANDS.items()
+    if command.startswith("normbench ") and "--launcher" not in command
+]
+SMALL = "model.widths=[32,64]"
+
+
+def run(arguments: list[str], patch: pytest.MonkeyPatch) -> int:
+    patch.setattr(sys, "argv", ["normbench", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two runs, first-sweep, an own norm and imported images."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "my_norms.py").write_text(OWN_NORM)
+    (folder / "results").mkdir()
+    (folder / "results" / "first-sweep").symlink_to(ROOT / "results" / "first-sweep")
+    for kind in ("train/cats", "train/dogs", "test/cats", "test/dogs"):
+        (folder / "pets" / kind).mkdir(parents=True)
+        image = Image.fromarray(np.zeros((32, 32, 3), np.uint8))
+        image.save(folder / "pets" / kind / "1.png")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        assert run(["data", "import", "pets"], patch) == 0
+        for settings in (["norm=gn"], ["norm=bn", "batch_size=1"]):
+            assert run(["train", *settings, "epochs=1", SMALL], patch) == 0
+    return folder
+
+
+def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Works in `folder`; every source but the image folder gives 70 small synthetic images."""
     build = sources.build
 
     def build_tiny(
@@ -42,78 +81,71 @@ def tiny_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             return build(name, home, options=options)
         return build("synthetic", home, options={"num_train": 70, "num_test": 10})
 
-    monkeypatch.setattr(sources, "build", build_tiny)
-    monkeypatch.setattr(resolve, "sources", sources)
-    monkeypatch.setattr(cifar10, "MIRRORS", ())
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "my_norms.py").write_text(OWN_NORM)
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "first-sweep").symlink_to(ROOT / "results" / "first-sweep")
-    for path in (
-        tmp_path / "pets" / split / kind for split in ("train", "test") for kind in ("cats", "dogs")
-    ):
-        path.mkdir(parents=True)
-        Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path / "1.png")
+    patch.setattr(sources, "build", build_tiny)
+    patch.setattr(resolve, "sources", sources)
+    patch.setattr(cifar10, "MIRRORS", ())
+    patch.setenv("HOME", str(folder))
+    patch.setenv("NORMBENCH_CACHE", str(folder / "cache"))
+    patch.chdir(folder)
 
 
-@pytest.mark.usefixtures("tiny_world")
-def test_every_normbench_command_of_the_readme_works(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("command", RUNNABLE)
+def test_every_normbench_command_of_the_documents_works(
+    command: str,
+    world: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    commands = [
-        shlex.split(command.replace("~/", ""))
-        for command in COMMANDS
-        if command.startswith("normbench ")
-    ]
-    assert len(commands) >= 20
-    for command in commands:
-        if "--launcher" in command:
-            continue  # tests/launchers runs such on a cluster
-        if "sweep" in command and "--dry-run" not in command:
-            command.append(
-                "--dry-run"
-            )  # hundreds of runs, in processes that know nothing of the tiny world
-        if "bench" in command:
-            command += ["--rounds", "6", "model.widths=[4,8]"]
-        monkeypatch.setattr(sys, "argv", command)
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        assert not stop.value.code, (command, capsys.readouterr())
+    enter(world, monkeypatch)
+    _, name, *arguments = shlex.split(command.replace("~/", ""))
+    # A sweep would train hundreds of networks, in processes that know nothing of the tiny data.
+    if name == "sweep" and "--dry-run" not in arguments:
+        arguments.append("--dry-run")
+    if name in ("train", "bench"):
+        arguments.append(SMALL)
+    if name == "bench":
+        arguments += ["--rounds", "6"]
+    code = run([name, *arguments], monkeypatch)
+    assert code == 0, capsys.readouterr()
 
 
-def test_the_other_commands_of_the_readme_are_known() -> None:
-    others = [command for command in COMMANDS if command and not command.startswith("normbench ")]
+def test_the_remaining_commands_of_the_documents_are_known() -> None:
+    others = [command for command in COMMANDS if not command.startswith("normbench ")]
     assert others == ["make demo", "make test", *INSTALLING]
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
 def test_make_demo_runs_the_demo_and_make_test_checks_style_types_and_tests() -> None:
-    planned = {
-        target: subprocess.run(
-            ["make", "-n", "-C", str(ROOT), target], capture_output=True, text=True, check=True
-        ).stdout
-        for target in ("demo", "test")
-    }
-    assert "normbench demo" in planned["demo"]
-    assert all(
-        tool in planned["test"] for tool in ("ruff check", "ruff format --check", "mypy", "pytest")
-    )
+    def planned(target: str) -> str:
+        return subprocess.check_output(["make", "-n", "-C", str(ROOT), target], text=True)
+
+    assert "normbench demo" in planned("demo")
+    for tool in ("ruff check", "ruff format --check", "mypy", "pytest"):
+        assert tool in planned("test")
 
 
-def test_the_table_of_the_readme_is_the_committed_one() -> None:
+def test_the_readme_is_short_and_shows_the_committed_table() -> None:
+    readme = (ROOT / "README.md").read_text()
     table, _, _ = (ROOT / "results" / "first-light" / "table.md").read_text().partition("\n\n")
-    assert table in README
-    assert all(
-        f"](results/{figure}.png)" in README
-        for figure in ("first-light/loss", "first-sweep/batch-size")
-    )
+    assert table in readme
+    assert "](results/first-light/loss.png)" in readme
+    assert len(readme.splitlines()) <= 150
 
 
-def test_every_file_that_the_documents_point_to_exists() -> None:
-    for document in (*ROOT.glob("*.md"), ROOT / "results" / "README.md"):
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
-            assert target.startswith("http") or (document.parent / target).exists(), (
-                document.name,
-                target,
-            )
+def test_every_page_of_docs_opens_with_a_command_and_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for page in PAGES[1:]:
+        title, blank, fence, command, *_ = page.read_text().splitlines()
+        assert (title[:2], blank, fence) == ("# ", "", "```bash"), page
+        assert command.startswith("normbench "), page
+        assert f"](docs/{page.name})" in readme
+
+
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/*.md")]
+DOCUMENTS += ROOT.glob("results/speed/README.md")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_that_a_document_points_to_exists(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        assert target.startswith("http") or (document.parent / target).exists(), target

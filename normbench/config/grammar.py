@@ -152,7 +152,7 @@ def _expand(text: str, override: Override, groups: Mapping[str, Sequence[str]]) 
 
 
 def _exact(number: Any) -> Any:
-    """The decimal number as written: a range of the stored binary numbers misses 0.3 and its end."""
+    """The decimal number as written: a range of binary numbers misses 0.3 and its end."""
     return Decimal(str(number)) if isinstance(number, float) else number
 
 

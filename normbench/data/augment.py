@@ -34,7 +34,7 @@ class FlipAndCrop:
         self.shifts.copy_(torch.randint(2 * PADDING + 1, (2, self.num_images), generator=generator))
 
     def __call__(self, images: Tensor, indices: Tensor) -> Tensor:
-        """Returns the augmented images, uint8 of shape (n, 3, h, w), of the samples at `indices`."""
+        """Returns augmented images, uint8 (n, 3, h, w), of the samples at `indices`."""
         height, width = images.shape[-2:]
         padded = torch.nn.functional.pad(images, (PADDING,) * 4)
         down, right = self.shifts[:, indices]

@@ -54,7 +54,7 @@ class DeviceLoader:
         return torch.randperm(len(self), generator=stream(seed, "order", epoch)).to(self.device)
 
     def gather(self, indices: Tensor) -> Batch:
-        """Returns the samples at `indices` by name; "images" as float32 (n, 3, h, w), normalized."""
+        """Returns the samples at `indices` by name; images as normalized float32 (n, 3, h, w)."""
         batch = {name: tensor[indices] for name, tensor in self.tensors.items()}
         if "images" in batch:
             batch["images"] = self._normalized(batch["images"], indices)

@@ -1,4 +1,4 @@
-"""Flip and crop: every output against all crops there are, and independence of how images are batched."""
+"""Flip and crop: outputs against all possible crops, and independence of batching."""
 
 from __future__ import annotations
 

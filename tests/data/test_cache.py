@@ -304,62 +304,71 @@ def test_the_last_import_counts_and_other_names_keep_theirs(folder: Path, home: 
 # Carried to another machine
 
 
-def carried(home: DataHome, tmp_path: Path) -> tuple[str, dict[str, bytes], DataHome]:
-    """The decoded data of `home` as its name and files, and the empty home of another machine."""
-    source = Counted().source
-    cache.load(source, home)
-    return *cache.pack(source, home), DataHome(tmp_path / "elsewhere")
+class Carried:
+    """The decoded data of `home` as name and files, and the empty home of another machine."""
+
+    def __init__(self, home: DataHome, other: DataHome) -> None:
+        source = source_of(lambda: (TRAIN, TEST))
+        cache.load(source, home)
+        self.name, self.files = cache.pack(source, home)
+        self.home = other
+        self.folder = other.cache_dir / self.name
+
+    def unpack(self, **changed: bytes) -> None:
+        cache.unpack(self.name, self.files | changed, self.home)
+
+    def source(self) -> Source | None:
+        return cache.cached_source("content-1", self.home)
+
+    def assert_arrived(self) -> None:
+        assert_is_what_was_decoded(cache.load(source_of(never), self.home))
+        assert_no_partial(self.home)
 
 
-def test_what_was_packed_is_unpacked_and_found_by_its_content_without_decoding(
-    home: DataHome, tmp_path: Path
-) -> None:
-    name, files, other = carried(home, tmp_path)
-    cache.unpack(name, files, other)
-    source = cache.cached_source("content-1", other)
+@pytest.fixture
+def carried(home: DataHome, tmp_path: Path) -> Carried:
+    return Carried(home, DataHome(tmp_path / "elsewhere"))
+
+
+def test_unpacked_data_are_found_by_their_content_without_decoding(carried: Carried) -> None:
+    carried.unpack()
+    source = carried.source()
     assert source is not None
     assert (source.name, source.num_train, source.num_test) == ("tiny", 6, 4)
-    assert_is_what_was_decoded(cache.load(source_of(never), other))
-    assert [path.name for path in other.cache_dir.iterdir() if path.is_dir()] == [name]
+    carried.assert_arrived()
+    folders = [path.name for path in carried.home.cache_dir.iterdir() if path.is_dir()]
+    assert folders == [carried.name]
 
 
-def test_unpacking_twice_leaves_the_first_files_alone(home: DataHome, tmp_path: Path) -> None:
-    name, files, other = carried(home, tmp_path)
-    cache.unpack(name, files, other)
-
-    def inodes() -> dict[Path, int]:
-        return {path: path.stat().st_ino for path in (other.cache_dir / name).iterdir()}
-
-    before = inodes()
-    cache.unpack(name, files, other)
-    assert inodes() == before
+def test_unpacking_twice_leaves_the_first_files_alone(carried: Carried) -> None:
+    carried.unpack()
+    before = {path: path.stat().st_ino for path in carried.folder.iterdir()}
+    carried.unpack()
+    assert {path: path.stat().st_ino for path in carried.folder.iterdir()} == before
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_unpacking_replaces_a_damaged_folder(home: DataHome, tmp_path: Path, damage: str) -> None:
-    name, files, other = carried(home, tmp_path)
-    cache.unpack(name, files, other)
-    DAMAGES[damage](other.cache_dir / name)
-    cache.unpack(name, files, other)
-    assert_is_what_was_decoded(cache.load(source_of(never), other))
+def test_unpacking_replaces_a_damaged_folder(carried: Carried, damage: str) -> None:
+    carried.unpack()
+    DAMAGES[damage](carried.folder)
+    carried.unpack()
+    carried.assert_arrived()
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "train_images.npy", "test_labels.npy"])
 def test_content_damaged_on_the_way_is_never_taken_for_the_data(
-    home: DataHome, tmp_path: Path, file: str
+    carried: Carried, file: str
 ) -> None:
-    name, files, other = carried(home, tmp_path)
-    cache.unpack(name, {**files, file: files[file][:-4] + b"\x07\x07\x07\x07"}, other)
-    assert cache.cached_source("content-1", other) is None
-    assert not cache.is_intact(other.cache_dir / name)
-    cache.unpack(name, files, other)
-    assert_is_what_was_decoded(cache.load(source_of(never), other))
+    carried.unpack(**{file: carried.files[file][:-4] + b"\x07\x07\x07\x07"})
+    assert carried.source() is None
+    assert not cache.is_intact(carried.folder)
+    carried.unpack()
+    carried.assert_arrived()
 
 
 def test_a_kill_while_unpacking_leaves_no_half_cache(
-    home: DataHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    carried: Carried, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, files, other = carried(home, tmp_path)
     write, calls = cache.write_bytes, iter(range(10))
 
     def killed(path: Path, content: bytes) -> None:
@@ -370,18 +379,16 @@ def test_a_kill_while_unpacking_leaves_no_half_cache(
     with monkeypatch.context() as patched:
         patched.setattr(cache, "write_bytes", killed)
         with pytest.raises(KeyboardInterrupt):
-            cache.unpack(name, files, other)
-    assert not (other.cache_dir / name).exists()
-    assert cache.cached_source("content-1", other) is None
-    cache.unpack(name, files, other)
-    assert_is_what_was_decoded(cache.load(source_of(never), other))
-    assert_no_partial(other)
+            carried.unpack()
+    assert not carried.folder.exists()
+    assert carried.source() is None
+    carried.unpack()
+    carried.assert_arrived()
 
 
 def test_two_that_unpack_at_once_write_once(
-    home: DataHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    carried: Carried, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, files, other = carried(home, tmp_path)
     write = cache.write_bytes
     written: list[str] = []
 
@@ -391,6 +398,6 @@ def test_two_that_unpack_at_once_write_once(
         write(path, content)
 
     monkeypatch.setattr(cache, "write_bytes", slowly)
-    at_once(lambda: cache.unpack(name, files, other))
-    assert sorted(written) == sorted(files)
-    assert_is_what_was_decoded(cache.load(source_of(never), other))
+    at_once(carried.unpack)
+    assert sorted(written) == sorted(carried.files)
+    carried.assert_arrived()

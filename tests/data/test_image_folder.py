@@ -23,7 +23,7 @@ def pixels(seed: int) -> NDArray[np.uint8]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two training images and one test image for each class; their pixels follow from where they are."""
+    """Two training images and a test image for each class; the place decides the pixels."""
     for number, name in enumerate(CLASSES):
         for side, count in (("train", 2), ("test", 1)):
             folder = tmp_path / "zoo" / side / name

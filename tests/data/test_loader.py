@@ -1,4 +1,4 @@
-"""Batches from memory: torchvision's numbers, and one order of the images whatever the batch size."""
+"""Batches from memory: torchvision's numbers, and an order independent of the batch size."""
 
 from __future__ import annotations
 

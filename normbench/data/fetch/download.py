@@ -53,7 +53,11 @@ def fetch(urls: Sequence[str], target: Path, *, md5: str, size: int) -> Path:
                 if not _is_complete(target, md5):
                     _require_space(wanted)
                     _load(urls, wanted)
-                    _move(wanted.part, target)
+                    # Renamed before the bytes are on the disk, a power cut could leave an empty
+                    # target.
+                    with wanted.part.open("r+b") as file:
+                        os.fsync(file.fileno())
+                    wanted.part.replace(target)
     # Errors of the network have become a mirror's reason: only the disk's arrive here.
     except OSError as error:
         raise RunFailure(_disk_trouble(error, wanted)) from error
@@ -125,13 +129,6 @@ def _load_from(url: str, wanted: Wanted, pace: Pace, bar: tqdm[Any]) -> None:
             raise Left("wrong checksum", again=False)
         # The wrong bytes may be another mirror's, found on disk: this mirror gets a second try.
         say(f"{wanted.part} had a wrong checksum: starting over")
-
-
-def _move(part: Path, target: Path) -> None:
-    # Renamed before the bytes are on the disk, a power cut could leave an empty target.
-    with part.open("r+b") as file:
-        os.fsync(file.fileno())
-    part.replace(target)
 
 
 def _disk_trouble(error: OSError, wanted: Wanted) -> str:

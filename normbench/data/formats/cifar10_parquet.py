@@ -5,6 +5,8 @@ The files are plain_text/{train,test}-*.parquet with columns img and label.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ from normbench.data.source import DataHome, Root, Source, Split, sources
 from normbench.errors import NormbenchError
 
 if TYPE_CHECKING:
-    import pyarrow
+    from pyarrow.parquet import ParquetFile
 
 ROWS = {"train": 50_000, "test": 10_000}
 IMAGE_SHAPE = (3, 32, 32)
@@ -73,7 +75,8 @@ def _decode_split(files: list[Path], split: str, workers: int) -> Split:
     places: list[str] = []
     columns = []
     for path in files:
-        table = _read(path)
+        with _opened(path) as file:
+            table = file.read(columns=["img", "label"])
         encoded += table["img"].combine_chunks().field("bytes").to_pylist()
         places += [f"image {row} of '{path}'" for row in range(len(table))]
         # A missing label becomes -1, which is refused below like any other wrong label.
@@ -91,45 +94,31 @@ def _decode_split(files: list[Path], split: str, workers: int) -> Split:
 
 def _first_image(path: Path) -> bytes:
     """The bytes of the first image; empty where the row is missing, which decoding reports."""
-    import pyarrow.parquet
-
-    _check_columns(path)
-    batches = pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1, columns=["img"])
-    for batch in batches:
-        image = batch["img"].to_pylist()[0]
-        return (image and image["bytes"]) or b""
+    with _opened(path) as file:
+        for batch in file.iter_batches(batch_size=1, columns=["img"]):
+            image = batch["img"].to_pylist()[0]
+            return (image and image["bytes"]) or b""
     return b""
 
 
-def _read(path: Path) -> pyarrow.Table:
-    import pyarrow
-    import pyarrow.parquet
-
-    _check_columns(path)
-    try:
-        return pyarrow.parquet.read_table(path, columns=["img", "label"])
-    except (pyarrow.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _check_columns(path: Path) -> None:
+@contextmanager
+def _opened(path: Path) -> Iterator[ParquetFile]:
+    """Opens a file of the expected columns. Raises NormbenchError where reading fails."""
+    # Imported here: only this source pays for pyarrow.
     import pyarrow
     import pyarrow.parquet
 
     try:
-        schema = pyarrow.parquet.read_schema(path)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            kinds = {field.name: field.type for field in file.schema_arrow}
+            image = kinds.get("img", pyarrow.null())
+            label = kinds.get("label", pyarrow.null())
+            has_bytes = pyarrow.types.is_struct(image) and image.get_field_index("bytes") >= 0
+            if not has_bytes or not pyarrow.types.is_integer(label):
+                given = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
+                expected = "expected img: struct<bytes, path>, label: int64"
+                raise NormbenchError(f"'{path}' has columns {given}; {expected}")
+            yield file
     except (pyarrow.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from None
-    kinds = {name: schema.field(name).type for name in schema.names}
-    image = kinds.get("img", pyarrow.null())
-    label = kinds.get("label", pyarrow.null())
-    has_bytes = pyarrow.types.is_struct(image) and image.get_field_index("bytes") >= 0
-    if not has_bytes or not pyarrow.types.is_integer(label):
-        given = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
-        raise NormbenchError(
-            f"'{path}' has columns {given}; expected img: struct<bytes, path>, label: int64"
-        )
-
-
-def _unreadable(path: Path, error: Exception) -> NormbenchError:
-    return NormbenchError(f"'{path}' is not a readable parquet file: {str(error).splitlines()[0]}")
+        reason = str(error).splitlines()[0]
+        raise NormbenchError(f"'{path}' is not a readable parquet file: {reason}") from None
