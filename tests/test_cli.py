@@ -141,7 +141,7 @@ def test_a_failure_exits_with_1(normbench: Run, monkeypatch: pytest.MonkeyPatch)
     [
         (
             ["--norm", "bm"],
-            "unknown norm 'bm': did you mean 'bn'? allowed: adain, batch_renorm, bn, ",
+            "unknown norm 'bm': did you mean 'bn'? allowed: batch_renorm, bn, ",
         ),
         (["--norm", "bn,gn"], "norm=bn,gn is several values for one run: use sweep for that"),
         (["norm=bn,gn"], "'norm=bn,gn' is several values for one run: use sweep for that"),

@@ -1,4 +1,4 @@
-"""What `normbench bench` shows and writes: the rounds as CSV, a table, a figure."""
+"""What `normbench bench` writes: the rounds as CSV, a table, a figure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from normbench.analysis import loading
 from normbench.analysis.figures.costs import costs_figure, layers_figure
 from normbench.analysis.figures.saving import save
+from normbench.analysis.study_files import check_folder
 from normbench.analysis.tables.costs import costs_table
 from normbench.analysis.tables.layers import layers_table
 from normbench.analysis.tables.rendering import to_markdown
@@ -27,7 +27,7 @@ LAYERS_FILE = "layers.csv"
 
 @dataclass(frozen=True)
 class BenchReport:
-    """Rounds and the file for them, and what they come to."""
+    """The rounds of a bench, the name of their file, and their table and figure."""
 
     file: str
     rounds: pd.DataFrame
@@ -35,7 +35,7 @@ class BenchReport:
     figure: Figure
 
     def write(self, folder: Path) -> None:
-        """Writes the rounds, the table and the figure to the folder, all called alike."""
+        """Writes rounds, table and figure to a folder, as bench.csv, bench.md, .svg and .png."""
         path = folder / self.file
         write_rounds(self.rounds, path)
         write_text(path.with_suffix(".md"), to_markdown(self.table))
@@ -44,11 +44,12 @@ class BenchReport:
 
 
 def prepare_folder(folder: Path, *, layers: bool, overwrite: bool) -> None:
-    """Makes the folder, so that nothing is measured in vain.
+    """Makes the folder for a bench before it starts, so that no round is measured in vain.
 
-    Raises NormbenchError where these rounds would replace others unasked, RunFailure where nothing can be written.
+    Raises NormbenchError where the folder holds rounds and `overwrite` is not set, RunFailure
+    where no file can be written.
     """
-    loading.check_folder(folder)
+    check_folder(folder)
     file = folder / (LAYERS_FILE if layers else FILE)
     if file.exists() and not overwrite:
         raise NormbenchError(f"--output: '{file}' holds rounds already; --overwrite replaces them")
@@ -58,12 +59,12 @@ def prepare_folder(folder: Path, *, layers: bool, overwrite: bool) -> None:
 
 
 def of_steps(rows: Sequence[Mapping[str, Any]]) -> BenchReport:
-    """Of the rows that `bench_steps` gives."""
+    """The report of the rows of `bench_steps`."""
     rounds = as_rounds(rows)
     return BenchReport(FILE, rounds, costs_table(rounds), costs_figure(rounds))
 
 
 def of_layers(rows: Sequence[Mapping[str, Any]]) -> BenchReport:
-    """Of the rows that `bench_layers` gives."""
+    """The report of the rows of `bench_layers`."""
     rounds = pd.DataFrame(rows)
     return BenchReport(LAYERS_FILE, rounds, layers_table(rounds), layers_figure(rounds))

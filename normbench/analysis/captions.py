@@ -1,4 +1,4 @@
-"""What tables and figures rest on, in words: data, epochs, seeds, machine, versions, commit, times."""
+"""The basis of tables and figures in words: data, seeds, machine, versions, commit, times."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ UNKNOWN_TIMES = "Times are not known: none of these runs has settings that were 
 
 
 def caption(study: Study, *, test_set: bool = False, times: str = "") -> str:
-    """What a table of these runs rests on, and how to read it.
+    """The basis of a table of runs, and how to read the table.
 
-    test_set: the table has columns of what the test set leaves open. times: `time_note`.
+    test_set: the table has the interval of the test set. times: `time_note`.
     """
     runs, done = study.runs, study.done.runs
     if done.empty:
@@ -37,7 +37,7 @@ def caption(study: Study, *, test_set: bool = False, times: str = "") -> str:
 
 
 def unfinished(study: Study) -> tuple[str, ...]:
-    """A line for each kind of run without a result: its settings, how many, how and why."""
+    """A line for each kind of run without a result: settings, number, state, reason."""
     keys = ["norm", *study.settings, "status", "reason"]
     varying = study.varying(study.settings)
     lines = []
@@ -48,7 +48,7 @@ def unfinished(study: Study) -> tuple[str, ...]:
 
 
 def chosen_rates(study: Study) -> str:
-    """The learning rates that were chosen, in words; empty where none were."""
+    """The chosen learning rates in words; empty without a choice."""
     if not study.chooses_rates:
         return ""
     varying = [name for name in study.varying(study.settings) if name != "lr"]
@@ -61,7 +61,7 @@ def chosen_rates(study: Study) -> str:
 
 
 def time_note(study: Study) -> str:
-    """What the times of a table rest on, or that there are none."""
+    """The basis of times in a table, or the reason for their absence."""
     if not study.clocks:
         return UNTIMED if study.bench.empty else UNKNOWN_TIMES
     numbers = {len(clock) for clock in study.clocks.values()}
@@ -94,7 +94,7 @@ def networks(configs: Iterable[Mapping[Any, Any]]) -> str:
 
 
 def machine(rounds: pd.DataFrame) -> str:
-    """The machine, versions and commit that timed these rounds."""
+    """The machine, versions and commit of rounds."""
     known = []
     for device, of_device in rounds.groupby("device", sort=False):
         known.append(f"{device}, threads: {distinct(of_device, 'threads')}")
@@ -107,12 +107,12 @@ def in_words(numbers: Iterable[int]) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun: `1 run`, `2 runs`."""
+    """A number with a noun: `1 run`, `2 runs`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def seeds(number: int) -> str:
-    """A number of seeds: `one seed`, `2 seeds`."""
+    """A number of seeds in words: `2 seeds`."""
     return "one seed" if number == 1 else f"{number} seeds"
 
 
@@ -128,7 +128,7 @@ def distinct(table: pd.DataFrame, column: str) -> str:
 
 
 def commits(table: pd.DataFrame) -> str:
-    """The commits of the code that ran, with + where files differed from the commit."""
+    """The commits of the code, with + for changed files."""
     began = table[table["torch"].notna()]
     known: dict[str, None] = {}
     for commit, dirty in zip(began["commit"], began["dirty"], strict=True):
@@ -155,7 +155,7 @@ def _spread(done: pd.DataFrame) -> str:
 
 
 def _timed_apart(study: Study) -> str:
-    """Norms timed under other settings than bn; they get no ratio."""
+    """Norms without a ratio, since bn was timed under different settings."""
     costs = {study.environments[run]["cost_id"] for run in study.clocks}
     timed = study.bench[study.bench["cost_id"].isin(costs)].drop_duplicates("cost_id")
     shared = timed[shared_columns(timed)].apply(tuple, axis=1)

@@ -1,6 +1,6 @@
 """The list of every table and figure of a study: for `normbench plot` and for the report.
 
-A figure's module is imported when it is drawn: matplotlib takes half a second to import, and
+The module of a figure is imported for drawing only: matplotlib takes half a second to import, and
 `normbench table` draws nothing.
 """
 
@@ -44,7 +44,7 @@ class Output:
 
 
 def drawn(module: str, function: str) -> Callable[..., Any]:
-    """The function of a module of `figures`, imported at its first call."""
+    """The function of a module of `figures`, imported at the first call."""
 
     def draw(*arguments: Any, **options: Any) -> Any:
         figures = import_module(f"normbench.analysis.figures.{module}")
@@ -82,7 +82,7 @@ def _batch_size_table(study: Study) -> Table:
 
 
 def _learning_rate_table(study: Study) -> Table:
-    """Learning rates are judged on held-out images where there are any."""
+    """The table of learning rates, judged on held-out images if any."""
     column = study.val_column if study.holds_out else study.test_column
     return cross_table(study, ["norm", *study.varying(["batch_size"]), "lr"], column)
 
@@ -116,13 +116,13 @@ OUTPUTS = (
 
 
 def outputs(kind: Kind, study: Study | None = None) -> list[Output]:
-    """The outputs of a kind; with a study, those for which it has something."""
+    """The outputs of a kind; with a study, only outputs wanted of the study."""
     found = [output for output in OUTPUTS if output.kind == kind]
     return found if study is None else [output for output in found if output.wanted(study)]
 
 
 def output_named(kind: Kind, name: str) -> Output:
-    """The output of that kind and name. Raises NormbenchError with the nearest name."""
+    """The output of a kind and name. Raises NormbenchError with the nearest name."""
     found = {output.name: output for output in outputs(kind)}
     if name not in found:
         raise unknown(kind, name, found)

@@ -1,4 +1,4 @@
-"""Settings in which the runs of a study differ, and settings in words."""
+"""Finds the settings that vary among the runs of a study, and puts settings into words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from normbench.runs.row import norm_label
 FIXED = ("seed", "batch_size", "optim.lr", "model.name", "task.name")
 # Settings of the machine, not of the experiment: folders, workers, display.
 OF_THE_MACHINE = ("system.", "data.root", "norm.file")
-NAMES = {"epochs": "planned_epochs"}  # `epochs` is the column of the epochs that were trained
+NAMES = {"epochs": "planned_epochs"}  # the column `epochs` has the trained epochs
 
 
 def is_setting(column: str) -> bool:
@@ -27,9 +27,9 @@ def study_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_settings(runs: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """The table of runs with a column, as text, for each setting in which runs of a norm differ.
+    """The table with a column of text for each setting that varies within a norm.
 
-    Without configurations, the table keeps the columns of settings that it has.
+    Without configurations, the table is unchanged.
     """
     if not configs:
         return runs
@@ -40,10 +40,10 @@ def with_settings(runs: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]) 
 def varying_settings(
     runs: Iterable[str], configs: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, list[str]]:
-    """The value of each run, as text, for each setting in which runs of one norm differ.
+    """The values of runs, as text, for each setting that varies within a norm.
 
-    Settings with a fixed column are left out, and settings that only repeat what the name of their
-    section says: `optim.betas` where `optim.name` is adam or sgd.
+    Left out are settings with a fixed column, and settings implied by the name of their section:
+    `optim.betas` follows from `optim.name`.
     """
     known = [configs.get(run, {}) for run in runs]
     norms = [norm_label(config.get("norm.name")) for config in known]
@@ -68,7 +68,7 @@ def describe(settings: Mapping[str, object]) -> str:
 
 
 def _splits(groups: Iterable[str | None], values: Iterable[str]) -> bool:
-    """Whether runs of one group differ in their value."""
+    """Whether values differ within any group."""
     groups = list(groups)
     return len(set(zip(groups, values, strict=True))) > len(set(groups))
 

@@ -1,7 +1,7 @@
-"""Statistics one can defend with three seeds: Student-t intervals, paired differences, Holm's correction.
+"""Statistics for few seeds: Student-t intervals, paired differences, Holm's correction.
 
-Pure functions of numbers. A bootstrap of three seeds is about three times too narrow, and a permutation test of three
-against three cannot go below p = 0.1: hence t.
+Pure functions of numbers. With three seeds, a bootstrap interval is about three times too narrow,
+and a permutation test of three against three cannot go below p = 0.1: hence t.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` values and the half width of its interval; nan for a single value, which has none."""
+    """A mean over `n` values, and the interval's half width, nan for a single value."""
 
     mean: float
     half_width: float
@@ -36,9 +36,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean difference over `n` pairs, its interval, and the p-value of no difference.
+    """The mean difference over `n` pairs, an interval, and the p-value of no difference.
 
-    nan for a single pair, and for differences that are all the same and not 0: they have no spread to judge by.
+    p_value: nan for a single pair, and for equal differences unlike 0, without spread.
     """
 
     estimate: Estimate
@@ -47,7 +47,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A median over `n` pairs and its interval, whose ends are nan where they are too few."""
+    """A median over `n` pairs, and an interval with nan as ends for fewer than 6 pairs."""
 
     median: float
     low: float
@@ -56,7 +56,7 @@ class Ratio:
 
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
-    """The mean and its Student-t interval, nan for no values.
+    """The mean with the Student-t interval, nan for no values.
 
     mean ± t(1 - (1 - confidence) / 2, n - 1) s / sqrt(n), with s over n - 1.
     """
@@ -76,10 +76,10 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Es
 def paired_difference(
     first: Mapping[int, float], second: Mapping[int, float], confidence: float = CONFIDENCE
 ) -> Difference | None:
-    """First minus second over the keys (seeds) that both have; None where they share none.
+    """First minus second over common keys (seeds), with the p-value of the paired t test.
 
-    Runs of one seed have the same initial convolutions and the same order of images, so pairing takes out what these
-    contribute to the spread. The p-value is that of the two-sided paired t test.
+    None without a common key. Runs of equal seed start from the same convolutions and see images
+    in the same order, so pairing removes the spread due to both. The test is two-sided.
     """
     differences = [first[key] - second[key] for key in sorted(first.keys() & second.keys())]
     if not differences:
@@ -90,39 +90,42 @@ def paired_difference(
     from scipy.special import stdtr
 
     error = _standard_error(differences, estimate.mean)
-    if error <= 1e-12:  # equal differences, as collapsed networks give: no spread to judge by
+    if error <= 1e-12:  # equal differences, as of two collapsed networks
         return Difference(estimate, 1.0 if estimate.mean == 0 else math.nan)
     return Difference(estimate, float(2 * stdtr(estimate.n - 1, -abs(estimate.mean) / error)))
 
 
 def median_ratio(first: Mapping[Any, float], second: Mapping[Any, float]) -> Ratio | None:
-    """The median of first over second at the keys (rounds) that both have, with its interval; None where there is none.
+    """The median of first over second at common keys (rounds); None without a common key.
 
-    The interval is free of any distribution: from one value to another in ascending order, so chosen by the binomial
-    law that the true median lies between them in at least 95 % of cases. nan for fewer than 6 pairs, which have none.
+    The interval assumes no distribution: the k-th smallest and k-th largest ratio enclose the true
+    median in at least 95 % of cases by the binomial law. The ends are nan for fewer than 6 pairs,
+    whose extremes enclose the median less often.
     """
     ratios = sorted(first[key] / second[key] for key in first.keys() & second.keys())
     if not ratios:
         return None
     outside = _outside(len(ratios))
-    low, high = (ratios[outside - 1], ratios[-outside]) if outside else (math.nan, math.nan)
-    return Ratio(median(ratios), low, high, len(ratios))
+    if outside == 0:
+        return Ratio(median(ratios), math.nan, math.nan, len(ratios))
+    return Ratio(median(ratios), ratios[outside - 1], ratios[-outside], len(ratios))
 
 
 def with_interval(numbers: Iterable[int]) -> str:
-    """What a note says of the intervals of medians over these numbers of ratios."""
-    enough = {_outside(n) > 0 for n in numbers}
-    if not any(enough):
-        return "without an interval, which takes 6 rounds"
-    return (
-        "with its 95 % interval"
-        if all(enough)
-        else "with its 95 % interval where there are 6 rounds"
-    )
+    """Words for a note on the intervals of medians over so many ratios."""
+    enough = [_outside(n) > 0 for n in numbers]
+    if all(enough) and enough:
+        return "with its 95 % interval"
+    if any(enough):
+        return "with its 95 % interval where there are 6 rounds"
+    return "without an interval, which takes 6 rounds"
 
 
 def _outside(n: int) -> int:
-    """The largest k for which the k-th smallest and the k-th largest of n values enclose the median with CONFIDENCE."""
+    """The largest k such that the k-th smallest and k-th largest of n values enclose the median.
+
+    Enclosed with CONFIDENCE; 0 if even the extremes fall short.
+    """
     from scipy.special import bdtr
 
     k = 0
@@ -132,14 +135,13 @@ def _outside(n: int) -> int:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for their number by Holm's step-down rule (Scand. J. Statist. 6, 1979, 65-70).
+    """P-values adjusted for their number by Holm's rule (Scand. J. Statist. 6, 1979, 65-70).
 
-    The i-th smallest of m is multiplied by m - i + 1, and none falls below a smaller one's. nan stays nan, and counts
-    as no test.
+    The i-th smallest of m is multiplied by m - i + 1, and then raised to the largest before it.
+    nan stays nan, and does not count as a test.
     """
-    order = sorted(
-        (i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i]
-    )
+    tested = [i for i, p_value in enumerate(p_values) if not math.isnan(p_value)]
+    order = sorted(tested, key=lambda i: p_values[i])
     adjusted, reached = [math.nan] * len(p_values), 0.0
     for rank, i in enumerate(order):
         reached = max(reached, min(1.0, (len(order) - rank) * p_values[i]))
@@ -152,7 +154,7 @@ def half_width_of_test_set(
 ) -> float:
     """Half width of the normal 95 % interval of a mean over `num_test` images: 1.96 sqrt(v / n).
 
-    Even infinitely many seeds would leave this open of the mean over all images of the kind. The
+    Infinitely many seeds still leave so much open about the mean over all images of the kind. The
     variance of values from low to high is v = (high - mean) (mean - low) at most (Bhatia and
     Davis, Amer. Math. Monthly 107, 2000), and exactly p (1 - p) for an accuracy.
     """

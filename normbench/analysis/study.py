@@ -1,8 +1,12 @@
-"""A study: runs that belong together, as tables, and the questions that every output asks of them.
+"""A study: the runs to be compared, as tables, and the decisions common to all outputs.
 
-`analysis.loading` reads a Study from run directories or from CSV files. Tables, figures and the
-report take one Study each and decide nothing of this again: which runs are finished, which
-learning rate counts, which settings tell runs apart, by which metric they are judged.
+`analysis.loading` reads a Study from run directories or CSV files. Each table, figure and page is
+made from a Study. The Study alone decides four questions:
+
+- Which runs count? `done` has the finished runs, `chosen` each norm at a single learning rate.
+- Which runs differ only in their seed? Runs with equal values in `settings`.
+- By which metric are runs judged? `primary`, from the task in env.json.
+- How long does an epoch take? `clocks`, from the rounds of `normbench bench`.
 
 A Study is never changed: `done`, `chosen` and `only` give a smaller Study.
 """
@@ -22,21 +26,22 @@ from normbench.errors import NormbenchError
 from normbench.runs.row import quantity_of, task_of
 from normbench.tasks.metric import UNKNOWN_TASK, Metric, TaskRecord
 
-BASELINE = "bn"  # times are given relative to this norm
-CHOSEN = "chosen"  # in place of a learning rate that was chosen on held-out images
+BASELINE = "bn"  # the norm to which times are relative
+CHOSEN = "chosen"  # instead of a learning rate chosen on held-out images
 
 
 @dataclass(frozen=True)
 class Study:
     """Runs as three tables, with the environment and configuration of each run.
 
-    runs: a row per run, with the columns of `runs.row` and a column per setting that varies.
+    runs: a row per run, with the columns of `runs.row` and a column per varying setting.
     metrics: a row per run and epoch; steps: a row per run and logged step. Both have the columns
         run, model, norm, batch_size and seed.
-    environments: env.json by run; a run that ended before it began has none.
-    configs: the flat configuration by run, {"norm.name": "bn"}; empty where it is not known.
-    notes: the runs that could not be read, and why.
-    bench: rounds of `normbench bench`, of which `clocks` takes those with the runs' settings.
+    environments: env.json by run; missing for runs that failed before training.
+    configs: the flat configuration by run, {"norm.name": "bn"}; empty for a study without its
+        configs.json.
+    notes: damaged runs, left out, with their damage.
+    bench: rounds of `normbench bench`, the source of `clocks`.
     """
 
     runs: pd.DataFrame
@@ -47,22 +52,22 @@ class Study:
     notes: tuple[str, ...] = ()
     bench: pd.DataFrame = field(default_factory=pd.DataFrame)
 
-    # Which runs
+    # Runs
 
     def only(self, runs: Collection[str]) -> Study:
-        """The study of the runs with these ids."""
+        """The study of the runs with the given ids."""
         return self._where(self.runs["run"].isin(runs))
 
     def at(self, **values: object) -> Study:
-        """The study of the runs with these values: `study.at(norm="bn", batch_size=64)`."""
-        mask = pd.Series(True, index=self.runs.index)
+        """The study of the runs with the given values: `study.at(norm="bn", batch_size=64)`."""
+        mask = pd.Series(True, index=self.runs.index)  # without values: all runs
         for column, value in values.items():
             mask &= self.runs[column] == value
         return self._where(mask)
 
     @cached_property
     def done(self) -> Study:
-        """The finished runs: only they have a result."""
+        """The finished runs: no other run has a result."""
         return self._where(self.runs["status"] == "done")
 
     @cached_property
@@ -95,36 +100,36 @@ class Study:
             configs={run: self.configs[run] for run in self.configs if run in ids},
         )
 
-    # Which runs belong together
+    # Settings
 
     @property
     def settings(self) -> list[str]:
-        """The columns that, beside the norm, tell runs apart that differ in more than their seed.
+        """The columns of settings: runs of a norm with equal settings differ only in their seed.
 
-        A dotted column is a setting in which runs of one norm differ: `norm.num_groups`.
+        `norm.num_groups` and other dotted columns exist if runs of a norm differ in the setting.
         """
         return ["model", "batch_size", "lr", *filter(is_setting, self.runs.columns)]
 
     @property
     def shared_settings(self) -> list[str]:
-        """The settings that different norms can share: all but the norm's own options."""
+        """The settings common to all norms: without the options of a norm."""
         return [name for name in self.settings if not name.startswith("norm.")]
 
     def varying(self, columns: Collection[str]) -> list[str]:
-        """Those of these columns in which the runs differ."""
+        """The given columns with more than a single value."""
         return [name for name in columns if self.runs[name].nunique() > 1]
 
     @property
     def labelled(self) -> Study:
-        """The study with the column `line` in `runs`: the norm, and its options that vary.
+        """The study with the column `line` in `runs`: the norm with varying options.
 
-        Runs of one line are drawn and ranked as one contestant.
+        Runs with an equal `line` are drawn and ranked as a single contestant.
         """
         options = self.varying([name for name in self.settings if name.startswith("norm.")])
         lines = [_line(run, options) for run in self.runs.to_dict("records")]
         return replace(self, runs=self.runs.assign(line=lines))
 
-    # Which learning rate counts
+    # Learning rates
 
     @cached_property
     def tries_rates(self) -> bool:
@@ -139,7 +144,7 @@ class Study:
 
     @property
     def chooses_rates(self) -> bool:
-        """Whether several learning rates were tried, and images held out to choose among them.
+        """Whether several learning rates were tried, and images held out to choose among the rates.
 
         A rate is never chosen on the test set: the best of several would be too good.
         """
@@ -149,8 +154,8 @@ class Study:
     def best_rates(self) -> pd.DataFrame:
         """`lr`, the rate with the best mean on held-out images, per norm and other settings.
 
-        Only rates at which most seeds finished compete: a rate at which some seeds diverged must
-        not win by the seeds that did not. Of equally good rates the smallest is taken.
+        Rates with the most finished seeds compete: a rate with diverged seeds must not win by the
+        remaining seeds. Of equally good rates the smallest is taken.
         """
         groups = self._beside_rate
         results = self.done.runs.groupby([*groups, "lr"], dropna=False)[self.val_column]
@@ -163,13 +168,13 @@ class Study:
     def _beside_rate(self) -> list[str]:
         return ["norm", *(name for name in self.settings if name != "lr")]
 
-    # By which metric runs are judged
+    # Metrics
 
     @cached_property
     def task(self) -> TaskRecord:
-        """The task of these runs, as their env.json records it; UNKNOWN_TASK where no run began.
+        """The task in env.json; UNKNOWN_TASK if no run began.
 
-        Raises NormbenchError for runs of several tasks, which have no metric in common.
+        Raises NormbenchError for several tasks, since tasks share no primary metric.
         """
         found = {}
         for environment in self.environments.values():
@@ -184,7 +189,7 @@ class Study:
 
     @property
     def primary(self) -> Metric:
-        """The metric by which norms are compared."""
+        """The metric for comparing norms."""
         return self.task.primary
 
     @property
@@ -198,31 +203,31 @@ class Study:
         return f"val_{self.primary.name}"
 
     def metric(self, column: str) -> Metric:
-        """What a column measures, for its unit and direction: a metric of the task, time, memory.
+        """The metric, time or memory in a column, for unit and direction.
 
-        A column of any other name is shown as a plain number.
+        Columns with unknown names are shown as plain numbers.
         """
         return quantity_of(column, self.task.metrics) or Metric(column, "", "larger")
 
-    # What the runs cost
+    # Times
 
     @cached_property
     def clocks(self) -> dict[str, Clock]:
         """Seconds of an epoch by round of the bench, for each run whose settings were timed.
 
-        Raises NormbenchError where several machines timed the settings of one run.
+        Raises NormbenchError if several machines timed the settings of a run.
         """
         return epoch_clocks(self.bench, self.environments, self.configs)
 
     def clock(self, runs: Iterable[str]) -> Clock:
-        """Seconds of an epoch by round, of runs of one cost; {} for untimed or unlike runs."""
+        """Seconds of an epoch by round, for runs of equal cost; {} otherwise."""
         timed = [run for run in runs if run in self.clocks]
         costs = {self.environments[run]["cost_id"] for run in timed}
         return self.clocks[timed[0]] if len(costs) == 1 else {}
 
 
 def _line(run: Mapping[Any, Any], options: Collection[str]) -> str:
-    """The norm and its options in words; a norm without such an option does not name it."""
+    """The norm and the norm's options in words, without missing options."""
     told = {}
     for name in options:
         if run[name] != "":

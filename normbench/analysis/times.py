@@ -1,6 +1,6 @@
-"""Seconds of an epoch of each run, from the rounds of a bench that timed its settings.
+"""Seconds of an epoch of each run, from the rounds of a bench with the run's settings.
 
-Runs do not time their own epochs for a comparison: they share a machine, hours apart. `normbench
+Epochs of runs are not compared: runs share a machine, and lie hours apart. `normbench
 bench` takes the steps of all norms in turns. A run and a round have the same `cost_id` where a
 step has the same cost.
 """
@@ -29,7 +29,7 @@ def epoch_clocks(
 ) -> dict[str, Clock]:
     """The seconds of an epoch by round, for each run whose `cost_id` was timed.
 
-    Raises NormbenchError where several machines timed the settings of one run.
+    Raises NormbenchError if several machines timed the settings of a run.
     """
     if rounds.empty:
         return {}
@@ -57,7 +57,7 @@ def _check_machine(rounds: pd.DataFrame) -> None:
 
 
 def _steps_per_epoch(config: Mapping[str, Any], environment: Mapping[str, Any]) -> float:
-    """Optimizer steps of an epoch, a last partial batch counted as the part it is."""
+    """Optimizer steps of an epoch, with a fraction for a partial last batch."""
     images = config["data.limit_train"] or at(environment, "data.num_train")
     trained = images - round(images * config["data.val_fraction"])
     return float(trained / (config["batch_size"] * config["train.accumulate"]))

@@ -1,4 +1,4 @@
-"""What can be computed of a norm: its certificate, and whether it keeps the contract of all norms."""
+"""Computed facts about a norm: its certificate, and whether it keeps the contract of all norms."""
 
 from normbench.certificates.certificate import Certificate, certify
 from normbench.certificates.contract import CHECKS, Broken, broken

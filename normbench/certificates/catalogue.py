@@ -1,4 +1,4 @@
-"""All norms side by side: what each is, and its certificate, for people (text, Markdown) and for programs (JSON)."""
+"""All norms side by side: facts and certificates as text, Markdown (results/norms.md) and JSON."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from tabulate import tabulate
 from normbench.certificates.certificate import Certificate, sizes
 from normbench.errors import Unsupported
 from normbench.norms import NormSpec, norms, own
-from normbench.norms.spec import Failed
 
+# Batch sizes tried to find the smallest that a norm trains.
 BATCHES = (1, 2, 3, 4, 8, 16, 32)
 MAP = (16, 4, 4)  # channels, height, width
 
+# Column headings, and the attributes of Listed or Certificate that the columns show.
 CATALOGUE = {
     "norm": "name",
     "title": "title",
@@ -49,17 +50,21 @@ TRAINING = {
     "under activation checkpointing": "under_activation_checkpointing",
 }
 ABOUT = """\
-Computed by `normbench norms --markdown` on drawn inputs of 32 samples (n), 16 channels (c) and 5x5 pixels (h w), with
-all options at their defaults, after some batches and with every warm-up over. State and parameters are numbers of
-values beyond the convolution's own weight and bias. c/4 is a quarter of the channels, n/2 half of the samples. Scale
-and shift are of the input: other ones for every sample, for every channel, or one for the whole batch. Saved bytes are
-what norm and activation keep for the backward pass, per float32 element of the input. Gradients are accumulated over
-halves of 16 samples, the size of ghost_bn's chunks."""
+Computed by `normbench norms --markdown` on drawn inputs of 32 samples (n), 16 channels (c) and 5x5
+pixels (h w), with all options at their defaults, after some batches and with every warm-up over.
+State and parameters are numbers of values beyond the convolution's own weight and bias. c/4 is a
+quarter of the channels, n/2 half of the samples. Scale and shift are a factor and an offset of the
+input, drawn for each sample, for each channel, or once for the batch. Saved bytes are kept by norm
+and activation for the backward pass, per float32 element of the input. Gradients are accumulated
+over halves of 16 samples, the size of ghost_bn's chunks."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A norm as the catalogue lists it. needs_batch: the smallest batch it trains, and on 1x1 maps if that differs."""
+    """A norm's row of the catalogue.
+
+    needs_batch: the smallest batch size that the norm trains, and on 1x1 maps where that differs.
+    """
 
     name: str
     title: str
@@ -74,17 +79,21 @@ class Listed:
 
 
 def listed(name: str, given: Mapping[str, Any]) -> tuple[Listed, NormSpec]:
-    """The norm called `name`, registered or own, with the options `given` and the others at their defaults.
+    """The row and the NormSpec of a registered or own norm with the options `given`.
 
-    Raises NormbenchError where there is no such norm, Unsupported where its code fails on every batch.
+    Raises NormbenchError where no such norm exists, Unsupported where its code fails on a batch.
     """
     options = norms.check(name, given)
     spec = norms.build(name, options=options)
-    if isinstance(reason := spec.refuse((BATCHES[-1], *MAP)), Failed):
-        raise Unsupported(f"norm {name}: {reason}") from reason.error
-    parameters, state = ("-", "-") if reason else sizes(spec)
+    refusal = spec.refuse((BATCHES[-1], *MAP))
+    parameters, state = "-", "-"
+    if refusal is None:
+        parameters, state = sizes(spec)
+    elif refusal.error is not None:
+        raise Unsupported(f"norm {name}: {refusal.reason}") from refusal.error
     title, text = _described(name, options)
-    return Listed(
+    papers = re.findall(r"arXiv:\d{4}\.\d{5}", text)
+    row = Listed(
         name=name,
         title=title,
         summary=text.partition("\n")[0],
@@ -93,93 +102,97 @@ def listed(name: str, given: Mapping[str, Any]) -> tuple[Listed, NormSpec]:
         state=state,
         owns_activation=spec.norm_act is not None,
         needs_batch=_needs_batch(spec),
-        paper=next(iter(re.findall(r"arXiv:\d{4}\.\d{5}", text)), ""),
+        paper=papers[0] if papers else "",
         options=options["options"] if own.is_own(name) else options,
-    ), spec
+    )
+    return row, spec
 
 
 def as_text(rows: Iterable[Listed]) -> str:
-    """The catalogue for a terminal, in columns."""
+    """The catalogue as columns for a terminal."""
     return _table(CATALOGUE, [_cells(CATALOGUE, row) for row in rows], "simple")
 
 
 def certificate_text(row: Listed, certificate: Certificate) -> str:
-    """One norm's certificate for a terminal, a fact a line."""
+    """A norm's certificate for a terminal, a fact a line."""
     prefix = "norm.options." if own.is_own(row.name) else "norm."
-    options = ", ".join(f"{prefix}{key}={json.dumps(value)}" for key, value in row.options.items())
-    about = {
+    options = [f"{prefix}{key}={json.dumps(value)}" for key, value in row.options.items()]
+    facts = {
         "parameters": row.parameters,
         "state": row.state,
         "scope": row.scope,
         "paper": row.paper,
     }
-    facts = [
-        (name.replace("_", " "), _said(value))
-        for name, value in (about | known(certificate)).items()
-    ]
-    head = [f"{row.name}: {row.title}", row.summary, f"options: {options or 'none'}"]
-    return "\n".join(
-        [*filter(None, head), "", tabulate(facts, tablefmt="plain", disable_numparse=True)]
-    )
+    facts |= known(certificate)
+    lines = [(name.replace("_", " "), _shown(value)) for name, value in facts.items()]
+    head = [f"{row.name}: {row.title}"]
+    if row.summary:
+        head.append(row.summary)
+    head.append(f"options: {', '.join(options) or 'none'}")
+    return "\n".join([*head, "", tabulate(lines, tablefmt="plain", disable_numparse=True)])
 
 
 def as_json(row: Listed, certificate: Certificate) -> dict[str, Any]:
-    """A norm with its certificate as plain values."""
+    """A norm and its certificate as plain values."""
     return asdict(row) | {"certificate": known(certificate)}
 
 
 def as_markdown(pairs: Sequence[tuple[Listed, Certificate]]) -> str:
-    """The catalogue and the certificates as three Markdown tables."""
-    usable = [(row, certificate) for row, certificate in pairs if certificate.refused is None]
-    named = {"norm": "name"}
-    tables = {
-        "Norms": _table(CATALOGUE, [_cells(CATALOGUE, row) for row, _ in pairs]),
-        "Statistics": _table(
-            named | STATISTICS, [[r.name, *_cells(STATISTICS, facts)] for r, facts in usable]
-        ),
-        "Training": _table(
-            named | TRAINING, [[r.name, *_cells(TRAINING, facts)] for r, facts in usable]
-        ),
-    }
-    sections = [f"## {title}\n\n{table}" for title, table in tables.items()]
-    return "\n\n".join(["# Every norm and its certificate", ABOUT, *sections])
+    """Catalogue and certificates as three Markdown tables; a refused norm is in the first alone."""
+    catalogue = [_cells(CATALOGUE, row) for row, _ in pairs]
+    sections = ["# Every norm and its certificate", ABOUT]
+    sections.append(f"## Norms\n\n{_table(CATALOGUE, catalogue)}")
+    for title, columns in (("Statistics", STATISTICS), ("Training", TRAINING)):
+        rows = []
+        for row, certificate in pairs:
+            if certificate.refused is None:
+                rows.append([row.name, *_cells(columns, certificate)])
+        sections.append(f"## {title}\n\n{_table(['norm', *columns], rows)}")
+    return "\n\n".join(sections)
 
 
 def known(certificate: Certificate) -> dict[str, Any]:
-    """What the certificate says: of a norm that no classifier can have only why."""
-    facts = asdict(certificate)
+    """The certificate's facts by name; only the reason where the norm refuses."""
     if certificate.refused is not None:
         return {"refused": certificate.refused}
+    facts = asdict(certificate)
     del facts["refused"]
     return facts
 
 
 def _needs_batch(spec: NormSpec) -> str:
-    usual, on_a_pixel = (
-        next((str(n) for n in BATCHES if spec.refuse((n, MAP[0], side, side)) is None), "none")
-        for side in (MAP[1], 1)
-    )
-    return usual if usual == on_a_pixel else f"{usual}, on 1x1 maps {on_a_pixel}"
+    on_maps, on_pixels = _smallest_batch(spec, MAP), _smallest_batch(spec, (MAP[0], 1, 1))
+    if on_maps == on_pixels:
+        return on_maps
+    return f"{on_maps}, on 1x1 maps {on_pixels}"
+
+
+def _smallest_batch(spec: NormSpec, site: tuple[int, ...]) -> str:
+    for size in BATCHES:
+        if spec.refuse((size, *site)) is None:
+            return str(size)
+    return "none"
 
 
 def _described(name: str, options: Mapping[str, Any]) -> tuple[str, str]:
-    """Title and documentation."""
+    """Title and docstring."""
     if own.is_own(name):
         return own.described(name, options)
     return norms[name].title, inspect.getdoc(norms[name].function) or ""
 
 
-def _cells(columns: dict[str, str], row: Listed | Certificate) -> list[str]:
-    """What the columns' attributes say; a refusal's reason is left to the norm's own certificate."""
-    return [
-        re.sub("^refused: .*", "refused", _said(getattr(row, name))) for name in columns.values()
-    ]
+def _cells(columns: Mapping[str, str], row: Listed | Certificate) -> list[str]:
+    """The columns' values; of a refusal only the word, as the reason would widen the table."""
+    cells = [_shown(getattr(row, name)) for name in columns.values()]
+    return [re.sub("^refused: .*", "refused", cell) for cell in cells]
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(value) or "-" if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return ", ".join(value) or "-"
+    return str(value)
 
 
 def _table(columns: Iterable[str], rows: list[list[str]], style: str = "github") -> str:

@@ -1,15 +1,14 @@
-"""A norm's certificate: what it does, computed from its layer on drawn inputs and recited from nowhere.
+"""A norm's certificate: facts computed from its layer on drawn inputs.
 
-"The layer" is the norm alone, with its activation where it owns one, on x of shape (32, 16, 5, 5) in float64; "the
-block" is a 3x3 convolution and that layer. Parameters have their initial values, statistics are those of some batches,
-and warm-ups by the batch are over. Laws that eps makes hold only
-nearly are taken to hold to within 0.1 %, all others to within rounding.
+The layer has inputs of shape (32, 16, 5, 5) in float64, the block is a convolution and the layer
+(certificates/probes.py). Parameters have their initial values; running statistics come from three
+batches; warm-ups are over.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import product
 
@@ -25,19 +24,23 @@ from normbench.timing.footprint import saved_bytes
 
 N, C, SIDE = 32, 16, 5
 SHAPE: Shape = (N, C, SIDE, SIDE)
+# Tolerance of facts that hold exactly; facts that eps disturbs have the tolerance of `close`.
 ROUNDING = 1e-6
-SEEN = (11, 12, 13)  # seeds of the batches that statistics are of
+# Seeds of the batches behind running statistics.
+SEEN = (11, 12, 13)
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was computed of one norm. Of a norm that no classifier can have, only `refused` is known.
+    """Facts about a norm. A norm that refuses the layer's shape has `refused`, and no more facts.
 
-    mean_0_over, variance_1_over: the smallest sets of axes over which the layer's output has them, as "n h w"; "c/4" is
-    a group of a quarter of the channels, "n/2" half of the samples.
-    ignores_scale_of, ignores_shift_of: whether factors or offsets by sample, by channel, or one for the whole batch
-    leave the layer's output as it was.
-    saved_bytes: what norm and activation keep for the backward pass, in bytes per float32 element of the input.
+    mean_0_over, variance_1_over: the smallest sets of axes over which the layer's output has mean 0
+        or variance 1, as "n h w"; "c/4" is a group of a quarter of the channels, "n/2" half of the
+        samples.
+    ignores_scale_of, ignores_shift_of: "sample", "channel", "batch" where a factor or offset per
+        sample, per channel, or for the whole batch leaves the layer's output unchanged.
+    saved_bytes: bytes that norm and activation keep for the backward pass, per float32 element of
+        the input.
     """
 
     refused: str | None = None
@@ -59,12 +62,13 @@ class Certificate:
 
 
 def certify(spec: NormSpec) -> Certificate:
-    """The certificate of a norm with its options chosen. Errors of an own norm's code pass through."""
-    if reason := spec.refuse(SHAPE):
-        return Certificate(refused=reason)
+    """Computes the certificate of a norm. Errors in an own norm's code pass through."""
+    if refusal := spec.refuse(SHAPE):
+        return Certificate(refused=refusal.reason)
     layer = settled(layer_of(spec, SHAPE), *(drawn(*SHAPE, seed=seed) for seed in SEEN))
     block = settled(block_of(spec, SHAPE), *(images(SHAPE, seed=seed) for seed in SEEN))
-    moved, x = _moved(block), drawn(*SHAPE)
+    moved = _moved(block)
+    x = drawn(*SHAPE)
     y = fresh(layer, x)
     return Certificate(
         mean_0_over=_smallest(y, lambda part: part.mean(-1)),
@@ -72,9 +76,7 @@ def certify(spec: NormSpec) -> Certificate:
         standardizes_weights=_standardizes(block),
         batch_mates_matter_in_training=_mates_matter(block, training=True),
         batch_mates_matter_in_evaluation=_mates_matter(block, training=False),
-        evaluates_as_it_trains=close(
-            fresh(moved, images(SHAPE)), fresh(moved, images(SHAPE), training=False), ROUNDING
-        ),
+        evaluates_as_it_trains=_evaluates_as_it_trains(moved),
         ignores_scale_of=_ignored(layer, x, lambda factors: x * factors.exp()),
         ignores_shift_of=_ignored(layer, x, lambda offsets: x + offsets),
         ignores_scale_of_weights=_ignores_weight_scale(block),
@@ -87,93 +89,101 @@ def certify(spec: NormSpec) -> Certificate:
     )
 
 
-# Moments
+def _moved(block: nn.Module) -> nn.Module:
+    """A copy with every parameter moved, as by a training step, and buffers left behind."""
+    moved = copy.deepcopy(block)
+    with torch.no_grad():
+        for seed, parameter in enumerate(moved.parameters()):
+            generator = torch.Generator().manual_seed(seed)
+            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter.add_(noise, alpha=0.1)
+    return moved
 
-Parts = tuple[
-    int, int, bool
-]  # into how many parts the samples and channels are split; whether each pixel is alone
+
+# Mean and variance. A split divides y into parts: (groups of samples, groups of channels, whether
+# each pixel is a part of its own).
+Split = tuple[int, int, bool]
 
 
 def _smallest(y: Tensor, error: Callable[[Tensor], Tensor]) -> tuple[str, ...]:
-    """Names of the finest splits of y within whose parts the error is nearly 0, leaving out those that follow."""
-    divisors = [[k for k in range(1, size + 1) if size % k == 0] for size in (N, C)]
-    splits: list[Parts] = [(n, c, False) for n, c in product(*divisors)] + [(N, 1, True)]
-    holds = [split for split in splits if error(_parts(y, split)).abs().max() < 1e-3]
-    return tuple(
-        _name(split) for split in holds if not any(_is_finer(other, split) for other in holds)
-    )
+    """Names the finest splits of y with an error near 0 in every part; coarser splits follow."""
+    sample_groups = [k for k in range(1, N + 1) if N % k == 0]
+    channel_groups = [k for k in range(1, C + 1) if C % k == 0]
+    splits: list[Split] = [(n, c, False) for n, c in product(sample_groups, channel_groups)]
+    splits.append((N, 1, True))
+    holding = [split for split in splits if error(_parts(y, split)).abs().max() < 1e-3]
+    names = []
+    for split in holding:
+        if not any(_is_finer(candidate, split) for candidate in holding):
+            names.append(_name(split))
+    return tuple(names)
 
 
-def _parts(y: Tensor, split: Parts) -> Tensor:
-    """The values of each part in the last axis."""
+def _parts(y: Tensor, split: Split) -> Tensor:
+    """y with the values of each part along the last axis."""
     n, c, by_pixel = split
     if by_pixel:
         return y.permute(0, 2, 3, 1)
     return y.view(n, N // n, c, C // c, SIDE * SIDE).transpose(1, 2).flatten(2)
 
 
-def _is_finer(one: Parts, other: Parts) -> bool:
-    return one != other and one[0] % other[0] == 0 and one[1] % other[1] == 0 and one[2] >= other[2]
+def _is_finer(first: Split, second: Split) -> bool:
+    divides = first[0] % second[0] == 0 and first[1] % second[1] == 0
+    return first != second and divides and first[2] >= second[2]
 
 
-def _name(split: Parts) -> str:
+def _name(split: Split) -> str:
     n, c, by_pixel = split
-    samples = {N: "", 1: "n"}.get(n, f"n/{n}")
-    channels = {C: "", 1: "c"}.get(c, f"c/{c}")
-    return " ".join(filter(None, [samples, channels, "" if by_pixel else "h w"]))
+    axes = [
+        {N: "", 1: "n"}.get(n, f"n/{n}"),
+        {C: "", 1: "c"}.get(c, f"c/{c}"),
+        "" if by_pixel else "h w",
+    ]
+    return " ".join(axis for axis in axes if axis)
 
 
 def _standardizes(block: nn.Module) -> bool:
-    """Whether every filter that the convolution uses has mean 0 and one and the same variance."""
+    """Whether all filters of the convolution have mean 0 and the same variance."""
     filters = block[0].weight.detach().flatten(1)  # type: ignore[index]
     variances = filters.var(1, correction=0)
     return close(filters.mean(1), torch.zeros(C)) and close(variances, variances.mean().expand(C))
 
 
-# Dependence and invariance
+# Dependence and invariance.
 
 
 def _mates_matter(block: nn.Module, *, training: bool) -> bool:
-    """Whether the first sample's output changes with another sample, after one training step's statistics."""
-    block, x = copy.deepcopy(block), images(SHAPE)
+    """Whether the first sample's output changes with the batch's further samples."""
+    block = copy.deepcopy(block)
+    # A step on another batch, for norms with statistics of the previous step.
     block.train()(images(SHAPE, seed=1))
+    x = images(SHAPE)
     changed = x.clone()
     changed[1:] = 5 * changed[1:] + 3
-    return not close(
-        fresh(block, x, training=training)[0], fresh(block, changed, training=training)[0], ROUNDING
-    )
+    before = fresh(block, x, training=training)[0]
+    after = fresh(block, changed, training=training)[0]
+    return not close(before, after, ROUNDING)
 
 
-def _moved(block: nn.Module) -> nn.Module:
-    """The block after a step that has moved every parameter, which statistics and power iterations then run after."""
-    moved = copy.deepcopy(block)
-    with torch.no_grad():
-        for seed, parameter in enumerate(moved.parameters()):
-            noise = torch.randn(
-                parameter.shape,
-                generator=torch.Generator().manual_seed(seed),
-                dtype=parameter.dtype,
-            )
-            parameter.add_(noise, alpha=0.1)
-    return moved
+def _evaluates_as_it_trains(block: nn.Module) -> bool:
+    x = images(SHAPE)
+    return close(fresh(block, x), fresh(block, x, training=False), ROUNDING)
 
 
 def _ignored(layer: nn.Module, x: Tensor, change: Callable[[Tensor], Tensor]) -> tuple[str, ...]:
-    shapes = {"sample": (N, 1, 1, 1), "channel": (1, C, 1, 1), "batch": (1, 1, 1, 1)}
+    """For which of sample, channel and batch a change of x by random values alters no output."""
     generator = torch.Generator().manual_seed(2)
-    values = {
-        name: torch.randn(shape, generator=generator, dtype=x.dtype)
-        for name, shape in shapes.items()
-    }
-    return tuple(
-        name
-        for name, value in values.items()
-        if close(fresh(layer, x), fresh(layer, change(value)))
-    )
+    y = fresh(layer, x)
+    ignored = []
+    for name, shape in (("sample", (N, 1, 1, 1)), ("channel", (1, C, 1, 1)), ("batch", (1,) * 4)):
+        values = torch.randn(shape, generator=generator, dtype=x.dtype)
+        if close(y, fresh(layer, change(values))):
+            ignored.append(name)
+    return tuple(ignored)
 
 
 def _ignores_weight_scale(block: nn.Module) -> bool:
-    """Whether three times the learned weight (of weight norm its v) gives the same output."""
+    """Whether three times the learned weight (weight norm: v) leaves the output unchanged."""
     scaled = copy.deepcopy(block)
     with torch.no_grad():
         for parameter in scaled[0].parameters():  # type: ignore[index]
@@ -183,55 +193,59 @@ def _ignores_weight_scale(block: nn.Module) -> bool:
 
 
 def _outcome(spec: NormSpec, shape: Shape) -> str:
-    """What training on inputs of this shape comes to."""
-    if reason := spec.refuse(shape):
-        return f"refused: {reason}"
+    """Whether training on inputs of this shape is refused, forgets the input, or works."""
+    if refusal := spec.refuse(shape):
+        return f"refused: {refusal.reason}"
     layer, x = layer_of(spec, shape), drawn(*shape)
-    factors = torch.rand(shape, generator=torch.Generator().manual_seed(3), dtype=x.dtype) + 0.5
-    if close(fresh(layer, x), fresh(layer, drawn(*shape, seed=1))):
+    y = fresh(layer, x)
+    if close(y, fresh(layer, drawn(*shape, seed=1))):
         return "forgets its input"
-    return "keeps only signs" if close(fresh(layer, x), fresh(layer, x * factors)) else "works"
+    factors = torch.rand(shape, generator=torch.Generator().manual_seed(3), dtype=x.dtype) + 0.5
+    if close(y, fresh(layer, x * factors)):
+        return "keeps only signs"
+    return "works"
 
 
-# Sizes
+# Sizes.
 
 
 def sizes(spec: NormSpec) -> tuple[str, str]:
-    """How many parameters and how many values of state the norm adds, as in "2 per channel + 1"."""
-    return (
-        _size(spec, lambda module: sum(p.numel() for p in module.parameters())),
-        _size(spec, lambda module: sum(b.numel() for b in module.buffers())),
-    )
+    """How many parameters and state values the norm adds, as in "2 per channel + 1"."""
+    parameters = _size(spec, lambda module: sum(p.numel() for p in module.parameters()))
+    state = _size(spec, lambda module: sum(b.numel() for b in module.buffers()))
+    return parameters, state
 
 
 def _size(spec: NormSpec, count: Callable[[nn.Module], int]) -> str:
-    """How a count grows with channels and pixels, beyond the convolution's own weight and bias."""
+    """A count's growth with channels and pixels, beyond the convolution's own weight and bias."""
 
     def beyond(channels: int, side: int) -> int:
         plain = nn.Conv2d(3, channels, 3, bias=spec.conv_bias)
         return count(block_of(spec, (1, channels, side, side))) - count(plain)
 
-    at_first, wider, larger = beyond(16, 4), beyond(32, 4), beyond(16, 8)
-    if at_first == wider == 0:
+    base, wider, larger = beyond(16, 4), beyond(32, 4), beyond(16, 8)
+    if base == wider == 0:
         return "0"
-    per_channel, rest = divmod(wider - at_first, 16)[0], at_first - (wider - at_first)
-    unit = "per channel" if larger == at_first else "per channel and pixel"
-    number = per_channel if larger == at_first else per_channel // 16
-    return f"{number} {unit}" + (f" + {rest}" if rest else "")
+    # 16 channels more; with values per pixel, 4x4 pixels a channel.
+    number, unit = (wider - base) // 16, "per channel"
+    if larger != base:
+        number, unit = number // 16, "per channel and pixel"
+    rest = base - (wider - base)
+    return f"{number} {unit} + {rest}" if rest else f"{number} {unit}"
 
 
 def _saved_bytes_per_element(spec: NormSpec) -> float:
     shape = (4, C, 32, 32)
-    site = materialize(Layers(spec, seed=0).norm_act(C), shape[1:])
+    norm_act = materialize(Layers(spec, seed=0).norm_act(C), shape[1:])
     x = drawn(*shape, dtype=torch.float32).requires_grad_()
-    return round(saved_bytes(site, x, list(site.parameters())) / x.numel(), 1)
+    return round(saved_bytes(norm_act, x, list(norm_act.parameters())) / x.numel(), 1)
 
 
-# Training
+# Training.
 
 
-def _gradients(block: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Of the mean over all samples of a fixed linear function of the output."""
+def _gradients(block: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Accumulated gradients of a linear function of the output, averaged over all N samples."""
     block = copy.deepcopy(block).train()
     for x, weights in batches:
         ((block(x) * weights).sum() / N).backward()
@@ -239,31 +253,29 @@ def _gradients(block: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> li
 
 
 def _accumulates(block: nn.Module) -> bool:
-    """Whether the gradients of two halves of a batch add up to the gradient of the whole."""
+    """Whether the gradients of a batch's two halves add up to the gradient of the batch."""
     x, weights = images(SHAPE), drawn(*SHAPE, seed=4)
-    whole = _gradients(block, iter([(x, weights)]))
+    whole = _gradients(block, [(x, weights)])
     halves = _gradients(block, zip(x.chunk(2), weights.chunk(2), strict=True))
-    return all(close(one, other, ROUNDING) for one, other in zip(whole, halves, strict=True))
+    return all(close(*pair, ROUNDING) for pair in zip(whole, halves, strict=True))
 
 
 def _checkpointed(block: nn.Module) -> str:
-    """What running the forward pass a second time in the backward pass does to the state and to the gradients."""
+    """Effects on state and gradients of the second forward pass that checkpointing runs."""
     x = images(SHAPE).requires_grad_()
     plain, twice, again = (copy.deepcopy(block).train() for _ in range(3))
     plain(x).square().sum().backward()
     twice(x)
     twice(x)
-    CheckpointFunction.apply(
-        again, True, x
-    ).square().sum().backward()  # `checkpoint` itself imports torch._dynamo
-    pairs = [
-        (one.grad, other.grad)
-        for one, other in zip(plain.parameters(), again.parameters(), strict=True)
-    ]
-    same = all(
-        close(one, other, ROUNDING) for one, other in pairs if one is not None and other is not None
-    )
-    return _state_after(again, plain, twice) + ("" if same else "; gradient differs")
+    # torch.utils.checkpoint.checkpoint would import torch._dynamo, which takes seconds.
+    CheckpointFunction.apply(again, True, x).square().sum().backward()
+    state = _state_after(again, plain, twice)
+    for first, second in zip(plain.parameters(), again.parameters(), strict=True):
+        if first.grad is None or second.grad is None:
+            continue
+        if not close(first.grad, second.grad, ROUNDING):
+            return f"{state}; gradient differs"
+    return state
 
 
 def _state_after(again: nn.Module, plain: nn.Module, twice: nn.Module) -> str:
@@ -274,8 +286,6 @@ def _state_after(again: nn.Module, plain: nn.Module, twice: nn.Module) -> str:
     return "state updated twice" if _same_state(again, twice) else "state differs"
 
 
-def _same_state(one: nn.Module, other: nn.Module) -> bool:
-    return all(
-        torch.equal(first, second)
-        for first, second in zip(one.buffers(), other.buffers(), strict=True)
-    )
+def _same_state(first: nn.Module, second: nn.Module) -> bool:
+    pairs = zip(first.buffers(), second.buffers(), strict=True)
+    return all(torch.equal(*pair) for pair in pairs)

@@ -1,4 +1,4 @@
-"""The contract of every norm, registered or the user's own: what training, resuming and comparing rely on."""
+"""The contract of every norm, registered or own: what training, resuming and comparing rely on."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from normbench.norms import NormSpec
 from normbench.norms.spec import Shape
 
 SHAPE: Shape = (4, 16, 5, 3)
+# Shapes at and around which norms refuse: single samples, pixels and channels, odd channels.
 SHAPES: tuple[Shape, ...] = (
     SHAPE,
     (1, 16, 4, 4),
@@ -38,65 +39,63 @@ Check = Callable[[NormSpec], None]
 
 
 class Broken(Exception):
-    """What of the contract does not hold, in one line."""
+    """A demand of the contract that does not hold; the message is one line."""
 
 
 def broken(spec: NormSpec) -> Iterator[tuple[str, str | None]]:
-    """Every check in a sentence, and what is wrong with it, or None where it holds.
+    """Each demand (the docstring of its check) and the failure, None where the demand holds.
 
-    An error that the norm's code raises is what is wrong. Raises Broken for a norm that refuses every network.
+    An exception in the norm's code is a failure. Raises Broken for a norm that refuses SHAPE.
     """
-    if reason := spec.refuse(SHAPE):
-        raise Broken(reason)
+    if refusal := spec.refuse(SHAPE):
+        raise Broken(refusal.reason)
     for check in CHECKS:
-        sentence = (check.__doc__ or "").rstrip(".")
+        demand = (check.__doc__ or "").rstrip(".")
         try:
             check(spec)
+        except Broken as error:
+            yield demand, str(error)
         except Exception as error:
-            line = str(error).partition("\n")[0]
-            yield sentence, line if isinstance(error, Broken) else f"{type(error).__name__}: {line}"
+            yield demand, f"{type(error).__name__}: {error}".partition("\n")[0]
         else:
-            yield sentence, None
+            yield demand, None
 
 
 def keeps_shape_and_type(spec: NormSpec) -> None:
     """The output has the input's shape and type, in training and in evaluation."""
     for dtype in (torch.float32, torch.float64):
+        layer, x = layer_of(spec, SHAPE, dtype), drawn(*SHAPE, dtype=dtype)
         for training in (True, False):
-            y = fresh(layer_of(spec, SHAPE, dtype), drawn(*SHAPE, dtype=dtype), training=training)
-            _demand(
-                (y.shape, y.dtype) == (SHAPE, dtype),
-                f"{dtype} of {SHAPE} becomes {y.dtype} of {tuple(y.shape)}",
-            )
+            y = fresh(layer, x, training=training)
+            is_kept = (y.shape, y.dtype) == (SHAPE, dtype)
+            _demand(is_kept, f"{dtype} of {SHAPE} becomes {y.dtype} of {tuple(y.shape)}")
 
 
 def stays_finite(spec: NormSpec) -> None:
     """Outputs, gradients and state are finite, also of constant and of large inputs."""
     for x in (drawn(*SHAPE), torch.zeros(SHAPE).double(), 1e4 + drawn(*SHAPE)):
-        layer, given = layer_of(spec, SHAPE), x.clone().requires_grad_()
-        layer(given).square().sum().backward()
-        assert given.grad is not None
-        values = [given.grad, fresh(layer, x, training=False), *layer.state_dict().values()]
-        _demand(
-            all(bool(value.isfinite().all()) for value in values),
-            f"not of inputs like {float(x.flatten()[0]):g}",
-        )
+        layer, x = layer_of(spec, SHAPE), x.requires_grad_()
+        layer(x).square().sum().backward()
+        assert x.grad is not None
+        values = [x.grad, fresh(layer, x, training=False), *layer.state_dict().values()]
+        _demand(_finite(values), f"not of inputs like {float(x.detach().flatten()[0]):g}")
 
 
 def gradients_are_right(spec: NormSpec) -> None:
-    """Gradients are those of finite differences, for the input, the weights and all other parameters."""
-    block, x = block_of(spec, (2, 8, 3, 3)), images((2, 8, 3, 3)).requires_grad_()
-    names = [name for name, _ in block.named_parameters()]
+    """Gradients are those of finite differences, for the input and for all parameters."""
+    shape = (2, 8, 3, 3)
+    block, x = block_of(spec, shape), images(shape).requires_grad_()
+    parameters = {name: value.detach().clone() for name, value in block.named_parameters()}
     buffers = {name: value.clone() for name, value in block.named_buffers()}
 
-    def forward(x: Tensor, *parameters: Tensor) -> Tensor:
-        state = dict(zip(names, parameters, strict=True)) | {
-            name: value.clone() for name, value in buffers.items()
-        }
+    def forward(x: Tensor, *values: Tensor) -> Tensor:
+        # Each call starts from the same buffers, or finite differences would see them move.
+        state = {name: value.clone() for name, value in buffers.items()}
+        state |= zip(parameters, values, strict=True)
         y: Tensor = functional_call(block, state, (x,))
         return y
 
-    values = [parameter.detach().clone().requires_grad_() for parameter in block.parameters()]
+    values = [value.requires_grad_() for value in parameters.values()]
     torch.autograd.gradcheck(forward, (x, *values), eps=1e-4, atol=2e-3, rtol=2e-3, fast_mode=True)
 
 
@@ -109,122 +108,104 @@ def every_parameter_learns(spec: NormSpec) -> None:
 
 
 def scope_is_as_declared(spec: NormSpec) -> None:
-    """The declared scope is what one changed value reaches in training."""
+    """The declared scope is how far a changed value reaches in training."""
     layer, x = layer_of(spec, SHAPE), drawn(*SHAPE)
-    others: list[Tensor] = []
-    for channel in (1, 14):  # a norm may treat channels differently
+    found = "none"
+    for channel in (1, 14):  # ibn treats the halves of the channels differently
         changed = x.clone()
         changed[0, channel, 1, 1] += 3
         reached = (fresh(layer, changed) - fresh(layer, x)).abs() > 1e-12
         reached[0, channel, 1, 1] = False
-        others.append(reached)
-    found = (
-        "batch"
-        if any(o[1:].any() for o in others)
-        else "sample"
-        if any(o.any() for o in others)
-        else "none"
-    )
+        if reached[1:].any():
+            found = "batch"
+        elif reached.any() and found == "none":
+            found = "sample"
     declared = {"weight": "none", "undeclared": found}.get(spec.scope, spec.scope)
     _demand(found == declared, f"declared {spec.scope}, found {found}")
 
 
 def evaluates_samples_alone(spec: NormSpec) -> None:
-    """In evaluation a sample gives alone what it gives within a batch, and nothing is changed by it."""
+    """In evaluation a sample alone gives its output within a batch, and no state changes."""
     block, x = block_of(spec, SHAPE), images(SHAPE)
     block(x)
     block.eval()
-    before = {name: value.clone() for name, value in block.state_dict().items()}
+    before = copy.deepcopy(block.state_dict())
     with torch.no_grad():
         together = block(x)
         alone = torch.cat([block(sample[None]) for sample in x])
-    _demand(
-        close(together, alone, 1e-6),
-        f"differs by up to {float((together - alone).abs().max()):.3g}",
-    )
-    _demand(
-        all(torch.equal(value, before[name]) for name, value in block.state_dict().items()),
-        "it changes state",
-    )
+    difference = float((together - alone).abs().max())
+    _demand(close(together, alone, 1e-6), f"differs by up to {difference:.3g}")
+    for name, value in block.state_dict().items():
+        _demand(torch.equal(value, before[name]), "it changes state")
 
 
 def refuses_what_fails(spec: NormSpec) -> None:
-    """What is refused fails or forgets its input in training, and nothing else does."""
+    """Refused shapes, and no more shapes, fail in training or make the output ignore the input."""
     for shape in SHAPES:
-        reason = spec.refuse(shape)
+        refusal = spec.refuse(shape)
+        reason = refusal.reason if refusal else None
         _demand(reason is None or "\n" not in reason, "a reason is one line")
         try:
-            layers = [layer_of(spec, shape) for _ in range(2)]
-            one, other = (layer(drawn(*shape, seed=seed)) for seed, layer in enumerate(layers))
-            state = [value for layer in layers for value in layer.state_dict().values()]
-            works = not close(one, other, 1e-6) and all(
-                bool(v.isfinite().all()) for v in (one, other, *state)
-            )
+            works = _trains_on(spec, shape)
         except Exception as error:
+            message = f"shape {shape} is not refused: {type(error).__name__}: {error}"
+            _demand(refusal is not None, message.partition("\n")[0])
             works = False
-            _demand(
-                reason is not None,
-                f"shape {shape} is not refused: {type(error).__name__}: {error}".partition("\n")[0],
-            )
-        _demand(
-            works == (reason is None),
-            f"shape {shape}: {'works' if works else 'fails'}, refusal: {reason}",
-        )
+        outcome = "works" if works else "fails"
+        _demand(works == (refusal is None), f"shape {shape}: {outcome}, refusal: {reason}")
+
+
+def _trains_on(spec: NormSpec, shape: Shape) -> bool:
+    """Whether outputs depend on the input, and outputs and state are finite."""
+    first, second = layer_of(spec, shape), layer_of(spec, shape)
+    outputs = first(drawn(*shape, seed=0)), second(drawn(*shape, seed=1))
+    state = [*first.state_dict().values(), *second.state_dict().values()]
+    return not close(*outputs, 1e-6) and _finite([*outputs, *state])
 
 
 def saves_and_loads(spec: NormSpec) -> None:
-    """A new layer that loads the state of a trained one evaluates as it does."""
+    """A new layer that loads the state of a trained layer evaluates to the same bits."""
     block = block_of(spec, SHAPE)
     for seed in range(3):
         block(images(SHAPE, seed=seed))
     again = block_of(spec, SHAPE)
     again.load_state_dict(copy.deepcopy(block.state_dict()))
     x = images(SHAPE, seed=3)
-    _demand(
-        torch.equal(fresh(block, x, training=False), fresh(again, x, training=False)), "it does not"
-    )
+    is_equal = torch.equal(fresh(block, x, training=False), fresh(again, x, training=False))
+    _demand(is_equal, "it does not")
 
 
 def repeats_itself(spec: NormSpec) -> None:
-    """Made and called twice it gives the same bits, so that a run can be repeated and resumed."""
+    """Two layers of a seed, and two calls of a layer, give the same bits, as resuming demands."""
     x = images(SHAPE)
     block = block_of(spec, SHAPE)
-    _demand(
-        torch.equal(fresh(block, x), fresh(block_of(spec, SHAPE), x)),
-        "two layers of the same seed differ",
-    )
-    _demand(
-        torch.equal(fresh(block, x), fresh(block, x)),
-        "two calls with the same input and state differ",
-    )
+    y = fresh(block, x)
+    _demand(torch.equal(y, fresh(block_of(spec, SHAPE), x)), "two layers of the same seed differ")
+    _demand(torch.equal(y, fresh(block, x)), "two calls with the same input and state differ")
 
 
 def knows_no_layout(spec: NormSpec) -> None:
-    """The memory layout changes nothing."""
+    """The memory layout of the input does not change the output."""
     layer, x = layer_of(spec, SHAPE), drawn(*SHAPE)
-    _demand(
-        close(fresh(layer, x), fresh(layer, x.to(memory_format=torch.channels_last)), 1e-6),
-        "channels_last differs",
-    )
+    channels_last = x.to(memory_format=torch.channels_last)
+    _demand(close(fresh(layer, x), fresh(layer, channels_last), 1e-6), "channels_last differs")
 
 
 def computes_in_half(spec: NormSpec) -> None:
-    """Under bf16 autocast it computes and learns, and its parameters and state stay in float32."""
+    """Under bf16 autocast the norm learns; parameters and state stay in float32."""
     block = block_of(spec, SHAPE, torch.float32)
     for seed in range(2):
         with torch.autocast("cpu", torch.bfloat16):
             y = block(images(SHAPE, seed=seed).float())
         y.float().square().sum().backward()
-    values = [
-        *block.state_dict().values(),
-        *(p.grad for p in block.parameters() if p.grad is not None),
-    ]
-    _demand(all(bool(value.isfinite().all()) for value in values), "not finite")
+    values = list(block.state_dict().values())
+    values += [p.grad for p in block.parameters() if p.grad is not None]
+    _demand(_finite(values), "not finite")
     _demand(torch.bfloat16 not in {value.dtype for value in values}, "something is kept in bf16")
 
 
 def trains(spec: NormSpec) -> None:
-    """It trains a small NormResNet for 20 steps at batch 8 and at batch 1 with finite losses, or refuses to."""
+    """A small NormResNet trains for 20 steps with finite losses at batch 8 and 1, or is refused."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(8, IMAGE_CHANNELS, 16, 16, generator=generator)
     labels = torch.arange(8)
@@ -239,21 +220,23 @@ def trains(spec: NormSpec) -> None:
         for step in range(STEPS):
             chosen = (torch.arange(batch_size) + step * batch_size) % len(x)
             loss = cross_entropy(model(x[chosen]), labels[chosen])
-            _demand(
-                bool(loss.isfinite()),
-                f"the loss of step {step} at batch {batch_size} is {loss.item()}",
-            )
+            message = f"the loss of step {step} at batch {batch_size} is {loss.item()}"
+            _demand(bool(loss.isfinite()), message)
             loss.backward()
             _descend(model, rate=0.01)
 
 
+@torch.no_grad()
 def _descend(model: nn.Module, rate: float) -> None:
-    """A step of plain gradient descent, without torch.optim, whose first use imports torch._dynamo for seconds."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameter.sub_(parameter.grad, alpha=rate)
-                parameter.grad = None
+    """A step of gradient descent. torch.optim would import torch._dynamo, which takes seconds."""
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.sub_(parameter.grad, alpha=rate)
+            parameter.grad = None
+
+
+def _finite(values: list[Tensor]) -> bool:
+    return all(bool(value.isfinite().all()) for value in values)
 
 
 def _demand(holds: bool, otherwise: str) -> None:

@@ -1,4 +1,8 @@
-"""What norms are tried on: inputs, a layer alone, a layer after its convolution, and what a backward pass needs."""
+"""Inputs, layers and blocks on which certificates and contract try a norm.
+
+The layer is the norm alone, with its activation where the norm contains one. The block is a 3x3
+convolution of images followed by the layer.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,11 @@ from normbench.norms import NormSpec
 from normbench.norms.spec import Shape
 
 IMAGE_CHANNELS = 3
-LATE = 10**6  # batches
+LATE = 10**6  # batches, beyond every warm-up
 
 
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Normal numbers of shape (n, c, h, w) whose samples and channels have means and scales of their own."""
+    """Normal numbers of shape (n, c, h, w); samples and channels differ in mean and scale."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
     for axis in (0, 1):
@@ -27,45 +31,53 @@ def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Ten
     return x.to(dtype)
 
 
-def layer_of(spec: NormSpec, shape: Shape, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """The norm for inputs of this shape, in training mode; with its activation, if it owns one."""
-    make = Layers(spec, seed=0).norm if spec.norm_act is None else Layers(spec, seed=0).norm_act
-    return materialize(make(shape[1]), shape[1:]).to(dtype)
-
-
-def block_of(spec: NormSpec, shape: Shape, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """A convolution of images to this shape and the norm after it, in training mode."""
-    layers = Layers(spec, seed=0)
-    norm = layers.norm(shape[1]) if spec.norm_act is None else layers.norm_act(shape[1])
-    conv = layers.conv(IMAGE_CHANNELS, shape[1], 3)
-    return materialize(nn.Sequential(conv, norm), (IMAGE_CHANNELS, *shape[2:])).to(dtype)
-
-
-def settled(module: nn.Module, *batches: Tensor) -> nn.Module:
-    """The module late in training: with statistics of these batches, and past every warm-up that counts batches."""
-    with torch.no_grad():
-        for x in batches:
-            module.train()(x)
-        for name, buffer in module.named_buffers():
-            if name.endswith("num_batches_tracked"):
-                buffer.fill_(LATE)
-    return module
-
-
 def images(shape: Shape, seed: int = 0) -> Tensor:
-    """The input of `block_of`."""
+    """Inputs of the block whose layer has inputs of `shape`."""
     return drawn(shape[0], IMAGE_CHANNELS, *shape[2:], seed=seed)
 
 
+def layer_of(spec: NormSpec, shape: Shape, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """The layer for inputs of this shape, in training mode."""
+    layer = _layer(Layers(spec, seed=0), shape[1])
+    return materialize(layer, shape[1:]).to(dtype)
+
+
+def block_of(spec: NormSpec, shape: Shape, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """The block whose layer has inputs of this shape, in training mode."""
+    layers = Layers(spec, seed=0)
+    block = nn.Sequential(layers.conv(IMAGE_CHANNELS, shape[1], 3), _layer(layers, shape[1]))
+    return materialize(block, (IMAGE_CHANNELS, *shape[2:])).to(dtype)
+
+
+def _layer(layers: Layers, num_features: int) -> nn.Module:
+    if layers.spec.norm_act is None:
+        return layers.norm(num_features)
+    return layers.norm_act(num_features)
+
+
+@torch.no_grad()
+def settled(module: nn.Module, *batches: Tensor) -> nn.Module:
+    """Brings the module late into training: statistics of the batches, and every warm-up over."""
+    for x in batches:
+        module.train()(x)
+    for name, buffer in module.named_buffers():
+        if name.endswith("num_batches_tracked"):
+            buffer.fill_(LATE)
+    return module
+
+
+@torch.no_grad()
 def fresh(module: nn.Module, x: Tensor, *, training: bool = True) -> Tensor:
-    """The output of a copy, which keeps what it sees to itself."""
-    with torch.no_grad():
-        y: Tensor = copy.deepcopy(module).train(training)(x)
+    """The output of a copy: the module's own state stays as it is."""
+    y: Tensor = copy.deepcopy(module).train(training)(x)
     return y
 
 
-def close(one: Tensor, other: Tensor, tolerance: float = 1e-3) -> bool:
-    """Whether two outputs are equal to within a thousandth of their size: eps makes laws hold only nearly."""
-    one, other = one.detach(), other.detach()
-    size = max(float(one.abs().max()), 1e-6)
-    return bool((one - other).abs().max() <= tolerance * size)
+def close(first: Tensor, second: Tensor, tolerance: float = 1e-3) -> bool:
+    """Whether outputs differ by at most `tolerance` of the largest value.
+
+    The default is 0.1 %: eps makes laws such as invariance to scale hold only approximately.
+    """
+    first, second = first.detach(), second.detach()
+    size = max(float(first.abs().max()), 1e-6)
+    return bool((first - second).abs().max() <= tolerance * size)

@@ -1,4 +1,4 @@
-"""normbench norms: what --norm takes, and what each of them does."""
+"""normbench norms: the catalogue of norms; of a single norm its certificate or contract."""
 
 from __future__ import annotations
 
@@ -43,15 +43,13 @@ def norms(
         raise NormbenchError("--json, --markdown and --check are different outputs: choose one")
     from normbench.certificates import catalogue, certify
     from normbench.config.compose import compose
-    from normbench.config.schema import Choice
     from normbench.norms import norms as registry
 
-    chosen = (
-        [compose(options or [], {"norm": name}).norm]
-        if name
-        else [Choice(name=entry.name) for entry in registry]
-    )
-    found = [catalogue.listed(choice.name, choice.options) for choice in chosen]
+    if name:
+        chosen = compose(options or [], {"norm": name}).norm
+        found = [catalogue.listed(chosen.name, chosen.options)]
+    else:
+        found = [catalogue.listed(entry.name, {}) for entry in registry]
     if check:
         sys.exit(_check({row.name: spec for row, spec in found}))
     if not (name or as_json or markdown):
@@ -61,27 +59,25 @@ def norms(
     if as_json:
         values = [catalogue.as_json(*pair) for pair in certified]
         print(json.dumps(values[0] if name else values, indent=2))
+    elif markdown:
+        print(catalogue.as_markdown(certified))
     else:
-        print(
-            catalogue.as_markdown(certified)
-            if markdown
-            else catalogue.certificate_text(*certified[0])
-        )
+        print(catalogue.certificate_text(*certified[0]))
 
 
 def _check(specs: dict[str, NormSpec]) -> int:
-    """Prints what holds of each norm and what does not; the exit code."""
+    """Prints a line for every demand of the contract on every norm; returns the exit code."""
     from normbench.certificates import Broken, broken
 
-    failed = 0
+    code = 0
     for name, spec in specs.items():
         try:
-            for sentence, wrong in broken(spec):
-                failed += wrong is not None
-                print(
-                    f"{name}: {'ok    ' if wrong is None else 'BROKEN'} {sentence}"
-                    + (f": {wrong}" if wrong else "")
-                )
+            for demand, failure in broken(spec):
+                if failure is None:
+                    print(f"{name}: ok     {demand}")
+                else:
+                    print(f"{name}: BROKEN {demand}: {failure}")
+                    code = 1
         except Broken as error:
             print(f"{name}: not tried: {error}")
-    return 1 if failed else 0
+    return code

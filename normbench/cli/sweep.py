@@ -122,7 +122,8 @@ def _carry_out(
 
     rounds: of a bench of the finished runs, whose times the report shows; 0: no bench.
     """
-    from normbench.analysis.loading import benches, check_folder, with_bench
+    from normbench.analysis.loading import benches, with_bench
+    from normbench.analysis.study_files import check_folder
     from normbench.environment import command
     from normbench.sweeps.carry_out import exit_code, planned_study, run_plan, summary
 

@@ -156,8 +156,8 @@ def report(
     normbench report -o results/table
     normbench report results/first-sweep --where 'norm=bn,gn' -o /tmp/two-norms
     """
-    from normbench.analysis.loading import check_folder, check_keeps
     from normbench.analysis.report import write_report
+    from normbench.analysis.study_files import check_folder, check_keeps
     from normbench.environment import command
 
     check_folder(output)

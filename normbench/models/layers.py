@@ -1,7 +1,8 @@
-"""What a model is made of: it asks `Layers` for every part and names no norm, convolution class or activation itself.
+"""The parts of every model: a model asks `Layers` for convolutions, norms and activations.
 
-So an activation cannot be applied twice where a norm owns it, weights are reparametrized where a norm asks for it,
-nothing is converted after construction, and equal seeds give equal initial weights under every norm.
+A model that builds no such part itself fits every norm: no activation is applied twice where a norm
+contains the activation, weights are reparametrized where a norm demands so, and equal seeds give
+equal initial weights under every norm.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from normbench.seeds import stream, stream_seed
 
 
 class Layers:
-    """Hands out layers in order; the i-th one with weights draws them from the stream ("init", i)."""
+    """Makes the layers of a model for a norm; a model calls the methods in the forward order.
+
+    The i-th layer with a weight draws from the random stream ("init", i), the i-th norm from
+    ("norm", i), so that no draw depends on a layer before.
+    """
 
     def __init__(self, spec: NormSpec, seed: int) -> None:
         self.spec = spec
@@ -28,41 +33,47 @@ class Layers:
     def conv(
         self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1
     ) -> nn.Module:
-        """A convolution before a norm, padded to keep the size at stride 1, with a bias only if the norm needs one."""
+        """A convolution before a norm, with a bias if spec.conv_bias; stride 1 keeps the size."""
         padding, bias = kernel_size // 2, self.spec.conv_bias
-        return self._drawn(
-            nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
-        )
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+        return self._initialized(conv)
 
     def linear(self, in_features: int, out_features: int) -> nn.Module:
-        """A linear layer with bias, as used for the classifier head."""
-        return self._drawn(nn.Linear(in_features, out_features))
+        """A linear layer with bias."""
+        return self._initialized(nn.Linear(in_features, out_features))
 
     def norm(self, num_features: int) -> nn.Module:
-        """The norm at a site with no activation after it."""
+        """The norm at a site that no activation follows."""
         return self._made(self.spec.norm, num_features)
 
     def norm_act(self, num_features: int) -> nn.Module:
-        """The norm and the activation after it, as one where the method owns both."""
+        """The norm with the activation after it, which some norms contain."""
         if self.spec.norm_act is not None:
             return self._made(self.spec.norm_act, num_features)
-        return nn.Sequential(self.norm(num_features), nn.ReLU())
+        return nn.Sequential(self.norm(num_features), self.act())
+
+    def act(self) -> nn.Module:
+        """The activation where no norm stands directly before, as after a residual sum."""
+        return nn.ReLU()
 
     def _made(self, make: Callable[[int], nn.Module], num_features: int) -> nn.Module:
-        """The i-th norm, whose random initial values, if an own norm has any, come from the stream ("norm", i)."""
+        """A norm layer; own norms may draw random initial values from torch's default generator."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(stream_seed(self.seed, "norm", self._num_norms))
             self._num_norms += 1
             return make(num_features)
 
-    def _drawn(self, module: nn.Module) -> nn.Module:
-        """Torch's default initial values again, from this layer's stream, the weight first: a bias shifts nothing."""
+    def _initialized(self, module: nn.Module) -> nn.Module:
+        """Draws weight and bias from torch's default distribution; the norm reparametrizes."""
         generator = stream(self.seed, "init", self._num_drawn)
         self._num_drawn += 1
         weight, bias = module.weight, module.bias
         assert isinstance(weight, torch.Tensor)
+        # The weight comes first: drawn after a bias, which some norms do without, it would differ.
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
         if isinstance(bias, torch.Tensor):
             bound = 1 / math.sqrt(weight[0].numel())
             nn.init.uniform_(bias, -bound, bound, generator=generator)
-        return self.spec.reparametrize(module) if self.spec.reparametrize else module
+        if self.spec.reparametrize is not None:
+            return self.spec.reparametrize(module)
+        return module

@@ -1,6 +1,6 @@
-"""The normalization methods behind `--norm`: importing this package registers them all."""
+"""The normalization methods behind `--norm`: importing the package registers all of them."""
 
-from normbench.norms import activation, adain, batch, mixed, plain, sample, weight
+from normbench.norms import activation, adain, batch, mixed, pointwise, sample, weight
 from normbench.norms.adain import AdaIN
 from normbench.norms.registry import norms
 from normbench.norms.spec import NormSpec
@@ -13,7 +13,7 @@ __all__ = [
     "batch",
     "mixed",
     "norms",
-    "plain",
+    "pointwise",
     "sample",
     "weight",
 ]

@@ -1,9 +1,22 @@
-"""Methods that own the activation after them: no ReLU follows."""
+"""Norms that contain the activation after them: a network adds no ReLU.
+
+In each formula x has shape (n, c, h, w); gamma, beta, v and tau of shape (c,) are learned; a
+variance is biased, divided by the number of its values.
+"""
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from normbench.norms.arithmetic import (
+    BATCH,
+    PIXELS,
+    ScaleAndShift,
+    of_channels,
+    scale_and_shift,
+    widened,
+)
 from normbench.norms.refusals import groups, one_value_per_channel
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups
@@ -11,46 +24,33 @@ from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups
 
 @norms.register("evonorm_s0", title="EvoNorm-S0")
 def evonorm_s0(*, num_groups: NumGroups = 8, eps: Eps = 1e-5) -> NormSpec:
-    """EvoNorm-S0: x * sigmoid(v * x) over the standard deviation of a group of channels (arXiv:2004.02967).
+    """EvoNorm-S0: x * sigmoid(v * x) over the deviation of a group of channels (arXiv:2004.02967).
 
-    y = x * sigmoid(v * x) / sqrt(var + eps) * gamma + beta, x of shape (n, c, h, w), var of shape (n, num_groups) over
-    the axes (c / num_groups, h, w), biased; v, gamma and beta of shape (c,) are learned. It contains the activation:
-    where none follows it is gamma and beta alone. Training and evaluation are the same. timm has 32 groups; 8 here, so
-    that narrow networks have a multiple of them.
+    y = x * sigmoid(v * x) / sqrt(var + eps) * gamma + beta, var of shape (n, num_groups) over the
+    axes (c / num_groups, h, w). Without an activation to replace, y = x * gamma + beta. Evaluation
+    as in training. timm has 32 groups; the default is 8, so that narrow networks can have it.
     """
-
-    def layer(num_features: int, *, apply_act: bool) -> nn.Module:
-        from timm.layers.evo_norm import EvoNorm2dS0
-
-        return EvoNorm2dS0(num_features, groups=num_groups, apply_act=apply_act, eps=eps)
-
     return NormSpec(
         scope="sample",
-        norm=lambda num_features: layer(num_features, apply_act=False),
-        norm_act=lambda num_features: layer(num_features, apply_act=True),
+        norm=ScaleAndShift,
+        norm_act=lambda num_features: EvoNormS0(num_features, num_groups, eps),
         refuse=groups(num_groups),
     )
 
 
 @norms.register("evonorm_b0", title="EvoNorm-B0")
 def evonorm_b0(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
-    """EvoNorm-B0: x over the larger of the batch's deviation and a line in x plus its own (arXiv:2004.02967).
+    """EvoNorm-B0: x over the larger of the batch's deviation and a line in x (arXiv:2004.02967).
 
-    y = x / max(sqrt(var_batch + eps), v * x + sqrt(var_instance + eps)) * gamma + beta, x of shape (n, c, h, w),
-    var_batch over the axes (n, h, w), var_instance over (h, w), both biased; v, gamma and beta of shape (c,) are
-    learned. It contains the activation: where none follows it is gamma and beta alone. Evaluation takes var_batch from
-    a running average, in its unbiased form. timm's default eps is 1e-3.
+    y = x / max(sqrt(var_batch + eps), v * x + sqrt(var_instance + eps)) * gamma + beta, var_batch
+    of shape (c,) over the axes (n, h, w), var_instance of shape (n, c) over (h, w). Without an
+    activation to replace, y = x * gamma + beta. Evaluation takes a running average of the unbiased
+    var_batch.
     """
-
-    def layer(num_features: int, *, apply_act: bool) -> nn.Module:
-        from timm.layers.evo_norm import EvoNorm2dB0
-
-        return EvoNorm2dB0(num_features, apply_act=apply_act, momentum=momentum, eps=eps)
-
     return NormSpec(
         scope="batch",
-        norm=lambda num_features: layer(num_features, apply_act=False),
-        norm_act=lambda num_features: layer(num_features, apply_act=True),
+        norm=ScaleAndShift,
+        norm_act=lambda num_features: EvoNormB0(num_features, eps, momentum),
         refuse=one_value_per_channel,
     )
 
@@ -59,20 +59,89 @@ def evonorm_b0(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
 def frn(*, eps: Eps = 1e-6) -> NormSpec:
     """Filter response normalization with a thresholded linear unit (arXiv:1911.09737).
 
-    z = max(y, tau), y = gamma * x / sqrt(mean(x^2) + eps) + beta, x of shape (n, c, h, w), the mean over the axes
-    (h, w); gamma, beta and tau of shape (c,) are learned. It contains the activation: where none follows, z = y. The
-    mean is not removed. Of a 1x1 map only the sign is left, for
-    which the paper learns eps, and this does not. Training and evaluation are the same. The paper
-    ramps the learning rate up (optim.warmup_fraction).
+    z = max(y, tau), y = x / sqrt(mean(x^2) + eps) * gamma + beta, the mean of shape (n, c) over the
+    axes (h, w). Without an activation to replace, z = y. Evaluation as in training. No mean is
+    removed. On a 1x1 map only the sign of x is left; the paper learns eps for 1x1 maps, here eps is
+    fixed. The paper also ramps the learning rate up (optim.warmup_fraction).
     """
-
-    def layer(num_features: int, *, apply_act: bool) -> nn.Module:
-        from timm.layers.filter_response_norm import FilterResponseNormTlu2d
-
-        return FilterResponseNormTlu2d(num_features, apply_act=apply_act, eps=eps)
-
     return NormSpec(
         scope="sample",
-        norm=lambda num_features: layer(num_features, apply_act=False),
-        norm_act=lambda num_features: layer(num_features, apply_act=True),
+        norm=lambda num_features: FilterResponseNorm(num_features, eps),
+        norm_act=lambda num_features: ThresholdedFilterResponseNorm(num_features, eps),
     )
+
+
+# The layers below keep half precision between their statistics, which are taken in float32: all
+# of them in float32 would double the memory that autograd keeps.
+
+
+class EvoNormS0(ScaleAndShift):
+    """EvoNorm-S0 with its activation: y = x * sigmoid(v * x) / sqrt(var + eps) * weight + bias."""
+
+    def __init__(self, num_features: int, num_groups: int, eps: float) -> None:
+        super().__init__(num_features)
+        self.num_groups, self.eps = num_groups, eps
+        self.v = nn.Parameter(torch.ones(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = (x * of_channels(self.v).to(x.dtype)).sigmoid()
+        return scale_and_shift(x * gate / self._group_std(x), self.weight, self.bias)
+
+    def _group_std(self, x: Tensor) -> Tensor:
+        groups: Tensor = widened(x).unflatten(1, (self.num_groups, -1))
+        var = groups.var((2, 3, 4), correction=0, keepdim=True)
+        std = (var + self.eps).sqrt().to(x.dtype)
+        return std.expand(groups.shape).flatten(1, 2)
+
+
+class EvoNormB0(ScaleAndShift):
+    """EvoNorm-B0 with its activation; `running_var` averages the batches' unbiased variances."""
+
+    running_var: Tensor
+
+    def __init__(self, num_features: int, eps: float, momentum: float) -> None:
+        super().__init__(num_features)
+        self.eps, self.momentum = eps, momentum
+        self.v = nn.Parameter(torch.ones(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """y = x / max(batch_std, v * x + instance_std) * weight + bias, of the shape of x."""
+        var = self.running_var
+        if self.training:
+            var = widened(x).var(BATCH, correction=0)
+            count = x.numel() / x.shape[1]
+            # A single value has no unbiased variance: 1 / 0 raises, where `unbiased_factor` is 1.
+            update = var.detach() * self.momentum * (count / (count - 1))
+            self.running_var.copy_(self.running_var * (1 - self.momentum) + update)
+        batch_std = of_channels((var + self.eps).sqrt()).to(x.dtype)
+        line = x * of_channels(self.v).to(x.dtype) + self._instance_std(x)
+        return scale_and_shift(x / torch.maximum(batch_std, line), self.weight, self.bias)
+
+    def _instance_std(self, x: Tensor) -> Tensor:
+        var = widened(x).var(PIXELS, correction=0, keepdim=True)
+        return (var + self.eps).sqrt().to(x.dtype)
+
+
+class FilterResponseNorm(ScaleAndShift):
+    """Filter response normalization: y = x / sqrt(mean(x^2) + eps) * weight + bias."""
+
+    def __init__(self, num_features: int, eps: float) -> None:
+        super().__init__(num_features)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean_square = widened(x.square()).mean(PIXELS, keepdim=True)
+        y = x * (mean_square + self.eps).rsqrt().to(x.dtype)
+        return scale_and_shift(y, self.weight, self.bias)
+
+
+class ThresholdedFilterResponseNorm(FilterResponseNorm):
+    """Filter response normalization and its thresholded linear unit: z = max(y, tau)."""
+
+    def __init__(self, num_features: int, eps: float) -> None:
+        super().__init__(num_features, eps)
+        self.tau = nn.Parameter(torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.maximum(super().forward(x), of_channels(self.tau).to(x.dtype))

@@ -1,19 +1,22 @@
-"""Adaptive instance normalization: its scale and shift come from another image, so it is no classifier's norm."""
+"""Adaptive instance normalization, whose scale and shift come from a style image.
+
+A classifier has no style image, so AdaIN is no entry of the norms' registry.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from normbench.norms.registry import norms
-from normbench.norms.spec import Eps, NormSpec, Shape
+from normbench.norms.arithmetic import PIXELS
 
 
 class AdaIN(nn.Module):
-    """Content with the channel-wise mean and deviation of style (arXiv:1703.06868).
+    """Gives content x the channel-wise mean and deviation of style s (arXiv:1703.06868).
 
-    sigma(s) * (x - mu(x)) / sigma(x) + mu(s): mu and sigma = sqrt(var + eps) over the axes (h, w) of x (n, c, h, w) and
-    of s (n, c, any h, any w), var biased. Nothing is learned; training and evaluation are the same.
+    y = sigma(s) * (x - mu(x)) / sigma(x) + mu(s), x of shape (n, c, h, w), s of shape
+    (n, c, any height, any width); mu and sigma = sqrt(var + eps) of shape (n, c) over the axes
+    (h, w), var biased. Nothing is learned. Evaluation as in training.
     """
 
     def __init__(self, eps: float = 1e-5) -> None:
@@ -21,20 +24,6 @@ class AdaIN(nn.Module):
         self.eps = eps
 
     def forward(self, content: Tensor, style: Tensor) -> Tensor:
-        """The output, of the shape of the content."""
-        var, mean = torch.var_mean(content, (2, 3), correction=0, keepdim=True)
-        style_var, style_mean = torch.var_mean(style, (2, 3), correction=0, keepdim=True)
+        var, mean = torch.var_mean(content, PIXELS, correction=0, keepdim=True)
+        style_var, style_mean = torch.var_mean(style, PIXELS, correction=0, keepdim=True)
         return (content - mean) * ((style_var + self.eps) / (var + self.eps)).sqrt() + style_mean
-
-
-@norms.register("adain", title="AdaIN")
-def adain(*, eps: Eps = 1e-5) -> NormSpec:
-    """Adaptive instance normalization: needs a style image, so no classifier has it (arXiv:1703.06868).
-
-    The layer is normbench.norms.AdaIN, called with content and style of shape (n, c, h, w).
-    """
-
-    def refuse(shape: Shape) -> str | None:
-        return "its scale and shift come from a style image, which a classifier has not: see normbench.norms.AdaIN"
-
-    return NormSpec(scope="sample", norm=lambda num_features: AdaIN(eps), refuse=refuse)

@@ -1,7 +1,12 @@
-"""Norms whose statistics run over the batch: a sample's output depends on its batch mates in training."""
+"""Norms whose statistics run over the batch: a training sample's output depends on its batch mates.
+
+In each formula x has shape (n, c, h, w); gamma and beta of shape (c,) are learned; a variance is
+biased, divided by the number of its values, unless called unbiased.
+"""
 
 from __future__ import annotations
 
+from math import prod
 from typing import Annotated
 
 from pydantic import Field
@@ -15,7 +20,7 @@ from normbench.norms.batch_layers import (
 )
 from normbench.norms.refusals import one_value_per_channel
 from normbench.norms.registry import norms
-from normbench.norms.spec import Eps, Momentum, NormSpec, Shape
+from normbench.norms.spec import Eps, Momentum, NormSpec, Refusal, Shape
 
 
 @norms.register("bn", title="BatchNorm")
@@ -26,13 +31,13 @@ def bn(
     affine: bool = True,
     track_running_stats: bool = True,
 ) -> NormSpec:
-    """Batch normalization: one mean and variance per channel, over batch and pixels (arXiv:1502.03167, algorithm 1).
+    """Batch normalization: a mean and variance per channel (arXiv:1502.03167, algorithm 1).
 
-    y = (x - mean) / sqrt(var + eps) * gamma + beta, x of shape (n, c, h, w), mean and var of shape (c,) over the axes
-    (n, h, w), var biased; gamma and beta of shape (c,) are learned when `affine`. Evaluation uses running averages:
-    running = (1 - momentum) * running + momentum * batch, the variance in its unbiased form, or a plain average over
-    all batches when momentum is None; without `track_running_stats` it uses the test batch's own statistics, over 250
-    images at a time in the order of the data set.
+    y = (x - mean) / sqrt(var + eps) * gamma + beta, mean and var of shape (c,) over the axes
+    (n, h, w); gamma and beta only when `affine`. Evaluation uses running averages:
+    running = (1 - momentum) * running + momentum * batch, of the unbiased variance, or a plain
+    average over all batches when momentum is None. Without `track_running_stats` evaluation uses
+    the statistics of each test batch: 250 images at a time, in the order of the data set.
     """
     return NormSpec(
         scope="batch",
@@ -45,11 +50,11 @@ def bn(
 
 @norms.register("bn_custom", title="BatchNorm by hand")
 def bn_custom(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
-    """Batch normalization written out: bn's training output and gradient, another running variance (arXiv:1502.03167).
+    """Batch normalization written out: bn with a biased running variance (arXiv:1502.03167).
 
-    y as for bn, x of shape (n, c, h, w), statistics of shape (c,) over the axes (n, h, w), gamma and beta of shape (c,)
-    learned. The running variance averages the batches' biased variances, torch's the unbiased ones: at n * h * w values
-    per channel evaluation differs from bn's by a factor of nearly 1 - 1 / (n * h * w) in the variance.
+    Output and gradient as for bn. The running variance averages the batches' biased variances,
+    torch's the unbiased variances: with N = n * h * w values per channel the variance in evaluation
+    is smaller than bn's by a factor of nearly 1 - 1 / N.
     """
     return NormSpec(
         scope="batch",
@@ -60,10 +65,9 @@ def bn_custom(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
 
 @norms.register("lazy_bn", title="LazyBatchNorm")
 def lazy_bn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1, affine: bool = True) -> NormSpec:
-    """Batch normalization that takes its number of channels from its first input, and is bn from then on.
+    """Batch normalization whose number of channels comes from the first input (arXiv:1502.03167).
 
-    Formula, axes and evaluation as for bn (arXiv:1502.03167): only the number of channels is taken from that input, not
-    its statistics.
+    Formula and evaluation as for bn. The first input gives no statistics, only the channels.
     """
     return NormSpec(
         scope="batch",
@@ -82,17 +86,21 @@ def ghost_bn(
 ) -> NormSpec:
     """Batch normalization over chunks of a batch, each with its own statistics (arXiv:1705.08741).
 
-    A batch of n samples is split into chunks of `size`, the last one smaller where n does not divide; y within a chunk
-    as for bn. gamma and beta of shape (c,) are shared. The running averages take the chunks one after the other, and
-    evaluation uses them as bn does. Gradient accumulation over k batches of b under bn is this with size b.
+    A batch of n samples is split into chunks of `size` samples, the last chunk smaller where `size`
+    does not divide n. y within a chunk as for bn, gamma and beta shared. The running averages take
+    one chunk after another; evaluation uses running averages as bn does. bn with gradients
+    accumulated over k batches of b samples equals ghost_bn with size=b on a batch of k * b.
     """
 
-    def refuse(shape: Shape) -> str | None:
-        samples, _, height, width = shape
-        smallest = samples % size or min(samples, size)
-        if smallest * height * width > 1:
+    def refuse(shape: Shape) -> Refusal | None:
+        samples, _, *places = shape
+        smallest_chunk = samples % size or min(samples, size)
+        if smallest_chunk * prod(places) > 1:
             return None
-        return f"size={size} leaves a chunk of one sample, whose 1x1 map has no variance, in a batch of {samples}"
+        return Refusal(
+            f"size={size} leaves a chunk of one sample, whose 1x1 map has no variance, "
+            f"in a batch of {samples}"
+        )
 
     return NormSpec(
         scope="batch",
@@ -111,14 +119,14 @@ def batch_renorm(
     eps: Eps = 1e-5,
     momentum: Momentum = 0.1,
 ) -> NormSpec:
-    """Batch renormalization: batch statistics corrected towards the running ones (arXiv:1702.03275).
+    """Batch renormalization: statistics corrected towards running averages (arXiv:1702.03275).
 
-    y = ((x - mean) / std * r + d) * gamma + beta, mean and std of shape (c,) over the axes (n, h, w) of x (n, c, h, w),
-    std = sqrt(var + eps), var biased; r = clip(std / running_std, 1 / r_max, r_max), d = clip((mean - running_mean) /
-    running_std, -d_max, d_max), without gradient. Until `warmup_steps` r = 1 and d = 0, which is bn; then the bounds
-    grow to r_max and d_max over `ramp_steps`: scale both to the length of the run. Evaluation as bn; gamma and beta of
-    shape (c,) are learned. The paper averages the deviation, here it is the variance, as in bn; and its two bounds grow
-    each at a time of its own.
+    y = ((x - mean) / std * r + d) * gamma + beta, mean and std = sqrt(var + eps) of shape (c,) over
+    the axes (n, h, w). Without gradient: r = clip(std / running_std, 1 / r_max, r_max),
+    d = clip((mean - running_mean) / running_std, -d_max, d_max). For `warmup_steps` r = 1 and
+    d = 0, which is bn; over the next `ramp_steps` the bounds grow to r_max and d_max. Scale both
+    numbers to the length of the run. Evaluation as for bn. Departures from the paper: the running
+    average is of the variance, as in bn, not of the deviation; both bounds grow at the same time.
     """
     return NormSpec(
         scope="batch",
@@ -131,11 +139,11 @@ def batch_renorm(
 
 @norms.register("sync_bn", title="SyncBatchNorm")
 def sync_bn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1, affine: bool = True) -> NormSpec:
-    """Batch normalization over the samples of all processes of a process group; bn in one process.
+    """Batch normalization over the samples of all processes of a process group (arXiv:1502.03167).
 
-    y as for bn (arXiv:1502.03167), the statistics over the axes (n, h, w) of all processes' x together. On a GPU this
-    is torch's own layer; elsewhere, where that one refuses to work, two all-reduces over the default process group.
-    Evaluation as bn; gamma and beta of shape (c,) are learned.
+    y as for bn, mean and var over the axes (n, h, w) of the x of all processes together; bn where
+    there is a single process. Evaluation as for bn. On a GPU the layer is torch's own; elsewhere,
+    where torch's layer raises an error, two all-reduces over the default process group.
     """
     return NormSpec(
         scope="batch",

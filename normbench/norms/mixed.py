@@ -1,34 +1,47 @@
-"""Norms that are mixtures of others: of their statistics, or of their channels."""
+"""Mixtures of norms: of the statistics of several norms, or of norms on parts of the channels.
+
+In each formula x has shape (n, c, h, w); gamma and beta of shape (c,) are learned; a variance is
+biased, divided by the number of its values.
+"""
 
 from __future__ import annotations
+
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
-from normbench.norms.batch_layers import (
-    AXES,
-    WrittenOutBatchNorm,
+from normbench.norms.arithmetic import (
+    BATCH,
+    PIXELS,
+    SAMPLE,
     normalized,
     scale_and_shift,
+    unbiased_factor,
     widened,
 )
+from normbench.norms.batch_layers import WrittenOutBatchNorm
+from normbench.norms.refusals import one_pixel
 from normbench.norms.registry import norms
-from normbench.norms.spec import Eps, Momentum, NormSpec, Shape
+from normbench.norms.spec import Eps, Momentum, NormSpec, Refusal, Shape
 
 
 @norms.register("switchable", title="Switchable Norm")
 def switchable(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
-    """Switchable normalization: learned mixes of the statistics of in, ln and bn (arXiv:1806.10779).
+    """Switchable normalization: learned mixes of in, ln and bn statistics (arXiv:1806.10779).
 
-    y = (x - mean) / sqrt(var + eps) * gamma + beta, x of shape (n, c, h, w), mean = sum_k softmax(m)_k mean_k and var =
-    sum_k softmax(v)_k var_k over k = in (axes h, w), ln (c, h, w), bn (n, h, w), all biased. Learned: gamma and beta of
-    shape (c,), m and v of shape (3,), which start equal. Evaluation takes bn's part from running averages,
-    the paper from some batches under the final weights (train.bn_evaluations does, over all images).
+    y = (x - mean) / sqrt(var + eps) * gamma + beta, mean = sum_k softmax(m)_k * mean_k and
+    var = sum_k softmax(v)_k * var_k over k = in (axes h, w), ln (axes c, h, w), bn (axes n, h, w).
+    m and v of shape (3,) are learned, too, and start at equal shares. In evaluation bn's part is a
+    running average. The paper averages some batches under the final weights instead:
+    train.bn_evaluations does so over all images.
     """
 
-    def refuse(shape: Shape) -> str | None:
-        samples, channels, height, width = shape
-        return None if samples * height * width > 1 or channels > 1 else "one value has no variance"
+    def refuse(shape: Shape) -> Refusal | None:
+        samples, channels, *places = shape
+        if samples * prod(places) > 1 or channels > 1:
+            return None
+        return Refusal("one value has no variance")
 
     return NormSpec(
         scope="batch",
@@ -39,22 +52,17 @@ def switchable(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
 
 @norms.register("ibn", title="IBN-a")
 def ibn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
-    """IBN-a: instance normalization on half of the channels, batch normalization on the rest (arXiv:1807.09441).
+    """IBN-a: instance normalization on half of the channels, bn on the rest (arXiv:1807.09441).
 
-    y of each half as for in_affine and bn, gamma and beta of shape (c,) in all. Of an odd number of
-    channels the batch half has one more. The paper puts it after the first convolution of a residual block, and not in
-    the last stage; a network without blocks has it everywhere.
+    y of each half as for in_affine and bn. Of an odd number of channels bn has one more. The paper
+    places IBN-a after the first convolution of a residual block, except in the last stage; here
+    every norm of the network is IBN-a.
     """
 
-    def refuse(shape: Shape) -> str | None:
-        _, channels, height, width = shape
-        if channels < 2:
-            return "one channel has no half"
-        return (
-            None
-            if height * width > 1
-            else "one value per sample and channel has no variance: a 1x1 map"
-        )
+    def refuse(shape: Shape) -> Refusal | None:
+        if shape[1] < 2:
+            return Refusal("one channel has no half")
+        return one_pixel(shape)
 
     return NormSpec(
         scope="batch",
@@ -64,7 +72,7 @@ def ibn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
 
 
 class SwitchableNorm(WrittenOutBatchNorm):
-    """Mean and variance as mixes of those over pixels, over the sample, and over the batch; the mix is learned."""
+    """Normalization by learned mixes of the means and variances of in, ln and bn."""
 
     def __init__(self, num_features: int, eps: float, momentum: float) -> None:
         super().__init__(num_features, eps, momentum)
@@ -74,18 +82,24 @@ class SwitchableNorm(WrittenOutBatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         """y = (x - mean) / sqrt(var + eps) * weight + bias, of the shape of x."""
         dtype, x = x.dtype, widened(x)
-        var_in, mean_in = torch.var_mean(x, (2, 3), correction=0)  # (n, c)
-        var_ln, mean_ln = torch.var_mean(x, (1, 2, 3), correction=0)  # (n,)
+        var_in, mean_in = torch.var_mean(x, PIXELS, correction=0)  # (n, c)
+        var_ln, mean_ln = torch.var_mean(x, SAMPLE, correction=0)  # (n,)
         var_bn, mean_bn = self.running_var, self.running_mean  # (c,)
         if self.training:
-            var_bn, mean_bn = torch.var_mean(x, AXES, correction=0)
+            var_bn, mean_bn = torch.var_mean(x, BATCH, correction=0)
             with torch.no_grad():
-                count = x.numel() // x.shape[1]
                 self.running_mean.lerp_(mean_bn, self.momentum)
-                self.running_var.lerp_(var_bn * (count / max(count - 1, 1)), self.momentum)
+                self.running_var.lerp_(var_bn * unbiased_factor(x), self.momentum)
         mean = _mix(self.mean_logits, mean_in, mean_ln[:, None], mean_bn[None])
         var = _mix(self.var_logits, var_in, var_ln[:, None], var_bn[None])
-        return scale_and_shift(normalized(x, mean, var, self.eps), self.weight, self.bias).to(dtype)
+        y = normalized(x, mean, var, self.eps)
+        return scale_and_shift(y, self.weight, self.bias).to(dtype)
+
+
+def _mix(logits: Tensor, *values: Tensor) -> Tensor:
+    """The values' sum, weighted by softmax(logits); the values broadcast to shape (n, c)."""
+    shares = logits.softmax(0)[:, None, None]
+    return (shares * torch.stack(torch.broadcast_tensors(*values))).sum(0)
 
 
 class HalfInstanceNorm(nn.Module):
@@ -98,17 +112,6 @@ class HalfInstanceNorm(nn.Module):
         self.batch = nn.BatchNorm2d(num_features - self.num_instance, eps, momentum)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Both halves side by side again, of the shape of x."""
-        halves = x[:, : self.num_instance], x[:, self.num_instance :]
-        return torch.cat([self.instance(halves[0]), self.batch(halves[1])], dim=1)
-
-
-def _mix(logits: Tensor, *values: Tensor) -> Tensor:
-    return torch.stack(
-        [
-            weight * value
-            for weight, value in zip(
-                logits.softmax(0), torch.broadcast_tensors(*values), strict=True
-            )
-        ]
-    ).sum(0)
+        """Both normalized halves, concatenated to the shape of x (n, c, h, w)."""
+        first, rest = x[:, : self.num_instance], x[:, self.num_instance :]
+        return torch.cat([self.instance(first), self.batch(rest)], dim=1)

@@ -1,9 +1,9 @@
-"""A norm of the user's own: an nn.Module that takes num_features, from a file or an importable module.
+"""Own norms: an nn.Module of the user's that takes num_features, from a file or importable module.
 
-Its options are the constructor's other parameters. Attributes of the class may say more: `conv_bias = True` for a norm
-that adds no offset, `owns_activation = True` for one that no ReLU is to follow, and `scope`, as in NormSpec, which the
-contract then checks. Whatever the user's code raises is chained to the error raised here, to be shown with its own
-traceback.
+The norm's options are the constructor's further parameters. Class attributes say more:
+`conv_bias = True` for a norm without an offset, `owns_activation = True` for a norm that no ReLU
+follows, and `scope` as in NormSpec, which the contract checks. An exception in the user's code is
+chained to the NormbenchError raised here, so that the command line shows the user's traceback.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pydantic import (
 from torch import Tensor, nn
 
 from normbench.errors import USER_FILES, NormbenchError, invalid, unknown
-from normbench.norms.spec import Failed, NormSpec, Scope, Shape
+from normbench.norms.spec import NormSpec, Refusal, Scope, Shape
 
 MakeLayer = Callable[..., nn.Module]
 POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
@@ -43,20 +43,20 @@ STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=Tr
 
 
 def is_own(name: str) -> bool:
-    """Whether a norm's name is `file.py:Class` or `package.module:Class`."""
+    """Whether `name` has the form `file.py:Class` or `package.module:Class`."""
     return ":" in name
 
 
 def check(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """{"file", "content", "options"} of the norm `name`, as they belong into a configuration.
+    """Checks an own norm's options and returns {"file", "content", "options"} for a configuration.
 
-    Raises NormbenchError where the file or class is missing, the file has changed since `given["content"]` was taken,
-    running it fails, or an option is not one of the constructor's.
+    Raises NormbenchError where file or class is missing, the file no longer has the content hash
+    `given["content"]`, running the file fails, or the constructor has no such option.
     """
     for key in given.keys() - {"file", "content", "options"}:
         raise unknown(f"key of norm {name}", key, ("options",))
     path = _source(name, given.get("file"))
-    content = _content(path)
+    content = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     if given.get("content") not in (None, content):
         raise NormbenchError(
             f"norm {name}: '{path}' is not the file that this configuration was made for"
@@ -66,7 +66,7 @@ def check(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build(name: str, given: Mapping[str, Any]) -> NormSpec:
-    """The user's norm with its options chosen; an input is refused where a trial of the layer on it fails."""
+    """The own norm with its options; refuses an input on which a trial of the layer fails."""
     checked = check(name, given)
     make = _load(name, Path(checked["file"]), checked["content"])
 
@@ -95,17 +95,13 @@ def _scope(name: str, make: MakeLayer) -> Scope:
 
 
 def described(name: str, checked: Mapping[str, Any]) -> tuple[str, str]:
-    """The name of the class and its own docstring, of a norm whose options have been checked."""
+    """The class's name and docstring; `checked` is what `check` returned."""
     make = _load(name, Path(checked["file"]), checked["content"])
     return name.rpartition(":")[2], inspect.cleandoc(make.__doc__ or "")
 
 
-def _content(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
 def _source(name: str, file: str | None) -> Path:
-    """The file that holds the class."""
+    """The file that defines the class."""
     place = name.rpartition(":")[0]
     if not place.endswith(".py"):
         return _module_file(name, place)
@@ -118,40 +114,41 @@ def _source(name: str, file: str | None) -> Path:
 def _module_file(name: str, module: str) -> Path:
     found = None
     with _users_code(name), suppress(ModuleNotFoundError):
-        found = importlib.util.find_spec(module) if module else None
+        if module:
+            found = importlib.util.find_spec(module)
     if found is None or found.origin is None or not Path(found.origin).is_file():
         raise NormbenchError(
-            f"norm {name}: there is no module '{module}' to import; a file is given as file.py:Class"
+            f"norm {name}: there is no module '{module}' to import; "
+            "a file is given as file.py:Class"
         )
     return Path(found.origin)
 
 
 @lru_cache(maxsize=64)
 def _load(name: str, path: Path, content: str) -> MakeLayer:
-    """What the name after the colon stands for, in the file with this content."""
+    """The class or function named after the colon, from the file with this content."""
     USER_FILES.add(str(path))
     place, _, attribute = name.rpartition(":")
     with _users_code(name):
-        module = (
-            _run_file(path, content) if place.endswith(".py") else importlib.import_module(place)
-        )
+        is_file = place.endswith(".py")
+        module = _run_file(path, content) if is_file else importlib.import_module(place)
     if attribute not in vars(module):
         raise unknown(f"class of {place}", attribute, _layers_in(module))
     make = getattr(module, attribute)
-    if not (inspect.isfunction(make) or (inspect.isclass(make) and issubclass(make, nn.Module))):
+    if not inspect.isfunction(make) and not _is_layer(make):
         raise NormbenchError(
             f"norm {name}: {attribute} is no subclass of nn.Module and no function that makes one"
         )
-    return make
+    return make  # type: ignore[no-any-return]
 
 
 def _run_file(path: Path, content: str) -> ModuleType:
-    """The file as a module; while it runs it can import its neighbours, as a script can."""
+    """Runs the file as a module; as in a script, imports from the file's folder work."""
     spec = importlib.util.spec_from_file_location(f"normbench_own_{content}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module  # dataclasses look for a class's module there
+    sys.modules[module.__name__] = module  # dataclasses look up a class's module here
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
@@ -160,51 +157,57 @@ def _run_file(path: Path, content: str) -> ModuleType:
     return module
 
 
+def _is_layer(value: object) -> bool:
+    return inspect.isclass(value) and issubclass(value, nn.Module)
+
+
 def _layers_in(module: ModuleType) -> list[str]:
-    """The classes that are defined in the module and could have been meant."""
-    classes = {name: value for name, value in vars(module).items() if inspect.isclass(value)}
+    """The layers that the module defines, and does not just import: candidates for a typo."""
     return [
         name
-        for name, value in classes.items()
-        if issubclass(value, nn.Module) and value.__module__ == module.__name__
+        for name, value in vars(module).items()
+        if _is_layer(value) and value.__module__ == module.__name__
     ]
 
 
 def _checked_options(name: str, make: MakeLayer, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of the constructor that YAML can hold: those given, checked by their annotations, and defaults."""
-    parameters = inspect.signature(make).parameters.values()
-    first = next((p for p in parameters if p.kind in POSITIONAL), None)
-    if first is None:
+    """The constructor's options that YAML can hold: given values, checked, and defaults."""
+    parameters = list(inspect.signature(make).parameters.values())
+    positional = [parameter for parameter in parameters if parameter.kind in POSITIONAL]
+    if not positional:
         raise NormbenchError(
             f"norm {name}: its constructor takes no num_features: name it as the first parameter"
         )
-    options = {p.name: p for p in parameters if p is not first and p.kind in NAMED}
-    for key in given.keys() - options.keys():
-        raise unknown(f"option of norm {name}", key, (f"norm.options.{known}" for known in options))
-    if missing := [
-        key for key, p in options.items() if p.default is Parameter.empty and key not in given
-    ]:
-        raise NormbenchError(f"norm {name} needs norm.options.{missing[0]}=VALUE")
+    parameters.remove(positional[0])
+    defaults = {p.name: p.default for p in parameters if p.kind in NAMED}
+    for key in given.keys() - defaults.keys():
+        known = [f"norm.options.{option}" for option in defaults]
+        raise unknown(f"option of norm {name}", key, known)
     hints = _hints(make)
-    values = {key: p.default for key, p in options.items()}
-    values |= {key: _converted(key, value, hints.get(key, Any)) for key, value in given.items()}
-    return {
-        key: plain for key, value in values.items() if (plain := _plain(value)) is not _NOT_PLAIN
-    }
+    options = {}
+    for key, default in defaults.items():
+        if key in given:
+            options[key] = _converted(key, given[key], hints.get(key, Any))
+        elif default is Parameter.empty:
+            raise NormbenchError(f"norm {name} needs norm.options.{key}=VALUE")
+        else:
+            options[key] = default
+    return _plain(options)
 
 
 def _hints(make: MakeLayer) -> dict[str, Any]:
-    """The annotations; those that are no types, but remarks or numbers, check nothing."""
+    """The parameters' types; none where an annotation is no type but a remark or a number."""
     with suppress(Exception):
         return get_type_hints(make.__init__ if inspect.isclass(make) else make, include_extras=True)
     return {}
 
 
 def _converted(key: str, value: Any, hint: Any) -> Any:
-    """An option's value as its annotation wants it: a list for a tuple, a whole number for a float."""
+    """Converts a value from YAML to its annotation: a list to a tuple, an int to a float."""
     adapter: TypeAdapter[Any] = TypeAdapter(Any)
     with warnings.catch_warnings(), suppress(PydanticUserError, PydanticUndefinedAnnotation):
-        warnings.simplefilter("ignore")  # of a remark in an annotation's place
+        # pydantic warns about annotations that are no types.
+        warnings.simplefilter("ignore")
         adapter = TypeAdapter(hint, config=STRICT)
     try:
         return adapter.validate_json(json.dumps(value))
@@ -212,18 +215,17 @@ def _converted(key: str, value: Any, hint: Any) -> Any:
         raise invalid(f"norm.options.{key}", error) from None
 
 
-_NOT_PLAIN = object()
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as YAML holds values; a default such as a class is left out."""
+    plain = {}
+    for key, value in options.items():
+        with suppress(TypeError, ValueError):
+            plain[key] = json.loads(json.dumps(value))
+    return plain
 
 
-def _plain(value: Any) -> Any:
-    """The value as YAML holds it; a default such as a class is no option."""
-    try:
-        return json.loads(json.dumps(value))
-    except (TypeError, ValueError):
-        return _NOT_PLAIN
-
-
-def _try(layer: Callable[[int], nn.Module], shape: Shape) -> str | None:
+def _try(layer: Callable[[int], nn.Module], shape: Shape) -> Refusal | None:
+    """Refuses where a forward pass in training raises, changes the shape or is not finite."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad():
@@ -231,24 +233,20 @@ def _try(layer: Callable[[int], nn.Module], shape: Shape) -> str | None:
     except NormbenchError:
         raise
     except Exception as error:
-        reason = Failed(
-            f"on a batch of shape {shape} it raises {type(error).__name__}: {error}".splitlines()[0]
-        )
-        reason.error = error
-        return reason
-    if not isinstance(y, Tensor) or y.shape != x.shape:
-        given = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        return f"it makes {given} of a batch of shape {shape}"
-    return (
-        None
-        if y.isfinite().all()
-        else f"it gives values that are not finite on a batch of shape {shape}"
-    )
+        first_line = f"{type(error).__name__}: {error}".splitlines()[0]
+        return Refusal(f"on a batch of shape {shape} it raises {first_line}", error)
+    if not isinstance(y, Tensor):
+        return Refusal(f"it makes {type(y).__name__} of a batch of shape {shape}")
+    if y.shape != x.shape:
+        return Refusal(f"it makes {tuple(y.shape)} of a batch of shape {shape}")
+    if not y.isfinite().all():
+        return Refusal(f"it gives values that are not finite on a batch of shape {shape}")
+    return None
 
 
 @contextmanager
 def _users_code(name: str) -> Iterator[None]:
-    """What goes wrong in the user's code is the user's to read: one line, and the traceback chained to it."""
+    """Turns an exception in the user's code into a NormbenchError of one line, chained to it."""
     try:
         yield
     except (Exception, SystemExit) as error:

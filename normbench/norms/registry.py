@@ -1,4 +1,4 @@
-"""The norms by name: the registered ones, and any of the user's as `file.py:Class` or `package.module:Class`."""
+"""The norms by name: registered norms, and own norms such as `file.py:Class`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from normbench.registry import Registry
 
 
 class NormRegistry(Registry[NormSpec]):
-    """The registered norms, and behind every name with a colon a norm of the user's own."""
+    """The registered norms; a name with a colon is an own norm."""
 
     def check(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """As Registry.check; of an own norm its file, the file's content hash, and its constructor's options."""
-        return own.check(name, given) if own.is_own(name) else super().check(name, given)
+        """Checks options as Registry.check does; an own norm has file, content hash and options."""
+        if own.is_own(name):
+            return own.check(name, given)
+        return super().check(name, given)
 
     def build(self, name: str, *context: Any, options: Mapping[str, Any] | None = None) -> NormSpec:
-        """As Registry.build; an own norm runs its file, once per content."""
-        return (
-            own.build(name, options or {})
-            if own.is_own(name)
-            else super().build(name, *context, options=options)
-        )
+        """Builds as Registry.build does; an own norm's file runs once per content."""
+        if own.is_own(name):
+            return own.build(name, options or {})
+        return super().build(name, *context, options=options)
 
 
 norms = NormRegistry("norm")

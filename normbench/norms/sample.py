@@ -1,4 +1,9 @@
-"""Norms whose statistics stay within one sample: the batch size cannot matter to them."""
+"""Norms whose statistics stay within a sample, whatever the size of the batch.
+
+In each formula x has shape (n, c, h, w); gamma and beta of shape (c,) are learned; a variance is
+biased, divided by the number of its values. Training and evaluation are the same, except where a
+docstring describes evaluation.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +13,19 @@ from torch.nn.functional import layer_norm
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 
-from normbench.norms.refusals import groups, one_channel, one_pixel
+from normbench.norms.arithmetic import of_channels, widened
+from normbench.norms.refusals import groups, one_channel, one_pixel, one_value_per_sample
 from normbench.norms.registry import norms
-from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups, Shape
+from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups
 
 
 @norms.register("gn", title="GroupNorm")
 def gn(*, num_groups: NumGroups = 4, eps: Eps = 1e-5, affine: bool = True) -> NormSpec:
-    """Group normalization: one mean and variance per sample and group of channels (arXiv:1803.08494, equation 7).
+    """Group normalization: a mean and variance per sample and group of channels (arXiv:1803.08494).
 
-    y = (x - mean) / sqrt(var + eps) * gamma + beta, x of shape (n, c, h, w), mean and var of shape (n, num_groups)
-    over the axes (c / num_groups, h, w), var biased; gamma and beta of shape (c,) are learned when `affine`. Training
-    and evaluation are the same. The paper uses 32 groups; 4 is the default here because the source protocol has it.
+    y = (x - mean) / sqrt(var + eps) * gamma + beta (equation 7), mean and var of shape
+    (n, num_groups) over the axes (c / num_groups, h, w); gamma and beta only when `affine`. The
+    paper has 32 groups; the default is 4, as in the comparison that this project began with.
     """
     return NormSpec(
         scope="sample",
@@ -30,11 +36,12 @@ def gn(*, num_groups: NumGroups = 4, eps: Eps = 1e-5, affine: bool = True) -> No
 
 @norms.register("ln", title="LayerNorm")
 def ln(*, eps: Eps = 1e-5, affine: bool = True) -> NormSpec:
-    """Layer normalization of a feature map: one mean and variance per sample, over channels and pixels.
+    """Layer normalization of a feature map: a mean and variance per sample (arXiv:1803.08494).
 
-    The Group Norm paper's LN (arXiv:1803.08494, section 3.1), which is group normalization with one group: y as there,
-    mean and var of shape (n,), gamma and beta of shape (c,). Two other layers go by this name elsewhere:
-    nn.LayerNorm([c, h, w]) has an affine per element, ConvNeXt's has statistics per pixel over c only.
+    y as for gn with a single group: mean and var of shape (n,) over the axes (c, h, w), gamma and
+    beta per channel, as the Group Norm paper defines LN (section 3.1). Two more layers have this
+    name: nn.LayerNorm([c, h, w]) with an affine per element (ln_chw), and ConvNeXt's, with
+    statistics over c alone (ln_c).
     """
     return gn(num_groups=1, eps=eps, affine=affine)
 
@@ -47,12 +54,12 @@ def instance_norm(
     affine: bool = False,
     track_running_stats: bool = False,
 ) -> NormSpec:
-    """Instance normalization: one mean and variance per sample and channel, over pixels (arXiv:1607.08022, equation 2).
+    """Instance normalization: a mean and variance per sample and channel (arXiv:1607.08022).
 
-    y = (x - mean) / sqrt(var + eps), x of shape (n, c, h, w), mean and var of shape (n, c) over the axes (h, w), var
-    biased; times gamma plus beta of shape (c,) when `affine`. The default has no affine, as in torch and in the source
-    protocol: compare against affine=true before blaming the statistics. Training and evaluation are the same unless
-    `track_running_stats`, which evaluates with running averages (`momentum` in torch's sense).
+    y = (x - mean) / sqrt(var + eps) (equation 2), mean and var of shape (n, c) over the axes
+    (h, w); times gamma plus beta when `affine`. The default has no affine, as in torch; compare
+    with affine=true before blaming the statistics. With `track_running_stats` evaluation uses
+    running averages, `momentum` in torch's sense.
     """
     return NormSpec(
         scope="sample",
@@ -65,68 +72,60 @@ def instance_norm(
 
 @norms.register("in_affine", title="InstanceNorm with affine")
 def in_affine(*, eps: Eps = 1e-5) -> NormSpec:
-    """Instance normalization with a learned scale and shift, as the other norms have (arXiv:1607.08022, equation 2).
+    """Instance normalization with gamma and beta, as most norms have (arXiv:1607.08022).
 
-    y as for in, times gamma plus beta of shape (c,). Training and evaluation are the same.
+    y as for in, times gamma plus beta.
     """
     return instance_norm(eps=eps, affine=True)
 
 
 @norms.register("ln_chw", title="LayerNorm per element")
 def ln_chw(*, eps: Eps = 1e-5) -> NormSpec:
-    """Layer normalization over channels and pixels with a scale and shift per element: nn.LayerNorm([c, h, w]).
+    """Layer normalization with a scale and shift per element: nn.LayerNorm([c, h, w]).
 
-    y = (x - mean) / sqrt(var + eps) * gamma + beta, x of shape (n, c, h, w), mean and var of shape (n,) over the axes
-    (c, h, w), var biased (arXiv:1607.06450); gamma and beta of shape (c, h, w) are learned, so that a network takes one
-    size of image only: that of its first input. Training and evaluation are the same.
+    y = (x - mean) / sqrt(var + eps) * gamma + beta, mean and var of shape (n,) over the axes
+    (c, h, w) (arXiv:1607.06450). gamma and beta have shape (c, h, w), taken from the first input:
+    a network works on a single size of image.
     """
-
-    def refuse(shape: Shape) -> str | None:
-        _, channels, height, width = shape
-        return None if channels * height * width > 1 else "one value per sample has no variance"
-
     return NormSpec(
-        scope="sample", norm=lambda num_features: ElementwiseLayerNorm(eps), refuse=refuse
+        scope="sample",
+        norm=lambda num_features: ElementwiseLayerNorm(eps),
+        refuse=one_value_per_sample,
     )
 
 
 @norms.register("ln_c", title="LayerNorm over channels")
 def ln_c(*, eps: Eps = 1e-6) -> NormSpec:
-    """Layer normalization over the channels of each pixel, as ConvNeXt has it (arXiv:2201.03545).
+    """Layer normalization over the channels of each pixel, as ConvNeXt has (arXiv:2201.03545).
 
-    y = (x - mean) / sqrt(var + eps) * gamma + beta, x of shape (n, c, h, w), mean and var of shape (n, h, w) over the
-    axis c, var biased; gamma and beta of shape (c,) are learned. Training and evaluation are the same.
+    y = (x - mean) / sqrt(var + eps) * gamma + beta, mean and var of shape (n, h, w) over c.
     """
-
-    def layer(num_features: int) -> nn.Module:
-        from timm.layers.norm import LayerNorm2d
-
-        return LayerNorm2d(num_features, eps=eps)
-
-    return NormSpec(scope="sample", norm=layer, refuse=one_channel)
+    return NormSpec(
+        scope="sample",
+        norm=lambda num_features: ChannelLayerNorm(num_features, eps),
+        refuse=one_channel,
+    )
 
 
 @norms.register("rms", title="RMSNorm")
 def rms(*, eps: Eps = 1e-6) -> NormSpec:
-    """Root-mean-square normalization over the channels of each pixel: no mean removed, no shift (arXiv:1910.07467).
+    """Root-mean-square normalization over the channels of each pixel (arXiv:1910.07467).
 
-    y = x / sqrt(mean(x^2) + eps) * gamma, x of shape (n, c, h, w), the mean of shape (n, h, w) over the axis c; gamma
-    of shape (c,) is learned, and the convolution keeps its bias, as nothing here adds an offset. Of one channel only
-    the sign is left. Training and evaluation are the same. Over (c, h, w) it would be another layer of this name.
+    y = x / sqrt(mean(x^2) + eps) * gamma, the mean of shape (n, h, w) over the axis c. No mean is
+    removed and no shift added, so the convolution keeps its bias. With a single channel only
+    the sign of x is left. A root mean square over (c, h, w) would be another layer of this name.
     """
-
-    def layer(num_features: int) -> nn.Module:
-        from timm.layers.norm import RmsNorm2d
-
-        return RmsNorm2d(num_features, eps=eps)
-
-    return NormSpec(scope="sample", norm=layer, conv_bias=True)
+    return NormSpec(
+        scope="sample",
+        norm=lambda num_features: ChannelRMSNorm(num_features, eps),
+        conv_bias=True,
+    )
 
 
 class ElementwiseLayerNorm(LazyModuleMixin, nn.Module):
-    """Layer normalization of x (n, c, h, w) over (c, h, w), the shape that its weight and bias take at first sight."""
+    """Layer normalization over (c, h, w), the shape of weight and bias, taken from the first x."""
 
-    cls_to_become = None  # it stays what it is once it knows its shape
+    cls_to_become = None  # LazyModuleMixin: keep the class once the shape is known
     weight: UninitializedParameter
     bias: UninitializedParameter
 
@@ -135,14 +134,35 @@ class ElementwiseLayerNorm(LazyModuleMixin, nn.Module):
         self.eps = eps
         self.weight, self.bias = UninitializedParameter(), UninitializedParameter()
 
+    @torch.no_grad()
     def initialize_parameters(self, x: Tensor) -> None:
-        """Scale 1 and shift 0 in the shape of one sample."""
+        """Gives weight 1 and bias 0 the shape of a sample of x (called by LazyModuleMixin)."""
         if self.has_uninitialized_params():
-            with torch.no_grad():
-                for parameter, value in ((self.weight, 1.0), (self.bias, 0.0)):
-                    parameter.materialize(tuple(x.shape[1:]))
-                    parameter.fill_(value)
+            self.weight.materialize(tuple(x.shape[1:]))
+            self.bias.materialize(tuple(x.shape[1:]))
+            self.weight.fill_(1)
+            self.bias.fill_(0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The output, of the shape of x."""
         return layer_norm(x, x.shape[1:], self.weight, self.bias, self.eps)
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """Layer normalization of x (n, c, *places) over c: torch's, with the channels moved last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class ChannelRMSNorm(nn.Module):
+    """Root-mean-square normalization of x (n, c, h, w) over c."""
+
+    def __init__(self, num_features: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean_square = widened(x.square()).mean(1, keepdim=True)
+        y = x * (mean_square + self.eps).rsqrt().to(x.dtype)
+        return y * of_channels(self.weight).to(x.dtype)

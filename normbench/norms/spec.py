@@ -1,7 +1,7 @@
-"""The seam between norms and models: what a normalization method may decide about a network.
+"""The seam between norms and models: all that a normalization method decides about a network.
 
-Most methods only supply the layer after a convolution. Some own the activation that follows it, some act on weights.
-A NormSpec says all of it, so a model that asks `Layers` for its parts fits every method without naming any.
+Most methods only supply the layer after a convolution. Some own the activation after the layer,
+some act on weights. A model asks `models.Layers` for its parts, so every method fits every model.
 """
 
 from __future__ import annotations
@@ -13,36 +13,39 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import nn
 
-Shape = tuple[int, int, int, int]
+# (n, c, *places): samples, channels, then the places of a feature map, which are (height, width).
+Shape = tuple[int, ...]
 Scope = Literal["batch", "sample", "weight", "none", "undeclared"]
 Eps = Annotated[float, Field(gt=0)]
-Momentum = Annotated[
-    float, Field(ge=0, le=1)
-]  # torch's: running = (1 - momentum) * running + momentum * batch
+# As in torch: running = (1 - momentum) * running + momentum * batch.
+Momentum = Annotated[float, Field(ge=0, le=1)]
 NumGroups = Annotated[int, Field(ge=1)]
 
 
-def _accept(shape: Shape) -> str | None:
+@dataclass(frozen=True)
+class Refusal:
+    """Why a norm cannot train on an input; `error` was raised by the code of an own norm."""
+
+    reason: str
+    error: Exception | None = None
+
+
+def _accept(shape: Shape) -> Refusal | None:
     return None
-
-
-class Failed(str):
-    """A reason to refuse an input that is an error raised by the norm's own code."""
-
-    error: Exception
 
 
 @dataclass(frozen=True)
 class NormSpec:
-    """One normalization method with its options chosen.
+    """A normalization method with its options chosen.
 
-    scope: what its statistics run over; its contract is to confirm it. An own norm need not declare it.
-    norm: `norm(num_features)` is the layer at a site with no activation after it.
-    norm_act: the same where an activation follows, for methods that own theirs; None: the network's own after `norm`.
-    reparametrize: acts on a conv or linear layer's weight after its initial values are drawn.
-    conv_bias: whether the convolution before needs its own bias. False for any method that adds an offset, or removes
-    the mean so that a bias could do nothing.
-    refuse: why an input of shape (n, channels, height, width) cannot be normalized in training, or None.
+    scope: the values that statistics run over, verified by the contract of norms.
+    norm: `norm(num_features)` makes the layer for a site that no activation follows.
+    norm_act: makes layer and activation in one, for methods that own the activation. None: the
+        network's activation follows `norm`.
+    reparametrize: changes a conv or linear layer after its initial weight has been drawn.
+    conv_bias: whether the convolution before the norm keeps a bias. False for a norm that adds an
+        offset, or that removes the mean, which would cancel the bias.
+    refuse: decides whether the norm can train on inputs of a shape (n, c, *places).
     """
 
     scope: Scope
@@ -50,4 +53,4 @@ class NormSpec:
     norm_act: Callable[[int], nn.Module] | None = None
     reparametrize: Callable[[nn.Module], nn.Module] | None = None
     conv_bias: bool = False
-    refuse: Callable[[Shape], str | None] = _accept
+    refuse: Callable[[Shape], Refusal | None] = _accept

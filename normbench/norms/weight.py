@@ -1,7 +1,12 @@
-"""Methods that act on weights: alone, or together with a norm of activations."""
+"""Methods that act on the weights of layers, alone or together with a norm of activations.
+
+W is a convolution's weight of shape (out, in, h, w): `out` filters, each of fan-in in * h * w. A
+variance is biased, divided by the number of its values.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated
 
@@ -15,27 +20,26 @@ from normbench.norms.registry import norms
 from normbench.norms.sample import gn
 from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups
 
-# 1 over the deviation of ReLU(N(0, 1)), as timm sampled it; exactly sqrt(2 / (1 - 1 / pi)) = 1.71286.
+# 1 / deviation of ReLU(N(0, 1)), as sampled by timm; exactly sqrt(2 / (1 - 1 / pi)) = 1.71286.
 RELU_GAIN = 1.7139588594436646
 
 
 class WeightStandardization(nn.Module):
-    """A convolution's weight with mean 0 and variance 1 in every output filter."""
+    """Standardizes a convolution's weight: mean 0 and variance 1 in every filter."""
 
     def __init__(self, eps: float) -> None:
         super().__init__()
         self.eps = eps
 
     def forward(self, weight: Tensor) -> Tensor:
-        """(W - mean) / sqrt(var + eps) over the axes (in, h, w) of W (out, in, h, w), var biased."""
-        axes = tuple(range(1, weight.dim()))
-        var, mean = torch.var_mean(weight, axes, correction=0, keepdim=True)
+        """(W - mean) / sqrt(var + eps), of the shape of W, over the axes (in, h, w)."""
+        var, mean = torch.var_mean(weight, (1, 2, 3), correction=0, keepdim=True)
         standardized: Tensor = (weight - mean) * (var + self.eps).rsqrt()
         return standardized
 
 
 class ScaledWeightStandardization(WeightStandardization):
-    """The same scaled to keep the variance of the signal, with a learned gain per filter."""
+    """Standardizes, and scales to keep the signal's variance; a learned gain per filter."""
 
     def __init__(self, num_filters: int, fan_in: int, eps: float) -> None:
         super().__init__(eps)
@@ -43,7 +47,7 @@ class ScaledWeightStandardization(WeightStandardization):
         self.gain = nn.Parameter(torch.ones(num_filters, 1, 1, 1))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """gain * RELU_GAIN / sqrt(fan-in) * the standardized weight."""
+        """gain * RELU_GAIN / sqrt(fan_in) * the standardized weight, of the shape of W."""
         scaled: Tensor = super().forward(weight) * (self.gain * self.scale)
         return scaled
 
@@ -52,9 +56,9 @@ class ScaledWeightStandardization(WeightStandardization):
 def ws_gn(*, num_groups: NumGroups = 4, eps: Eps = 1e-5, weight_eps: Eps = 1e-5) -> NormSpec:
     """Weight standardization of every convolution, then gn (arXiv:1903.10520).
 
-    W = (W - mean) / sqrt(var + weight_eps) over the axes (in, h, w) of W (out, in, h, w), var biased; y as for gn. The
-    linear head keeps its weight. weight_eps stands within the root, where at a fan-in of 2,304 and torch's initial
-    weights the default is 7 % of the variance; the norm that follows takes out what that changes in the scale.
+    W becomes (W - mean) / sqrt(var + weight_eps) over the axes (in, h, w); y as for gn. The linear
+    head keeps its weight. At a fan-in of 2,304 and torch's initial weights the default weight_eps
+    is 7 % of the variance below the root; gn cancels the effect on the scale.
     """
     return _standardized(gn(num_groups=num_groups, eps=eps), weight_eps)
 
@@ -63,19 +67,31 @@ def ws_gn(*, num_groups: NumGroups = 4, eps: Eps = 1e-5, weight_eps: Eps = 1e-5)
 def ws_bn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1, weight_eps: Eps = 1e-5) -> NormSpec:
     """Weight standardization of every convolution, then bn (arXiv:1903.10520).
 
-    W as for ws_gn, y as for bn, evaluation included.
+    W as for ws_gn; y and evaluation as for bn.
     """
     return _standardized(bn(eps=eps, momentum=momentum), weight_eps)
 
 
+def _standardized(spec: NormSpec, weight_eps: float) -> NormSpec:
+    """The norm `spec`, after convolutions with standardized weights."""
+
+    def reparametrize(module: nn.Module) -> nn.Module:
+        if isinstance(module, nn.Conv2d):
+            standardization = WeightStandardization(weight_eps)
+            parametrize.register_parametrization(module, "weight", standardization)
+        return module
+
+    return replace(spec, reparametrize=reparametrize)
+
+
 @norms.register("scaled_ws", title="Scaled Weight Standardization")
 def scaled_ws(*, weight_eps: Eps = 1e-6) -> NormSpec:
-    """Weight standardization that keeps the signal's variance, and no norm of activations (arXiv:2101.08692).
+    """Weight standardization that keeps the signal's variance, without a norm (arXiv:2101.08692).
 
-    W = gain * g * (W - mean) / sqrt(fan_in * (var + weight_eps)) over the axes (in, h, w) of W (out, in, h, w), var
-    biased, g = 1.714, about sqrt(2 / (1 - 1 / pi)), for the ReLU that follows; the gain of shape (out,) and the
-    convolutions' biases are learned. Training and evaluation are the same. Plain weight standardization without a norm
-    would let the signal grow by sqrt(fan_in) a layer.
+    W becomes gain * g * (W - mean) / sqrt(fan_in * (var + weight_eps)) over the axes (in, h, w),
+    g = 1.714, about sqrt(2 / (1 - 1 / pi)), for the ReLU that follows. Learned: the gain of shape
+    (out,) and the convolutions' biases. Evaluation as in training. Without g and fan-in the signal
+    would grow by about sqrt(fan_in) a layer.
     """
 
     def reparametrize(module: nn.Module) -> nn.Module:
@@ -85,28 +101,18 @@ def scaled_ws(*, weight_eps: Eps = 1e-6) -> NormSpec:
             parametrize.register_parametrization(module, "weight", scaled)
         return module
 
-    return NormSpec(
-        scope="weight",
-        norm=lambda num_features: nn.Identity(),
-        reparametrize=reparametrize,
-        conv_bias=True,
-    )
+    return _of_weights_alone(reparametrize)
 
 
 @norms.register("weight_norm", title="Weight Norm")
 def weight_norm() -> NormSpec:
-    """Weight normalization: the length of each filter's weight is a parameter of its own (arXiv:1602.07868).
+    """Weight normalization: the length of each filter is a parameter of its own (arXiv:1602.07868).
 
-    w = g * v / |v| per output of every convolution and of the head, g of shape (out,) and v of W's shape learned, g
-    starting at |v|. Activations are not normalized; the paper's initialisation from a first batch is left out. Training
-    and evaluation are the same.
+    W = g * v / |v| for each output of every convolution and of the linear head. Learned: g of shape
+    (out,), starting at |v|, and v of the shape of W. Activations are not normalized. The paper's
+    initialization from a first batch is left out. Evaluation as in training.
     """
-    return NormSpec(
-        scope="weight",
-        norm=lambda num_features: nn.Identity(),
-        reparametrize=lambda module: parametrizations.weight_norm(module),
-        conv_bias=True,
-    )
+    return _of_weights_alone(lambda module: parametrizations.weight_norm(module))
 
 
 @norms.register("spectral_norm", title="Spectral Norm")
@@ -115,36 +121,28 @@ def spectral_norm(
 ) -> NormSpec:
     """Spectral normalization: every weight over its largest singular value (arXiv:1802.05957).
 
-    W / sigma(W), W of shape (out, in * h * w), for every convolution and the head; sigma by power iteration, whose
-    vectors are state: `num_power_iterations` a step in training, none in evaluation. They start from the same random
-    numbers in every run. Activations are not normalized.
+    W / sigma(W), W as a matrix (out, in * h * w), for every convolution and the linear head. sigma
+    comes from power iteration: `num_power_iterations` a step in training, none in evaluation; the
+    two vectors are state. Activations are not normalized.
     """
 
     def reparametrize(module: nn.Module) -> nn.Module:
+        # The first vectors are random: a seed of their own makes them the same in every run,
+        # whatever was drawn before.
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(
-                0
-            )  # the iteration's first vectors, which must not depend on what was drawn before
+            torch.default_generator.manual_seed(0)
             return parametrizations.spectral_norm(
                 module, n_power_iterations=num_power_iterations, eps=eps
             )
 
+    return _of_weights_alone(reparametrize)
+
+
+def _of_weights_alone(reparametrize: Callable[[nn.Module], nn.Module]) -> NormSpec:
+    """A method without a norm of activations; convolutions keep their bias."""
     return NormSpec(
         scope="weight",
         norm=lambda num_features: nn.Identity(),
         reparametrize=reparametrize,
         conv_bias=True,
     )
-
-
-def _standardized(spec: NormSpec, weight_eps: float) -> NormSpec:
-    """The norm, after convolutions whose weights are standardized."""
-
-    def reparametrize(module: nn.Module) -> nn.Module:
-        if isinstance(module, nn.Conv2d):
-            parametrize.register_parametrization(
-                module, "weight", WeightStandardization(weight_eps)
-            )
-        return module
-
-    return replace(spec, reparametrize=reparametrize)

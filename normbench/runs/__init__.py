@@ -1,1 +1,1 @@
-"""Runs on disk: written by `rundir`, read by `files`."""
+"""Runs on disk: written by `rundir`, read by `files`, shown by `listing` and `diff`."""

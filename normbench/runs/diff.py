@@ -1,6 +1,6 @@
-"""Two runs side by side, where they differ: what `normbench runs diff` shows.
+"""Compares two runs side by side for `normbench runs diff`, and finds runs by name.
 
-`find_run` says which run a name means.
+Only settings and parts of the environment with different values are shown.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from normbench.runs.row import QUANTITIES, task_of
 from normbench.runs.where import Record, text_of
 from normbench.tasks.metric import Metric, metric_of
 
-SECTIONS = ("versions", "hardware", "git", "concurrent_runs")  # of env.json, that are compared
+SECTIONS = ("versions", "hardware", "git", "concurrent_runs")  # compared parts of env.json
 NEAREST = 3
 INDENT = 2
-LEAST_VALUE = 20  # columns that a value gets even where long names leave less
+LEAST_VALUE = 20  # columns of a value, even beside long names
 
 
 class Row(NamedTuple):
-    """One line of the comparison."""
+    """A line of the comparison."""
 
     name: str
     first: str
@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 
 def find_run(runs_dir: Path, name: str, *, whole: bool = False) -> Path:
-    """The run directory that a name means.
+    """The run directory meant by a name.
 
     name: a path, an id in `runs_dir`, the 12-digit hash of an id, or the first parts of an id.
     whole: the first parts of an id do not suffice.
@@ -61,10 +61,10 @@ def find_run(runs_dir: Path, name: str, *, whole: bool = False) -> Path:
 
 
 def diff(first: Path, second: Path) -> str:
-    """Two runs as text: settings that differ, how the runs ended, environments that differ.
+    """Two runs as text: different settings, how the runs ended, different environments.
 
-    Settings of `system` are left out: they are not in a run's id, and those that can touch a
-    number are in the environment.
+    Settings of `system` are left out: no run id depends on `system`, and env.json has the parts
+    with an effect on numbers.
     """
     files = read_run(first), read_run(second)
     records = run_record(first, files[0]), run_record(second, files[1])
@@ -96,7 +96,7 @@ def _environment(files: RunFiles) -> dict[str, Any]:
 
 
 def _differing(first: Record, second: Record) -> Sequence[Row] | str:
-    """A row for every key whose values differ; a sentence where there is no such key."""
+    """A row for every key with different values; a sentence where all are equal."""
     rows = []
     for key in dict.fromkeys([*first, *second]):
         rows.append(Row(key, _cell(first, key), _cell(second, key)))
@@ -134,7 +134,7 @@ def _last(files: RunFiles, column: str) -> float | None:
 
 
 def _seconds(first: Record, second: Record) -> Row:
-    """The median over epochs; without a difference where other runs shared the machine."""
+    """The median over epochs, without a difference if a run shared the machine."""
     name = "median_train_seconds"
     row = _figures(name, QUANTITIES["seconds"], first[name], second[name])
     return row._replace(difference="") if _is_shared(first, second) else row
@@ -154,7 +154,7 @@ def _figures(name: str, metric: Metric, first: float | None, second: float | Non
 
 
 def _aligned(sections: Mapping[str, Sequence[Row] | str]) -> Iterator[str]:
-    """The lines of all sections, in the same columns; values are cut where they do not fit."""
+    """The lines of all sections, in the same columns; long values are cut."""
     rows = [row for section in sections.values() if not isinstance(section, str) for row in section]
     names = max(len(row.name) for row in rows)
     differences = max(len(row.difference) for row in rows)
@@ -170,12 +170,14 @@ def _aligned(sections: Mapping[str, Sequence[Row] | str]) -> Iterator[str]:
         for row in section:
             first, second = cut(row.first, values), cut(row.second, values)
             if first == second and row.first != row.second:
-                first, second = row.first, row.second  # they differ in what would be cut
+                first, second = row.first, row.second  # the cut parts differ
             name = " " * INDENT + row.name.ljust(names)
             cells = [name, first.ljust(values), second.ljust(values)]
             yield "  ".join([*cells, row.difference.rjust(differences)]).rstrip()
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NEAREST} more" if len(names) > NEAREST else ""
-    return ", ".join(f"'{name}'" for name in names[:NEAREST]) + more
+    told = ", ".join(f"'{name}'" for name in names[:NEAREST])
+    if len(names) > NEAREST:
+        told += f" and {len(names) - NEAREST} more"
+    return told

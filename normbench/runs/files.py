@@ -1,4 +1,7 @@
-"""What one run directory holds, each file as far as it can be read: what `normbench runs` and tables are made of."""
+"""Reads the directory of a run, each file as far as possible: the only reader of runs.
+
+`normbench runs` lists damaged runs with their damage; tables leave damaged runs out, with a note.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +23,17 @@ from normbench.runs.rundir import OVER, SCHEMA_VERSION, run_state
 from normbench.tasks.metric import TaskRecord
 
 Columns = dict[str, npt.NDArray[Any]]
-SECTION = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # where a top-level key begins
-COUNTED = ("epoch", "steps", "step")  # the other columns are measured
+SECTION = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # the beginning of a top-level key
+COUNTED = ("epoch", "steps", "step")  # whole numbers; the rest is measured
+IDENTITY = ("model.name", "norm.name", "batch_size", "seed")
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a run directory holds. A file that is not there says nothing; `damaged` says of a file what is wrong.
+    """The content of a run directory, empty for absent files.
 
-    metrics: by its name, each column of metrics.csv with a value per epoch.
+    metrics: the columns of metrics.csv by name, with a value per epoch. damaged: the damage of
+    each damaged file, by name.
     """
 
     run: str
@@ -40,26 +45,18 @@ class RunFiles:
 
 
 def run_dirs(folder: Path) -> list[Path]:
-    """The run directories in `folder`, by name, b8 before b64: those with a config.yaml."""
-    found = [
-        path.parent for path in folder.glob("*/config.yaml") if not path.parent.name.startswith(".")
-    ]
-    return sorted(
-        found,
-        key=lambda path: [(len(part), part) for part in re.split(r"(?<=\D)(?=\d)|-", path.name)],
-    )
+    """The directories in `folder` with a config.yaml, by name, b8 before b64."""
+    return sorted(_with_file(folder, "config.yaml"), key=_by_numbers)
 
 
 def half_written(folder: Path) -> list[Path]:
-    """Directories in `folder` with a run's status but no configuration."""
-    found = sorted(
-        path.parent for path in folder.glob("*/status.json") if not path.parent.name.startswith(".")
-    )
-    return [path for path in found if not (path / "config.yaml").exists()]
+    """The directories in `folder` with a status.json and no config.yaml."""
+    begun = sorted(_with_file(folder, "status.json"))
+    return [path for path in begun if not (path / "config.yaml").exists()]
 
 
 def read_run(path: Path) -> RunFiles:
-    """The files of a run, each as far as it can be read; never raises for what is in them."""
+    """The files of the run at `path`, each as far as possible; never raises for any content."""
     found: dict[str, Any] = {}
     damaged: dict[str, str] = {}
     for name, parse in PARSERS.items():
@@ -71,67 +68,57 @@ def read_run(path: Path) -> RunFiles:
             damaged[name] = str(error)
         except (ValueError, OSError, RecursionError, yaml.YAMLError):
             damaged[name] = "is damaged"
-    config, status, metrics = (
-        found.get(name, {}) for name in ("config.yaml", "status.json", "metrics.csv")
-    )
-    if not config:
+    config, environment, status, metrics = (found.get(name, {}) for name in PARSERS)
+    files = RunFiles(path.resolve().name, config, environment, status, metrics, damaged)
+    if not files.config:
         damaged.setdefault("config.yaml", "is damaged")
-    if status.get("state") == "done" and (lack := _lack(metrics, config)):
-        damaged.setdefault("metrics.csv", lack)
-    return RunFiles(
-        path.resolve().name, config, found.get("env.json", {}), status, metrics, damaged
-    )
+    if files.status.get("state") == "done":
+        lack = _lack(files.metrics, files.config)
+        if lack is not None:
+            damaged.setdefault("metrics.csv", lack)
+    return files
 
 
 def standing(path: Path, files: RunFiles) -> dict[str, Any]:
-    """Status and reason where its files alone do not tell: `damaged` if one cannot be read, else as the lock has it."""
+    """`status` and `reason` of a run without a result, by damage and lock; else {}."""
     if files.damaged:
-        return {
-            "status": "damaged",
-            "reason": "; ".join(f"{name} {what}" for name, what in files.damaged.items()),
-        }
+        damage = "; ".join(f"{name} {what}" for name, what in files.damaged.items())
+        return {"status": "damaged", "reason": damage}
     if files.status.get("state") in OVER:
         return {}
     try:
         state = run_state(path)
-    except (OSError, RunFailure):  # a folder in which this user cannot take the lock
+    except (OSError, RunFailure):  # no right to take locks in the folder
         return {}
-    return {
-        "status": state,
-        "reason": "its process is gone" if state == "killed" else files.status.get("reason"),
-    }
+    if state == "killed":
+        return {"status": state, "reason": "its process is gone"}
+    return {"status": state, "reason": files.status.get("reason")}
 
 
 def refused_run(run: str, config: dict[str, Any], reason: str) -> RunFiles:
-    """A run that was planned and cannot be trained, as what its files would say."""
+    """A planned run refused before training, as if read from files."""
     return RunFiles(run, config, {}, {"state": "refused", "reason": reason}, {}, {})
 
 
 def read_columns(text: str) -> Columns:
-    """A CSV file of numbers by columns, without a last row that a power cut has left unfinished.
+    """The columns of a CSV file of numbers, without an unfinished last row, as a power cut leaves.
 
-    Raises ValueError for a row of another length than the header, and for what is no number.
+    Raises ValueError for a row of another length than the header, and for words.
     """
-    header, _, body = text.partition("\n")
-    whole_lines = body[: body.rfind("\n") + 1]
-    names = header.strip().split(",")
-    if not whole_lines:
+    whole_lines = text.split("\n")[:-1]
+    names, *rows = [line.split(",") for line in whole_lines] or [[]]
+    if not rows:
         return {}
-    signs = np.frombuffer(whole_lines.encode(), np.uint8)
-    commas_before = np.cumsum(signs == ord(","))[signs == ord("\n")]
-    if (np.diff(commas_before, prepend=0) != len(names) - 1).any() or "epoch" not in names:
+    if {len(row) for row in rows} != {len(names)} or "epoch" not in names:
         raise ValueError("a row of another length than the header, or no epochs")
-    table = np.array(whole_lines.replace("\n", ",").split(",")[:-1], dtype=float).reshape(
-        -1, len(names)
-    )
-    columns = {name: column.copy() for name, column in zip(names, table.T, strict=True)}
-    return {
-        name: _counts(column) if name in COUNTED else column for name, column in columns.items()
-    }
+    columns: Columns = {}
+    for name, column in zip(names, np.array(rows, dtype=float).T, strict=True):
+        columns[name] = _counts(column) if name in COUNTED else column.copy()
+    return columns
 
 
 def read_steps(path: Path) -> Columns | None:
-    """The logged steps of the run at `path`, by column; None where they cannot be read."""
+    """The logged steps of the run at `path`, by column; None for a damaged file."""
     file = path / "steps.csv"
     try:
         return read_columns(file.read_text()) if file.exists() else {}
@@ -140,39 +127,50 @@ def read_steps(path: Path) -> Columns | None:
 
 
 def at(content: Any, key: str) -> Any:
-    """The value under a dotted key; None where there is none."""
+    """The value under a dotted key, or None."""
     for part in key.split("."):
         content = content.get(part) if isinstance(content, Mapping) else None
     return content
 
 
 def known_schema(content: Any) -> dict[str, Any]:
-    """The mapping; raises ValueError for none, and UnknownSchema. Files without a version are of the first."""
+    """The content. Raises ValueError for anything but a mapping, and UnknownSchema."""
     if not isinstance(content, dict):
         raise ValueError("no mapping")
-    if (version := content.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
+    version = content.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
         raise UnknownSchema(version)
     return content
 
 
 class UnknownSchema(ValueError):
-    """Files that a newer normbench has written, which may mean something else."""
+    """A file of another version of normbench, whose keys may mean something else."""
 
     def __init__(self, version: object) -> None:
         super().__init__(f"is of schema {version}, this normbench reads {SCHEMA_VERSION}")
 
 
 def _lack(metrics: Columns, config: Mapping[str, Any]) -> str | None:
-    """What the rows of a run that is done lack: it has one of every epoch, unless its steps were limited."""
+    """The damage of a finished run without a row per epoch; None with limited steps."""
     epochs = metrics.get("epoch", np.array([]))
-    planned = None if at(config, "train.max_steps") else at(config, "epochs")
     if not len(epochs) or (epochs != np.arange(1, len(epochs) + 1)).any():
         return "is damaged"
-    return (
-        f"ends at epoch {len(epochs)} of {planned}"
-        if planned is not None and len(epochs) != planned
-        else None
-    )
+    planned = at(config, "epochs")
+    if at(config, "train.max_steps") or planned in (None, len(epochs)):
+        return None
+    return f"ends at epoch {len(epochs)} of {planned}"
+
+
+def _with_file(folder: Path, name: str) -> list[Path]:
+    """The directories in `folder` with a file of that name, but hidden ones: runs being removed."""
+    found = [path.parent for path in folder.glob(f"*/{name}")]
+    return [path for path in found if not path.name.startswith(".")]
+
+
+def _by_numbers(path: Path) -> list[tuple[int, str]]:
+    """A sort key with shorter parts first, to put b8 before b64."""
+    parts = re.split(r"(?<=\D)(?=\d)|-", path.name)
+    return [(len(part), part) for part in parts]
 
 
 def _counts(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -182,18 +180,18 @@ def _counts(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _parse_config(text: str) -> dict[str, Any]:
-    """Half a config.yaml can be valid YAML: what names the run must be in it."""
+    """A configuration with all of IDENTITY: half a config.yaml can be valid YAML."""
     config: dict[str, Any] = {}
     for section in SECTION.split(text):
         config |= _parse_section(section)
-    if any(at(config, key) is None for key in ("model.name", "norm.name", "batch_size", "seed")):
+    if any(at(config, key) is None for key in IDENTITY):
         raise ValueError("half a configuration")
     return config
 
 
 @lru_cache(maxsize=1024)
 def _parse_section(text: str) -> dict[str, Any]:
-    """One section of a configuration; runs share most of theirs, and parsing YAML is most of the time of reading."""
+    """A section of a configuration, cached: runs share sections, and YAML dominates reading."""
     section = yaml.load(text, LOADER)
     if not isinstance(section, dict | None):
         raise ValueError("no mapping")

@@ -1,6 +1,6 @@
-"""The runs in a folder, one row each, chosen and sorted: what `normbench runs` shows.
+"""Lists the runs in a folder for `normbench runs`, a row each, chosen and sorted.
 
-A run directory may be in any state, begun, killed or damaged: each is a row, and none an error.
+A run directory in any state, begun, killed or damaged, is a row and never an error.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from normbench.runs.where import Record, is_missing, rank, select
 from normbench.tasks.metric import TaskRecord
 
 WIDTH = 100
-LEAST_REASON = 12  # columns that a reason gets even where the run ids leave less
+LEAST_REASON = 12  # columns of a reason, even beside long run ids
 WORDS = ("run", "status", "reason")
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Rows of runs, and the tasks of these runs by name."""
+    """Rows of runs, and the tasks of the runs by name."""
 
     rows: list[Record]
     tasks: dict[str, TaskRecord]
 
     @property
     def columns(self) -> list[str]:
-        """The columns of any row: of the table of runs first, then settings as they come."""
+        """All columns: first the table of runs, then settings in the order of the runs."""
         names = dict.fromkeys(row_columns(self.tasks.values()))
         for row in self.rows:
             names |= dict.fromkeys(row)
@@ -45,7 +45,7 @@ def list_runs(runs_dir: Path, where: Sequence[str] = (), sort: str | None = None
     """The runs in `runs_dir` for which all conditions of `where` hold, by `sort` or by run id.
 
     sort: a column, with the sign - from the largest; runs without a value come last.
-    Raises NormbenchError for an unreadable condition, and for a key that no run has.
+    Raises NormbenchError for an unreadable condition, and for an unknown key.
     """
     files = [(path, read_run(path)) for path in run_dirs(runs_dir)]
     rows: list[Record] = [run_record(path, run) for path, run in files]
@@ -57,7 +57,7 @@ def list_runs(runs_dir: Path, where: Sequence[str] = (), sort: str | None = None
 
 
 def run_record(path: Path, files: RunFiles) -> dict[str, Any]:
-    """The row of a run, its planned epochs, when it began, and its flat configuration."""
+    """The row of a run with planned epochs, time of start, and flat configuration."""
     config = flatten(files.config)
     row = run_row(files) | standing(path, files)
     row |= {"planned_epochs": config.get("epochs"), "started": files.status.get("started")}
@@ -89,7 +89,7 @@ def to_json(listing: Listing) -> str:
 def aligned(columns: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """The lines of a table, words to the left and figures to the right.
 
-    The reason gets the columns that the rest leaves of WIDTH.
+    Reasons get the rest of WIDTH.
     """
     widths = {name: max(map(len, cells)) for name, cells in columns.items()}
     if "reason" in widths:
@@ -104,12 +104,12 @@ def aligned(columns: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 
 def cut(text: str, width: int) -> str:
-    """The text, or as much of it as fits."""
+    """The text, or its beginning and dots."""
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
 def one_line(text: Any) -> str:
-    """A reason on one line; "" for none."""
+    """A reason without line breaks; "" for None."""
     return " ".join(text.split()) if text else ""
 
 
@@ -123,34 +123,38 @@ def _sorted(listing: Listing, sort: str) -> list[Record]:
 
 
 def _headings(tasks: Mapping[str, TaskRecord]) -> list[str]:
-    """The columns in order, with one for the primary metric of each task."""
+    """The columns in order, among them the primary metric of each task."""
     primaries = dict.fromkeys(task.primary.title for task in tasks.values())
     return ["run", "status", "epochs", *primaries, "s/epoch", "reason"]
 
 
 def _cells(row: Record, tasks: Mapping[str, TaskRecord]) -> dict[str, str]:
-    """The cells of one run, "" where there is nothing to say."""
+    """The cells of a run, "" for unknown values."""
     planned = row["planned_epochs"]
     cells = {
         "run": row["run"],
         "status": row["status"],
-        "epochs": f"{row['epochs']}" if planned is None else f"{row['epochs']}/{planned}",
+        "epochs": str(row["epochs"]),
     }
+    if planned is not None:
+        cells["epochs"] += f"/{planned}"
     task = tasks.get(row["task"])
     if task is not None:
         reached: Any = row.get(f"test_{task.primary.name}")
-        cells[task.primary.title] = "" if is_missing(reached) else task.primary.show(reached)
+        if not is_missing(reached):
+            cells[task.primary.title] = task.primary.show(reached)
     seconds = row["median_train_seconds"]
     if seconds is not None:
-        shared = "*" if row["concurrent_runs"] > 1 else ""
-        cells["s/epoch"] = f"{seconds:.1f}{shared}"
+        cells["s/epoch"] = f"{seconds:.1f}"
+        if row["concurrent_runs"] > 1:
+            cells["s/epoch"] += "*"
     if row["status"] != "done":
         cells["reason"] = one_line(row["reason"])
     return cells
 
 
 def _summary(rows: Sequence[Record]) -> str:
-    """The runs by how they ended: `36 runs: 30 done, 4 failed, 2 diverged`."""
+    """The number of runs by state: `36 runs: 30 done, 4 failed, 2 diverged`."""
     states = Counter(row["status"] for row in rows)
     order = sorted(states, key=lambda state: (state != "done", -states[state], state))
     counts = ", ".join(f"{states[state]} {state}" for state in order)
@@ -158,7 +162,7 @@ def _summary(rows: Sequence[Record]) -> str:
 
 
 def _json_value(value: Any) -> Any:
-    """The value with null for numbers that JSON does not have."""
+    """The value with null for nan and infinity, unknown to JSON."""
     if isinstance(value, Mapping):
         return {str(key): _json_value(item) for key, item in value.items()}
     if isinstance(value, list):

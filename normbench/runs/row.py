@@ -1,6 +1,6 @@
-"""A run as one row: how it ended, the last epoch's figures, where it was trained.
+"""A run as one row: state, last epoch's figures, place of training.
 
-`normbench runs` lists these rows, and the table `runs` of a study is made of them.
+The list of `normbench runs` and the table `runs` of a study consist of such rows.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ QUANTITIES = {
 
 
 def task_of(environment: Mapping[str, Any]) -> TaskRecord:
-    """The task that an env.json records; UNKNOWN_TASK where it records none."""
+    """The task in an env.json, or UNKNOWN_TASK."""
     task = environment.get("task")
     return UNKNOWN_TASK if task is None else TaskRecord.from_json(task)
 
 
 def row_columns(tasks: Iterable[TaskRecord]) -> list[str]:
-    """The columns of rows of runs of these tasks, in the order of runs.csv."""
+    """The columns of rows for runs of the given tasks, in the order of runs.csv."""
     figures: dict[str, None] = {}
     for task in tasks:
         figures |= dict.fromkeys(_figures(task))
@@ -48,7 +48,7 @@ def row_columns(tasks: Iterable[TaskRecord]) -> list[str]:
 
 
 def run_row(files: RunFiles) -> dict[str, Any]:
-    """The row of one run, with the columns of its task. None is unknown."""
+    """The row of a run, with the columns of the run's task; None is unknown."""
     config, environment = files.config, files.environment
     last = {name: column[-1].item() for name, column in files.metrics.items()}
     seconds = files.metrics.get("train_seconds")
@@ -92,9 +92,9 @@ def _figures(task: TaskRecord) -> list[str]:
 
 
 def _concurrent_runs(config: Mapping[str, Any], environment: Mapping[str, Any]) -> int:
-    """The most runs that shared the machine in any session of this run.
+    """The most runs on the machine at a time, over all sessions of a run.
 
-    The configuration says how many were to share it; a run that never began has no other source.
+    For a run without an environment the configuration has the planned number.
     """
     sessions = [environment, *environment.get("resumed", [])]
     counts = [at(session, "concurrent_runs") for session in sessions]

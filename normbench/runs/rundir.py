@@ -1,7 +1,8 @@
-"""One run on disk: its configuration, environment, status, rows and checkpoint.
+"""Writes the directory of a run: configuration, environment, status, rows and checkpoint.
 
-A row is written before the checkpoint that covers it, and on resuming the rows that no checkpoint covers are dropped:
-so whenever a run is killed, its files end up as if it had not been. One process at a time holds the directory.
+Rows are written before their checkpoint, and rows without a checkpoint are dropped on resuming:
+a run killed at any moment ends with the same files as a run never killed. A lock
+lets a single process write.
 """
 
 from __future__ import annotations
@@ -39,79 +40,86 @@ FILES = ("checkpoint.pt", "status.json", "metrics.csv", "steps.csv", "env.json",
 
 @dataclass
 class RunDir:
-    """The directory of one run, held by this process; made by `open_run`."""
+    """The directory of a run, locked by this process; made by `open_run`."""
 
     path: Path
 
     @property
     def status(self) -> dict[str, Any]:
-        """What status.json says: state (running, done, diverged, failed, interrupted), reason, times; {} if new."""
+        """The content of status.json: state, reason, started, finished; {} for a new run.
+
+        state: running, done, diverged, failed or interrupted.
+        """
         return read_status(self.path)
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has ended with a result, which training again would only repeat."""
+        """Whether the run has a result, which a second training would only repeat."""
         return self.status.get("state") in OVER
 
     def begin(self, config: str, environment: Mapping[str, Any]) -> None:
-        """Writes what the run is and where it runs, and marks it running. A resumed run keeps its first environment."""
-        if not self.has_checkpoint:
-            write_text(self.path / "config.yaml", config)
-            write_json(
-                self.path / "env.json",
-                {"schema_version": SCHEMA_VERSION, **environment, "resumed": []},
-            )
+        """Writes config.yaml and env.json, and marks the run as running.
+
+        A resumed run keeps its first environment, and lists later environments in `resumed`.
+        """
+        if self.has_checkpoint:
+            content = _read_json(self.path / "env.json")
+            content["resumed"].append({key: environment[key] for key in RESUMED})
         else:
-            first = _read_json(self.path / "env.json")
-            first["resumed"].append({key: environment[key] for key in RESUMED})
-            write_json(self.path / "env.json", first)
+            write_text(self.path / "config.yaml", config)
+            content = {"schema_version": SCHEMA_VERSION, **environment, "resumed": []}
+        write_json(self.path / "env.json", content)
         started = self.status.get("started") or _now()
         self._write_status("running", None, started, None)
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """One epoch's row, on the disk when this returns."""
+        """Writes the row of an epoch through to the disk."""
         _append_row(self.path / "metrics.csv", row, durable=True)
 
     def append_step(self, row: Mapping[str, Any]) -> None:
-        """One logged step's row; the checkpoint that follows vouches for it."""
+        """Writes the row of a logged step; durable with the next checkpoint."""
         _append_row(self.path / "steps.csv", row, durable=False)
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is something to resume from."""
+        """Whether the run can be resumed."""
         return (self.path / "checkpoint.pt").exists()
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Replaces the checkpoint; on a full disk the old one stays. The state holds `epoch` and `step`."""
+        """Replaces the checkpoint by a state with `epoch` and `step`; atomic on a full disk too."""
         import torch
 
-        sync_file(self.path / "steps.csv")  # its rows are on the disk before what covers them
-        buffer = io.BytesIO()  # so that a full disk is an OSError at our own write
+        sync_file(self.path / "steps.csv")  # rows reach the disk before the checkpoint over them
+        # torch.save into a file reports a full disk as a RuntimeError of its own.
+        buffer = io.BytesIO()
         torch.save({"schema_version": SCHEMA_VERSION, **state}, buffer)
         write_bytes(self.path / "checkpoint.pt", buffer.getvalue())
 
     def load_checkpoint(self) -> dict[str, Any]:
-        """The state saved last; the rows written after it are dropped."""
+        """The last saved state; drops the rows after it.
+
+        Raises RunFailure for a damaged checkpoint, or another schema.
+        """
         import torch
 
         path = self.path / "checkpoint.pt"
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             epoch, step, version = state["epoch"], state["step"], state["schema_version"]
-        except (
-            Exception
-        ):  # torch raises a different type for every kind of damage, with advice not to be followed
+        # torch raises another type for every kind of damage, and advises to trust the file.
+        except Exception:
             raise _damaged(path) from None
         if version != SCHEMA_VERSION:
             raise RunFailure(
-                f"'{path}' is of schema {version}, this normbench writes {SCHEMA_VERSION}: use --restart"
+                f"'{path}' is of schema {version}, "
+                f"this normbench writes {SCHEMA_VERSION}: use --restart"
             )
         self._keep_rows("metrics.csv", lambda row: int(row["epoch"]) <= epoch, expected=epoch)
         self._keep_rows("steps.csv", lambda row: int(row["step"]) < step)
         return state
 
     def discard_rows(self) -> None:
-        """Forgets every row: a run killed before its first checkpoint starts from nothing."""
+        """Removes all rows: a run killed before its first checkpoint starts from nothing."""
         for name in ("metrics.csv", "steps.csv"):
             (self.path / name).unlink(missing_ok=True)
 
@@ -120,21 +128,27 @@ class RunDir:
         self._write_status(state, reason, self.status.get("started"), _now())
 
     def fail(self, config: str, reason: str) -> None:
-        """Records from outside that the process of this run has failed, perhaps before it had written anything."""
+        """Records for a process that has failed, perhaps before config.yaml was written."""
         if not (self.path / "config.yaml").exists():
             write_text(self.path / "config.yaml", config)
         self.finish("failed", reason)
 
     def last_metrics(self) -> dict[str, float]:
-        """The last epoch's row; {} before the first. Raises RunFailure where a run that is done has none."""
+        """The row of the last epoch; {} before the first.
+
+        Raises RunFailure for a damaged row, and where a finished run has no row.
+        """
         path = self.path / "metrics.csv"
         rows = _read_rows(path)
-        if (rows and "epoch" not in rows[-1]) or (not rows and self.status.get("state") == "done"):
-            raise _damaged(path)
+        if not rows and self.status.get("state") != "done":
+            return {}
         try:
-            return {key: float(value) for key, value in rows[-1].items()} if rows else {}
-        except ValueError:
+            last = {key: float(value) for key, value in rows[-1].items()}
+        except (IndexError, ValueError):
             raise _damaged(path) from None
+        if "epoch" not in last:
+            raise _damaged(path)
+        return last
 
     def _write_status(
         self, state: str, reason: str | None, started: str | None, finished: str | None
@@ -161,10 +175,10 @@ class RunDir:
 
 @contextmanager
 def open_run(path: Path, *, restart: bool = False, patience: float = 0.5) -> Iterator[RunDir]:
-    """The run directory at `path`, locked; `restart` empties it first.
+    """The run directory at `path`, made and locked; emptied first if `restart`.
 
-    Raises RunFailure when another process holds it for longer than `patience` seconds (one that only asks whether
-    somebody does is gone sooner).
+    Raises RunFailure if another process holds the lock for `patience` seconds: `is_held` takes the
+    lock for a moment only, a training process for all of the training.
     """
     lock = FileLock(path / ".lock", timeout=patience)
     with disk_errors(path):
@@ -174,26 +188,28 @@ def open_run(path: Path, *, restart: bool = False, patience: float = 0.5) -> Ite
         except Timeout:
             raise RunFailure(f"another process is training in '{path}'; leaving it alone") from None
     try:
-        unfinished = path.glob(".*.tmp")  # what a kill left of a file that was being replaced
-        for stale in (*unfinished, *(path / name for name in FILES if restart)):
-            stale.unlink(missing_ok=True)
+        stale = list(path.glob(".*.tmp"))  # left by a kill during a replacement
+        if restart:
+            stale += [path / name for name in FILES]
+        for file in stale:
+            file.unlink(missing_ok=True)
         yield RunDir(path)
     finally:
         lock.release()
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """The status of the run at `path`; {} where there is none."""
+    """The content of status.json in `path`; {} without a file."""
     file = path / "status.json"
     with disk_errors(file):
         return _read_json(file) if file.exists() else {}
 
 
 def run_state(path: Path) -> str:
-    """How the run at `path` stands: as its status says; `new` without one, `damaged` where that cannot be read.
+    """The state of the run at `path`: of status.json, or new, damaged, running, killed.
 
-    `killed` is what says running and is not: the lock is asked, not a process id, and it is free as soon as whoever
-    held it is gone, on whichever machine.
+    A run is killed if status.json says running and no process holds the lock. Unlike a process id,
+    the lock is free as soon as the holder is gone, and works across machines.
     """
     try:
         state: str = read_status(path).get("state", "new")
@@ -205,7 +221,7 @@ def run_state(path: Path) -> str:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process is training in `path` at this moment."""
+    """Whether a process is training in `path` now."""
     if not (path / ".lock").exists():
         return False
     with disk_errors(path):
@@ -217,22 +233,27 @@ def is_held(path: Path) -> bool:
 
 
 def read_position(path: Path) -> int:
-    """How many steps the run at `path` has done, as far as its rows tell."""
-    ends = [(row["steps"], 0) for row in _read_rows(path / "metrics.csv")[-1:]]
-    ends += [(row["step"], 1) for row in _read_rows(path / "steps.csv")[-1:]]
-    return max((int(step) + more for step, more in ends), default=0)
+    """The number of finished steps of the run at `path`, by rows."""
+    position = 0
+    for row in _read_rows(path / "metrics.csv")[-1:]:
+        position = int(row["steps"])
+    for row in _read_rows(path / "steps.csv")[-1:]:
+        position = max(position, int(row["step"]) + 1)  # steps count from 0
+    return position
 
 
 def last_output(path: Path, num_lines: int = 10) -> list[str]:
-    """The last lines that a run in a process of its own has printed."""
+    """The last lines printed by the process of a run; [] without such a process."""
     log = path / "output.log"
-    return log.read_text(errors="replace").splitlines()[-num_lines:] if log.exists() else []
+    if not log.exists():
+        return []
+    return log.read_text(errors="replace").splitlines()[-num_lines:]
 
 
 def remove_run(path: Path) -> None:
-    """Removes a run as a whole: killed half-way, it leaves none, and the next removal clears what is left of it.
+    """Removes a run as a whole; the next removal clears the leftovers of a killed one.
 
-    Raises RunFailure when a process holds the run, and for a directory that is none or holds what no run writes.
+    Raises RunFailure if a process holds the run, and for a directory with files of another kind.
     """
     path = path.resolve()
     removed = path.with_name(f".removed-{path.name}")
@@ -243,8 +264,8 @@ def remove_run(path: Path) -> None:
         raise RunFailure(f"'{path}' is not a run, or holds files of another kind; leaving it alone")
     with open_run(path), disk_errors(path):
         path.rename(removed)
-        sync_folder(path.parent)  # a power cut, too, leaves no half run
-        with suppress(FileNotFoundError):  # another removal clears it at the same time
+        sync_folder(path.parent)  # a power cut must not leave half a run
+        with suppress(FileNotFoundError):  # another removal may clear the folder meanwhile
             shutil.rmtree(removed)
 
 
@@ -255,7 +276,7 @@ def _append_row(path: Path, row: Mapping[str, Any], *, durable: bool) -> None:
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
-    """The whole rows of a CSV file; one that a power cut left unfinished is not among them."""
+    """The whole rows of a CSV file, without an unfinished last row, as a power cut leaves."""
     if not path.exists():
         return []
     try:

@@ -35,7 +35,7 @@ JOINED = re.compile(r"[\s,][\w.]+\s*[!=<>]")
 
 @dataclass(frozen=True)
 class Condition:
-    """A comparison of a key with one value, or with several that are alternatives."""
+    """A comparison of a key with one value, or with alternative values."""
 
     key: str
     sign: str
@@ -57,7 +57,7 @@ class Condition:
 def select(records: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
     """The records for which all conditions hold.
 
-    Raises NormbenchError for an unreadable condition, and for a key that no record has.
+    Raises NormbenchError for an unreadable condition, and for an unknown key.
     """
     parsed = [parse(text) for text in conditions]
     known = {key for record in records for key in record}
@@ -68,7 +68,7 @@ def select(records: Sequence[Record], conditions: Sequence[str]) -> list[Record]
 
 
 def parse(text: str) -> Condition:
-    """The condition in `text`. Raises NormbenchError where there is none, or several."""
+    """The condition in `text`. Raises NormbenchError for none, or several."""
     found = CONDITION.fullmatch(text)
     if found is None:
         raise NormbenchError(
@@ -85,12 +85,12 @@ def parse(text: str) -> Condition:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a run has no such value: None, or not a number."""
+    """Whether a value is unknown: None, or not a number."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def text_of(value: Any) -> str:
-    """A value as it is compared and shown: true, null, [4,8], and text as it is."""
+    """A value as compared and shown: true, null, [4,8]; text unchanged."""
     if value is None or isinstance(value, bool | list | dict):
         return json.dumps(value, separators=(",", ":"), default=str)
     return str(value)
@@ -105,7 +105,7 @@ def rank(value: Any) -> tuple[bool, float, str]:
 
 
 def number_in(text: str) -> float | None:
-    """The number that a text is, 70.9% being 0.709; None for any other text."""
+    """The number in a text, 70.9% being 0.709; None for words."""
     try:
         return int(text)  # an integer stays exact: a float would round a large seed
     except ValueError:
@@ -114,13 +114,15 @@ def number_in(text: str) -> float | None:
         number = float(text.removesuffix("%"))
     except ValueError:
         return None
-    return None if math.isnan(number) else number / (100 if text.endswith("%") else 1)
+    if math.isnan(number):
+        return None
+    return number / 100 if text.endswith("%") else number
 
 
 def _comparable(value: Any, given: str) -> tuple[Any, Any]:
     """Both as numbers where the record's value is a number, else both as text.
 
-    A commit such as 12e4 is text and no number, although it can be read as one.
+    The commit 12e4 is text, although it reads as a number.
     """
     number = number_in(given)
     if isinstance(value, int | float) and not isinstance(value, bool) and number is not None:
@@ -129,5 +131,5 @@ def _comparable(value: Any, given: str) -> tuple[Any, Any]:
 
 
 def _tight(value: str) -> str:
-    """A value without the spaces around it, and a list without any, as `text_of` writes it."""
+    """A value without outer spaces, a list without spaces, as `text_of` writes lists."""
     return re.sub(r"\s", "", value) if value.startswith("[") else value.strip()

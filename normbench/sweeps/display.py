@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError
 from normbench.runs.files import read_run
+from normbench.runs.row import task_of
 from normbench.runs.rundir import read_position
 from normbench.sweeps.estimate import Estimator, duration
 
@@ -160,5 +161,6 @@ def _outcome(config: RunConfig) -> str:
         state = "damaged"
         result = "; ".join(f"{name} {damage}" for name, damage in files.damaged.items())
     elif state == "done":
-        result = f"test accuracy {files.metrics['test_accuracy'][-1]:.4f}"
+        metric = task_of(files.environment).primary
+        result = f"test {metric.title} {files.metrics[f'test_{metric.name}'][-1]:.4f}"
     return f"{state:9} {config.run_id}  {result}"

@@ -1,7 +1,7 @@
-"""A metric of a task: its name, unit and direction, and how values are written.
+"""A metric of a task: name, unit, direction, and the writing of values.
 
-A run's env.json records the metrics of its task, so that `runs` and `analysis` judge runs of any
-task without importing the task, or torch.
+The env.json of a run records the metrics of the task. `runs` and `analysis` read the record, and
+so judge runs of any task without importing tasks or torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Metric:
     name: as in the columns of metrics.csv, `{train,val,test}_{name}`.
     unit, decimals: a value is shown times `scale`, with `decimals` decimals and the unit.
     better: whether larger or smaller values are better.
-    difference_unit: unit of a difference of two values; `unit` where it is empty.
+    difference_unit: unit of a difference of two values; `unit` if empty.
     low, high: the range of an image's value, before scaling; None is unbounded.
     """
 
@@ -40,14 +40,14 @@ class Metric:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Metric:
-        """The metric that `to_json` wrote. Raises ValueError for any other content."""
+        """The metric written by `to_json`. Raises ValueError for any other content."""
         try:
             return cls(**content)
         except TypeError as error:
             raise ValueError(f"not a metric: {error}") from None
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name, as env.json records them."""
+        """The fields by name, for env.json."""
         return asdict(self)
 
     @property
@@ -70,7 +70,7 @@ class Metric:
         return first > second if self.is_larger_better else first < second
 
     def show(self, value: float, half_width: float = math.nan) -> str:
-        """A value with its unit, and the half width of its interval unless nan: `91.3 ± 0.2 %`."""
+        """A value with unit, and half width of an interval unless nan: `91.3 ± 0.2 %`."""
         return self._written(f"{self.scale * value:.{self.decimals}f}", half_width, self.unit)
 
     def show_difference(self, value: float, half_width: float = math.nan) -> str:
@@ -79,7 +79,7 @@ class Metric:
         return self._written(f"{self.scale * value:+.{self.decimals}f}", half_width, unit)
 
     def finer(self) -> Metric:
-        """The metric with one more decimal, for single runs side by side."""
+        """The metric with another decimal, for single runs side by side."""
         return replace(self, decimals=self.decimals + 1)
 
     def _written(self, number: str, half_width: float, unit: str) -> str:
@@ -90,7 +90,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """A run's task as env.json records it: its name, its metrics, and the primary one of them."""
+    """The task of a run in env.json: name, metrics, and the primary metric."""
 
     name: str
     primary: Metric
@@ -98,7 +98,7 @@ class TaskRecord:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> TaskRecord:
-        """The record that `to_json` wrote. Raises ValueError for any other content."""
+        """The record written by `to_json`. Raises ValueError for any other content."""
         try:
             metrics = tuple(Metric.from_json(metric) for metric in content["metrics"])
             primary = {metric.name: metric for metric in metrics}[content["primary"]]
@@ -112,7 +112,7 @@ class TaskRecord:
         return {"name": self.name, "primary": self.primary.name, "metrics": metrics}
 
 
-# The task of runs that ended before they wrote their environment: no figure is ever shown in it.
+# The task of runs without an environment, and so without figures.
 NO_METRIC = Metric("result", "", "larger")
 UNKNOWN_TASK = TaskRecord("unknown", NO_METRIC, (NO_METRIC,))
 
@@ -120,7 +120,7 @@ UNKNOWN_TASK = TaskRecord("unknown", NO_METRIC, (NO_METRIC,))
 def metric_of(column: str, metrics: Iterable[Metric]) -> Metric | None:
     """The metric in a column of metrics.csv: `test_accuracy` or `test_accuracy_precise`.
 
-    None for a column that holds none of these metrics.
+    None for any other column.
     """
     split, _, rest = column.partition("_")
     if split not in SPLITS:

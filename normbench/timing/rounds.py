@@ -1,7 +1,7 @@
-"""Rounds that `normbench bench` timed, as rows, and their file bench.csv.
+"""The rounds of `normbench bench` as rows, and the file bench.csv.
 
-A row is one round of one contestant: its settings, the images, the machine, `cost_id`, and what
-was measured. Contestants of one `cost_id` have the same cost.
+A row is a round of a contestant: settings, images, machine, `cost_id`, and the measurements.
+Settings with an equal `cost_id` have the same cost.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FILE = "bench.csv"
 NUMBERS = ("round", "seconds", "compile_seconds", "peak_bytes", "saved_bytes", "state_bytes")
 MACHINE = ("device", "threads", "torch")
 IMAGES = ("image", "outputs")
-# Every contestant has these settings; others, as norm.num_groups, belong to some norms only.
+# The settings of every contestant; norm.num_groups and the like belong to some norms only.
 SETTINGS = (
     "norm.name",
     "model.name",
@@ -35,7 +35,7 @@ NEEDED = {"cost_id", "race", *IMAGES, *MACHINE, "commit", "dirty", *SETTINGS, *N
 def read_bench(path: Path) -> pd.DataFrame:
     """The rounds in a bench.csv, or in the bench.csv of a folder; settings are text.
 
-    Raises NormbenchError where there is no such file, RunFailure for a damaged one.
+    Raises NormbenchError for a missing file, RunFailure for a damaged file.
     """
     file = path / FILE if path.is_dir() else path
     if file.is_file() and file.suffix != ".csv":
@@ -51,7 +51,7 @@ def read_bench(path: Path) -> pd.DataFrame:
 
 
 def as_rounds(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The rows of a bench as the table that `read_bench` reads; a setting a norm lacks is ""."""
+    """The rows of a bench as a table like `read_bench`; "" for settings of other norms."""
     keys = dict.fromkeys(key for row in rows for key in row)
     names = setting_columns(keys)
     # As text from the start: a table would turn a norm's 4 groups into 4.0 beside a norm with none.
@@ -60,31 +60,31 @@ def as_rounds(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def write_rounds(rounds: pd.DataFrame, path: Path) -> None:
-    """Writes the rounds as CSV, and makes the folder for it."""
+    """Writes the rounds as CSV, and makes the folder."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, rounds.to_csv(index=False))
 
 
 def together(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """The rounds of several files; a setting that a file lacks is "" in its rows."""
+    """The rounds of several files; "" for settings missing in a file."""
     table = pd.concat(tables, ignore_index=True)
     return table.assign(**{name: table[name].fillna("") for name in setting_columns(table)})
 
 
 def setting_columns(columns: Iterable[object]) -> list[str]:
-    """The columns that tell contestants apart: dotted settings, batch size, images."""
+    """The columns in which contestants differ: dotted settings, batch size, images."""
     names = [str(name) for name in columns]
     return [name for name in names if "." in name or name in ("batch_size", *IMAGES)]
 
 
 def shared_columns(rounds: pd.DataFrame) -> list[str]:
-    """The settings but the norm's own: contestants are compared where they agree in these."""
+    """The settings but the norm's own: contestants with equal values are compared."""
     return [name for name in setting_columns(rounds) if not name.startswith("norm.")]
 
 
 def _parsed(file: Path) -> pd.DataFrame:
-    # Only a copy that broke off lacks its last newline.
+    # Only an interrupted copy lacks the last newline.
     if not file.read_bytes().endswith(b"\n"):
         raise ValueError("it ends within a row")
     table = pd.read_csv(file, dtype=str, keep_default_na=False)
@@ -96,7 +96,7 @@ def _parsed(file: Path) -> pd.DataFrame:
 
 
 def _check(rounds: pd.DataFrame) -> None:
-    """Raises ValueError for rounds that no bench writes."""
+    """Raises ValueError for impossible rounds."""
     if rounds.isna().any(axis=None):
         raise ValueError("a row with an empty figure")
     if not rounds["seconds"].between(0, math.inf, inclusive="neither").all():

@@ -90,10 +90,11 @@ class Resolver:
         full_batch = min(config.batch_size, num_train)
         last_batch = num_train % config.batch_size
         for batch_size in {full_batch, last_batch} - {0}:
-            if reason := unsupported(spec, sites, batch_size):
+            refusal = unsupported(spec, sites, batch_size)
+            if refusal is not None:
                 names = f"norm {config.norm.name} cannot train {config.model.name}"
-                error = getattr(reason, "error", None)
-                raise Unsupported(f"{names} at batch {batch_size}: {reason}") from error
+                message = f"{names} at batch {batch_size}: {refusal.reason}"
+                raise Unsupported(message) from refusal.error
 
     def source(self, config: RunConfig) -> Source:
         """The data source, found by its content in the cache or from the files it is made of."""

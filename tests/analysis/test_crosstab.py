@@ -89,6 +89,7 @@ def test_cells_are_those_of_a_slow_oracle(runs: list[RunFiles], by: list[str], m
             )
 
 
+@settings(max_examples=10)
 @given(runs=runs_of_a_study())
 def test_every_run_without_a_result_is_counted_in_a_note(runs: list[RunFiles]) -> None:
     notes = cross_table(in_study(*runs), ["norm", "batch_size"]).notes

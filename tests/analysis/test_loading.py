@@ -16,15 +16,10 @@ from hypothesis import strategies as st
 from kit.runs import REGRESSION, in_study, one_run, write_runs
 
 from normbench.analysis.captions import chosen_rates
-from normbench.analysis.loading import (
-    check_comparable,
-    common_settings,
-    load_study,
-    read_runs,
-    write_study,
-)
+from normbench.analysis.loading import check_comparable, load_study, read_runs
 from normbench.analysis.outputs import outputs
 from normbench.analysis.study import Study
+from normbench.analysis.study_files import common_settings, write_study
 from normbench.analysis.tables.comparison import comparison, comparison_table
 from normbench.analysis.tables.rendering import to_latex, to_markdown
 from normbench.errors import NormbenchError, RunFailure

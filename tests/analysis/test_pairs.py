@@ -8,7 +8,7 @@ import math
 import pandas as pd
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kit.runs import in_study, one_run
 
@@ -138,6 +138,7 @@ def slow_holm(p_values: list[float]) -> list[float]:
     ]
 
 
+@settings(max_examples=12)
 @given(studies())
 def test_every_pair_is_scipys_t_test_corrected_for_all_pairs(study: Study) -> None:
     found, oracle = every_pair(study), slowly_paired(study.runs)

@@ -17,8 +17,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kit.runs import Seconds, in_study, one_run, timed
 
-from normbench.analysis.loading import load_study, write_study
+from normbench.analysis.loading import load_study
 from normbench.analysis.study import Study
+from normbench.analysis.study_files import write_study
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.crosstab import cross_table
 from normbench.analysis.tables.pairs import pairs_table

@@ -1,4 +1,4 @@
-"""The report as a reader has it: in Chromium, with mouse and keyboard, on a phone, in the dark, on paper."""
+"""The report in Chromium: with mouse and keyboard, on a phone, in the dark, on paper."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from made_up_rounds import some_seconds, timed
-from made_up_runs import write_runs
+from kit.runs import some_seconds, timed, write_runs
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-from normbench.analysis.loading import load_frames
+from normbench.analysis.loading import load_study
 from normbench.analysis.report import write_report
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+BROWSERS = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+CHROMIUM = next((path for path in BROWSERS if path), None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
+]
 
 NORMS, BATCH_SIZES, SEEDS = ("bn", "gn", "in"), (1, 8, 64), (0, 1)
 LOST = 2  # runs of bn at batch size 1, one for each seed
@@ -62,7 +63,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     ended = {("bn", 1): ("diverged", "the loss is <b>nan</b>")}
     runs = write_runs(folder / "runs", NORMS, BATCH_SIZES, SEEDS, ended=ended)
-    return write_report(timed(load_frames([runs]), some_seconds("bn", "gn")), folder / "report")
+    return write_report(timed(load_study([runs]), some_seconds("bn", "gn")), folder / "report")
 
 
 @pytest.fixture(scope="module")
@@ -170,22 +171,41 @@ def test_text_sorts_as_text_and_only_one_heading_is_said_to_sort(page: Page) -> 
 
 @pytest.mark.parametrize("clicks", [1, 2])
 def test_cells_without_a_number_stay_last(page: Page, clicks: int) -> None:
+    headings = runs_table(page).locator("thead th").all_inner_texts()
+    place = [text.strip(" ↕") for text in headings].index("test accuracy")
     page.evaluate(
-        """() => {
-          const rows = document.querySelectorAll("table.runs tbody tr"), place = 5;
-          rows[0].cells[place].textContent = "";
-          rows[1].cells[place].textContent = "none finished";
-        }"""
+        """place => {
+          const rows = document.querySelectorAll("table.runs tbody tr");
+          ["", "none finished"].forEach((text, index) => {
+            rows[index].cells[place].textContent = text;
+            delete rows[index].cells[place].dataset.sort;
+          });
+        }""",
+        place,
     )
-    name = runs_table(page).locator("thead th").nth(5).inner_text().strip(" ↕")
-    assert name == "test accuracy"
     for _ in range(clicks):
-        runs_table(page).locator("thead th").nth(5).get_by_role("button").click()
+        header(page, "test accuracy").get_by_role("button").click()
     found = column(page, "test accuracy")
     assert found[-2:] == ["none finished", ""]
     numbers = [float(text.removesuffix(" %")) for text in found[:-2]]
     assert len(numbers) == 16
     assert numbers == sorted(numbers, reverse=clicks == 2)
+
+
+def test_numbers_that_are_shown_alike_sort_by_what_was_measured(page: Page) -> None:
+    """Every accuracy is written as 50.0 %; the order is that of the unrounded numbers."""
+    page.evaluate(
+        """() => {
+          for (const cell of document.querySelectorAll("table.runs td[data-sort]")) {
+            if (cell.textContent.includes("%")) cell.textContent = "50.0 %";
+          }
+        }"""
+    )
+    header(page, "test accuracy").get_by_role("button").click()
+    cells = runs_table(page).locator("td", has_text="50.0 %")
+    numbers = [float(cell.get_attribute("data-sort") or "nan") for cell in cells.all()]
+    assert len({*numbers}) > 10
+    assert numbers == sorted(numbers)
 
 
 def test_how_runs_ended_is_no_figure_to_sort_by(page: Page) -> None:

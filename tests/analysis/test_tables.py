@@ -143,6 +143,7 @@ def test_the_markdown_table_says_what_its_figures_rest_on() -> None:
         "of the rounds' ratios, not the ratio of medians, with its 95 % interval; timed in "
         "turns, 6 rounds, on another processor, threads: 1, torch 2.16.0, "
         "commit fedcba987654. "
+        "Times are of this study's network (normresnet), not of the norm as such. "
         "a processor, threads: 2, fp32, torch 2.15.0, commit 0123456789ab.\n"
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kit.runs import (
     NUM_TRAIN,
@@ -23,8 +23,9 @@ from kit.runs import (
 )
 
 from normbench.analysis.captions import machine, time_note
-from normbench.analysis.loading import benches, load_study, with_bench, write_study
+from normbench.analysis.loading import benches, load_study, with_bench
 from normbench.analysis.study import Study
+from normbench.analysis.study_files import write_study
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.costs import costs_table
 from normbench.analysis.tables.rendering import to_markdown
@@ -62,6 +63,7 @@ def test_a_bench_is_of_the_runs_with_its_cost_id_and_of_no_others() -> None:
 # How long
 
 
+@settings(max_examples=15)
 @given(
     batch_size=st.integers(1, 1000),
     accumulate=st.integers(1, 4),
@@ -187,6 +189,7 @@ OPTIONS = st.dictionaries(
 SECONDS = st.floats(1e-9, 1e9)
 
 
+@settings(max_examples=10)
 @given(
     options=st.lists(OPTIONS, min_size=1, max_size=4),
     seconds=st.lists(SECONDS, min_size=1, max_size=3),

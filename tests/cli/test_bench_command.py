@@ -1,7 +1,8 @@
-"""normbench bench as a user meets it: what it prints, writes and refuses, and the reports that take times from it."""
+"""normbench bench for a user: output, files, refusals, and the reports that take times from it."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
+import kit.tiny
 import pandas as pd
 import pytest
 
+from normbench.analysis.bench import of_steps
 from normbench.analysis.tables.costs import costs_table
 from normbench.analysis.tables.layers import layers_table
 from normbench.analysis.tables.rendering import to_markdown
@@ -20,22 +23,18 @@ from normbench.config.schema import RunConfig
 from normbench.timing import layers as layers_module
 from normbench.timing import steps
 from normbench.timing.rounds import read_bench
+from normbench.train.resolve import resolve
+from normbench.train.run import execute
 
-TINY = [
-    "data=synthetic",
-    "data.num_train=100",
-    "data.num_test=20",
-    "model.widths=[4,8]",
-    "batch_size=4",
-]
 ON_A_PIXEL = "model.widths=[8,8,8,8,8,8]"  # a 1x1 map before the last norm
+INLINE = ("--launcher", "inline")
 Run = Callable[..., tuple[int, str, str]]
 LeaveRun = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
 def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One call of each in its turn, and no compiler."""
+    """One call of each contestant in its turn, and no compiler."""
     monkeypatch.setenv("KINETO_LOG_LEVEL", "99")
     for module in (steps, layers_module):
         monkeypatch.setattr(module, "LEAST_SECONDS", 0.0)
@@ -44,12 +43,10 @@ def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
-    """The configurations that would be timed; the first ends the command."""
+    """The configurations that would be timed; the command ends there."""
     found: list[RunConfig] = []
 
-    def record(
-        configs: Sequence[RunConfig], rounds: int, done: Callable[[], object]
-    ) -> Iterator[dict[str, Any]]:
+    def record(configs: Sequence[RunConfig], *_: object) -> Iterator[dict[str, Any]]:
         found.extend(configs)
         raise KeyboardInterrupt
         yield {}
@@ -59,8 +56,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
 
 
 def tiny(*overrides: str) -> list[str]:
-    keys = {text.partition("=")[0] for text in overrides}
-    return [*(text for text in TINY if text.partition("=")[0] not in keys), *overrides]
+    keys = {setting.partition("=")[0] for setting in overrides}
+    batch_size = [] if "batch_size" in keys else ["batch_size=4"]
+    return kit.tiny.tiny("epochs=1", *batch_size, *overrides)
 
 
 def files_in(folder: Path) -> set[str]:
@@ -69,15 +67,13 @@ def files_in(folder: Path) -> set[str]:
 
 def rows_of(markdown: str) -> list[list[str]]:
     """The cells of a Markdown table, its header first."""
-    lines = [
-        line for line in markdown.splitlines() if line.startswith("|") and not line.startswith("|:")
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines if ":" not in line
     ]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_what_is_printed_is_the_table_of_the_rounds_that_are_written(
-    normbench: Run, tmp_path: Path
-) -> None:
+def test_the_printed_table_is_that_of_the_written_rounds(normbench: Run, tmp_path: Path) -> None:
     code, out, err = normbench(
         "bench", *tiny("norm=bn,gn", "batch_size=4,8"), "--rounds", "6", "-o", "new/speed"
     )
@@ -102,8 +98,9 @@ def test_without_a_folder_nothing_is_written(normbench: Run, tmp_path: Path) -> 
     assert files_in(tmp_path) == set()
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own_it_says_the_table_and_nothing_else(tmp_path: Path) -> None:
-    """Torch's profiler, which counts memory, talks on standard error below Python."""
+    """Torch's profiler, which counts memory, writes to standard error below Python."""
     command = [sys.executable, "-m", "normbench", "bench", *tiny("norm=bn"), "--rounds", "1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr == ""
@@ -116,15 +113,12 @@ def test_layers_are_timed_alone(normbench: Run, tmp_path: Path) -> None:
     )
     assert (code, err) == (0, "")
     assert files_in(tmp_path) == {f"speed/layers{end}" for end in (".csv", ".md", ".svg", ".png")}
-    rounds = pd.read_csv(tmp_path / "speed" / "layers.csv")
-    assert (
-        out == (tmp_path / "speed" / "layers.md").read_text() == to_markdown(layers_table(rounds))
-    )
-    assert [row[1:4] for row in rows_of(out)[1:]] == [
-        [norm, layout, "eager"]
-        for layout in ("contiguous", "channels_last")
-        for norm in ("bn", "gn")
-    ]
+    folder = tmp_path / "speed"
+    rounds = pd.read_csv(folder / "layers.csv")
+    assert out == (folder / "layers.md").read_text() == to_markdown(layers_table(rounds))
+    layouts = ("contiguous", "channels_last")
+    expected = [[norm, layout, "eager"] for layout in layouts for norm in ("bn", "gn")]
+    assert [row[1:4] for row in rows_of(out)[1:]] == expected
 
 
 def test_rounds_are_replaced_only_if_asked_to(normbench: Run, tmp_path: Path) -> None:
@@ -140,7 +134,7 @@ def test_rounds_are_replaced_only_if_asked_to(normbench: Run, tmp_path: Path) ->
 
 @pytest.fixture
 def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C comes in the last but one round."""
+    """Ctrl-C comes two rounds before the end."""
     whole = steps.bench_steps
 
     def until_then(
@@ -159,10 +153,8 @@ def test_the_rounds_of_an_interrupted_bench_are_shown_and_kept(
     code, out, _ = normbench("bench", *tiny("norm=bn,gn"), "--rounds", "8", "-o", "speed")
     assert code == 130
     assert "Medians over 6 rounds" in out
-    assert read_bench(tmp_path / "speed").groupby("norm.name").size().to_dict() == {
-        "bn": 6,
-        "gn": 6,
-    }
+    kept = read_bench(tmp_path / "speed").groupby("norm.name").size()
+    assert kept.to_dict() == {"bn": 6, "gn": 6}
 
 
 @pytest.mark.usefixtures("stopped")
@@ -183,10 +175,8 @@ def test_an_interrupted_bench_of_layers_whose_sums_lack_sites_shows_nothing(
 ) -> None:
     whole = layers_module.bench_layers
 
-    def until_then(
-        configs: Sequence[RunConfig], rounds: int, done: Callable[[], object]
-    ) -> Iterator[dict[str, Any]]:
-        yield next(whole(configs, rounds, done))
+    def until_then(*arguments: Any) -> Iterator[dict[str, Any]]:
+        yield next(whole(*arguments))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(layers_module, "bench_layers", until_then)
@@ -194,7 +184,7 @@ def test_an_interrupted_bench_of_layers_whose_sums_lack_sites_shows_nothing(
     assert (code, out, files_in(tmp_path)) == (130, "", set())
 
 
-def test_a_folder_that_cannot_be_written_is_known_before_anything_is_timed(
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_timed(
     normbench: Run, asked: list[RunConfig]
 ) -> None:
     code, out, err = normbench("bench", "-o", "/proc/speed")
@@ -232,20 +222,15 @@ def test_a_norm_that_cannot_train_there_is_named_and_the_others_are_timed(normbe
         (["norm=bnn"], "unknown norm 'bnn': did you mean 'bn'?"),
         (["batch_sizes=4"], "batch_size"),
         (["batch_size=0"], "batch_size: should be greater than or equal to 1, not 0"),
-        (
-            [*tiny(ON_A_PIXEL, "norm=in")],
-            "nothing to run: norm in cannot train normresnet at batch 4: ",
-        ),
+        (tiny(ON_A_PIXEL, "norm=in"), "nothing to run: norm in cannot train normresnet at batch 4"),
+        (["--eager"], "--eager needs --layers"),
         (["--layers", "train.accumulate=4"], "--layers: leave out train.accumulate"),
         (["--rounds", "0"], "Invalid value for '--rounds'"),
         (["--rounds", "many"], "Invalid value for '--rounds'"),
         (["-o", "file"], "--output: 'file' is not a folder"),
         (["-o", "runs"], "--output: 'runs' holds run directories, which its runs.csv would hide"),
         (["--layers", "-o", "runs"], "--output: 'runs' holds run directories"),
-        (
-            ["-o", "timed"],
-            "--output: 'timed/bench.csv' holds rounds already; --overwrite replaces them",
-        ),
+        (["-o", "timed"], "--output: 'timed/bench.csv' holds rounds already; --overwrite replaces"),
     ],
 )
 def test_bad_input_of_bench_is_one_line_and_exit_code_2_and_nothing_is_timed(
@@ -259,7 +244,7 @@ def test_bad_input_of_bench_is_one_line_and_exit_code_2_and_nothing_is_timed(
     (tmp_path / "file").touch()
     (tmp_path / "timed").mkdir()
     (tmp_path / "timed" / "bench.csv").touch()
-    leave_run(compose([*TINY, "epochs=1"], {"norm": "bn", "system.runs_dir": "runs"}))
+    leave_run(compose(tiny(), {"norm": "bn", "system.runs_dir": "runs"}))
     before = files_in(tmp_path)
     code, out, err = normbench("bench", *arguments)
     assert (code, out) == (2, "")
@@ -272,11 +257,27 @@ def test_bad_input_of_bench_is_one_line_and_exit_code_2_and_nothing_is_timed(
 # Reports of runs that were timed
 
 
+@pytest.fixture(scope="module")
+def timed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of bn and a run of gn, and their steps timed under speed."""
+    folder = tmp_path_factory.mktemp("timed")
+    configs = []
+    for norm in ("bn", "gn"):
+        flags = {"system.runs_dir": str(folder / "results" / "runs"), "system.progress": "none"}
+        config = compose(tiny(f"norm={norm}"), flags)
+        execute(config)
+        configs.append(resolve(config)[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "LEAST_SECONDS", 0.0)
+        rows = list(steps.bench_steps(configs, 6, lambda: None))
+    of_steps(rows).write(folder / "speed")
+    return folder
+
+
 @pytest.fixture
-def trained_and_timed(normbench: Run) -> None:
-    """A run of bn and one of gn under results/runs, and their steps timed under speed."""
-    assert normbench("sweep", *tiny("norm=bn,gn", "epochs=1"), "--launcher", "inline")[0] == 0
-    assert normbench("bench", *tiny("norm=bn,gn"), "--rounds", "6", "-o", "speed")[0] == 0
+def trained_and_timed(timed: Path, normbench: Run, tmp_path: Path) -> None:
+    """The same in the folder of this test."""
+    shutil.copytree(timed, tmp_path, dirs_exist_ok=True)
 
 
 @pytest.mark.usefixtures("trained_and_timed")
@@ -293,9 +294,9 @@ def test_a_table_takes_its_times_from_a_bench_and_never_from_its_runs(
         assert (code, err) == (0, "")
         header, *rows = rows_of(out)
         shown = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
-        assert {norm: one["time per epoch"] for norm, one in shown.items()} == {
-            norm: f"{seconds[norm]:.1f} s" for norm in ("bn", "gn")
-        }
+        assert {*shown} == {"bn", "gn"}
+        for norm, cells in shown.items():
+            assert cells["time per epoch"] == f"{seconds[norm]:.1f} s"
         assert shown["bn"]["relative to bn"] == "1.00x"
         assert " to " in shown["gn"]["relative to bn"]
         assert "timed in turns, 6 rounds" in out
@@ -316,7 +317,7 @@ def test_a_report_keeps_the_rounds_it_was_made_with(normbench: Run, tmp_path: Pa
 def test_a_sweep_takes_the_times_that_lie_in_the_folder_of_its_report(
     normbench: Run, tmp_path: Path
 ) -> None:
-    command = ["sweep", *tiny("norm=bn,gn", "epochs=1"), "--launcher", "inline", "-o", "speed"]
+    command = ["sweep", *tiny("norm=bn,gn"), *INLINE, "-o", "speed"]
     code, out, _ = normbench(*command)
     assert code == 0
     assert "| time per epoch" in out
@@ -334,11 +335,8 @@ def test_a_bench_that_is_missing_or_damaged_is_one_line(
     assert err == "normbench: no bench.csv in nowhere: `normbench bench -o nowhere` writes it\n"
     (tmp_path / "bench.md").write_text("| norm |\n")
     code, out, err = normbench(*command, "--bench", "bench.md")
-    assert (code, out, err) == (
-        2,
-        "",
-        "normbench: 'bench.md' is no CSV file: name a bench.csv or its folder\n",
-    )
+    assert (code, out) == (2, "")
+    assert err == "normbench: 'bench.md' is no CSV file: name a bench.csv or its folder\n"
     (tmp_path / "broken.csv").write_text("race,round\n")
     code, out, err = normbench(*command, "--bench", "broken.csv")
     assert (code, out) == (1, "")

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import pty
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,34 +120,19 @@ def test_latex_and_csv_are_the_same_table(normbench: Run) -> None:
     }
 
 
-def on_terminal(folder: Path, *arguments: str) -> str:
-    """What the command prints to a terminal of 120 columns."""
-    terminal, end = pty.openpty()
-    environment = {**os.environ, "COLUMNS": "120", "LINES": "50", "TERM": "xterm-256color"}
-    command = [sys.executable, "-m", "normbench", *arguments]
-    with subprocess.Popen(command, stdout=end, stderr=end, cwd=folder, env=environment) as process:
-        os.close(end)
-        shown = b""
-        try:
-            while part := os.read(terminal, 65536):
-                shown += part
-        except OSError:
-            pass
-        finally:
-            os.close(terminal)
-    assert process.returncode == 0, shown
-    return shown.decode().replace("\r\n", "\n")
-
-
 @pytest.mark.usefixtures("runs")
-def test_on_a_terminal_the_table_is_drawn_and_markdown_only_when_asked(tmp_path: Path) -> None:
-    shown = on_terminal(tmp_path, "table", "--by", "norm,batch_size")
+def test_on_a_terminal_the_table_is_drawn_and_markdown_only_when_asked(
+    normbench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    _, shown, _ = normbench("table", "--by", "norm,batch_size")
     for corner in "┏┓┡┩└┘│":
         assert corner in shown
     assert "Test accuracy by norm and batch size" in shown
     assert "- gn, batch size 4: 1 diverged: the loss of step 3 is nan" in shown
     assert "| norm" not in shown
-    asked = on_terminal(tmp_path, "table", "--by", "norm,batch_size", "--markdown")
+    _, asked, _ = normbench("table", "--by", "norm,batch_size", "--markdown")
     assert "┏" not in asked
     assert asked.startswith("| norm")
 

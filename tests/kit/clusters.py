@@ -76,7 +76,7 @@ def ray_cluster(folder: Path) -> Iterator[RayCluster]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # 15 unless told: starved on a loaded machine
         "RAY_health_check_period_ms": "1000",
-        "RAY_raylet_start_wait_time_s": "120",  # a loaded machine may exceed the default of 30 s
+        "RAY_raylet_start_wait_time_s": "300",  # 30 unless told: too short on a loaded machine
     }
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Layers, of which every model is made: initial values by stream, activations once, weights reparametrized."""
+"""Layers: initial values by stream, each activation once, weights reparametrized."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ import math
 import numpy as np
 import pytest
 import torch
+from kit.norms import REPARAMETRIZING, every_norm
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
-from normbench.models import Layers, materialize, unsupported
+from normbench.models import Layers
 from normbench.norms import NormSpec, norms
 
-NAMES = [entry.name for entry in norms]
-ONE_INPUT = [name for name in NAMES if name != "adain"]  # adain's layer takes a style image too
-CONVS_ALONE = {"ws_gn", "ws_bn", "scaled_ws"}  # weight standardization leaves linear layers alone
+# Weight standardization leaves linear layers alone.
+CONVS_ALONE = {"ws_gn", "ws_bn", "scaled_ws"}
 
 
 class NormWithActivation(nn.Module):
-    """Stands for a method that owns its activation, as EvoNorm and FRN+TLU do."""
+    """Stands for a norm with an activation, such as EvoNorm and FRN with TLU."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -42,10 +41,9 @@ def test_a_layer_draws_torch_s_default_distribution() -> None:
         for values in (layer.weight, layer.bias):
             scaled = values.detach().flatten().double().numpy() * math.sqrt(fan_in)
             assert np.abs(scaled).max() <= 1 + 1e-6
-            # Kolmogorov-Smirnov against the uniform distribution on [-1, 1], at a level of about 1e-4.
-            distances = np.abs(
-                np.sort((scaled + 1) / 2) - (np.arange(scaled.size) + 0.5) / scaled.size
-            )
+            # Kolmogorov-Smirnov against the uniform distribution on [-1, 1], level about 1e-4.
+            quantiles = (np.arange(scaled.size) + 0.5) / scaled.size
+            distances = np.abs(np.sort((scaled + 1) / 2) - quantiles)
             assert distances.max() < 2.3 / math.sqrt(scaled.size)
 
 
@@ -58,14 +56,14 @@ def test_the_i_th_layer_draws_the_same_weights_whether_those_before_it_have_a_bi
 
 
 def weight_below(module: nn.Module) -> Tensor:
-    """The weight before any reparametrization; where it is kept as length and direction, put together again."""
+    """The weight before any reparametrization; of weight norm length times direction."""
     if not parametrize.is_parametrized(module):
         return module.weight
     parametrization = module.parametrizations["weight"]
     return parametrization.original if hasattr(parametrization, "original") else module.weight
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_norm
 @pytest.mark.parametrize("seed", [0, 3])
 def test_equal_seeds_give_equal_initial_weights_under_every_norm(name: str, seed: int) -> None:
     plain, built = Layers(norms.build("none"), seed), Layers(norms.build(name), seed)
@@ -82,9 +80,7 @@ def test_equal_seeds_give_equal_initial_weights_under_every_norm(name: str, seed
             assert (found.bias is None) == (kind == "conv" and not built.spec.conv_bias)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in NAMES if norms.build(name).reparametrize is not None]
-)
+@pytest.mark.parametrize("name", REPARAMETRIZING)
 def test_a_norm_of_weights_acts_on_convolutions_and_where_it_says_so_on_the_head(name: str) -> None:
     layers = Layers(norms.build(name), seed=0)
     assert parametrize.is_parametrized(layers.conv(3, 4, 3))
@@ -118,12 +114,10 @@ def test_a_convolution_keeps_the_size_at_stride_1_and_halves_it_at_stride_2(
     assert conv(torch.zeros(2, 3, 8, 8)).shape == (2, 4, size, size)
 
 
-@pytest.mark.parametrize("name", ONE_INPUT)
+@every_norm
 def test_norm_act_activates_and_norm_does_not(name: str) -> None:
-    layers, x = (
-        Layers(norms.build(name), seed=0),
-        torch.randn(4, 8, 5, 5, generator=torch.Generator().manual_seed(0)),
-    )
+    layers = Layers(norms.build(name), seed=0)
+    x = torch.randn(4, 8, 5, 5, generator=torch.Generator().manual_seed(0))
     plain, activated = layers.norm(8)(x), layers.norm_act(8)(x)
     assert plain.shape == activated.shape == x.shape
     assert (plain < 0).any()
@@ -154,32 +148,3 @@ def test_reparametrize_sees_the_drawn_weights_of_every_convolution_and_linear_la
     assert all(type(module) is nn.Sequential for module in built)
     expected = [plain.conv(3, 4, 3).weight, plain.linear(4, 2).weight]
     assert all(torch.equal(one, other) for one, other in zip(seen, expected, strict=True))
-
-
-def test_materialize_gives_lazy_layers_their_parameters_and_keeps_no_statistics_of_the_blank_images() -> (
-    None
-):
-    for name in ("lazy_bn", "ln_chw", "bn", "switchable"):
-        layers = Layers(norms.build(name), seed=0)
-        model = materialize(nn.Sequential(layers.conv(3, 4, 3), layers.norm_act(4)), (3, 5, 6))
-        assert model.training
-        assert not any(
-            isinstance(parameter, UninitializedParameter) for parameter in model.parameters()
-        )
-        for key, buffer in model.named_buffers():
-            assert torch.equal(
-                buffer, torch.full_like(buffer, 1 if key.endswith("running_var") else 0)
-            )
-
-
-def test_materialize_accepts_what_unsupported_accepts_on_maps_of_one_pixel() -> None:
-    for name, options in (
-        ("bn", {"track_running_stats": False}),
-        ("bn", {}),
-        ("ghost_bn", {}),
-        ("rms", {}),
-    ):
-        spec = norms.build(name, options=options)
-        assert unsupported(spec, [(4, 1, 1)], batch_size=8) is None
-        layers = Layers(spec, seed=0)
-        materialize(nn.Sequential(layers.conv(3, 4, 3), layers.norm_act(4)), (3, 1, 1))

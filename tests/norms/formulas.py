@@ -1,7 +1,7 @@
-"""Every norm's formula in NumPy, from its docstring and paper, and derivatives that use no automatic differentiation.
+"""Every norm's formula in NumPy, from docstring and paper, and derivatives without autograd.
 
-The functions take complex numbers too: the derivative of f at x is then Im f(x + ih) / h, exact to the last digits
-since nothing is subtracted. What must pass no gradient takes the real part.
+The formulas take complex numbers: the derivative of f at x is Im f(x + ih) / h, exact to the last
+digits since no numbers are subtracted. Values that pass no gradient take the real part.
 """
 
 from __future__ import annotations
@@ -10,24 +10,27 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from kit.norms import Array, Options
 from numpy.typing import NDArray
-from probes import Array, Options
 
-Values = NDArray[Any]  # real, or complex for a derivative
-Named = Mapping[str, Values]  # parameters or statistics by their names in the layer
-Formula = Callable[..., Values]  # (x, parameters, statistics, training, **options)
+# Real, or complex for a derivative.
+Values = NDArray[Any]
+# Parameters or statistics by their names in the layer.
+Named = Mapping[str, Values]
+# (x, parameters, statistics, training, **options)
+Formula = Callable[..., Values]
 BATCH, INSTANCE, SAMPLE, PIXEL = (0, 2, 3), (2, 3), (1, 2, 3), (1,)
 STEP = 1e-30
 RELU_GAIN = 1.7139588594436646  # sampled by timm for sqrt(2 / (1 - 1 / pi))
 
 
 def column(values: Values) -> Values:
-    """Values (c,), to go with (n, c, h, w)."""
+    """Reshapes values (c,) to broadcast with (n, c, h, w)."""
     return values.reshape(1, -1, 1, 1)
 
 
 def moments(x: Values, axes: Sequence[int]) -> tuple[Values, Values]:
-    """Mean and biased variance over the axes, which stay as axes of length 1."""
+    """Mean and biased variance over the axes, kept with length 1."""
     mean = x.mean(axis=tuple(axes), keepdims=True)
     return mean, ((x - mean) ** 2).mean(axis=tuple(axes), keepdims=True)
 
@@ -44,19 +47,27 @@ def sigmoid(x: Values) -> Values:
     return 1 / (1 + np.exp(-x))
 
 
+def current_moments(
+    x: Values, s: Named, training: bool, axes: Sequence[int]
+) -> tuple[Values, Values]:
+    """Running moments in evaluation, where a layer has any; the input's own otherwise."""
+    if training or "running_mean" not in s:
+        return moments(x, axes)
+    return column(s["running_mean"]), column(s["running_var"])
+
+
 def batch_norm(x: Values, p: Named, s: Named, training: bool, eps: float, **_: Any) -> Values:
-    mean, var = (
-        moments(x, BATCH) if training else (column(s["running_mean"]), column(s["running_var"]))
-    )
+    mean, var = current_moments(x, s, training, BATCH)
     return affine((x - mean) / np.sqrt(var + eps), p)
 
 
 def ghost_batch_norm(
     x: Values, p: Named, s: Named, training: bool, eps: float, size: int, **_: Any
 ) -> Values:
-    starts = range(0, len(x), size) if training else [0]
-    chunks = [x[i : i + size] if training else x for i in starts]
-    return np.concatenate([batch_norm(chunk, p, s, training, eps) for chunk in chunks])
+    if not training:
+        return batch_norm(x, p, s, False, eps)
+    chunks = [x[start : start + size] for start in range(0, len(x), size)]
+    return np.concatenate([batch_norm(chunk, p, s, True, eps) for chunk in chunks])
 
 
 def batch_renorm(
@@ -83,10 +94,10 @@ def batch_renorm(
 
 
 def normalized_over(axes: Sequence[int]) -> Formula:
-    """(x - mean) / sqrt(var + eps) over axes of one sample, by channel scaled and shifted."""
+    """(x - mean) / sqrt(var + eps) over axes of a sample, scaled and shifted per channel."""
 
     def formula(x: Values, p: Named, s: Named, training: bool, eps: float, **_: Any) -> Values:
-        mean, var = moments(x, axes)
+        mean, var = current_moments(x, s, training, axes)
         return affine((x - mean) / np.sqrt(var + eps), p)
 
     return formula
@@ -137,31 +148,30 @@ def evonorm_b0(x: Values, p: Named, s: Named, training: bool, eps: float, **_: A
 
 
 def switchable_norm(x: Values, p: Named, s: Named, training: bool, eps: float, **_: Any) -> Values:
-    of_batch = (
-        moments(x, BATCH) if training else (column(s["running_mean"]), column(s["running_var"]))
-    )
-    parts = [moments(x, INSTANCE), moments(x, SAMPLE), of_batch]
-    of_means, of_variances = (
-        np.exp(p[name]) / np.exp(p[name]).sum() for name in ("mean_logits", "var_logits")
-    )
-    mean = sum(share * part[0] for share, part in zip(of_means, parts, strict=True))
-    var = sum(share * part[1] for share, part in zip(of_variances, parts, strict=True))
+    of_batch = current_moments(x, s, training, BATCH)
+    means, variances = zip(moments(x, INSTANCE), moments(x, SAMPLE), of_batch, strict=True)
+    mean = mixed(p["mean_logits"], means)
+    var = mixed(p["var_logits"], variances)
     return affine((x - mean) / np.sqrt(var + eps), p)
+
+
+def mixed(logits: Values, parts: Sequence[Values]) -> Values:
+    """The parts' mean, weighted by softmax(logits)."""
+    weights = np.exp(logits) / np.exp(logits).sum()
+    return weights[0] * parts[0] + weights[1] * parts[1] + weights[2] * parts[2]
 
 
 def half_instance_norm(
     x: Values, p: Named, s: Named, training: bool, eps: float, **_: Any
 ) -> Values:
     half = x.shape[1] // 2
-    instance, batch = (
-        {key[len(part) :]: p[key] for key in p if key.startswith(part)} for part in HALVES
-    )
-    running = {key[len(HALVES[1]) :]: s[key] for key in s}
-    first = normalized_over(INSTANCE)(x[:, :half], instance, {}, training, eps)
-    return np.concatenate([first, batch_norm(x[:, half:], batch, running, training, eps)], axis=1)
+    first = normalized_over(INSTANCE)(x[:, :half], below("instance.", p), {}, training, eps)
+    rest = batch_norm(x[:, half:], below("batch.", p), below("batch.", s), training, eps)
+    return np.concatenate([first, rest], axis=1)
 
 
-HALVES = ("instance.", "batch.")
+def below(prefix: str, named: Named) -> Named:
+    return {key.removeprefix(prefix): named[key] for key in named if key.startswith(prefix)}
 
 
 def dynamic_tanh(x: Values, p: Named, s: Named, training: bool, **_: Any) -> Values:
@@ -201,7 +211,7 @@ FORMULAS: dict[str, Formula] = {
 }
 
 
-# Of weights (out, in, ...), one row per output
+# Weights (out, in, ...), as a row per output.
 
 
 def standardized(p: Named, weight_eps: float, **_: Any) -> Values:
@@ -216,10 +226,10 @@ def scaled_standardized(p: Named, weight_eps: float) -> Values:
 
 
 def length_and_direction(p: Named) -> Values:
-    length, direction = p["original0"], p["original1"].reshape(len(p["original1"]), -1)
-    return (
-        length.reshape(-1, 1) * direction / np.sqrt((direction**2).sum(1, keepdims=True))
-    ).reshape(p["original1"].shape)
+    length = p["original0"].reshape(-1, 1)
+    direction = p["original1"].reshape(len(length), -1)
+    rows = length * direction / np.sqrt((direction**2).sum(1, keepdims=True))
+    return rows.reshape(p["original1"].shape)
 
 
 WEIGHTS: dict[str, tuple[Formula, Options]] = {
@@ -231,13 +241,13 @@ WEIGHTS: dict[str, tuple[Formula, Options]] = {
 
 
 def over_singular_value(weight: Values, u: Array, v: Array) -> Values:
-    """W / (u W v), u and v of unit length and without gradient: at the singular vectors of W, W / sigma."""
+    """W / (u W v) without gradient through u and v; W / sigma at the singular vectors of W."""
     rows = weight.reshape(len(weight), -1)
     return weight / (u @ rows @ v)
 
 
 def power_iteration(weight: Array, u: Array, v: Array, steps: int) -> tuple[Array, Array]:
-    """Estimates of the first singular vectors, nearer to them by `steps` steps."""
+    """Estimates of the first singular vectors, `steps` steps after the estimates u and v."""
     rows = weight.reshape(len(weight), -1)
     for _ in range(steps):
         u = rows @ v / np.linalg.norm(rows @ v)
@@ -248,7 +258,7 @@ def power_iteration(weight: Array, u: Array, v: Array, steps: int) -> tuple[Arra
 def derivatives(
     function: Callable[[Named], Values], at: Mapping[str, Array], gradient: Array
 ) -> dict[str, Array]:
-    """The gradient of sum(function * gradient) for every array, one complex step for each of its elements."""
+    """Gradients of sum(function * gradient) for every array, a complex step for each element."""
     found = {name: np.zeros_like(values) for name, values in at.items()}
     for name, values in at.items():
         for index in np.ndindex(values.shape):

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from probes import (
+from kit.norms import (
     REPARAMETRIZING,
-    every_norm_of_one_input,
+    every_norm,
     layer_of,
     normal,
     randomize,
@@ -22,13 +22,10 @@ from torch import nn
 from normbench.norms import AdaIN
 
 SHAPE = (2, 8, 4, 4)
-GENERATED = [
-    "batch_renorm",
-    "ghost_bn",
-    "evonorm_s0",
-]  # written in many small operations, which are fused
+# Layers of many small operations, which the compiler fuses.
+GENERATED = ["batch_renorm", "ghost_bn", "evonorm_s0"]
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(autouse=True)
@@ -41,23 +38,20 @@ def nothing_compiled_before() -> Iterator[None]:
 def assert_compiled_as_eager(
     layer: nn.Module, backend: str, modes: tuple[bool, ...] = (True, False)
 ) -> None:
-    """In training, then in evaluation: the second starts from the statistics that the first left."""
-    x = normal(*SHAPE).float()
-    eager = copy.deepcopy(layer)
-    gradient = torch.randn(
-        copy.deepcopy(layer)(x).shape, generator=torch.Generator().manual_seed(0)
-    )
+    """Compares training, then evaluation with the statistics that training left."""
+    x, eager = normal(*SHAPE).float(), copy.deepcopy(layer)
+    generator = torch.Generator().manual_seed(0)
+    gradient = torch.randn(copy.deepcopy(layer)(x).shape, generator=generator)
     compiled = torch.compile(layer, backend=backend, fullgraph=True)
     for training in modes:
-        found, wanted = (
-            results(module.train(training), x, gradient) for module in (compiled, eager)
-        )
+        found = results(compiled.train(training), x, gradient)
+        wanted = results(eager.train(training), x, gradient)
         found = {key.removeprefix("_orig_mod."): value for key, value in found.items()}
         assert found.keys() == wanted.keys()
         for key, value in wanted.items():
-            of_size = float(value.abs().max())
+            tolerance = 1e-5 * float(value.abs().max())
             torch.testing.assert_close(
-                found[key], value, rtol=0, atol=1e-5 * of_size, msg=lambda text, k=key: k + text
+                found[key], value, rtol=0, atol=tolerance, msg=lambda text, k=key: k + text
             )
         state = dict(layer.named_buffers())
         for key, buffer in eager.named_buffers():
@@ -65,11 +59,11 @@ def assert_compiled_as_eager(
 
 
 def float32_layer(name: str) -> nn.Module:
-    """Random parameters, and statistics of many batches unlike the next one."""
+    """Random parameters, and statistics of many batches unlike the next batch."""
     return with_statistics(layer_of(name, normal(*SHAPE)), num_batches=500).float().train()
 
 
-@every_norm_of_one_input
+@every_norm
 def test_a_compiled_norm_gives_the_eager_numbers(name: str) -> None:
     assert_compiled_as_eager(float32_layer(name), "aot_eager")
 
@@ -81,15 +75,12 @@ def test_a_norm_in_generated_code_trains_by_the_eager_numbers(name: str) -> None
 
 @pytest.mark.parametrize("name", REPARAMETRIZING)
 def test_a_compiled_reparametrized_convolution_gives_the_eager_numbers(name: str) -> None:
-    conv = randomize(
-        spec_of(name).reparametrize(nn.Conv2d(8, 4, 3))
-    )  # far from where spectral norm's vectors point
+    # Random weights, far from the vectors of spectral norm.
+    conv = randomize(spec_of(name).reparametrize(nn.Conv2d(8, 4, 3)))
     assert_compiled_as_eager(conv, "aot_eager")
 
 
 def test_a_compiled_adain_gives_the_eager_numbers() -> None:
-    content, style = normal(*SHAPE).float(), normal(*SHAPE, seed=1).float()
+    images = normal(*SHAPE).float(), normal(*SHAPE, seed=1).float()
     compiled = torch.compile(AdaIN(), backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(
-        compiled(content, style), AdaIN()(content, style), rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(compiled(*images), AdaIN()(*images), rtol=1e-5, atol=1e-5)

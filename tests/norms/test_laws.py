@@ -1,4 +1,4 @@
-"""What ties norms to each other and to their inputs, whatever the numbers."""
+"""Laws between norms, for drawn shapes: a norm with some options equals another norm."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from probes import (
+from kit.norms import (
     CHANNELS,
     NAMES,
-    Options,
+    assert_equal_results,
     layer_of,
     new_layer,
     normal,
@@ -30,111 +30,11 @@ SHAPES = st.tuples(
 KEEP_THE_BIAS = {"none", "rms", "weight_norm", "spectral_norm", "scaled_ws"}
 
 
-def assert_equal_results(one: nn.Module, other: nn.Module, x: Tensor) -> None:
-    """Output, and gradients for the input and the parameters, after the other has taken over the one's parameters."""
-    share_parameters(one, other)
+def assert_same(first: nn.Module, second: nn.Module, x: Tensor) -> None:
+    """Compares output and gradients of layers with the first layer's parameters."""
+    share_parameters(first, second)
     gradient = normal(*x.shape, seed=2)
-    found, wanted = results(one, x, gradient), results(other, x, gradient)
-    for name, value in wanted.items():
-        torch.testing.assert_close(
-            found[name], value, msg=lambda text, name=name: f"{name}: {text}"
-        )
-
-
-# Over its own axes
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "axes"),
-    [
-        ("bn", {}, (0, 2, 3)),
-        ("ln", {}, (1, 2, 3)),
-        ("in", {}, (2, 3)),
-        ("in", {"affine": True}, (2, 3)),
-        *(
-            (name, {}, (0, 2, 3))
-            for name in ("bn_custom", "lazy_bn", "sync_bn", "ghost_bn", "batch_renorm", "ws_bn")
-        ),
-        ("in_affine", {}, (2, 3)),
-        ("ln_chw", {}, (1, 2, 3)),
-        ("ln_c", {}, (1,)),
-    ],
-)
-def test_over_its_own_axes_a_new_norm_s_output_has_mean_0_and_variance_1(
-    name: str, options: Options, axes: tuple[int, ...]
-) -> None:
-    x = normal(6, CHANNELS, 5, 5)
-    y = new_layer(name, x, **options).train()(x)
-    torch.testing.assert_close(y.mean(axes), torch.zeros_like(y.mean(axes)), atol=1e-12, rtol=0)
-    torch.testing.assert_close(
-        y.var(axes, correction=0), torch.ones_like(y.mean(axes)), atol=1e-4, rtol=0
-    )
-
-
-@pytest.mark.parametrize("name", ["gn", "ws_gn"])
-def test_over_each_group_a_new_group_norm_s_output_has_mean_0_and_variance_1(name: str) -> None:
-    x = normal(6, CHANNELS, 5, 5)
-    y = new_layer(name, x, num_groups=2)(x).view(6, 2, -1)
-    torch.testing.assert_close(y.mean(2), torch.zeros(6, 2).double(), atol=1e-12, rtol=0)
-    torch.testing.assert_close(y.var(2, correction=0), torch.ones(6, 2).double(), atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize(("name", "axes"), [("rms", (1,)), ("frn", (2, 3))])
-def test_over_its_own_axes_a_new_norm_without_a_mean_has_mean_square_1(
-    name: str, axes: tuple[int, ...]
-) -> None:
-    x = normal(6, CHANNELS, 5, 5) + 5  # positive, so that FRN's threshold at 0 does nothing
-    square = new_layer(name, x)(x).square().mean(axes)
-    torch.testing.assert_close(square, torch.ones_like(square), atol=1e-4, rtol=0)
-
-
-@given(SHAPES, st.floats(0.1, 10), st.floats(-10, 10))
-def test_every_mean_and_variance_norm_ignores_the_scale_and_offset_of_its_input(
-    shape: Shape, scale: float, offset: float
-) -> None:
-    x = normal(*shape)
-    variants: list[tuple[str, Options]] = [
-        ("bn", {}),
-        ("ln", {}),
-        ("in", {}),
-        ("gn", {"num_groups": shape[1]}),
-    ]
-    variants += [
-        (name, {})
-        for name in ("bn_custom", "lazy_bn", "sync_bn", "in_affine", "ln_chw", "switchable")
-    ]
-    variants += [
-        ("ghost_bn", {"size": 2}),
-        ("batch_renorm", {}),
-        ("ws_bn", {}),
-        ("ws_gn", {"num_groups": shape[1]}),
-    ]
-    variants += [("ibn", {})] * (shape[1] > 1) + [("ln_c", {})] * (shape[1] > 1)
-    for name, options in variants:
-        layer = layer_of(name, x, eps=1e-12, **options).train()
-        y = layer(x)
-        torch.testing.assert_close(
-            layer(scale * x + offset),
-            y,
-            rtol=1e-6,
-            atol=1e-6,
-            msg=lambda text: f"{name}{text}",  # noqa: B023
-        )
-
-
-@given(SHAPES, st.floats(0.1, 10))
-def test_the_norms_without_a_mean_ignore_the_scale_of_their_input_and_not_its_offset(
-    shape: Shape, scale: float
-) -> None:
-    x = normal(*shape) + 1
-    for name in ("rms", "frn"):
-        layer = layer_of(name, x, eps=1e-12)
-        torch.testing.assert_close(layer(scale * x), layer(x), rtol=1e-5, atol=1e-5)
-    if shape[1] > 1:
-        assert not torch.allclose(layer_of("rms", x)(x + 3), layer_of("rms", x)(x))
-
-
-# Between norms
+    assert_equal_results(results(first, x, gradient), results(second, x, gradient))
 
 
 @given(SHAPES)
@@ -150,7 +50,7 @@ def test_group_norm_with_as_many_groups_as_channels_equals_affine_instance_norm(
     x = normal(*shape)
     group, instance = layer_of("gn", x, num_groups=shape[1]), layer_of("in", x, affine=True)
     torch.testing.assert_close(group(x), instance(x))
-    assert_equal_results(group, layer_of("in_affine", x), x)
+    assert_same(group, layer_of("in_affine", x), x)
 
 
 @given(SHAPES)
@@ -158,7 +58,7 @@ def test_batch_norm_trained_on_a_batch_of_one_equals_affine_instance_norm(shape:
     x = normal(*shape)[:1]
     torch.testing.assert_close(layer_of("bn", x).train()(x), layer_of("in", x, affine=True)(x))
     for name in ("bn", "bn_custom", "lazy_bn", "ghost_bn", "batch_renorm", "sync_bn"):
-        assert_equal_results(layer_of(name, x).train(), layer_of("in_affine", x), x)
+        assert_same(layer_of(name, x).train(), layer_of("in_affine", x), x)
 
 
 @given(SHAPES)
@@ -179,7 +79,7 @@ def test_ghost_batch_norm_with_one_chunk_equals_batch_norm_and_keeps_its_statist
 ) -> None:
     x = normal(*shape)
     ghost, batch = layer_of("ghost_bn", x, size=shape[0] + more), layer_of("bn", x)
-    assert_equal_results(ghost, batch, x)
+    assert_same(ghost, batch, x)
     assert torch.equal(ghost.running_mean, batch.running_mean)
     assert torch.equal(ghost.running_var, batch.running_var)
     assert torch.equal(ghost.eval()(x), batch.eval()(x))
@@ -189,17 +89,16 @@ def test_ghost_batch_norm_with_one_chunk_equals_batch_norm_and_keeps_its_statist
 def test_ghost_batch_norm_is_batch_norm_on_each_chunk_in_turn(shape: Shape, size: int) -> None:
     x = normal(*shape)
     ghost, batch = layer_of("ghost_bn", x, size=size), layer_of("bn", x)
-    parts = torch.cat([batch(x[start : start + size]) for start in range(0, len(x), size)])
+    parts = torch.cat([batch(chunk) for chunk in x.split(size)])
     assert torch.equal(ghost(x), parts)
-    assert all(
-        torch.equal(value, statistics(batch)[name]) for name, value in statistics(ghost).items()
-    )
+    for name, value in statistics(ghost).items():
+        assert torch.equal(value, statistics(batch)[name])
 
 
 @given(SHAPES)
 def test_batch_norm_by_hand_has_batch_norm_s_output_and_gradients_in_training(shape: Shape) -> None:
     x = normal(*shape)
-    assert_equal_results(layer_of("bn_custom", x), layer_of("bn", x), x)
+    assert_same(layer_of("bn_custom", x), layer_of("bn", x), x)
 
 
 @given(SHAPES)
@@ -211,8 +110,8 @@ def test_batch_renorm_without_room_for_a_correction_equals_batch_norm(shape: Sha
     )
     for layer in (within_warmup, no_bounds):
         batch = with_statistics(layer_of("bn", x), num_batches=200)
-        assert_equal_results(layer, batch, x)
-        assert_equal_results(layer.eval(), batch.eval(), x)
+        assert_same(layer, batch, x)
+        assert_same(layer.eval(), batch.eval(), x)
 
 
 @given(SHAPES)
@@ -235,7 +134,7 @@ def test_a_switchable_norm_that_has_chosen_one_of_its_parts_is_that_norm(
         for logits in (layer.mean_logits, layer.var_logits):
             logits.copy_(torch.full((3,), -1e4).index_fill(0, torch.tensor(share), 0.0))
     for training in (True, False):
-        assert_equal_results(layer.train(training), part.train(training), x)
+        assert_same(layer.train(training), part.train(training), x)
 
 
 def test_a_new_switchable_norm_mixes_its_parts_equally() -> None:
@@ -263,31 +162,24 @@ def test_ibn_is_instance_norm_on_the_first_half_and_batch_norm_on_the_rest(
 def test_adain_gives_the_content_the_channel_moments_of_the_style(
     samples: int, channels: int, scale: float, offset: float
 ) -> None:
-    content, style = (
-        normal(samples, channels, 4, 3),
-        scale * normal(samples, channels, 2, 5, seed=1) + offset,
-    )
+    content = normal(samples, channels, 4, 3)
+    style = scale * normal(samples, channels, 2, 5, seed=1) + offset
     y = AdaIN(eps=1e-12)(content, style)
     torch.testing.assert_close(y.mean((2, 3)), style.mean((2, 3)))
     torch.testing.assert_close(y.var((2, 3), correction=0), style.var((2, 3), correction=0))
     torch.testing.assert_close(AdaIN()(content, content), content)
 
 
-# Without statistics
-
-
-def test_no_norm_is_the_identity_and_leaves_the_convolution_its_bias() -> None:
+def test_a_norm_of_weights_is_the_identity_and_the_convolution_keeps_its_bias() -> None:
     x = normal(2, CHANNELS, 3, 3)
     for name in KEEP_THE_BIAS - {"rms"}:
         assert torch.equal(spec_of(name).norm(CHANNELS)(x), x)
-    assert spec_of("none").conv_bias
-    assert not any(spec_of(name).conv_bias for name in ("bn", "ln", "in", "gn"))
     assert {name for name in NAMES if spec_of(name).conv_bias} == KEEP_THE_BIAS
+    of_weights = {name for name in NAMES if spec_of(name).scope == "weight"}
+    assert all(spec_of(name).reparametrize is not None for name in of_weights)
 
 
-def test_dynamic_tanh_stays_within_its_scale_of_its_shift_and_keeps_the_order_of_its_inputs() -> (
-    None
-):
+def test_dynamic_tanh_is_bounded_and_keeps_the_order_of_its_inputs() -> None:
     x = 100 * normal(4, CHANNELS, 5, 5)
     layer = layer_of("dyt", x)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the two processes of test_sync_bn.py run: every case's share of a batch through sync_bn, results to a file."""
+"""Runs each of the two processes of test_sync_bn.py: its share of a batch through sync_bn."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from probes import layer_of, normal, results
+from kit.norms import layer_of, normal, results
 from torch import Tensor
 
 CHANNELS = 3
 OPTIONS = {"eps": 0.01, "momentum": 0.3}
-SHARES = {  # the samples of each process, and the size of their maps
+# The samples of each process, and height and width of the maps.
+SHARES = {
     "equal shares": (3, 3, (4, 2)),
     "unequal shares": (1, 4, (4, 2)),
     "one value each": (1, 1, (1, 1)),
@@ -21,7 +22,7 @@ SHARES = {  # the samples of each process, and the size of their maps
 
 
 def batches(case: str) -> list[Tensor]:
-    """Two batches, one after the other, each with its gradient stacked behind it."""
+    """Two batches, each stacked with the gradient of its output."""
     first, second, size = SHARES[case]
     shape = (first + second, CHANNELS, *size)
     return [
@@ -35,23 +36,20 @@ def share_of(rank: int, case: str, batch: Tensor) -> Tensor:
 
 
 def trained(rank: int | None, case: str, name: str, **options: Any) -> dict[str, Tensor]:
-    """Results, statistics and evaluation after both batches; of the whole batch where there is no rank."""
-    like = batches(case)[0][0]
-    layer = layer_of(name, like, **OPTIONS, **options)
+    """Results, statistics and evaluation after both batches; without a rank of whole batches."""
+    layer = layer_of(name, batches(case)[0][0], **OPTIONS, **options)
     found: dict[str, Tensor] = {}
     for number, batch in enumerate(batches(case)):
         x, gradient = batch if rank is None else share_of(rank, case, batch)
-        found |= {
-            f"{key} of batch {number}": value
-            for key, value in results(layer.train(), x, gradient).items()
-        }
+        for key, value in results(layer.train(), x, gradient).items():
+            found[f"{key} of batch {number}"] = value
     found |= {key: value.clone() for key, value in layer.named_buffers()}
     found["evaluation"] = layer.eval()(x).detach()
     return found
 
 
 def process(rank: int, folder: str) -> None:
-    """One of the two; warnings are errors here too."""
+    """Saves what a process finds; warnings are errors, as in the tests."""
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from kit.launchers import tiny_sweep
 
-from normbench.analysis.loading import write_study
+from normbench.analysis.study_files import write_study
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.rendering import to_markdown
 from normbench.config.schema import RunConfig
 from normbench.errors import RunFailure
 from normbench.runs.rundir import read_status
-from normbench.sweeps.carry_out import exit_code, read_runs, run_plan, summary
+from normbench.sweeps.carry_out import exit_code, planned_study, run_plan, summary
 from normbench.sweeps.launchers.inline import inline
 from normbench.sweeps.plan import Plan, PlannedRun, make_plan
 
@@ -103,7 +103,7 @@ def test_a_run_that_leaves_its_status_damaged_does_not_stop_the_others(leave_run
     assert states(ended) == ["damaged", "done"]
     assert exit_code(ended) == 1
     assert any("damaged" in line for line in summary(ended, "again"))
-    assert read_runs(ended.runs).runs["seed"].tolist() == [1]
+    assert planned_study(ended.runs).runs["seed"].tolist() == [1]
 
 
 def test_a_run_whose_other_files_are_damaged_does_not_hide_the_others(
@@ -112,9 +112,9 @@ def test_a_run_whose_other_files_are_damaged_does_not_hide_the_others(
     ended = carry_out(tiny_plan("seed=0,1"), finish)
     (ended.runs[0].config.run_path / "metrics.csv").unlink()
     again = carry_out(tiny_plan("seed=0,1"), finish)
-    frames = read_runs(again.runs)
-    assert frames.runs["seed"].tolist() == [1]
-    assert frames.notes == (f"left out: {again.runs[0].config.run_path}: metrics.csv is damaged",)
+    study = planned_study(again.runs)
+    assert study.runs["seed"].tolist() == [1]
+    assert study.notes == (f"left out: {again.runs[0].config.run_path}: metrics.csv is damaged",)
 
 
 def test_nothing_that_is_over_is_done_again(
@@ -255,10 +255,10 @@ def test_of_many_failed_runs_the_summary_shows_some_and_how_to_list_the_others()
 
 def compared(plan: Plan, folder: Path) -> tuple[set[str], pd.DataFrame, str]:
     """The names of the files of the study, its table of runs, and the table for people."""
-    frames = read_runs(plan.runs)
-    write_study(frames, folder)
+    study = planned_study(plan.runs)
+    write_study(study, folder)
     files = {path.name for path in folder.iterdir()}
-    return files, pd.read_csv(folder / "runs.csv"), to_markdown(comparison_table(frames))
+    return files, pd.read_csv(folder / "runs.csv"), to_markdown(comparison_table(study))
 
 
 FILES = {"runs.csv", "metrics.csv", "steps.csv", "env.json", "configs.json"}
@@ -351,5 +351,5 @@ def test_a_run_that_has_not_begun_is_in_no_table(leave_run: LeaveRun) -> None:
         tiny_plan("seed=0,1"),
         lambda config, restart: leave_run(config, "interrupted", "stopped", epochs=1),
     )
-    assert read_runs(ended.runs).runs["status"].tolist() == ["interrupted"]
-    assert read_runs(tiny_plan("seed=7,8").runs).runs.empty
+    assert planned_study(ended.runs).runs["status"].tolist() == ["interrupted"]
+    assert planned_study(tiny_plan("seed=7,8").runs).runs.empty

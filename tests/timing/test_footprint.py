@@ -1,6 +1,6 @@
-"""What training needs in memory, against allocations and models whose bytes can be counted by hand.
+"""The memory of training, against allocations and models whose bytes can be counted by hand.
 
-What a forward pass keeps is in tests/norms/test_certificate.py.
+Bytes that a forward pass keeps are in tests/norms/test_certificate.py.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def quiet_profiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(SIZES)
-def test_what_is_held_together_counts_together(sizes: list[int]) -> None:
+def test_tensors_that_exist_together_count_together(sizes: list[int]) -> None:
     held: list[Tensor] = []
     assert peak_bytes(lambda: held.extend(empty(size) for size in sizes), CPU) == sum(sizes)
 
 
 @given(SIZES)
-def test_what_is_freed_before_the_next_counts_alone(sizes: list[int]) -> None:
+def test_a_tensor_freed_before_the_next_counts_alone(sizes: list[int]) -> None:
     def work() -> None:
         for size in sizes:
             empty(size)
@@ -43,7 +43,7 @@ def test_what_is_freed_before_the_next_counts_alone(sizes: list[int]) -> None:
     assert peak_bytes(work, CPU) == max(sizes)
 
 
-def test_the_peak_is_the_most_at_a_time_and_not_what_is_left_nor_the_sum() -> None:
+def test_the_peak_is_the_most_at_a_time_and_neither_the_rest_nor_the_sum() -> None:
     def work() -> Tensor:
         first = empty(1000)
         del first
@@ -55,23 +55,24 @@ def test_the_peak_is_the_most_at_a_time_and_not_what_is_left_nor_the_sum() -> No
     assert peak_bytes(work, CPU) == 1300
 
 
-def test_what_was_there_before_is_not_counted() -> None:
+def test_tensors_from_before_are_not_counted() -> None:
     x, y = torch.ones(1000), torch.ones(1000)
     assert peak_bytes(lambda: x.add_(y), CPU) == 0
     assert peak_bytes(lambda: x + y, CPU) == 4000
-    assert peak_bytes(lambda: x + y + y, CPU) == 8000, (
-        "a term of the sum is kept while the next is made"
-    )
+    # A term of the sum is kept while the next is made.
+    assert peak_bytes(lambda: x + y + y, CPU) == 8000
     assert peak_bytes(lambda: None, CPU) == 0
 
 
-def test_work_that_is_measured_is_done_once() -> None:
+def test_measured_work_is_done_once() -> None:
     calls: list[int] = []
     peak_bytes(lambda: calls.append(1), CPU)
     assert calls == [1]
 
 
-def test_a_gpu_is_asked_for_its_most_beyond_what_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_asked_for_its_peak_beyond_the_bytes_from_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     told: list[str] = []
 
     def says(name: str, value: int = 0) -> Callable[[], int]:
@@ -81,22 +82,11 @@ def test_a_gpu_is_asked_for_its_most_beyond_what_it_had(monkeypatch: pytest.Monk
 
         return say
 
-    values = {
-        "synchronize": 0,
-        "reset_peak_memory_stats": 0,
-        "memory_allocated": 1000,
-        "max_memory_allocated": 5000,
-    }
-    for name, value in values.items():
+    before = {"synchronize": 0, "reset_peak_memory_stats": 0, "memory_allocated": 1000}
+    for name, value in {**before, "max_memory_allocated": 5000}.items():
         monkeypatch.setattr(torch.cuda, name, says(name, value))
     assert peak_bytes(says("work"), torch.device("cuda")) == 4000
-    assert told == [
-        "synchronize",
-        "reset_peak_memory_stats",
-        "memory_allocated",
-        "work",
-        "max_memory_allocated",
-    ]
+    assert told == [*before, "work", "max_memory_allocated"]
 
 
 class Halves(nn.Module):
@@ -109,7 +99,7 @@ class Halves(nn.Module):
 
 
 def small_model() -> nn.Module:
-    """12 weights and 4 biases, then a bn of 4: 8 parameters, 8 statistics, and a counter of eight bytes."""
+    """12 weights, 4 biases; then a bn: 8 parameters, 8 statistics, a counter of eight bytes."""
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
 
 
@@ -126,23 +116,20 @@ def take_a_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 @pytest.mark.parametrize(
     ("make", "kept"),
     [
-        (
-            lambda p: torch.optim.Adam(p),
-            2 * PARAMETERS + 4 * 4,
-        ),  # two moments, and a step counter for each tensor
+        # Two moments, and a step counter for each tensor.
+        (torch.optim.Adam, 2 * PARAMETERS + 4 * 4),
         (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), PARAMETERS),
         (lambda p: torch.optim.SGD(p, lr=0.1), 0),
     ],
     ids=["adam", "momentum", "sgd"],
 )
-def test_what_lasts_is_parameters_buffers_and_what_the_optimizer_keeps_of_each(
+def test_state_is_parameters_buffers_and_the_optimizer_s_tensors(
     make: Callable[..., torch.optim.Optimizer], kept: int
 ) -> None:
     model = small_model()
     optimizer = make(model.parameters())
-    assert state_bytes(model, optimizer) == PARAMETERS + BUFFERS, (
-        "nothing is kept before the first step"
-    )
+    # An optimizer keeps nothing before its first step.
+    assert state_bytes(model, optimizer) == PARAMETERS + BUFFERS
     for _ in range(2):
         take_a_step(model, optimizer)
         assert state_bytes(model, optimizer) == PARAMETERS + BUFFERS + kept

@@ -1,4 +1,4 @@
-"""Norm layers timed alone: at which sites, in which layouts and modes, and what a timed pass does."""
+"""Norm layers timed alone: sites, layouts and modes, and the work of a timed pass."""
 
 from __future__ import annotations
 
@@ -18,22 +18,19 @@ from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError
 from normbench.norms import norms
 from normbench.timing import layers as layers_module
-from normbench.timing.layers import bench_layers, sites_of
+from normbench.timing.layers import LAYOUTS, PARTS, bench_layers, sites_of
 from normbench.timing.race import Timer, Work
 from normbench.timing.steps import bench_steps
 from normbench.train.resolve import resolve
 
-FACTS = {"batch_size", "precision", "device", "threads", "torch", "python", "commit", "dirty"}
+MACHINE = {"device", "threads", "torch", "python", "commit", "dirty"}
 SITES = ("4x32x32", "8x16x16")
-LAYOUTS = ("contiguous", "channels_last")
-PARTS = ("forward", "both")
 
 
 @pytest.fixture(autouse=True)
-def short_and_eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One call of each in its turn, and no compiler."""
+def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call of each contestant in its turn."""
     monkeypatch.setattr(layers_module, "LEAST_SECONDS", 0.0)
-    monkeypatch.setattr(layers_module, "MODES", ("eager",))
 
 
 def tiny(norm: str, batch_size: int = 4, **settings: Any) -> RunConfig:
@@ -41,36 +38,32 @@ def tiny(norm: str, batch_size: int = 4, **settings: Any) -> RunConfig:
     return resolve(compose([], given | settings))[0]
 
 
-def bench(*configs: RunConfig, rounds: int = 3) -> list[dict[str, Any]]:
-    return list(bench_layers(configs, rounds, lambda: None))
+def bench(*configs: RunConfig, rounds: int = 3, mode: str = "eager") -> list[dict[str, Any]]:
+    return list(bench_layers(configs, rounds, lambda: None, (mode,)))
 
 
 def test_sites_are_the_distinct_shapes_at_which_the_network_has_a_norm() -> None:
     assert sites_of(tiny("bn")) == [(4, 32, 32), (8, 16, 16)]
-    assert sites_of(tiny("bn", **{"model.widths": [4, 4, 4]})) == [
-        (4, 32, 32),
-        (4, 16, 16),
-        (4, 8, 8),
-    ]
+    same_width = tiny("bn", **{"model.widths": [4, 4, 4]})
+    assert sites_of(same_width) == [(4, 32, 32), (4, 16, 16), (4, 8, 8)]
 
 
 def test_every_norm_has_a_row_for_each_site_layout_part_and_round() -> None:
     calls: list[int] = []
     configs = [tiny("bn"), tiny("gn", **{"norm.num_groups": 2}), tiny("bn", 8)]
-    rows = list(bench_layers(configs, 3, lambda: calls.append(1)))
-    keys = [
-        tuple(row[key] for key in ("batch_size", "norm", "site", "layout", "part", "round"))
-        for row in rows
-    ]
+    rows = list(bench_layers(configs, 3, lambda: calls.append(1), ("eager",)))
+    names = ("batch_size", "norm", "site", "layout", "part", "round")
+    keys = [tuple(row[name] for name in names) for row in rows]
     at_4 = itertools.product([4], ("bn", "gn"), SITES, LAYOUTS, PARTS, range(3))
     at_8 = itertools.product([8], ("bn",), SITES, LAYOUTS, PARTS, range(3))
-    assert len(keys) == len({*keys})
-    assert {*keys} == {*at_4, *at_8}
+    assert sorted(keys) == sorted([*at_4, *at_8])
     assert len(calls) == 3 * len(SITES) * 2
-    assert all(row["seconds"] > 0 and row["mode"] == "eager" for row in rows)
-    own = {"norm", "site", "layout", "mode", "part", "round", "own_activation", "seconds"}
-    assert all({*row} == FACTS | own for row in rows)
-    assert not any(row["own_activation"] for row in rows)
+    measured = {"mode", "precision", "own_activation", "seconds"}
+    for row in rows:
+        assert {*row} == MACHINE | {*names} | measured
+        assert row["seconds"] > 0
+        assert row["mode"] == "eager"
+        assert not row["own_activation"]
     assert all(row["own_activation"] for row in bench(tiny("frn")))
 
 
@@ -80,13 +73,16 @@ def test_a_norm_that_comes_twice_is_refused_rather_than_timed_once() -> None:
         bench(*twice)
 
 
-@pytest.mark.parametrize("setting", [{"channels_last": True}, {"compile": True}, {"onednn": False}])
-def test_what_does_nothing_for_a_layer_is_refused(setting: dict[str, bool]) -> None:
-    (name,) = setting
-    with pytest.raises(NormbenchError, match=f"--layers: leave out runtime.{name}"):
-        bench(tiny("gn", **{f"runtime.{name}": setting[name]}))
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("runtime.channels_last", True), ("runtime.compile", True), ("train.accumulate", 2)],
+)
+def test_a_setting_without_effect_on_a_layer_is_refused(setting: str, value: object) -> None:
+    with pytest.raises(NormbenchError, match=f"--layers: leave out {setting}"):
+        bench(tiny("gn", **{setting: value}))
 
 
+@pytest.mark.slow
 def test_however_many_norms_there_are_all_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = CompileCounter()
 
@@ -95,17 +91,15 @@ def test_however_many_norms_there_are_all_are_compiled(monkeypatch: pytest.Monke
 
     really_compile = torch.compile
     monkeypatch.setattr(torch, "compile", compile_and_count)
-    monkeypatch.setattr(layers_module, "MODES", ("compiled",))
     many = ("bn", "ln", "in", "gn", "in_affine", "ln_c")
-    bench(*(tiny(name) for name in many), rounds=1)
+    bench(*(tiny(name) for name in many), rounds=1, mode="compiled")
     assert counts.frame_count >= len(many) * len(LAYOUTS) * len(SITES)
 
 
 def test_the_rows_make_a_table_of_every_norm_and_layout() -> None:
     table = layers(pd.DataFrame(bench(tiny("bn"), tiny("gn"))))
-    assert {*zip(table["norm"], table["layout"], strict=True)} == {
-        *itertools.product(("bn", "gn"), LAYOUTS)
-    }
+    rows = [*zip(table["norm"], table["layout"], strict=True)]
+    assert sorted(rows) == sorted(itertools.product(("bn", "gn"), LAYOUTS))
     assert (table["forward_seconds"] > 0).all()
     assert (table["relative_time"] > 0).all()
 
@@ -117,11 +111,17 @@ def test_threads_are_those_of_the_configuration_and_then_those_of_before() -> No
     assert torch.get_num_threads() == before
 
 
-# What is timed
+def test_steps_and_layers_say_the_same_of_the_machine() -> None:
+    (step,) = bench_steps([tiny("bn")], 1, lambda: None)
+    layer, *_ = bench(tiny("bn"), rounds=1)
+    assert {name: step[name] for name in MACHINE} == {name: layer[name] for name in MACHINE}
+
+
+# The work of a timed pass
 
 
 class Probe(nn.Module):
-    """Says what it was given, and when the gradient came back."""
+    """Notes its inputs and the arrival of the gradient."""
 
     def __init__(self, told: list[tuple[str, ...]]) -> None:
         super().__init__()
@@ -129,17 +129,11 @@ class Probe(nn.Module):
         self.told = told
 
     def forward(self, x: Tensor) -> Tensor:
-        last = x.is_contiguous(memory_format=torch.channels_last)
+        is_last = x.is_contiguous(memory_format=torch.channels_last)
         assert x.requires_grad
-        assert last != x.is_contiguous()
-        self.told.append(
-            (
-                "forward",
-                "channels_last" if last else "contiguous",
-                str(tuple(x.shape)),
-                str(x.dtype),
-            )
-        )
+        assert is_last != x.is_contiguous()
+        layout = "channels_last" if is_last else "contiguous"
+        self.told.append(("forward", layout, str(tuple(x.shape)), str(x.dtype)))
         y = x * self.weight
         y.register_hook(lambda gradient: self.told.append(("backward",)))
         return y
@@ -147,12 +141,10 @@ class Probe(nn.Module):
 
 @pytest.fixture
 def works(monkeypatch: pytest.MonkeyPatch) -> dict[str, Work]:
-    """What would be timed, by its name, for one site after another: nothing is."""
+    """The works of the races by name, in place of the races."""
     found: dict[str, Work] = {}
 
-    def no_race(
-        works: Mapping[str, Work], timer: Timer, **options: object
-    ) -> Iterator[dict[str, float]]:
+    def no_race(works: Mapping[str, Work], timer: Timer, **_: object) -> Iterator[dict[str, float]]:
         found.update(works)
         return iter(())
 
@@ -160,80 +152,73 @@ def works(monkeypatch: pytest.MonkeyPatch) -> dict[str, Work]:
     return found
 
 
+@pytest.fixture
+def probes(monkeypatch: pytest.MonkeyPatch) -> list[Probe]:
+    """The layers that are timed."""
+    found: list[Probe] = []
+
+    def make(spec: object, shape: object) -> Probe:
+        found.append(Probe([]))
+        return found[-1]
+
+    monkeypatch.setattr(layers_module, "_layer", make)
+    return found
+
+
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("fp32", "torch.float32"), ("bf16", "torch.bfloat16")]
 )
-def test_a_pass_is_in_the_layout_and_precision_and_one_way_or_both(
-    works: dict[str, Work], monkeypatch: pytest.MonkeyPatch, precision: str, dtype: str
+def test_a_pass_is_in_the_layout_and_precision_and_goes_forward_or_both_ways(
+    works: dict[str, Work], probes: list[Probe], precision: str, dtype: str
 ) -> None:
-    told: list[tuple[str, ...]] = []
-    monkeypatch.setattr(layers_module, "_layer", lambda spec, shape: Probe(told))
-    config = tiny("bn", **{"model.widths": [4]})
-    runtime = config.runtime.model_copy(update={"precision": precision})
-    bench(config.model_copy(update={"runtime": runtime}))
+    bench(tiny("bn", **{"model.widths": [4]}).with_runtime(precision=precision))
     assert {*works} == {f"bn|{layout}|eager|{part}" for layout in LAYOUTS for part in PARTS}
-    for name, work in works.items():
-        told.clear()
+    for (name, work), probe in zip(works.items(), probes, strict=True):
         work()
         _, layout, _, part = name.split("|")
-        assert told[0] == ("forward", layout, "(4, 4, 32, 32)", dtype)
-        assert told[1:] == ([("backward",)] if part == "both" else [])
+        assert probe.told[0] == ("forward", layout, "(4, 4, 32, 32)", dtype)
+        assert probe.told[1:] == ([("backward",)] if part == "both" else [])
 
 
 def test_gradients_are_not_kept_from_one_pass_to_the_next(
-    works: dict[str, Work], monkeypatch: pytest.MonkeyPatch
+    works: dict[str, Work], probes: list[Probe]
 ) -> None:
-    probes: list[Probe] = []
-
-    def make(spec: object, shape: object) -> Probe:
-        probes.append(Probe([]))
-        return probes[-1]
-
-    monkeypatch.setattr(layers_module, "_layer", make)
     bench(tiny("bn"))
-    for _ in range(2):
-        for work in works.values():
-            work()
+    for work in [*works.values()] * 2:
+        work()
     assert [probe.weight.grad for probe in probes] == [None] * len(probes)
 
 
-def test_compiled_layers_are_timed_beside_eager_ones(
+def test_compiled_layers_are_timed_beside_eager_layers(
     works: dict[str, Work], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled: list[tuple[nn.Module, object]] = []
+    compiled: list[nn.Module] = []
 
     def compile_nothing(layer: nn.Module, *, dynamic: bool) -> Callable[[Tensor], Tensor]:
-        compiled.append((layer, dynamic))
+        assert not dynamic
+        compiled.append(layer)
         return layer
 
-    monkeypatch.setattr(layers_module, "MODES", ("eager", "compiled"))
     monkeypatch.setattr(torch, "compile", compile_nothing)
-    bench(tiny("bn", **{"model.widths": [4]}))
+    # By default, both modes.
+    list(bench_layers([tiny("bn", **{"model.widths": [4]})], 1, lambda: None))
     assert {name.split("|")[2] for name in works} == {"eager", "compiled"}
     assert len(compiled) == len(works) / 2 == 4
-    assert len({id(layer) for layer, _ in compiled}) == 4, "a layer of its own in each"
-    assert {dynamic for _, dynamic in compiled} == {False}
+    assert len({id(layer) for layer in compiled}) == 4, "each contestant has its own layer"
     for work in works.values():
         work()
 
 
 def test_every_norm_that_can_train_has_a_layer_that_can_be_timed(works: dict[str, Work]) -> None:
-    refused = []
     for entry in norms:
         works.clear()
-        try:
-            bench(tiny(entry.name, 8, **{"model.widths": [8]}))
-        except NormbenchError:
-            refused.append(entry.name)
-            continue
+        bench(tiny(entry.name, 8, **{"model.widths": [8]}))
         assert len(works) == len(LAYOUTS) * len(PARTS)
         for work in works.values():
             work()
-    assert refused == ["adain"], "which needs a style"
 
 
-def test_a_layer_is_timed_as_the_network_has_it() -> None:
-    """With the shape of its site, its options, and its activation where it owns one."""
+def test_a_layer_has_the_shape_of_its_site_its_options_and_its_own_activation() -> None:
     spec = norms.build("gn", options={"num_groups": 2})
     layer = layers_module._layer(spec, (4, 8, 16, 16))
     assert isinstance(layer, nn.GroupNorm)
@@ -243,11 +228,3 @@ def test_a_layer_is_timed_as_the_network_has_it() -> None:
     activated = norms.build("evonorm_s0")
     assert activated.norm_act is not None
     assert isinstance(layers_module._layer(activated, (4, 8, 16, 16)), type(activated.norm_act(8)))
-
-
-def test_steps_and_layers_say_the_same_of_the_machine() -> None:
-    (step, *_), (layer, *_) = (
-        list(make([tiny("bn")], 1, lambda: None)) for make in (bench_steps, bench_layers)
-    )
-    for name in ("device", "threads", "torch", "python", "commit", "dirty"):
-        assert step[name] == layer[name]

@@ -1,4 +1,4 @@
-"""Contestants in turns: their order, their calls, and what a whole round shares, by a clock that the test turns."""
+"""Contestants in turns: order, calls and seconds, by a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normbench.timing import race as race_module
-from normbench.timing.race import WARM_UP, Timer, Work, race, timer_for
+from normbench.timing.race import WARM_UP_CALLS, Timer, Work, race, timer_for
 
 NAMES = ("a", "b", "c")
 SECONDS = {"a": 0.004, "b": 0.002, "c": 0.03}
@@ -20,7 +20,7 @@ STEPS = st.dictionaries(st.sampled_from("abcdef"), st.floats(1e-6, 10), min_size
 
 
 class Clock:
-    """A timer under which a call of each contestant takes the seconds given for it, times those of the turn."""
+    """A timer by which a call of each contestant takes given seconds, times the turn's drift."""
 
     def __init__(
         self, seconds: dict[str, float], drift: Callable[[int], float] = lambda turn: 1.0
@@ -44,9 +44,9 @@ def test_contestants_take_their_turns_after_a_warm_up_of_all() -> None:
     clock = Clock(SECONDS)
     found = clock.run(3, least_seconds=0.01)
     warm_up, rest = clock.turns[:3], clock.turns[3:]
-    assert warm_up == [(name, WARM_UP) for name in NAMES]
+    assert warm_up == [(name, WARM_UP_CALLS) for name in NAMES]
     assert [name for name, _ in rest] == [*NAMES] * 4, (
-        "once to see who is the quickest, then three rounds"
+        "once to find the quickest, then three rounds"
     )
     assert [calls for _, calls in rest] == [1] * 3 + [5] * 9
     assert [list(one) for one in found] == [[*NAMES]] * 3
@@ -72,11 +72,8 @@ def test_nothing_before_the_rounds_is_in_their_seconds() -> None:
     assert clock.run(2, least_seconds=0.0) == [pytest.approx(SECONDS)] * 2
 
 
-@given(
-    steps=STEPS,
-    drift=st.lists(st.floats(0.1, 10), min_size=1, max_size=6),
-)
-def test_what_slows_a_whole_round_down_leaves_its_ratios_as_they_were(
+@given(steps=STEPS, drift=st.lists(st.floats(0.1, 10), min_size=1, max_size=6))
+def test_a_slow_round_leaves_the_ratios_of_its_seconds_as_they_were(
     steps: dict[str, float], drift: list[float]
 ) -> None:
     before = 2 * len(steps)
@@ -84,14 +81,14 @@ def test_what_slows_a_whole_round_down_leaves_its_ratios_as_they_were(
         steps, lambda turn: drift[(turn - before) // len(steps)] if turn >= before else 1.0
     )
     first = next(iter(steps))
-    for one, slow in zip(clock.run(len(drift), least_seconds=0.0), drift, strict=True):
-        assert one[first] == pytest.approx(slow * steps[first])
-        assert {name: one[name] / one[first] for name in one} == pytest.approx(
-            {name: steps[name] / steps[first] for name in steps}
-        )
+    expected = {name: steps[name] / steps[first] for name in steps}
+    for seconds, slow in zip(clock.run(len(drift), least_seconds=0.0), drift, strict=True):
+        assert seconds[first] == pytest.approx(slow * steps[first])
+        ratios = {name: seconds[name] / seconds[first] for name in seconds}
+        assert ratios == pytest.approx(expected)
 
 
-def test_a_round_is_told_before_the_next_one_begins() -> None:
+def test_a_round_is_yielded_before_the_next_round_begins() -> None:
     clock = Clock(SECONDS)
     rounds = race(clock.works(), clock.timer, rounds=2, least_seconds=0.0)
     assert clock.turns == []
@@ -106,7 +103,7 @@ def test_a_round_is_told_before_the_next_one_begins() -> None:
 
 @pytest.fixture
 def seconds_pass(monkeypatch: pytest.MonkeyPatch) -> Work:
-    """Half a second by the processor's clock, and by no other."""
+    """Half a second by the processor's clock alone."""
     now = [100.0]
     monkeypatch.setattr(race_module.time, "perf_counter", lambda: now[0])
 
@@ -122,7 +119,7 @@ def test_a_processor_is_timed_by_its_clock_over_so_many_calls(seconds_pass: Work
 
 
 class Event:
-    """A GPU's event: it stands where it was recorded among the calls, 250 ms after the one before."""
+    """A GPU's event, recorded among the calls, 250 ms after the event before."""
 
     told: list[str]
     numbers: Iterator[int]
@@ -142,7 +139,7 @@ class Event:
         return 250.0
 
 
-def test_a_gpu_is_timed_by_events_around_the_calls_once_the_last_has_come(
+def test_a_gpu_is_timed_by_events_around_the_calls_once_the_last_has_passed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told: list[str] = []
@@ -151,12 +148,5 @@ def test_a_gpu_is_timed_by_events_around_the_calls_once_the_last_has_come(
     monkeypatch.setattr(torch.cuda, "Event", Event)
     timer: Timer = timer_for(torch.device("cuda"))
     assert timer(lambda: told.append("call"), 3) == 0.25
-    assert told == [
-        "event 1",
-        "call",
-        "call",
-        "call",
-        "event 2",
-        "wait for event 2",
-        "from event 1 to event 2",
-    ]
+    calls = ["call"] * 3
+    assert told == ["event 1", *calls, "event 2", "wait for event 2", "from event 1 to event 2"]

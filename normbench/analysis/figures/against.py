@@ -123,8 +123,10 @@ def _draw_line(ax: Axes, runs: pd.DataFrame, x: str, look: Look, factor: float) 
     means = [estimate.mean for estimate in estimates]
     (line,) = ax.plot(places, means, color=colour, marker=marker, zorder=2)
     # The same points again: only the points of a scatter can each have a link.
-    dots = ax.scatter(places, means, color=colour, marker=marker, s=font * 3.5, zorder=3)
-    dots.set_urls(links)
+    reached = [index for index, estimate in enumerate(estimates) if estimate.n]
+    x_y = [places[index] for index in reached], [means[index] for index in reached]
+    dots = ax.scatter(*x_y, color=colour, marker=marker, s=font * 3.5, zorder=3)
+    dots.set_urls([links[index] for index in reached])
     _draw_intervals(ax, places, estimates, colour)
     _draw_seeds(ax, places, values, colour)
     lost = [place for place, found in zip(places, values, strict=True) if not found]

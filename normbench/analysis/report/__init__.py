@@ -10,10 +10,10 @@ from typing import Any
 from normbench.analysis.figures.labels import alt_text
 from normbench.analysis.figures.saving import save, to_svg, without_links
 from normbench.analysis.figures.style import PAGE
-from normbench.analysis.loading import write_study
 from normbench.analysis.outputs import Kind, outputs
 from normbench.analysis.report.page import Drawing, page
 from normbench.analysis.study import Study
+from normbench.analysis.study_files import write_study
 from normbench.analysis.tables.rendering import FORMS, SUFFIXES, to_markdown
 from normbench.atomic import disk_errors, write_text
 from normbench.errors import NormbenchError

@@ -15,12 +15,12 @@ from markupsafe import Markup
 
 import normbench
 from normbench.analysis.captions import distinct
-from normbench.analysis.loading import common_settings
 from normbench.analysis.report.run_curves import HEIGHT, WIDTH, run_curves
 from normbench.analysis.report.summary import summary
 from normbench.analysis.report.svg import Settings, inline_svg
 from normbench.analysis.settings import is_setting
 from normbench.analysis.study import Study
+from normbench.analysis.study_files import common_settings
 from normbench.analysis.tables.table import Table, in_words
 from normbench.runs.files import at
 

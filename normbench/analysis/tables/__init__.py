@@ -1,1 +1,1 @@
-"""Tables of runs: what was reached, over which settings, against what the source claims, norm against norm."""
+"""Tables of a study: comparison, cross table, evaluations, pairs, source; costs of a bench."""

@@ -1,4 +1,4 @@
-"""The comparison: what each norm reached, how sure that is, and what an epoch costs."""
+"""The comparison: result of each norm, intervals, and cost of an epoch."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def comparison_table(study: Study) -> Table:
 def comparison(study: Study) -> pd.DataFrame:
     """A row per norm and choice of `study.settings`, in the order of the runs.
 
-    n: finished runs, one seed each. `study.test_column`: their mean, with half_width of its 95 %
-    Student-t interval over seeds, nan for one seed. test_set_half_width: of the interval that a
-    finite test set leaves even to infinitely many seeds, for metrics with a range. seconds of an
+    n: finished runs, a seed each. `study.test_column`: their mean, with half_width of the 95 %
+    Student-t interval over seeds, nan for a single seed. test_set_half_width: of the interval due
+    to the finite test set, whatever the number of seeds, for metrics with a range. seconds of an
     epoch: median over the rounds of a bench, with the columns RATIO relative to bn at the same
     shared settings, and rounds. status: the runs without a result. Where images were held out:
-    `study.val_column`, and chosen, whether the learning rate is the one chosen by it.
+    `study.val_column`, and chosen, whether the learning rate is the chosen rate.
     """
     baseline = _baseline(study)
     groups = study.runs.groupby(["norm", *study.settings], sort=False, dropna=False)
@@ -99,7 +99,7 @@ def _baseline(study: Study) -> dict[Any, Clock]:
 
 
 def _readable(study: Study, data: pd.DataFrame) -> pd.DataFrame:
-    """The comparison as people read it; settings that all rows share are left out."""
+    """The readable comparison, without settings shared by all rows."""
     metric = study.primary
     columns: dict[str, Any] = {"norm": data["norm"]}
     for name in study.varying(study.settings):
@@ -125,7 +125,7 @@ def _readable(study: Study, data: pd.DataFrame) -> pd.DataFrame:
 
 
 def _held_out(study: Study, data: pd.DataFrame) -> list[str]:
-    """The primary metric on held-out images, with a mark at the learning rate chosen by it."""
+    """The primary metric on held-out images, with a mark at the chosen learning rate."""
     shown = show_all(study.primary, data[study.val_column])
     if "chosen" not in data:
         return shown

@@ -1,4 +1,4 @@
-"""What a training step costs under each norm, as `normbench bench` timed it: time and memory."""
+"""Table of the costs of a training step under each norm: time and memory, by a bench."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def costs_table(rounds: pd.DataFrame) -> Table:
 def costs(rounds: pd.DataFrame) -> pd.DataFrame:
     """A row for each contestant, in the order of the rounds.
 
-    norm, batch_size, and the settings that vary, by short names; seconds of a step (median), the
+    norm, batch_size, and varying settings by short names; seconds of a step (median), the
     columns RATIO relative to bn at the same shared settings, rounds; images_per_second;
     compile_seconds; peak_bytes, saved_bytes, state_bytes.
     """
@@ -94,13 +94,13 @@ def _row(of_it: pd.DataFrame, settings: dict[str, str], of_bn: Seconds) -> dict[
 
 
 def _known(settings: pd.DataFrame) -> dict[str, Any]:
-    """The settings that a contestant has; "" marks those of other norms."""
+    """The settings of a contestant, without "" for settings of other norms."""
     first = settings.iloc[0].items()
     return {str(name): value for name, value in first if value != ""}
 
 
 def _varying(configs: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:
-    """Settings in which contestants of one norm differ, and settings of the runtime that vary."""
+    """Settings that vary within a norm, and varying settings of the runtime."""
     one_norm = {cost: config | {"norm.name": ""} for cost, config in configs.items()}
     found = varying_settings(configs, configs)
     for name, values in varying_settings(one_norm, one_norm).items():
@@ -110,7 +110,7 @@ def _varying(configs: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def _short(name: str) -> str:
-    """A setting without its section: `channels last`."""
+    """A setting without the section: `channels last`."""
     for section in SECTIONS:
         name = name.removeprefix(section)
     return name.replace("_", " ")
@@ -126,7 +126,7 @@ def _readable(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def _columns(data: pd.DataFrame) -> Iterator[tuple[str, Any]]:
-    """The columns as people read them: settings, then figures with their units."""
+    """The readable columns: settings, then figures with units."""
     settings = data.loc[:, :"seconds"].columns[:-1]
     for name in settings:
         yield in_words(str(name)), data[name]

@@ -1,4 +1,4 @@
-"""One figure over settings: norm x batch size, norm x learning rate, or any other choice."""
+"""One figure over settings: norm x batch size, norm x learning rate, or any choice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from normbench.runs.row import KEYS
 from normbench.tasks.metric import Metric, metric_of
 
 NO_RUN = "no run"
-CLOCKS = ("seconds", "second")  # figures that other runs on the machine disturb
+CLOCKS = ("seconds", "second")  # figures disturbed by other runs on the machine
 
 
 def cross_table(study: Study, by: Sequence[str], column: str | None = None) -> Table:
@@ -42,11 +42,11 @@ def cross_table(study: Study, by: Sequence[str], column: str | None = None) -> T
 
 
 def cells(study: Study, by: Sequence[str], column: str) -> pd.DataFrame:
-    """A row for each choice of the settings `by` that has a run.
+    """A row for each choice of the settings `by` with a run.
 
-    n, `column` and half_width: the mean of the final figure over seeds, and its interval.
-    test_set_half_width: what the test set leaves open, for metrics with a range. status: the runs
-    without a result. Times leave out runs that shared the machine. Where `by` leaves the learning
+    n, `column` and half_width: the mean of the final figure over seeds, with an interval.
+    test_set_half_width: the interval of the test set, for metrics with a range. status: the runs
+    without a result. Times leave out runs on a shared machine. Where `by` leaves the learning
     rate open, each norm is at its chosen rate.
 
     Raises NormbenchError for an unknown setting or figure, and where runs of one cell differ in
@@ -68,8 +68,8 @@ def cells(study: Study, by: Sequence[str], column: str) -> pd.DataFrame:
 def final(study: Study, column: str) -> dict[Any, float]:
     """The figure of each finished run at its last epoch, by run.
 
-    Times are medians over the epochs, of runs that had the machine to themselves.
-    Raises NormbenchError for a column that no run has.
+    Times are medians over the epochs, of runs alone on the machine.
+    Raises NormbenchError for an unknown column.
     """
     known = [str(name) for name in study.metrics if name not in (*KEYS, "epoch", "steps", "lr")]
     if column not in known:
@@ -103,7 +103,7 @@ def _cell(
 
 
 def _readable(study: Study, data: pd.DataFrame, column: str, by: Sequence[str]) -> list[str]:
-    """Each cell as people read it, with a mark at the best learning rate of each row."""
+    """The readable cells, with a mark at the best learning rate of each row."""
     is_uniform = data.loc[data["n"] > 0, "n"].nunique() <= 1
     metric = study.metric(column)
     texts = []
@@ -123,7 +123,7 @@ def _best_of_rows(study: Study, data: pd.DataFrame, by: Sequence[str]) -> list[i
 
 
 def _cell_text(cell: dict[Any, Any], metric: Metric, column: str, *, is_uniform: bool) -> str:
-    """What a cell reached, or how its runs ended; with its n where cells differ in n."""
+    """The result of a cell, or the states of runs without a result; n if cells differ in n."""
     if cell["n"] == 0:
         return str(cell["status"]) or NOT_MEASURED
     text = metric.show(cell[column], cell["half_width"])
@@ -145,7 +145,7 @@ def _grid(cells: pd.DataFrame, by: Sequence[str], empty: Any) -> pd.DataFrame:
 
 
 def _remarks(study: Study, data: pd.DataFrame, by: Sequence[str], metric: Metric) -> Iterator[str]:
-    """What the caption adds: the interval of the test set, and how learning rates were chosen."""
+    """Sentences for the caption: the interval of the test set, the chosen learning rates."""
     if "test_set_half_width" in data:
         widest = metric.show_difference(data["test_set_half_width"].max())
         images = distinct(study.runs, "num_test")
@@ -176,6 +176,6 @@ def _check_alike(study: Study, settings: dict[str, Any], group: pd.DataFrame) ->
 
 
 def _ascending(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """The runs with numbers in ascending order, and names as they come."""
+    """The runs with numbers in ascending order, and names in the order of the runs."""
     numbers = [name for name in by if pd.api.types.is_numeric_dtype(runs[name])]
     return runs.sort_values(numbers, kind="stable") if numbers else runs

@@ -1,4 +1,4 @@
-"""The three evaluations of BatchNorm side by side: did training fail, or only its evaluation?"""
+"""The three evaluations of BatchNorm side by side: did training fail, or only evaluation?"""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def evaluations_table(study: Study) -> Table:
 
 
 def _asked(study: Study) -> dict[Any, bool]:
-    """Whether all runs of a norm and batch size were asked for the other two evaluations."""
+    """Whether all runs of a norm and batch size had `train.bn_evaluations` on."""
     configs = study.configs.items()
     asked = [run for run, config in configs if config.get("train.bn_evaluations")]
     is_asked = study.runs["run"].isin(asked)
@@ -61,7 +61,7 @@ def _asked(study: Study) -> dict[Any, bool]:
 
 
 def _cell_text(cell: dict[Any, Any], metric: Metric, column: str, *, lacks: bool) -> str:
-    """What was reached; lacks: a run that was asked for this evaluation keeps no statistics."""
+    """The result of an evaluation; lacks: the norm keeps no statistics to evaluate with."""
     if cell["n"]:
         return metric.show(cell[column], cell["half_width"])
     return cell["status"] or (NO_STATISTICS if lacks else NOT_MEASURED)

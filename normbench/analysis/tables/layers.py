@@ -1,4 +1,4 @@
-"""What a norm layer alone costs, forward and backward, over all sites of the network."""
+"""Table of the costs of norm layers alone, forward and backward, over all sites."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two norms against each other, seed by seed: the difference, its interval, and what follows."""
+"""Two norms against each other, seed by seed: the difference, an interval, and a verdict."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNDECIDED = "undecided"
 
 @dataclass(frozen=True)
 class Paired:
-    """First minus second in the final primary metric, at one choice of settings.
+    """First minus second in the final primary metric, at a choice of settings.
 
     adjusted: Holm's p-value over all pairs of the table.
     """
@@ -49,12 +49,12 @@ class Paired:
 
     @property
     def shown(self) -> str:
-        """The difference with its interval: `+0.8 ± 0.3 points`."""
+        """The difference with the interval: `+0.8 ± 0.3 points`."""
         estimate = self.difference.estimate
         return self.metric.show_difference(estimate.mean, estimate.half_width)
 
     def sentence(self) -> str:
-        """The difference, what it rests on, and what follows."""
+        """The difference, the basis, and the verdict in a sentence."""
         number = self.difference.estimate.n
         what = f"{describe(self.settings)}: {self.first} - {self.second} = {self.shown}"
         if number == 1:
@@ -72,9 +72,9 @@ def p_text(p_value: float) -> str:
 
 
 def compare(study: Study, first: str, second: str) -> list[Paired]:
-    """First against second at all settings at which both have a seed in common.
+    """First against second at all settings with a common seed.
 
-    Each norm is at its chosen learning rate. P-values are Holm's, over all of these settings.
+    Each norm is at the chosen learning rate. P-values are Holm's, over all settings.
     Raises NormbenchError for an unknown norm, for several runs of one norm, seed and settings, and
     where nothing is in common.
     """
@@ -93,13 +93,13 @@ def compare(study: Study, first: str, second: str) -> list[Paired]:
 
 
 def every_pair(study: Study) -> list[Paired]:
-    """Every norm against every other, at all settings at which both have a seed in common."""
+    """All pairs of norms, at all settings with a common seed."""
     norms = study.done.runs["norm"].unique()
     return _compare_all(study, list(itertools.combinations(norms, 2)))
 
 
 def pairs_table(study: Study) -> Table:
-    """Every pair of norms: the paired difference, its interval, and what follows.
+    """All pairs of norms: the paired difference, an interval, and the verdict.
 
     Raises NormbenchError where no two norms have a seed in common.
     """
@@ -122,26 +122,32 @@ def _compare_all(study: Study, pairs: Sequence[tuple[str, str]]) -> list[Paired]
     settings = list(study.shared_settings)
     if not study.varying(["model"]):
         settings.remove("model")
+    compared = {norm for pair in pairs for norm in pair}
+    done = study.done.runs
+    groups = done[done["norm"].isin(compared)].groupby(settings, sort=False, dropna=False)
     found: list[tuple[str, str, dict[str, Any], Difference]] = []
-    for key, group in study.done.runs.groupby(settings, sort=False, dropna=False):
+    for key, group in groups:
+        results = _by_seed(group, study.test_column)
         for first, second in pairs:
-            of_first = _by_seed(group, first, study.test_column)
-            of_second = _by_seed(group, second, study.test_column)
-            difference = paired_difference(of_first, of_second)
+            difference = paired_difference(results.get(first, {}), results.get(second, {}))
             if difference is not None:
                 found.append((first, second, dict(zip(settings, key, strict=True)), difference))
     adjusted = holm([difference.p_value for *_, difference in found])
     return [Paired(*one, p, study.primary) for one, p in zip(found, adjusted, strict=True)]
 
 
-def _by_seed(group: pd.DataFrame, norm: str, column: str) -> dict[int, float]:
-    runs = group[group["norm"] == norm]
-    if runs["seed"].duplicated().any():
-        raise NormbenchError(
-            f"several runs of {norm} have the same seed and settings: "
-            "choose among them with --where"
-        )
-    return {int(seed): float(value) for seed, value in zip(runs["seed"], runs[column], strict=True)}
+def _by_seed(group: pd.DataFrame, column: str) -> dict[str, dict[int, float]]:
+    """The results by norm and seed. Raises NormbenchError where a norm has a seed twice."""
+    results: dict[str, dict[int, float]] = {}
+    for norm, seed, value in zip(group["norm"], group["seed"], group[column], strict=True):
+        of_norm = results.setdefault(norm, {})
+        if int(seed) in of_norm:
+            raise NormbenchError(
+                f"several runs of {norm} have the same seed and settings: "
+                "choose among them with --where"
+            )
+        of_norm[int(seed)] = float(value)
+    return results
 
 
 def _row(paired: Paired) -> dict[str, Any]:
@@ -160,7 +166,7 @@ def _row(paired: Paired) -> dict[str, Any]:
 
 
 def _readable(found: Sequence[Paired]) -> pd.DataFrame:
-    """The pairs as people read them; settings that all rows share are left out."""
+    """The readable pairs, without settings shared by all rows."""
     columns: dict[str, Any] = {"pair": [f"{one.first} - {one.second}" for one in found]}
     settings = pd.DataFrame([one.settings for one in found])
     for name in settings:
@@ -174,5 +180,5 @@ def _readable(found: Sequence[Paired]) -> pd.DataFrame:
 
 
 def _p_cell(p_value: float) -> str:
-    """The p-value below a heading that says p: `< 0.001`, `0.031`; "" for none."""
+    """The p-value without p: `< 0.001`, `0.031`; "" for nan."""
     return "" if math.isnan(p_value) else p_text(p_value).removeprefix("p ").removeprefix("= ")

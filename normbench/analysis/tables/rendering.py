@@ -9,7 +9,7 @@ from normbench.analysis.tables.table import Table
 SUFFIXES = {"markdown": ".md", "latex": ".tex", "csv": ".csv"}
 
 
-# Styler escapes these in cells only, not in a caption, and leaves < and > to print as ¡ and ¿.
+# pandas' Styler escapes cells only, not the caption, and leaves < and > to print as ¡ and ¿.
 LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "<": r"\textless{}", ">": r"\textgreater{}"}
 LATEX |= {sign: f"\\{sign}" for sign in "%_&#${}"}
 LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -17,14 +17,14 @@ TO_LATEX = {ord(sign): command for sign, command in LATEX.items()}
 
 
 def to_markdown(table: Table) -> str:
-    """The table with its caption, and below both the runs without a figure."""
+    """The table, the caption, and a list of runs without a figure."""
     shown = table.shown.to_markdown(index=False, disable_numparse=True)
     notes = "".join(f"- {note}\n" for note in table.notes)
     return f"{shown}\n\n{table.caption}\n" + (f"\n{notes}" if notes else "")
 
 
 def to_latex(table: Table) -> str:
-    """A table environment with booktabs rules; caption and notes as its caption."""
+    """A table environment with booktabs rules; the caption includes the notes."""
     notes = [f"{note}." for note in table.notes]
     styler = table.shown.map(_escape).rename(columns=_escape).style.hide(axis="index")
     return styler.to_latex(

@@ -1,6 +1,6 @@
-"""The table that normbench sets out to check: what its source claims, and what was measured.
+"""The table of the source, claimed and measured: the occasion for normbench.
 
-The source is a tutorial that does not say how it obtained its figures; its protocol is batch 64,
+The source is a tutorial, silent on how figures were obtained; the protocol is batch 64,
 5 epochs of CIFAR-10, Adam at 1e-3.
 """
 
@@ -19,7 +19,7 @@ from normbench.analysis.tables.crosstab import cells
 from normbench.analysis.tables.table import NOT_MEASURED, Table, times
 from normbench.tasks.metric import Metric
 
-METRIC = "accuracy"  # of which the claims are; a study of another metric has no such table
+METRIC = "accuracy"  # the claims are about accuracy: no table for another metric
 BATCH = 64
 SMALLEST = 1
 NOTE = (
@@ -30,7 +30,7 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Claim:
-    """What the source says of a norm.
+    """A claim of the source about a norm.
 
     reached: test accuracy; relative_time: of an epoch, relative to bn; at_batch_1: in words.
     """
@@ -49,7 +49,7 @@ CLAIMS = {
 
 
 def has_claims(study: Study) -> bool:
-    """Whether the source claims anything of these runs."""
+    """Whether the source claims anything about the runs."""
     if study.primary.name != METRIC:
         return False
     runs = study.runs
@@ -57,7 +57,7 @@ def has_claims(study: Study) -> bool:
 
 
 def source_table(study: Study) -> Table:
-    """A row per norm of the source: what it reaches, its time and batch 1, claimed and measured.
+    """A row per norm of the source: result, time and batch 1, claimed and measured.
 
     Raises NormbenchError where runs of a norm differ in more than seed and batch size.
     """
@@ -80,7 +80,7 @@ def source_table(study: Study) -> Table:
 
 
 def relative_time(study: Study, norm: str, batch_size: int = BATCH) -> Ratio | None:
-    """Seconds of an epoch over bn's at this batch size, by rounds; None where not timed."""
+    """Seconds of an epoch over bn's at a batch size, by rounds; None if not timed."""
     runs = study.at(batch_size=batch_size).chosen.runs
     of_norm, of_bn = (
         study.clock(runs.loc[runs["norm"] == name, "run"]) for name in (norm, BASELINE)
@@ -106,7 +106,7 @@ def _row(study: Study, norm: str, claim: Claim) -> dict[str, object]:
 
 
 def _reached(study: Study, name: str, norm: str, batch_size: int) -> dict[str, object]:
-    """What the norm reached, and how its runs ended that have no result."""
+    """The result of a norm, and the runs without a result."""
     runs = study.at(norm=norm, batch_size=batch_size)
     estimate, status = Estimate(math.nan, math.nan, 0), ""
     if not runs.runs.empty:

@@ -1,4 +1,4 @@
-"""A table: its data, its cells as people read them, and what its figures rest on."""
+"""A table: data, readable cells, and a caption with the basis of the figures."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ RATIO = ["relative_time", "relative_time_low", "relative_time_high"]
 
 @dataclass(frozen=True)
 class Table:
-    """A table as data, unrounded, and as people read it.
+    """A table as unrounded data, and as readable text.
 
-    notes: runs without a figure, and why; one line each.
-    numbers: unrounded, by the columns and rows of `shown`, for those cells that show a number; a
-        page sorts by them.
+    notes: runs without a figure, and why; a line each.
+    numbers: unrounded, by the columns and rows of `shown`, for cells with a number; the
+        keys for sorting on the page.
     """
 
     title: str
@@ -38,7 +38,7 @@ def in_words(column: str) -> str:
 
 
 def ended_otherwise(runs: pd.DataFrame) -> str:
-    """The number of runs without a result, by how they ended: `1 diverged, 2 failed`."""
+    """The number of runs without a result, by state: `1 diverged, 2 failed`."""
     ended = runs.loc[runs["status"] != "done", "status"].value_counts()
     return ", ".join(f"{count} {state}" for state, count in ended.items())
 
@@ -49,7 +49,7 @@ def show_all(metric: Metric, values: Iterable[float]) -> list[str]:
 
 
 def times(ratio: Ratio | None) -> str:
-    """How many times as long, with the interval if there is one: `1.05x (1.02 to 1.09)`."""
+    """How many times as long, with an interval, if known: `1.05x (1.02 to 1.09)`."""
     if ratio is None:
         return NOT_MEASURED
     is_known = not math.isnan(ratio.low) and ratio.low < ratio.high

@@ -1,0 +1,182 @@
+"""The files of a study: runs.csv, metrics.csv, steps.csv, env.json, configs.json, bench.csv."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from normbench.analysis.settings import is_setting, with_settings
+from normbench.analysis.study import Study
+from normbench.atomic import disk_errors, write_json, write_text
+from normbench.errors import NormbenchError, RunFailure
+from normbench.runs.files import known_schema, run_dirs
+from normbench.runs.row import KEYS, row_columns, task_of
+from normbench.runs.rundir import SCHEMA_VERSION
+from normbench.tasks.metric import SPLITS, TaskRecord
+from normbench.timing.rounds import FILE, write_rounds
+
+NUMBERS = ("batch_size", "seed", "lr", "epochs", "epoch", "step", "loss")
+COUNTS = ("num_test", "threads")  # unknown for runs without an environment
+METRICS = ("epoch", "steps", "train_seconds")
+STEPS = ("step", "epoch", "loss", "lr")
+
+
+def read_study(file: Path) -> Study:
+    """The study of a runs.csv and the files beside it. Raises RunFailure for a damaged file."""
+    environments = _read(file.with_name("env.json"), _read_json, {})
+    tasks = [task_of(environment) for environment in environments.values()]
+    settings, notes = _read(file.with_name("configs.json"), _read_configs, ({}, ()))
+    runs = _read(file, partial(_read_runs, row_columns(tasks)))
+    metrics = _read(file.with_name("metrics.csv"), partial(_read_rows, metric_columns(tasks)))
+    steps = _read(file.with_name("steps.csv"), partial(_read_rows, STEPS))
+    if (runs["status"] == "done").any() and metrics.empty:
+        raise RunFailure(
+            f"'{file.with_name('metrics.csv')}' cannot be read: it has no rows, and runs are done"
+        )
+    runs = tidy(with_settings(runs, settings))
+    return Study(runs, metrics, steps, environments, settings, notes)
+
+
+def write_study(study: Study, folder: Path) -> None:
+    """Writes the files of a study, read back by `load_study` as an equal study.
+
+    Writes runs.csv, metrics.csv, steps.csv, env.json, configs.json, and bench.csv if timed.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    tables = {"runs": study.runs, "metrics": study.metrics, "steps": study.steps}
+    for name, table in tables.items():
+        write_text(folder / f"{name}.csv", table.to_csv(index=False))
+    if not study.bench.empty:
+        write_rounds(study.bench, folder / FILE)
+    write_json(folder / "env.json", study.environments)
+    write_json(folder / "configs.json", _packed(study))
+
+
+def common_settings(configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The settings shared by all runs."""
+    first, *others = configs.values() or [{}]
+    common = {}
+    for key, value in first.items():
+        if all(key in config and config[key] == value for config in others):
+            common[key] = value
+    return common
+
+
+def check_folder(folder: Path) -> None:
+    """Raises NormbenchError for a file, and for a folder of run directories."""
+    if folder.exists() and not folder.is_dir():
+        raise NormbenchError(f"--output: '{folder}' is not a folder")
+    if run_dirs(folder):
+        raise NormbenchError(
+            f"--output: '{folder}' holds run directories, "
+            "which its runs.csv would hide: name another"
+        )
+
+
+def check_keeps(folder: Path, runs: Collection[str]) -> None:
+    """Raises NormbenchError if the study in `folder` has other runs than `runs`."""
+    file = folder / "runs.csv"
+    if file.exists() and {*_read(file, _read_table)["run"]} - {*runs}:
+        raise NormbenchError(
+            f"--output: '{folder}' holds runs that are not in this report: name another folder"
+        )
+
+
+def metric_columns(tasks: Iterable[TaskRecord]) -> list[str]:
+    """The columns of metrics.csv for runs of the given tasks."""
+    figures: dict[str, None] = {}
+    for task in tasks:
+        for metric in task.metrics:
+            figures |= {f"train_{metric.name}": None, f"test_{metric.name}": None}
+    return [*METRICS, *figures]
+
+
+def tidy(runs: pd.DataFrame) -> pd.DataFrame:
+    """The table without empty `val_` columns, and with integers for counts with gaps."""
+    held_out = [name for name in runs.columns if name.startswith("val_")]
+    empty = [name for name in held_out if runs[name].isna().all()]
+    incomplete = [name for name in COUNTS if runs[name].isna().any()]
+    return runs.drop(columns=empty).astype(dict.fromkeys(incomplete, "Int64"))
+
+
+def _packed(study: Study) -> dict[str, Any]:
+    """The content of configs.json: common settings once, and of each run the rest."""
+    common = common_settings(study.configs)
+    own = {}
+    for run, config in study.configs.items():
+        own[run] = {key: config[key] for key in config if key not in common}
+    version = {"schema_version": SCHEMA_VERSION}
+    return version | {"shared": common, "runs": own, "left_out": list(study.notes)}
+
+
+def _read(file: Path, parse: Callable[[Path], Any], absent: Any = None) -> Any:
+    """The result of `parse`, or `absent`, if given, for a missing file.
+
+    Raises RunFailure with the file's name for a damaged file.
+    """
+    if absent is not None and not file.exists():
+        return absent
+    try:
+        return parse(file)
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+        raise RunFailure(f"'{file}' cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def _read_runs(needed: Collection[str], file: Path) -> pd.DataFrame:
+    """The table of runs. Raises ValueError for a missing column, and a run without its status."""
+    runs = _read_table(file, [name for name in needed if not name.startswith("val_")])
+    if runs["status"].isna().any():
+        raise ValueError("a run without its status")
+    reasons = runs["reason"].astype(object)
+    return runs.assign(reason=reasons.where(reasons != "", None))
+
+
+def _read_rows(needed: Sequence[str], file: Path) -> pd.DataFrame:
+    """A long table; empty without a file, since runs may have no rows."""
+    if not file.exists():
+        return pd.DataFrame(columns=[*KEYS, *needed])
+    return _read_table(file, ["run", *needed])
+
+
+def _read_table(file: Path, needed: Collection[str] = ()) -> pd.DataFrame:
+    """A CSV file of a study. Raises ValueError for a cut file, and for a word among figures."""
+    # Only an interrupted copy lacks the last newline.
+    if not file.read_bytes().endswith(b"\n"):
+        raise ValueError("it ends within a row")
+    names = list(pd.read_csv(file, nrows=0).columns)
+    missing = {*needed} - {*names}
+    if missing:
+        raise ValueError(f"no column {min(missing)}")
+    # `nan` and `None` are words in settings and reasons, and missing values elsewhere.
+    texts = [name for name in names if is_setting(name) or name == "reason"]
+    blanks = {name: ["", "nan"] for name in names if name not in texts}
+    table = pd.read_csv(
+        file, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=blanks
+    )
+    for name in table.columns:
+        is_figure = name in NUMBERS or name.partition("_")[0] in SPLITS
+        if is_figure and len(table) and not pd.api.types.is_numeric_dtype(table[name]):
+            raise ValueError(f"{name} is not a number everywhere")
+    return table
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """A mapping. Raises ValueError for another schema, or a malformed task."""
+    content = known_schema(json.loads(file.read_text()))
+    for part in content.values():
+        if isinstance(part, dict):
+            task_of(known_schema(part))
+    return content
+
+
+def _read_configs(file: Path) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+    """The settings of each run, with the common settings put back, and the notes."""
+    content = _read_json(file)
+    settings = {run: content["shared"] | own for run, own in content.get("runs", {}).items()}
+    return settings, tuple(content.get("left_out", ()))
