@@ -11,220 +11,176 @@ import pytest
 
 import normbench
 
-# A module imports from its own level and from those below. Names of modules yet to be written do no harm here.
+# A room imports from its own level and from the levels below. Modules that are not named have the
+# level of their package.
 LEVELS = (
-    {"normbench", "normbench.errors", "normbench.atomic", "normbench.registry", "normbench.seeds"},
-    {"normbench.environment"},
-    {"normbench.config", "normbench.config.*"},
+    {"normbench", "errors", "seeds", "registry", "atomic", "environment"},
+    {"config"},
+    {"norms", "data", "tasks"},
     {
-        "normbench.norms",
-        "normbench.norms.*",
-        "normbench.data",
-        "normbench.data.*",
-        "normbench.data.formats.*",
-        "normbench.data.fetch.*",
-        "normbench.tasks",
-        "normbench.tasks.*",
-        "normbench.train",
-        "normbench.train.optim",
-        "normbench.train.runtime",
-        "normbench.train.signals",
+        "models",
+        "runs",
+        "train.capture",
+        "train.compilation",
+        "train.engine",
+        "train.evaluations",
+        "train.optim",
+        "train.progress",
+        "train.runtime",
+        "train.signals",
     },
-    {
-        "normbench.models",
-        "normbench.models.*",
-        "normbench.runs",
-        "normbench.runs.*",
-        "normbench.train.capture",
-        "normbench.timing",
-        "normbench.timing.footprint",
-        "normbench.timing.race",
-        "normbench.train.engine",
-        "normbench.train.compilation",
-        "normbench.train.evaluations",
-    },
-    {
-        "normbench.certificates",
-        "normbench.certificates.*",
-        "normbench.timing.*",
-        "normbench.train.*",
-        "normbench.analysis",
-        "normbench.analysis.*",
-        "normbench.analysis.tables.*",
-        "normbench.analysis.figures.*",
-        "normbench.analysis.report.*",
-    },
-    {"normbench.sweeps", "normbench.sweeps.*", "normbench.sweeps.launchers.*"},
-    {"normbench.cli", "normbench.cli.*", "normbench.__main__"},
+    {"certificates", "timing", "analysis", "train"},
+    {"sweeps"},
+    {"cli", "__main__"},
 )
-STRANGERS = ("normbench.norms", "normbench.data", "normbench.runs.rundir")
-KNOW_THE_CONFIG = ("normbench.config.schema", "normbench.config.compose")
+STRANGERS = ("norms", "data", "runs")
+HEAVY = {"torch", "pandas", "matplotlib", "hydra", "omegaconf"}
 
 PACKAGE = Path(normbench.__file__).parent
 
 
 def name_of(path: Path) -> str:
-    parts = ["normbench", *path.relative_to(PACKAGE).with_suffix("").parts]
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    """The module's name within the package: `train.run`; the package itself is `normbench`."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    if parts[-1] == "__init__":
+        parts = parts[:-1]
+    return ".".join(parts) or "normbench"
 
 
-MODULES = {
-    name_of(path): path for path in sorted(PACKAGE.rglob("*.py")) if "__pycache__" not in path.parts
-}
+def own_name(name: str) -> str:
+    """An imported name, without the package's own where it has one."""
+    return name.removeprefix("normbench.")
 
 
-def imported(module: str, nodes: Iterable[ast.AST]) -> Iterator[str]:
-    """The modules that these statements name; `from package import submodule` names the submodule."""
-    package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+PATHS = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """The modules that these statements name; `from package import module` names the module."""
     for node in nodes:
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from (own_name(alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            parents = (
-                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            )
-            source = ".".join([*parents, *([node.module] if node.module else [])])
+            assert node.module is not None, "imports are absolute"
             for alias in node.names:
-                inner = f"{source}.{alias.name}"
-                yield inner if inner in MODULES else source
+                inner = own_name(f"{node.module}.{alias.name}")
+                yield inner if inner in PATHS else own_name(node.module)
 
 
-def all_imports(module: str) -> set[str]:
-    return set(imported(module, ast.walk(ast.parse(MODULES[module].read_text()))))
-
-
-def imports_at_import(module: str) -> set[str]:
-    """Those that run when the module is imported: not in functions, not under TYPE_CHECKING."""
-
-    def statements(body: Iterable[ast.stmt]) -> Iterator[ast.AST]:
-        for node in body:
-            is_deferred = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-            if is_deferred or (
-                isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-            ):
-                continue
+def at_import(body: Iterable[ast.stmt]) -> Iterator[ast.AST]:
+    """The statements that run at import: not in functions, not under TYPE_CHECKING."""
+    for node in body:
+        is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        is_for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if not is_function and not is_for_types:
             yield node
             for block in ("body", "orelse", "finalbody", "handlers"):
-                yield from statements(getattr(node, block, []))
+                yield from at_import(getattr(node, block, []))
 
-    return set(imported(module, statements(ast.parse(MODULES[module].read_text()).body)))
+
+TREES = {module: ast.parse(path.read_text()) for module, path in PATHS.items()}
+IMPORTS = {module: set(imported(ast.walk(tree))) for module, tree in TREES.items()}
+AT_IMPORT = {module: set(imported(at_import(tree.body))) for module, tree in TREES.items()}
 
 
 def loaded_by(module: str) -> set[str]:
-    """Every module that importing `module` loads through our own files, with the packages on the way."""
+    """The packages that importing `module` loads, through modules and packages on the way."""
     found: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in found:
-            continue
-        found.add(name)
-        if name in MODULES:
-            parents = name.split(".")
-            waiting += [".".join(parents[:end]) for end in range(1, len(parents))]
-            waiting += imports_at_import(name)
+        if name not in found:
+            found.add(name)
+            parts = name.split(".")
+            waiting += [".".join(parts[:end]) for end in range(1, len(parts))]
+            waiting += AT_IMPORT.get(name, set())
     return found
 
 
 def level_of(module: str) -> int | None:
-    wildcard = f"{module.rpartition('.')[0]}.*"
-    exact = [level for level, names in enumerate(LEVELS) if module in names]
-    return next(
-        iter(exact + [level for level, names in enumerate(LEVELS) if wildcard in names]), None
-    )
+    """The level of the longest name in LEVELS that holds the module."""
+    levels = {name: level for level, names in enumerate(LEVELS) for name in names}
+    while module not in levels and "." in module:
+        module = module.rpartition(".")[0]
+    return levels.get(module)
 
 
-def is_within(module: str, package: str) -> bool:
-    return module == package or module.startswith(f"{package}.")
+def is_within(module: str, room: str) -> bool:
+    return module == room or module.startswith(f"{room}.")
 
 
-def top(names: Iterable[str]) -> set[str]:
-    return {name.partition(".")[0] for name in names}
-
-
-IMPORTS = {module: all_imports(module) for module in MODULES}
+def importing(*packages: str) -> set[str]:
+    """The modules that import one of these packages, at whatever moment."""
+    tops = {module: {name.partition(".")[0] for name in IMPORTS[module]} for module in PATHS}
+    return {module for module in PATHS if tops[module] & {*packages}}
 
 
 def test_the_package_is_found() -> None:
-    assert {
-        "normbench",
-        "normbench.config.compose",
-        "normbench.data.cache",
-        "normbench.train.run",
-    } <= MODULES.keys()
-    assert "normbench.errors" in IMPORTS["normbench.registry"]
-    assert "normbench.environment" in IMPORTS["normbench.train.run"], (
-        "`from normbench import environment`"
-    )
+    assert {"normbench", "config.compose", "data.cache", "train.run"} <= PATHS.keys()
+    assert "errors" in IMPORTS["registry"]
+    # From `from normbench import environment`.
+    assert "environment" in IMPORTS["train.run"]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_every_module_has_a_level(module: str) -> None:
-    assert level_of(module) is not None, f"{module} has no level: place it in LEVELS of {__file__}"
+def test_the_root_has_five_modules_besides_init_and_main() -> None:
+    files = {path.stem for path in PACKAGE.glob("*.py")}
+    ground = {"errors", "seeds", "registry", "atomic", "environment"}
+    assert files == ground | {"__init__", "__main__"}
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", PATHS)
 def test_a_module_imports_only_from_its_own_level_or_below(module: str) -> None:
-    above = {
-        name: level_of(name)
-        for name in IMPORTS[module] & MODULES.keys()
-        if (level_of(name) or 0) > (level_of(module) or 0)
-    }
-    assert not above, f"{module} (level {level_of(module)}) imports from above: {above}"
+    own = level_of(module)
+    assert own is not None, f"{module} has no level: place its room in LEVELS"
+    levels = {name: level_of(name) for name in IMPORTS[module] & PATHS.keys()}
+    above = {name: level for name, level in levels.items() if level is None or level > own}
+    assert not above, f"{module} (level {own}) imports from above: {above}"
 
 
 def test_no_imports_go_in_a_circle() -> None:
+    graph = {module: IMPORTS[module] & PATHS.keys() - {module} for module in PATHS}
     try:
-        TopologicalSorter(
-            {name: IMPORTS[name] & MODULES.keys() - {name} for name in MODULES}
-        ).prepare()
+        TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
 
 
-@pytest.mark.parametrize("package", STRANGERS)
-def test_norms_data_and_rundir_are_strangers_to_one_another(package: str) -> None:
-    others = [other for other in STRANGERS if other != package]
-    known = {
-        (module, name)
-        for module in MODULES
-        if is_within(module, package)
-        for name in IMPORTS[module]
-        if any(is_within(name, other) for other in others)
-    }
-    assert not known
+def test_norms_data_and_runs_are_strangers_to_one_another() -> None:
+    for module in PATHS:
+        rooms = {room for room in STRANGERS if is_within(module, room)}
+        for name in IMPORTS[module]:
+            known = {room for room in STRANGERS if is_within(name, room)}
+            assert not rooms or known <= rooms, f"{module} imports {name}"
 
 
-def test_only_grammar_and_compose_know_hydra_and_omegaconf() -> None:
-    knowing = {module for module in MODULES if top(IMPORTS[module]) & {"hydra", "omegaconf"}}
-    assert knowing == {"normbench.config.grammar", "normbench.config.compose"}
+def test_only_the_room_config_knows_hydra() -> None:
+    assert importing("hydra", "omegaconf") == {"config.grammar", "config.compose"}
 
 
-def test_nothing_below_level_4_sees_a_config_object() -> None:
-    seeing = {module for module in MODULES if IMPORTS[module] & set(KNOW_THE_CONFIG)} - set(
-        KNOW_THE_CONFIG
-    )
-    assert {module for module in seeing if (level_of(module) or 0) < 4} == set()
+def test_no_room_below_training_runs_knows_a_config_object() -> None:
+    for module, path in PATHS.items():
+        is_below = (level_of(module) or 0) < 4 and not is_within(module, "config")
+        assert not (is_below and "RunConfig" in path.read_text()), module
 
 
-def test_only_analysis_imports_pandas_and_matplotlib_and_it_never_imports_torch() -> None:
-    for module in MODULES:
-        if is_within(module, "normbench.analysis"):
-            assert "torch" not in top(IMPORTS[module]), module
-            assert "torch" not in top(loaded_by(module)), (
-                f"{module} loads torch through another module"
-            )
-        else:
-            # A bench's rounds are a table that `analysis` reads.
-            allowed = {"pandas"} if module == "normbench.timing.rounds" else set()
-            assert not (top(IMPORTS[module]) & {"pandas", "matplotlib"}) - allowed, module
+def test_analysis_and_runs_never_load_torch() -> None:
+    for module in PATHS:
+        if is_within(module, "analysis") or is_within(module, "runs"):
+            assert "torch" not in loaded_by(module), module
+    assert not {module for module in importing("torch") if is_within(module, "analysis")}
+
+
+def test_tables_are_for_analysis_and_the_rounds_of_a_bench() -> None:
+    pandas = {module for module in importing("pandas") if not is_within(module, "analysis")}
+    assert pandas == {"timing.rounds"}
+    assert all(is_within(module, "analysis") for module in importing("matplotlib"))
+
+
+def test_timm_and_torchvision_are_not_needed() -> None:
+    assert importing("timm") == set()
+    # `normbench doctor` tells whether torchvision could be imported.
+    assert importing("torchvision") == {"cli.doctor"}
 
 
 def test_the_command_line_loads_no_heavy_package_before_it_knows_the_command() -> None:
-    assert not top(loaded_by("normbench.cli")) & {
-        "torch",
-        "pandas",
-        "matplotlib",
-        "hydra",
-        "omegaconf",
-    }
+    assert not loaded_by("cli") & HEAVY

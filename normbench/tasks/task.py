@@ -16,7 +16,7 @@ from normbench.data.loader import Batch
 from normbench.registry import Registry
 from normbench.tasks.metric import Metric
 
-__all__ = ["Batch", "Task", "description", "tasks"]
+__all__ = ["Batch", "Task", "tasks"]
 
 
 class Task(Protocol):
@@ -46,9 +46,3 @@ class Task(Protocol):
 
 # Entries take the data source, and their own options.
 tasks: Registry[Task] = Registry("task")
-
-
-def description(name: str, task: Task) -> dict[str, Any]:
-    """The task as env.json holds it, so that tables need neither torch nor the task itself."""
-    metrics = [metric.to_json() for metric in task.metrics]
-    return {"name": name, "primary": task.primary.name, "metrics": metrics}

@@ -17,8 +17,8 @@ from normbench.data.loader import DeviceLoader
 from normbench.data.subset import hold_out, limit
 from normbench.errors import NormbenchError
 from normbench.runs.rundir import STEP_COLUMNS, RunDir, open_run
-from normbench.tasks.metric import Metric
-from normbench.tasks.task import Task, description
+from normbench.tasks.metric import Metric, TaskRecord
+from normbench.tasks.task import Task
 from normbench.train.build import build_loader, build_trainer, runtime_of, task_of
 from normbench.train.compilation import compile_seconds
 from normbench.train.engine import (
@@ -211,7 +211,7 @@ def _environment(config: RunConfig, source: Source, task: Task) -> dict[str, Any
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": environment.command(),
-        "task": description(config.task.name, task),
+        "task": TaskRecord(config.task.name, task.primary, task.metrics).to_json(),
         "data": {
             "name": source.name,
             "content": source.content,

@@ -16,6 +16,7 @@ from kit.tiny import tiny
 from numpy.typing import NDArray
 from torch import Tensor
 
+import normbench.sweeps.sweep  # noqa: F401 - binds the real config_dir before the fixture patches it
 from normbench.config import compose
 from normbench.data.source import Source
 from normbench.tasks.metric import Metric

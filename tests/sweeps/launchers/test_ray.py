@@ -1,4 +1,4 @@
-"""Sweeps on a Ray cluster of two nodes of one core each, of which one can be lost."""
+"""Sweeps on a Ray cluster of two nodes with a core each; the second node can be lost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CompareAlone = Callable[..., None]
 
 @pytest.fixture
 def cluster(ray_nodes: RayCluster) -> RayCluster:
-    """The cluster, its nodes without any data."""
+    """The cluster, with nodes without data."""
     shutil.rmtree(ray_nodes.cache_dir, ignore_errors=True)
     return ray_nodes
 
@@ -47,7 +47,7 @@ def built(cluster: RayCluster, work: Work = train) -> Launcher:
 
 @pytest.fixture
 def unlucky(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Actors that Ray may place on any node are placed on the node that will be lost."""
+    """Places actors without a strategy on the node to be lost."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -111,7 +111,7 @@ def test_without_a_shared_disk_data_go_there_and_files_come_back(
 ) -> None:
     images(tmp_path / "pets")
     assert normbench("data", "import", str(tmp_path / "pets"))[0] == 0
-    shutil.rmtree(tmp_path / "pets")  # whoever would decode them now could not
+    shutil.rmtree(tmp_path / "pets")  # decoding fails from now on
     settings = ["data=image_folder", "model.widths=[4,8]", "batch_size=8", "epochs=3", "seed=0,1"]
 
     @contextmanager
