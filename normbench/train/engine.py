@@ -1,4 +1,4 @@
-"""The training loop: steps, epochs, evaluation. Knows tensors and a task, no files and no config."""
+"""The training loop: steps, epochs, evaluation. Knows tensors and a task, no files or config."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Sums:
         self.count = torch.zeros((), dtype=torch.int64, device=device)
 
     def add(self, loss: Tensor, outputs: Tensor, batch: Batch) -> None:
-        """Adds a batch of n images: its mean loss, and the sums that the task takes of its outputs."""
+        """Adds a batch: its mean loss, and the task's sums over its outputs."""
         number = len(outputs)
         self.totals["loss"].add_(loss.detach(), alpha=number)
         self.add_sums(outputs, batch)
@@ -100,7 +100,7 @@ class StepLog:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """An epoch of training: the metrics' means over its images, its seconds, its number of images."""
+    """An epoch of training: the metrics' means over its images, seconds, number of images."""
 
     means: dict[str, float]
     seconds: float
@@ -163,7 +163,7 @@ class Trainer:
 
     @property
     def steps_in_epoch(self) -> int:
-        """The steps of the unfinished epoch: fewer than usual where max_steps ends the run in it."""
+        """The steps of the unfinished epoch, which max_steps may cut short."""
         return min(self.steps_per_epoch, self.num_steps - self.epoch * self.steps_per_epoch)
 
     def lr_at(self, step: int) -> float:
@@ -175,8 +175,8 @@ class Trainer:
     ) -> EpochResult:
         """Trains the rest of the unfinished epoch and finishes it.
 
-        on_step: called after every step, with a StepLog where one is due. Raises Stopped between two
-        steps when `should_stop`, and Diverged when a logged loss or the epoch's mean is not finite.
+        on_step: called after every step, with a StepLog where a log is due. Raises Stopped between
+        two steps when `should_stop`, Diverged when a logged loss or the epoch's mean is not finite.
         """
         self.model.train()
         order = self.loader.shuffled(self.epoch, self.seed)
@@ -236,7 +236,7 @@ class Trainer:
         return EpochResult(means, seconds, int(num_images))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the rest of the run depends on, in types for `torch.load(weights_only=True)`."""
+        """All that the rest of the run depends on, in types for `torch.load(weights_only=True)`."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),

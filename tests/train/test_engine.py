@@ -1,4 +1,4 @@
-"""The training loop against a plain PyTorch loop, and against itself: stopped, split, accumulated."""
+"""The training loop against a plain PyTorch loop, and against itself: stopped or accumulated."""
 
 from __future__ import annotations
 
