@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._dynamo.testing import CompileCounter
 
 from normbench.analysis.tables.layers import layers
 from normbench.config.compose import compose
@@ -84,6 +83,9 @@ def test_a_setting_without_effect_on_a_layer_is_refused(setting: str, value: obj
 
 @pytest.mark.slow
 def test_however_many_norms_there_are_all_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Imported here: torch's compiler takes seconds to import.
+    from torch._dynamo.testing import CompileCounter
+
     counts = CompileCounter()
 
     def compile_and_count(layer: nn.Module, *, dynamic: bool) -> Callable[[Tensor], Tensor]:
@@ -212,7 +214,7 @@ def test_compiled_layers_are_timed_beside_eager_layers(
 def test_every_norm_that_can_train_has_a_layer_that_can_be_timed(works: dict[str, Work]) -> None:
     for entry in norms:
         works.clear()
-        bench(tiny(entry.name, 8, **{"model.widths": [8]}))
+        bench(tiny(entry.name, 2, **{"model.widths": [8]}))
         assert len(works) == len(LAYOUTS) * len(PARTS)
         for work in works.values():
             work()
