@@ -169,9 +169,7 @@ def test_a_wrong_flag_is_refused_like_an_override() -> None:
         ("runtime/default.yaml", "colour: red\n", "runtime.device: Field required"),
     ],
 )
-def test_a_broken_config_file_is_named_in_one_line(
-    configs: Path, file: str, text: str, message: str
-) -> None:
+def test_a_broken_file_is_one_line_too(configs: Path, file: str, text: str, message: str) -> None:
     (configs / file).write_text(text)
     complaint = refusal("norm=gn")
     assert complaint.startswith(message)
@@ -188,9 +186,7 @@ def test_a_key_that_no_schema_knows_is_refused_in_a_config_file_too(configs: Pat
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
-def test_every_config_file_composes_to_a_valid_config_and_changes_the_run_id(
-    group: str, choice: str
-) -> None:
+def test_every_config_file_composes_to_a_run_of_its_own(group: str, choice: str) -> None:
     chosen, base = compose([f"{group}={choice}"]), compose()
     assert group not in REGISTRY_OF or getattr(chosen, group).name == choice
     assert (chosen.fingerprint == base.fingerprint) == (chosen == base)
@@ -202,9 +198,7 @@ def test_every_registered_name_has_a_config_file_and_every_file_a_name(group: st
 
 
 @pytest.mark.parametrize(("group", "name"), ENTRIES)
-def test_a_config_file_holds_exactly_the_signature_s_options_and_defaults(
-    group: str, name: str
-) -> None:
+def test_a_config_file_holds_the_signature_s_options_and_defaults(group: str, name: str) -> None:
     options = getattr(compose([f"{group}={name}"]), group).options
     defaults = REGISTRY_OF[group].check(name, {})
     for key, value in defaults.items():
