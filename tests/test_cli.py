@@ -145,8 +145,13 @@ def test_an_unknown_command_names_the_nearest(normbench: Run) -> None:
     assert "Did you mean 'train'?" in err
 
 
-def test_debug_shows_the_traceback_and_changes_no_exit_code(normbench: Run) -> None:
-    code, _, err = normbench("train", "--norm", "bm", "--debug")
+@pytest.mark.parametrize(
+    "arguments", [["--debug", "train", "--norm", "bm"], ["train", "--norm", "bm", "--debug"]]
+)
+def test_debug_shows_the_traceback_and_changes_no_exit_code(
+    normbench: Run, arguments: list[str]
+) -> None:
+    code, _, err = normbench(*arguments)
     assert code == 2
     assert err.startswith("Traceback")
     assert err.splitlines()[-1].startswith("normbench: unknown norm 'bm'")

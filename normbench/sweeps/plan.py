@@ -102,7 +102,8 @@ def make_plan(
 ) -> Plan:
     """Plans a sweep; `flags` ({"system.runs_dir": "runs"}) override the settings.
 
-    Raises NormbenchError for misspelled settings, and for a sweep without a single possible run.
+    Raises NormbenchError for misspelled settings, for several tasks, and for a sweep without a
+    single possible run.
     """
     resolver = resolver or Resolver()
     on_top = {key: literal(value) for key, value in (flags or {}).items()}
@@ -116,6 +117,10 @@ def make_plan(
         run = _planned(from_settings(settings | on_top), resolver)
         runs.setdefault(run.config.run_id, run)
         number += 1
+    tasks = {run.config.task.name for run in runs.values()}
+    if len(tasks) > 1:
+        names = ", ".join(sorted(tasks))
+        raise NormbenchError(f"task: {names}: no table compares runs of several tasks; sweep each")
     plan = Plan(sweep.name, tuple(runs.values()), number - len(runs), excluded)
     if all(run.state == "refused" for run in plan.runs):
         reasons = (run.reason for run in plan.runs)

@@ -122,3 +122,17 @@ def test_its_steps_can_be_timed_and_its_means_are_those_of_a_slow_loop(normbench
     torch.testing.assert_close(
         MeanColour().sums(outputs, batch)["distance"], torch.stack(each).sum()
     )
+
+
+@pytest.mark.parametrize("command", ["sweep", "bench"])
+def test_a_sweep_of_several_tasks_is_refused_before_any_run(
+    normbench: Any, tmp_path: Path, command: str
+) -> None:
+    given = [*tiny("norm=bn,gn"), "task=classification,mean_colour"]
+    assert normbench(command, *given) == (
+        2,
+        "",
+        "normbench: task: classification, mean_colour: no table compares runs of several tasks; "
+        "sweep each\n",
+    )
+    assert not (tmp_path / "results").exists()
