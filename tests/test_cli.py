@@ -106,12 +106,9 @@ def test_a_failure_exits_with_1(normbench: Run, monkeypatch: pytest.MonkeyPatch)
     [
         (["--norm", "bm"], "unknown norm 'bm': did you mean 'bn'? allowed: "),
         (["--norm", "bn,gn"], "norm=bn,gn is several values for one run: use sweep for that"),
-        (["norm=bn,gn"], "'norm=bn,gn' is several values for one run: use sweep for that"),
-        (["--norm", "bn", "norm=gn"], "'norm' is given twice: as 'bn' and in 'norm=gn'"),
         (["--data", "cifar"], "unknown data 'cifar': did you mean 'cifar10'?"),
         (["--batch-size", "0"], "batch_size: should be greater than or equal to 1, not 0"),
         (["--batch-size", "many"], "Invalid value for '--batch-size'"),
-        (["--epochs", "0"], "epochs: should be greater than or equal to 1, not 0"),
         (["--lr", "-1"], "optim.lr: should be greater than 0, not -1.0"),
         (
             ["--device", "tpu"],
@@ -119,13 +116,9 @@ def test_a_failure_exits_with_1(normbench: Run, monkeypatch: pytest.MonkeyPatch)
         ),
         (["--nrom", "bn"], "No such option: --nrom"),
         (["--runs-dir", ""], "system.runs_dir: String should have at least 1 character"),
-        (["data=image_folder", "data.root=nowhere"], "data.root: there is no folder 'nowhere'"),
         (["data=image_folder", "data.root="], "data.root: String should have at least 1 character"),
         (["system.threads=99999999999"], "system.threads: should be less than or equal to 1024"),
         (["data=synthetic", "model.widths=[]"], "model.widths: Tuple should have at least 1 item"),
-        (tiny("data.limit_train=20000"), "data.limit_train=20000: there are 100 train images"),
-        (["+x=1"], "keys are neither added nor deleted"),
-        (["data=cifar10_parquet", "data.root=nowhere"], "data.root: there is no folder 'nowhere'"),
         (tiny("norm=gn", "norm.num_groups=5"), "num_groups=5 does not divide 4 channels"),
     ],
 )
@@ -137,12 +130,6 @@ def test_bad_input_is_one_line_on_standard_error_and_exit_code_2(
     assert err.count("\n") == 1
     assert message in err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_unknown_command_names_the_nearest(normbench: Run) -> None:
-    code, _, err = normbench("trian")
-    assert code == 2
-    assert "Did you mean 'train'?" in err
 
 
 @pytest.mark.parametrize(
@@ -234,20 +221,16 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "pets"
 
 
-@pytest.mark.usefixtures("cache_dir")
-def test_imported_data_are_trained_on_without_a_root(normbench: Run, images: Path) -> None:
+def test_imported_data_are_trained_on_without_a_root_and_checked(
+    normbench: Run, images: Path, cache_dir: Path
+) -> None:
     code, out, _ = normbench("data", "import", str(images))
-    assert code == 0
-    assert out == "folder-pets: 16 + 8 images; train with data=image_folder\n"
+    assert (code, out) == (0, "folder-pets: 16 + 8 images; train with data=image_folder\n")
     settings = ["data=image_folder", "model.widths=[4,8]", "batch_size=4", "epochs=1"]
     assert normbench("train", *settings)[0] == 0
     code, out, _ = normbench("data", "check")
     assert code == 0
     assert "intact: folder-pets, 16 + 8 images, 2 classes" in out
-
-
-def test_check_finds_a_damaged_cache(normbench: Run, images: Path, cache_dir: Path) -> None:
-    normbench("data", "import", str(images))
     (labels,) = cache_dir.glob("folder-pets-*/train_labels.npy")
     labels.write_bytes(labels.read_bytes()[:-1] + b"\x07")
     code, out, _ = normbench("data", "check")
@@ -288,8 +271,9 @@ def test_help_loads_none_of_the_heavy_packages() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_python_dash_m_is_the_same_command() -> None:
+def test_python_dash_m_is_the_same_command_and_names_the_nearest() -> None:
     command = [sys.executable, "-m", "normbench", "trian"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("normbench: No such command 'trian'")
+    assert "Did you mean 'train'?" in done.stderr

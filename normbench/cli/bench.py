@@ -15,7 +15,7 @@ from normbench.errors import NormbenchError
 if TYPE_CHECKING:
     from normbench.config.schema import RunConfig
 
-DEFAULTS = {"norm": "norm=bn,ln,in,gn", "batch_size": "batch_size=64", "data": "data=synthetic"}
+DEFAULTS = ("norm=bn,ln,in,gn", "batch_size=64", "data=synthetic")
 
 
 def bench(
@@ -76,7 +76,7 @@ def _planned(overrides: list[str]) -> list[RunConfig]:
     from normbench.sweeps.sweep import Sweep
 
     given = {override.partition("=")[0] for override in overrides}
-    defaults = [setting for key, setting in DEFAULTS.items() if key not in given]
+    defaults = [setting for setting in DEFAULTS if setting.partition("=")[0] not in given]
     plan = make_plan(Sweep("bench", ()).with_overrides([*defaults, *overrides]))
     for run in plan.runs:
         if run.state == "refused":
@@ -87,7 +87,6 @@ def _planned(overrides: list[str]) -> list[RunConfig]:
 def _rows(
     configs: list[RunConfig], rounds: int, *, layers: bool, eager: bool
 ) -> Iterator[dict[str, Any]]:
-    """The rows of the bench, under a bar on a terminal."""
     from tqdm import tqdm
 
     from normbench.timing.layers import MODES, bench_layers, sites_of

@@ -12,12 +12,6 @@ if TYPE_CHECKING:
 
 def doctor() -> None:
     """Show versions, device, cores, precision, and available data."""
-    for name, finding in _examine():
-        print(f"{name:22} {finding}")
-
-
-def _examine() -> list[tuple[str, str]]:
-    """Names and findings."""
     from normbench import environment
     from normbench.config.compose import compose
     from normbench.data import sources
@@ -31,17 +25,19 @@ def _examine() -> list[tuple[str, str]]:
         precision = f"fp32 (this {device} has no native bf16)"
     config = compose()
     home = data_home(config)
-    return [
-        *environment.versions().items(),
-        ("torchvision works", _torchvision()),
-        ("device", f"{device} ({hardware['device_name']})"),
-        ("cores", f"{hardware['cores']}, torch uses {hardware['threads']} threads"),
-        ("precision", precision),
-        ("commit", _commit()),
-        ("runs", config.system.runs_dir),
-        ("cache", str(home.cache_dir)),
-        *((f"data={entry.name}", _data(entry.name, home)) for entry in sources),
-    ]
+    findings = environment.versions() | {
+        "torchvision works": _torchvision(),
+        "device": f"{device} ({hardware['device_name']})",
+        "cores": f"{hardware['cores']}, torch uses {hardware['threads']} threads",
+        "precision": precision,
+        "commit": _commit(),
+        "runs": config.system.runs_dir,
+        "cache": str(home.cache_dir),
+    }
+    for entry in sources:
+        findings[f"data={entry.name}"] = _data(entry.name, home)
+    for name, finding in findings.items():
+        print(f"{name:22} {finding}")
 
 
 def _data(name: str, home: DataHome) -> str:

@@ -96,7 +96,6 @@ def demo(
 def _plan(
     sweep: Sweep, flags: dict[str, Any], launcher: Launcher, *, retry_failed: bool, restart: bool
 ) -> tuple[Plan, list[RunConfig]]:
-    """Prints the plan; returns the plan and its runs to launch."""
     from normbench.sweeps.estimate import Estimator
     from normbench.sweeps.plan import make_plan
     from normbench.train.resolve import Resolver
@@ -113,13 +112,9 @@ def _carry_out(
     open_runs: list[RunConfig],
     launcher: Launcher,
     output: Path | None,
-    *,
     rounds: int = 0,
 ) -> None:
-    """Runs the plan, shows table, report and summary, and exits.
-
-    rounds: of a bench of the finished runs, whose times the report shows; 0: no bench.
-    """
+    """Runs the plan, times `rounds` of the finished runs, shows table, report, summary; exits."""
     from normbench.analysis.loading import benches, with_bench
     from normbench.analysis.study_files import check_folder
     from normbench.environment import command
@@ -156,13 +151,13 @@ def _sweep(arguments: list[str]) -> Sweep:
     """Returns the named study with settings on top, or the sweep of the settings alone."""
     from normbench.sweeps.sweep import Sweep, load_sweep
 
-    names = [argument for argument in arguments if "=" not in argument]
-    overrides = [argument for argument in arguments if "=" in argument]
-    if len(names) > 1:
-        raise NormbenchError(f"one study at a time, not {' and '.join(names)}")
     if not arguments:
         raise NormbenchError(
             "say what to sweep: a study of configs/sweep/, or settings such as norm=bn,gn seed=0,1"
         )
+    names = [argument for argument in arguments if "=" not in argument]
+    overrides = [argument for argument in arguments if "=" in argument]
+    if len(names) > 1:
+        raise NormbenchError(f"one study at a time, not {' and '.join(names)}")
     sweep = load_sweep(names[0]) if names else Sweep("sweep", ())
     return sweep.with_overrides(overrides)

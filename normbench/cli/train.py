@@ -75,7 +75,6 @@ def train(
 
 
 def _report(outcome: Outcome) -> None:
-    """Prints the last line of a run: result and directory."""
     if outcome.state == "interrupted":
         print(f"{outcome.reason}; go on with: {again()}")
     elif outcome.state == "diverged":

@@ -42,17 +42,13 @@ def run_plan(plan: Plan, open_runs: Sequence[RunConfig], launcher: Launcher) -> 
 
 def prepare_data(configs: Sequence[RunConfig]) -> None:
     """Decodes the data of all runs once; runs started together would each decode the data."""
-    resolver = Resolver()
     by_content = {config.data.content: config for config in configs}
     for config in by_content.values():
-        load(resolver.source(config), data_home(config))
+        load(Resolver().source(config), data_home(config))
 
 
 def planned_study(planned: Sequence[PlannedRun]) -> Study:
-    """Reads the tables of all runs begun, with a row for each refused run.
-
-    Damaged runs are left out.
-    """
+    """Reads the tables of all runs begun but damaged ones, with a row for each refused run."""
     begun, refused = [], []
     for run in planned:
         config = run.config
@@ -66,16 +62,13 @@ def planned_study(planned: Sequence[PlannedRun]) -> Study:
 
 
 def summary(plan: Plan, again: str) -> Iterator[str]:
-    """Yields the last lines of a sweep: runs by state, failures with reasons, the next command.
-
-    again: the command to go on with the sweep.
-    """
+    """Yields the last lines of a sweep: runs by state, failures, and `again`, the next command."""
     counts = Counter(run.state for run in plan.runs)
     states = [f"{number} {state}" for state, number in counts.most_common()]
     yield f"{plan.name}: {', '.join(states)}"
+    remedy = "remove it with normbench runs rm --failed, then run this again"
     for run in plan.runs:
         if run.state == "damaged":
-            remedy = "remove it with normbench runs rm --failed, then run this again"
             yield f"  damaged: {run.config.run_path}: {remedy}"
     failed = [run.config for run in plan.runs if run.state == "failed"]
     for config in failed[:MAX_SHOWN]:

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -47,7 +46,7 @@ class Display:
         self.estimator.learn(config)
         seconds = time.monotonic() - self._started.pop(config.run_id)
         total = len(self.open_runs)
-        number = f"{self.ended:{len(str(total))}}"
+        number = str(self.ended).rjust(len(str(total)))
         self.say(f"[{number}/{total}] {_outcome(config)}  {duration(seconds)}")
 
     def say(self, line: str) -> None:
@@ -62,7 +61,6 @@ class LiveDisplay(Display):
         super().__init__(open_runs, steps, jobs)
         self._bars: dict[str, TaskID] = {}
         self.progress = _Followed(
-            self._follow,
             TextColumn("{task.description}"),
             BarColumn(24),
             TextColumn("{task.fields[note]}"),
@@ -72,6 +70,7 @@ class LiveDisplay(Display):
             redirect_stdout=sys.stdout.isatty(),
         )
         self._all = self.progress.add_task("all runs", total=len(self.open_runs), note="")
+        self.progress.follow = self._follow
 
     def run_started(self, config: RunConfig) -> None:
         """Adds the run's bar."""
@@ -95,10 +94,10 @@ class LiveDisplay(Display):
         """Moves the bars. Called by the drawing thread, while runs start and end in another."""
         positions = {}
         for run_id, bar in list(self._bars.items()):
-            positions[run_id] = self._position(run_id)
-            note = f"step {positions[run_id]}/{self.steps[run_id]}"
+            position = positions[run_id] = self._position(run_id)
+            note = f"step {position}/{self.steps[run_id]}"
             with suppress(KeyError):  # the run has ended meanwhile
-                self.progress.update(bar, completed=positions[run_id], note=note)
+                self.progress.update(bar, completed=position, note=note)
         note = f"{self.ended}/{len(self.open_runs)}"
         seconds = self._seconds_left(positions)
         if seconds:
@@ -131,13 +130,11 @@ class LiveDisplay(Display):
 class _Followed(Progress):
     """Bars brought up to date by `follow` before each drawing."""
 
-    def __init__(self, follow: Callable[[], None], *columns: Any, **options: Any) -> None:
-        self._follow = follow
-        super().__init__(*columns, **options)
+    follow: Callable[[], None]
 
     def get_renderables(self) -> Iterable[RenderableType]:
         if self._tasks:
-            self._follow()
+            self.follow()
         return super().get_renderables()
 
 
@@ -153,7 +150,6 @@ def open_display(open_runs: Sequence[RunConfig], steps: Steps, jobs: int) -> Ite
 
 
 def _outcome(config: RunConfig) -> str:
-    """Returns state, id and result of an ended run."""
     files = read_run(config.run_path)
     state = files.status.get("state", "stopped")
     result = files.status.get("reason") or "before it had begun"

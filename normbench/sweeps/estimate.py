@@ -6,6 +6,7 @@ Runs of a kind share all settings but seed, epochs and optimizer.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from normbench.config.schema import RunConfig, from_yaml
@@ -14,8 +15,6 @@ from normbench.runs.rundir import RunDir, run_state
 
 # Directories read per kind: enough to meet a finished run, few enough for folders of thousands.
 MAX_LOOKED_AT = 20
-FREE = ("seed", "epochs", "optim")  # settings free to differ between runs of a kind
-CLOCKS = ("train_seconds", "eval_seconds")
 
 
 class Estimator:
@@ -29,7 +28,7 @@ class Estimator:
         """Returns the seconds of a whole run; None before any run of the kind has finished."""
         kind = _kind(config)
         if kind not in self._seconds_per_epoch:
-            self._seconds_per_epoch[kind] = self._from_finished_runs(config, kind)
+            self._seconds_per_epoch[kind] = self._from_finished_runs(config.run_path, kind)
         per_epoch = self._seconds_per_epoch[kind]
         return None if per_epoch is None else per_epoch * config.epochs
 
@@ -39,12 +38,11 @@ class Estimator:
         if seconds is not None:
             self._seconds_per_epoch[_kind(config)] = seconds
 
-    def _from_finished_runs(self, config: RunConfig, kind: str) -> float | None:
-        folder = config.run_path.parent
+    def _from_finished_runs(self, path: Path, kind: str) -> float | None:
+        folder = path.parent
         if folder not in self._folders:  # listed once: a plan asks for thousands of runs
-            entries = folder.iterdir() if folder.is_dir() else ()
-            self._folders[folder] = sorted(path.name for path in entries)
-        prefix = config.run_id.rpartition("-s")[0] + "-s"  # model, norm and batch size
+            self._folders[folder] = sorted(entry.name for entry in folder.glob("*"))
+        prefix = path.name.rpartition("-s")[0] + "-s"  # model, norm and batch size
         alike = [name for name in self._folders[folder] if name.startswith(prefix)]
         for name in alike[:MAX_LOOKED_AT]:
             seconds = _seconds_per_epoch(folder / name)
@@ -64,24 +62,22 @@ def duration(seconds: float) -> str:
 
 def _kind(config: RunConfig) -> str:
     settings = config.identity()
-    for key in FREE:
+    for key in ("seed", "epochs", "optim"):
         del settings[key]
     return json.dumps(settings, sort_keys=True)
 
 
 def _kind_of_run(path: Path) -> str | None:
-    try:
+    # A damaged configuration is no measure of any kind.
+    with suppress(NormbenchError, OSError, ValueError):
         return _kind(from_yaml((path / "config.yaml").read_text()))
-    except (NormbenchError, OSError, ValueError):
-        return None  # a damaged configuration is no measure of any kind
+    return None
 
 
 def _seconds_per_epoch(path: Path) -> float | None:
     """Returns the seconds of the last epoch, evaluation included; None for an unfinished run."""
-    try:
-        if run_state(path) != "done":
-            return None
-        row = RunDir(path).last_metrics()
-        return sum(row[clock] for clock in CLOCKS)
-    except (NormbenchError, OSError, KeyError):
-        return None
+    with suppress(NormbenchError, OSError, KeyError):
+        if run_state(path) == "done":
+            row = RunDir(path).last_metrics()
+            return row["train_seconds"] + row["eval_seconds"]
+    return None

@@ -19,16 +19,8 @@ from normbench.train.resolve import Resolver, count_train
 
 UNFINISHED = ("new", "interrupted", "killed")
 # Words for the states of runs, in the order of the plan's first line.
-WORDS = (
-    "done",
-    "diverged",
-    "failed",
-    "damaged",
-    "running elsewhere",
-    "resumable",
-    "to do",
-    "refused",
-)
+ENDS = ("done", "diverged", "failed", "damaged")
+WORDS = (*ENDS, "running elsewhere", "resumable", "to do", "refused")
 
 
 @dataclass(frozen=True)
@@ -60,10 +52,10 @@ class Plan:
         A damaged run is launched by `restart` only, a run held by another process never.
         """
         states = set(UNFINISHED)
-        if retry_failed or restart:
+        if retry_failed:
             states.add("failed")
         if restart:
-            states |= {"done", "diverged", "damaged"}
+            states.update(ENDS)
         return [run.config for run in self.runs if run.state in states]
 
     def describe(
@@ -73,7 +65,10 @@ class Plan:
 
         open_runs: result of `open`; jobs: number of runs at a time.
         """
-        first = f"{self.name}: {_counted(len(self.runs), 'run')}: {self._standing()}"
+        counts = Counter(_word(run) for run in self.runs)
+        words = [word for word in WORDS if counts[word] or word in ("done", "to do")]
+        standing = ", ".join(f"{counts[word]} {word}" for word in words)
+        first = f"{self.name}: {_counted(len(self.runs), 'run')}: {standing}"
         if len(open_runs) != len(self.open()):
             first += f"; {len(open_runs)} will run"
         yield first
@@ -90,11 +85,6 @@ class Plan:
             yield "  failed runs are left as they are; --retry-failed goes on with them"
         if open_runs:
             yield _time_needed(open_runs, estimator, jobs)
-
-    def _standing(self) -> str:
-        counts = Counter(_word(run) for run in self.runs)
-        shown = [word for word in WORDS if counts[word] or word in ("done", "to do")]
-        return ", ".join(f"{counts[word]} {word}" for word in shown)
 
 
 def make_plan(
@@ -122,10 +112,10 @@ def make_plan(
         names = ", ".join(sorted(tasks))
         raise NormbenchError(f"task: {names}: no table compares runs of several tasks; sweep each")
     plan = Plan(sweep.name, tuple(runs.values()), number - len(runs), excluded)
+    if not plan.runs:
+        raise NormbenchError("nothing to run: the study leaves out every combination")
     if all(run.state == "refused" for run in plan.runs):
-        reasons = (run.reason for run in plan.runs)
-        reason = next(reasons, "the study leaves out every combination")
-        raise NormbenchError(f"nothing to run: {reason}")
+        raise NormbenchError(f"nothing to run: {plan.runs[0].reason}")
     return plan
 
 

@@ -26,6 +26,13 @@ class Axis:
     keys: tuple[str, ...]
     points: tuple[tuple[Any, ...], ...]
 
+    def __post_init__(self) -> None:
+        for key in self.keys:
+            if key.startswith("system.") and len(self.points) > 1:
+                raise NormbenchError(
+                    f"'{key}' cannot be an axis: it is no part of what makes a run another run"
+                )
+
 
 @dataclass(frozen=True)
 class Exclusion:
@@ -63,11 +70,6 @@ class Sweep:
         Raises NormbenchError for part of a joint axis: the rest of the axis would mean nothing.
         """
         given = parse_axes(overrides, groups())
-        for key, values in given.items():
-            if key.startswith("system.") and len(values) > 1:
-                raise NormbenchError(
-                    f"'{key}' cannot be an axis: it is no part of what makes a run another run"
-                )
         kept = [_overridden(axis, given) for axis in self.axes]
         axes = [axis for axis in kept if axis is not None]
         placed = {axis.keys[0] for axis in axes}
@@ -100,9 +102,6 @@ def _read_sweep(name: str, content: dict[str, Any]) -> Sweep:
     keys = Counter(fixed.keys())
     for axis in axes:
         keys.update(axis.keys)
-        for key in axis.keys:
-            if key.startswith("system."):
-                raise ValueError(f"'{key}' cannot be an axis")
     for key, number in keys.items():
         if number > 1:
             raise ValueError(f"'{key}' is there twice")

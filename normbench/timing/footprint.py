@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     kept = [*model.parameters(), *model.buffers()]
     for state in optimizer.state.values():
         kept += [value for value in state.values() if isinstance(value, Tensor)]
-    return _bytes(kept)
+    return sum(tensor.nbytes for tensor in kept)
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
@@ -49,13 +49,9 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         work()
     assert profile.profiler is not None
-    assert profile.profiler.kineto_results is not None
-    events = profile.profiler.kineto_results.events()
-    changes = [event for event in events if event.name() == "[memory]"]
+    results = profile.profiler.kineto_results
+    assert results is not None
+    changes = [event for event in results.events() if event.name() == "[memory]"]
     changes.sort(key=lambda event: event.start_ns())
     totals = itertools.accumulate(event.nbytes() for event in changes)
     return max(totals, default=0)
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

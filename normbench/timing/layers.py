@@ -27,7 +27,7 @@ PARTS = ("forward", "both")
 
 
 class Contest(NamedTuple):
-    """One contestant of a race: a norm in a layout and a mode, and the part that is timed."""
+    """A norm in a layout and a mode, and the timed part."""
 
     norm: str
     layout: str
@@ -55,11 +55,11 @@ def bench_layers(
     _check(configs)
     by_batch_size = {config.batch_size: config for config in configs}
     for config in by_batch_size.values():
-        specs = {
-            one.norm.label: norms.build(one.norm.name, options=one.norm.options)
-            for one in configs
-            if one.batch_size == config.batch_size
-        }
+        specs = {}
+        for contestant in configs:
+            if contestant.batch_size == config.batch_size:
+                norm = contestant.norm
+                specs[norm.label] = norms.build(norm.name, options=norm.options)
         with runtime_of(config) as runtime:
             facts = {
                 "batch_size": config.batch_size,
@@ -101,19 +101,16 @@ def _race_at(
     runtime: Runtime,
     rounds: int,
 ) -> Iterator[list[dict[str, Any]]]:
-    """The rows of each round at one site."""
     if "compiled" in modes:
         # Code compiled for other sites only fills the cache.
         torch._dynamo.reset()
         compile_all()
-    contests = [Contest(*names) for names in itertools.product(specs, LAYOUTS, modes, PARTS)]
-    # A race knows its contestants by a string.
-    by_name = {"|".join(contest): contest for contest in contests}
-    shape = (batch_size, *site)
-    works = {
-        name: _work(specs[contest.norm], shape, contest, runtime)
-        for name, contest in by_name.items()
-    }
+    by_name, works = {}, {}
+    for names in itertools.product(specs, LAYOUTS, modes, PARTS):
+        # A race knows its contestants by a string.
+        name, contest = "|".join(names), Contest(*names)
+        by_name[name] = contest
+        works[name] = _work(specs[contest.norm], (batch_size, *site), contest, runtime)
     timer = timer_for(runtime.device)
     timed = race(works, timer, rounds=rounds, least_seconds=LEAST_SECONDS / 10)
     for number, seconds in enumerate(timed):

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from normbench.config.compose import compose
 from normbench.data import Split
 from normbench.errors import RunFailure
-from normbench.timing.race import Work, race
+from normbench.timing.race import race
 from normbench.train.build import build_trainer, runtime_of, task_of
 from normbench.train.resolve import resolve
 
@@ -60,7 +60,8 @@ def compare(norm: str, batch_size: int, rounds: int) -> Iterator[dict[str, float
         for name, loop in loops().items():
             process = LoopProcess(name, loop, norm, batch_size)
             processes[name] = stack.enter_context(closing(process))
-        yield from race(processes, _seconds_in_process, rounds=rounds, least_seconds=LEAST_SECONDS)
+        # The clock is read in the process that works.
+        yield from race(processes, LoopProcess.take, rounds=rounds, least_seconds=LEAST_SECONDS)
 
 
 def loops() -> dict[str, Loop]:
@@ -76,21 +77,16 @@ def loops() -> dict[str, Loop]:
 class LoopProcess:
     """A training loop in a separate process, taking steps on request."""
 
-    def __init__(self, name: str, loop: Loop, norm: str, batch_size: int) -> None:
+    def __init__(self, name: str, *arguments: Any) -> None:
         # normbench tunes the allocator of its process (`keep_freed_memory`): in a shared process,
         # or a forked one, every loop would gain a sixth at batch 64.
         context = multiprocessing.get_context("spawn")
         self.name = name
         self.pipe, far_end = context.Pipe()
-        arguments = (far_end, loop, norm, batch_size)
-        self.process = context.Process(target=serve, args=arguments, daemon=True)
+        self.process = context.Process(target=serve, args=(far_end, *arguments), daemon=True)
         self.process.start()
         # Without a second holder of the far end, the end of the process closes the pipe.
         far_end.close()
-
-    def __call__(self) -> float:
-        """The seconds of one step."""
-        return self.take(1)
 
     def take(self, steps: int) -> float:
         """Takes steps and returns their seconds. Raises RunFailure where the process has ended."""
@@ -114,26 +110,19 @@ def serve(pipe: Connection[Any, Any], loop: Loop, norm: str, batch_size: int) ->
 
     The first answer includes the construction of network and data.
     """
-    turns = _turns(pipe)
+
+    def before_each_step() -> Iterator[None]:
+        while True:
+            steps = pipe.recv()
+            start = time.perf_counter()
+            for _ in range(steps):
+                yield
+            pipe.send(time.perf_counter() - start)
+
+    turns = before_each_step()
     with suppress(EOFError):
         next(turns)
         loop(norm, batch_size, lambda: next(turns))
-
-
-def _turns(pipe: Connection[Any, Any]) -> Iterator[None]:
-    """Yields before every requested step."""
-    while True:
-        steps = pipe.recv()
-        start = time.perf_counter()
-        for _ in range(steps):
-            yield
-        pipe.send(time.perf_counter() - start)
-
-
-def _seconds_in_process(work: Work, calls: int) -> float:
-    """The clock of a race between processes, read in the process that works."""
-    assert isinstance(work, LoopProcess)
-    return work.take(calls)
 
 
 def normbench(norm: str, batch_size: int, on_step: OnStep, settings: Sequence[str] = ()) -> None:
@@ -152,8 +141,8 @@ def normbench(norm: str, batch_size: int, on_step: OnStep, settings: Sequence[st
 def tutorial(norm: str, batch_size: int, on_step: OnStep) -> None:
     """The loop of torch's CIFAR-10 tutorial: PIL images, a transform of each, a DataLoader."""
     loader = DataLoader(Pictures(), batch_size=batch_size, shuffle=True)
-    epochs = itertools.repeat(loader)
-    train_plainly(norm, itertools.chain.from_iterable(epochs), on_step)
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    train_plainly(norm, batches, on_step)
 
 
 def in_memory(norm: str, batch_size: int, on_step: OnStep) -> None:
@@ -164,8 +153,8 @@ def in_memory(norm: str, batch_size: int, on_step: OnStep) -> None:
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         while True:
-            for indices in torch.randperm(len(labels)).split(batch_size):
-                yield images[indices], labels[indices]
+            for chosen in torch.randperm(len(labels)).split(batch_size):
+                yield images[chosen], labels[chosen]
 
     train_plainly(norm, batches(), on_step)
 

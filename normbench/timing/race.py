@@ -5,19 +5,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 import torch
 
 Work = Callable[[], object]
 # Seconds that a number of calls take.
 Timer = Callable[[Work, int], float]
+Contestant = TypeVar("Contestant")
 
 # Libraries choose kernels and allocate memory in their first calls.
 WARM_UP_CALLS = 3
 
 
 def race(
-    works: Mapping[str, Work], timer: Timer, *, rounds: int, least_seconds: float
+    works: Mapping[str, Contestant],
+    timer: Callable[[Contestant, int], float],
+    *,
+    rounds: int,
+    least_seconds: float,
 ) -> Iterator[dict[str, float]]:
     """The seconds of one call of each contestant, round by round, after an uncounted warm-up.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,14 +19,6 @@ from normbench.train.resolve import Resolver
 
 # Of a turn: long beside the clock's resolution and a switch of tasks.
 LEAST_SECONDS = 0.1
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """A configuration ready to take steps, and the columns that its rows share in every round."""
-
-    ready: Trial
-    facts: dict[str, Any]
 
 
 def bench_steps(
@@ -47,21 +38,20 @@ def bench_steps(
     for batch_size in batch_sizes:
         chosen = [config for config in distinct.values() if config.batch_size == batch_size]
         with ExitStack() as stack:
-            contestants = {}
+            works, facts = {}, {}
             for config in chosen:
                 runtime = stack.enter_context(runtime_of(config))
                 source = resolver.source(config)
                 ready = trial(config, source, runtime)
-                contestants[_cost_id(config, source)] = Contestant(
-                    ready, _facts(config, source, ready)
-                )
-            works = {name: one.ready.take_step for name, one in contestants.items()}
+                cost_id = _cost_id(config, source)
+                works[cost_id] = ready.take_step
+                facts[cost_id] = _facts(config, source, ready)
             timer = timer_for(runtime.device)
             timed = race(works, timer, rounds=rounds, least_seconds=LEAST_SECONDS)
             for number, seconds in enumerate(timed):
                 place = {"race": f"{started} batch {batch_size}", "round": number}
-                for name, one in contestants.items():
-                    yield one.facts | place | {"seconds": seconds[name]}
+                for cost_id, columns in facts.items():
+                    yield columns | place | {"seconds": seconds[cost_id]}
                 done()
 
 
@@ -98,7 +88,6 @@ def _facts(config: RunConfig, source: Source, ready: Trial) -> dict[str, Any]:
 
 
 def _saved_bytes(trainer: Trainer) -> int:
-    """The bytes that the forward pass of one batch keeps for the backward pass."""
     first = trainer.loader.shuffled(0, trainer.seed)[: trainer.batch_size]
     batch = trainer.loader.gather(first)
     with trainer.runtime.autocast():

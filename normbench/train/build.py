@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
+import torch
+
 from normbench.config.schema import RunConfig
 from normbench.data import Source, Split
 from normbench.data.augment import FlipAndCrop
@@ -21,14 +23,11 @@ def runtime_of(config: RunConfig) -> AbstractContextManager[Runtime]:
     """The runtime to train this configuration in."""
     where = config.runtime
     assert isinstance(where.channels_last, bool), "resolved"
-    return open_runtime(
-        where.device,
-        where.precision,
-        where.channels_last,
-        where.compile,
-        config.system.threads,
-        where.cuda_graphs,
+    device = torch.device(where.device)
+    runtime = Runtime(
+        device, where.precision, where.channels_last, where.compile, where.cuda_graphs
     )
+    return open_runtime(runtime, config.system.threads)
 
 
 def task_of(config: RunConfig, source: Source) -> Task:

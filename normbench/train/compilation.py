@@ -46,5 +46,4 @@ def _forward(trainer: Trainer, batch_size: int) -> Tensor:
 
 
 def _batch_sizes(num_images: int, batch_size: int) -> set[int]:
-    """The sizes of the full batch and of the last, short batch."""
     return {min(batch_size, num_images), num_images % batch_size} - {0}

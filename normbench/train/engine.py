@@ -57,12 +57,10 @@ class Sums:
     def means_with(self, *scalars: Tensor) -> tuple[dict[str, float], list[float]]:
         """The means, and the values of further scalars, in one copy from the device."""
         dtype = exact_dtype(self.count.device)
-        waiting = [*self.totals.values(), self.count, *scalars]
-        values = torch.stack([scalar.to(dtype) for scalar in waiting]).tolist()
-        number = len(self.totals)
-        count = values[number]
-        means = {name: value / count for name, value in zip(self.totals, values, strict=False)}
-        return means, values[number + 1 :]
+        waiting = [self.count, *scalars, *self.totals.values()]
+        count, *values = torch.stack([scalar.to(dtype) for scalar in waiting]).tolist()
+        totals = zip(self.totals, values[len(scalars) :], strict=True)
+        return {name: total / count for name, total in totals}, values[: len(scalars)]
 
     def reset(self) -> None:
         """Zeroes the sums in place: a captured CUDA graph holds their addresses."""
@@ -192,7 +190,6 @@ class Trainer:
         return self._finish_epoch(self.runtime.now() - start)
 
     def _step(self, group: Tensor) -> StepLog | None:
-        """Takes the next step; returns its log where one is due."""
         is_due = self.steps_into_epoch % self.log_every == 0
         step = self.step
         lr = self.lr_at(step)

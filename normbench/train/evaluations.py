@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,11 @@ RUNNING = ("running_mean", "running_var")
 
 def tracking_layers(model: nn.Module) -> list[nn.Module]:
     """The layers with buffers for running statistics, with which they evaluate."""
-    return [module for module in model.modules() if _tracks(module)]
+    found = []
+    for module in model.modules():
+        if any(getattr(module, name, None) is not None for name in RUNNING):
+            found.append(module)
+    return found
 
 
 @torch.no_grad()
@@ -45,9 +49,8 @@ def evaluate_batchwise(
 ) -> float:
     """The primary metric on the test set, with the statistics of random batches of training size.
 
-    Layers with running statistics normalize as in training: batch_renorm corrects towards the
-    running ones, an InstanceNorm that tracks takes those of each image. The last batch is filled up
-    with images of the first; these do not count again.
+    Layers with running statistics normalize as in training. The last batch is filled up with images
+    of the first, which do not count again.
     """
     sums = Sums(task, runtime.device)
     # Seed 0 for every run: the same test batches, so that runs stay paired.
@@ -97,10 +100,9 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Restores the modes and buffers of all modules at the end."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = []
+    modes, buffers = [], []
     for module in model.modules():
+        modes.append((module, module.training))
         for name, buffer in module.named_buffers(recurse=False):
             buffers.append((module, name, buffer, buffer.clone()))
     try:
@@ -112,10 +114,6 @@ def _restored(model: nn.Module) -> Iterator[None]:
             for module, name, buffer, value in buffers:
                 # By name: a layer may have put another tensor in the buffer's place.
                 setattr(module, name, buffer.copy_(value))
-
-
-def _tracks(module: nn.Module) -> bool:
-    return any(getattr(module, name, None) is not None for name in RUNNING)
 
 
 def _in_shape(value: Tensor, running: Tensor) -> Tensor:
@@ -132,16 +130,7 @@ class _SeenEnough(Exception):
     """The rest of a forward pass is not needed."""
 
 
-class _Moments(NamedTuple):
-    """Mean and variance by channel, each of shape (c,), over `number` values of a channel."""
-
-    number: int
-    mean: Tensor
-    variance: Tensor
-
-
 def _in_forward_order(model: nn.Module, loader: DeviceLoader, runtime: Runtime) -> list[nn.Module]:
-    """The tracking layers in the order in which an image meets them."""
     met: list[nn.Module] = []
     first_image = next(loader.in_order(1))
     with _watched(tracking_layers(model), lambda layer, _: met.append(layer)):
@@ -157,60 +146,42 @@ def _moments(
     An InstanceNorm keeps averages over samples of their own means and variances: so does this.
     """
     by_instance = isinstance(layer, nn.InstanceNorm2d)
-    parts: list[_Moments] = []
+    counts: list[int] = []
+    means: list[Tensor] = []
+    variances: list[Tensor] = []
 
     def add(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         x = inputs[0].to(exact_dtype(inputs[0].device))
-        mean = x.mean((0, 2, 3))
-        if by_instance:
-            parts.append(_Moments(len(x), mean, x.var((2, 3)).mean(0)))
-        else:
-            number = x.numel() // x.shape[1]
-            parts.append(_Moments(number, mean, x.var((0, 2, 3), correction=0)))
+        counts.append(len(x) if by_instance else x.numel() // x.shape[1])
+        means.append(x.mean((0, 2, 3)))
+        by_channel = x.var((2, 3)).mean(0) if by_instance else x.var((0, 2, 3), correction=0)
+        variances.append(by_channel)
         raise _SeenEnough
 
     with _watched([layer], add):
         for batch in batches:
             with suppress(_SeenEnough):
                 _outputs(model, batch, runtime)
-    averaged = _averaged(parts)
-    return (averaged.mean, averaged.variance) if by_instance else _pooled(parts, averaged)
+    total = sum(counts)
+    shares = means[0].new_tensor(counts)[:, None] / total
+    mean = (shares * torch.stack(means)).sum(0)
+    within = (shares * torch.stack(variances)).sum(0)
+    if by_instance:
+        return mean, within
+    between = (shares * (torch.stack(means) - mean).square()).sum(0)
+    return mean, (within + between) * (total / max(total - 1, 1))
 
 
 @contextmanager
 def _watched(
     layers: list[nn.Module], look: Callable[[nn.Module, tuple[Any, ...]], None]
 ) -> Iterator[None]:
-    """Calls `look` with the inputs of these layers."""
     hooks = [layer.register_forward_pre_hook(look) for layer in layers]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _averaged(parts: list[_Moments]) -> _Moments:
-    """Means and variances averaged over the parts, weighted by their counts."""
-    total = sum(part.number for part in parts)
-    shares = _shares(parts)
-    mean = (shares * torch.stack([part.mean for part in parts])).sum(0)
-    variance = (shares * torch.stack([part.variance for part in parts])).sum(0)
-    return _Moments(total, mean, variance)
-
-
-def _pooled(parts: list[_Moments], averaged: _Moments) -> tuple[Tensor, Tensor]:
-    """The mean, and the unbiased variance: within the parts and between their means."""
-    means = torch.stack([part.mean for part in parts])
-    between = (_shares(parts) * (means - averaged.mean).square()).sum(0)
-    unbiased = averaged.number / max(averaged.number - 1, 1)
-    return averaged.mean, (averaged.variance + between) * unbiased
-
-
-def _shares(parts: list[_Moments]) -> Tensor:
-    """The share of each part in all values, of shape (parts, 1)."""
-    counts = parts[0].mean.new_tensor([part.number for part in parts])[:, None]
-    return counts / counts.sum()
 
 
 def _outputs(model: nn.Module, batch: Batch, runtime: Runtime) -> Tensor:

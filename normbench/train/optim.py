@@ -21,11 +21,9 @@ ParamGroups = list[dict[str, Any]]
 Schedule = Callable[[float], float]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
-
+Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
 # From parameter groups and a learning rate.
 MakeOptimizer = Callable[[ParamGroups, float], torch.optim.Optimizer]
-
-Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
 
 # Entries make a function that makes the optimizer: a plan checks options without any model.
 optimizers: Registry[MakeOptimizer] = Registry("optim")

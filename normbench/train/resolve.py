@@ -26,7 +26,6 @@ from normbench.train.build import task_of
 from normbench.train.optim import optimizers, schedule
 from normbench.train.runtime import (
     check_compiler,
-    check_cuda_graphs,
     resolve_device,
     resolve_layout,
     resolve_precision,
@@ -80,7 +79,11 @@ class Resolver:
         # Combinations of options are refused by what they belong to.
         schedule(config.optim.schedule, config.optim.warmup_fraction)
         optimizers.build(config.optim.name, options=config.optim.options)
-        _check_runs_dir(Path(config.system.runs_dir).expanduser())
+        # Before data are decoded for the runs.
+        runs_dir = Path(config.system.runs_dir).expanduser()
+        with disk_errors(runs_dir):
+            if runs_dir.exists() and not runs_dir.is_dir():
+                raise NormbenchError(f"system.runs_dir: '{runs_dir}' is not a folder")
         return config, source
 
     def check_supported(self, config: RunConfig, source: Source, num_train: int) -> None:
@@ -92,9 +95,10 @@ class Resolver:
         for batch_size in {full_batch, last_batch} - {0}:
             refusal = unsupported(spec, sites, batch_size)
             if refusal is not None:
-                names = f"norm {config.norm.name} cannot train {config.model.name}"
-                message = f"{names} at batch {batch_size}: {refusal.reason}"
-                raise Unsupported(message) from refusal.error
+                raise Unsupported(
+                    f"norm {config.norm.name} cannot train {config.model.name} "
+                    f"at batch {batch_size}: {refusal.reason}"
+                ) from refusal.error
 
     def source(self, config: RunConfig) -> Source:
         """The data source, found by its content in the cache or from the files it is made of."""
@@ -124,26 +128,24 @@ class Resolver:
             return _runtime_elsewhere(self.device, config)
         runtime = config.runtime
         device = resolve_device(runtime.device)
-        check_compiler(runtime.compile, device)
-        check_cuda_graphs(runtime.cuda_graphs, device)
-        values = {
-            "device": device,
-            "precision": resolve_precision(runtime.precision, device, config.batch_size),
-            "channels_last": resolve_layout(
-                runtime.channels_last, config.norm.name, config.batch_size
-            ),
-        }
-        return runtime.model_copy(update=values)
+        if runtime.compile:
+            check_compiler(device)
+        if runtime.cuda_graphs and device != "cuda":
+            raise NormbenchError(
+                f"runtime.cuda_graphs=true needs a cuda device, and this run is on {device}"
+            )
+        precision = resolve_precision(runtime.precision, device, config.batch_size)
+        layout = resolve_layout(runtime.channels_last, config.norm.name, config.batch_size)
+        return runtime.model_copy(
+            update={"device": device, "precision": precision, "channels_last": layout}
+        )
 
 
 def count_train(config: RunConfig, source: Source) -> int:
     """The number of images to train on, but for rounding by class; NormbenchError for too few."""
     data = config.data
-    sides = {
-        "train": (data.limit_train, source.num_train),
-        "test": (data.limit_test, source.num_test),
-    }
-    for side, (limit, available) in sides.items():
+    for side in ("train", "test"):
+        limit, available = getattr(data, f"limit_{side}"), getattr(source, f"num_{side}")
         if limit is not None and limit > available:
             raise NormbenchError(f"data.limit_{side}={limit}: there are {available} {side} images")
     num_train = data.limit_train or source.num_train
@@ -178,13 +180,6 @@ def _runtime_elsewhere(device: str, config: RunConfig) -> RuntimeConfig:
         )
     channels_last = resolve_layout(runtime.channels_last, config.norm.name, config.batch_size)
     return runtime.model_copy(update={"device": device, "channels_last": channels_last})
-
-
-def _check_runs_dir(path: Path) -> None:
-    """Raises NormbenchError where no run directory can be made, before data are decoded for it."""
-    with disk_errors(path):
-        if path.exists() and not path.is_dir():
-            raise NormbenchError(f"system.runs_dir: '{path}' is not a folder")
 
 
 def _checked(registry: Registry[Any], choice: Choice) -> Any:

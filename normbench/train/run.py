@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -89,7 +89,6 @@ def _splits(dataset: Dataset, config: RunConfig) -> Splits:
 
 
 def _train(run: RunDir, config: RunConfig, source: Source, task: Task, splits: Splits) -> None:
-    """Trains, and records how training ended, whatever happens."""
     with runtime_of(config) as runtime, stop_signals() as should_stop:
         run.begin(config.to_yaml(), _environment(config, source, task))
         try:
@@ -109,7 +108,6 @@ def _train(run: RunDir, config: RunConfig, source: Source, task: Task, splits: S
 def _train_until_it_ends(
     run: RunDir, trainer: Trainer, config: RunConfig, splits: Splits, should_stop: StopAsked
 ) -> tuple[str, str | None]:
-    """Trains until done, stopped or diverged; returns the state and its reason."""
     try:
         _train_all_epochs(run, trainer, config, splits, should_stop)
     except Stopped:
@@ -123,9 +121,15 @@ def _train_until_it_ends(
 def _train_all_epochs(
     run: RunDir, trainer: Trainer, config: RunConfig, splits: Splits, should_stop: StopAsked
 ) -> None:
-    """Trains to the end, from the checkpoint if there is one."""
-    evaluation = _evaluation(trainer, config, splits)
-    seconds_compiling = compile_seconds(trainer, evaluation.loaders.values())
+    evaluated = {}
+    for name, split in splits.items():
+        if name != "train":
+            evaluated[name] = build_loader(split, config, trainer.runtime)
+    statistics = None
+    if config.train.bn_evaluations and tracking_layers(trainer.model):
+        # Without augmentation.
+        statistics = build_loader(splits["train"], config, trainer.runtime)
+    seconds_compiling = compile_seconds(trainer, evaluated.values())
     if run.has_checkpoint:
         trainer.load_state_dict(run.load_checkpoint())
     else:
@@ -133,7 +137,7 @@ def _train_all_epochs(
     progress = Progress(config.system.progress)
     while not trainer.is_done:
         result = _train_one_epoch(run, trainer, progress, should_stop)
-        row = _metrics_row(trainer, result, evaluation, seconds_compiling)
+        row = _metrics_row(trainer, result, evaluated, statistics, seconds_compiling)
         # Compilation precedes this process's first epoch, whose row alone carries its seconds.
         seconds_compiling = 0.0
         # The row comes first: on resuming, rows that no checkpoint covers are dropped.
@@ -155,32 +159,12 @@ def _train_one_epoch(
         return trainer.train_epoch(on_step, should_stop)
 
 
-@dataclass(frozen=True)
-class _Evaluation:
-    """What an epoch is evaluated on.
-
-    loaders: the splits but "train". statistics_loader: the training images, not augmented, to
-        recompute BatchNorm's statistics; None unless train.bn_evaluations asks for it.
-    """
-
-    loaders: dict[str, DeviceLoader]
-    statistics_loader: DeviceLoader | None
-
-
-def _evaluation(trainer: Trainer, config: RunConfig, splits: Splits) -> _Evaluation:
-    loaders = {
-        name: build_loader(split, config, trainer.runtime)
-        for name, split in splits.items()
-        if name != "train"
-    }
-    statistics_loader = None
-    if config.train.bn_evaluations and tracking_layers(trainer.model):
-        statistics_loader = build_loader(splits["train"], config, trainer.runtime)
-    return _Evaluation(loaders, statistics_loader)
-
-
 def _metrics_row(
-    trainer: Trainer, result: EpochResult, evaluation: _Evaluation, seconds_compiling: float
+    trainer: Trainer,
+    result: EpochResult,
+    evaluated: Mapping[str, DeviceLoader],
+    statistics: DeviceLoader | None,
+    seconds_compiling: float,
 ) -> dict[str, float]:
     """The epoch's row of metrics.csv. Clocks and memory, at its end, are not reproducible."""
     model, task, runtime = trainer.model, trainer.task, trainer.runtime
@@ -191,16 +175,14 @@ def _metrics_row(
     }
     row |= {f"train_{name}": mean for name, mean in result.means.items()}
     start = runtime.now()
-    for split, loader in evaluation.loaders.items():
+    for split, loader in evaluated.items():
         means = evaluate(model, loader, task, runtime)
         check_finite(means["loss"], f"the {split} loss after epoch {trainer.epoch}")
         row |= {f"{split}_{name}": mean for name, mean in means.items()}
     eval_seconds = runtime.now() - start
-    if evaluation.statistics_loader is not None:
-        primary, test = task.primary.name, evaluation.loaders["test"]
-        row[f"test_{primary}_precise"] = evaluate_precisely(
-            model, evaluation.statistics_loader, test, task, runtime
-        )
+    if statistics is not None:
+        primary, test = task.primary.name, evaluated["test"]
+        row[f"test_{primary}_precise"] = evaluate_precisely(model, statistics, test, task, runtime)
         row[f"test_{primary}_batch"] = evaluate_batchwise(
             model, test, task, runtime, trainer.batch_size
         )
@@ -214,7 +196,6 @@ def _metrics_row(
 
 
 def _environment(config: RunConfig, source: Source, task: Task) -> dict[str, Any]:
-    """The content of env.json: all that the numbers depend on besides the configuration."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": environment.command(),

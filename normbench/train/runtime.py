@@ -22,13 +22,6 @@ from torch import Tensor, nn
 from normbench.environment import cpu_info
 from normbench.errors import NormbenchError
 
-# mallopt(3): no mapping of its own for any tensor, never give memory back, grow in large steps.
-MALLOC_OPTIONS = {
-    "M_MMAP_MAX": (-4, 0),
-    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
-    "M_TOP_PAD": (-2, 2**26),
-}
-
 # Measured on two cores of an AMD EPYC with native bf16 (results/LOG.md). At batch 1 fp32 in the
 # contiguous layout is the quickest (3.9 ms a step; bf16 4.3 ms); at batch 64 bf16 in channels_last
 # takes 47 ms instead of 84 ms. torch's InstanceNorm is slower in channels_last (81 ms, 58 ms).
@@ -97,26 +90,19 @@ class Runtime:
 
 
 @contextmanager
-def open_runtime(
-    device: str,
-    precision: str,
-    channels_last: bool,
-    compile_model: bool,
-    threads: int | None,
-    cuda_graphs: bool = False,
-) -> Iterator[Runtime]:
-    """A Runtime with torch's global settings; they are restored, but for allocator and compiler."""
+def open_runtime(runtime: Runtime, threads: int | None) -> Iterator[Runtime]:
+    """Yields `runtime` under torch's global settings; restores all but allocator and compiler."""
     threads_before = torch.get_num_threads()
     tf32_before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.set_num_threads(threads or threads_before)
     # fp32 means fp32.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    if device == "cpu":
+    if runtime.device.type == "cpu":
         keep_freed_memory()
-    if device == "cuda":
+    if runtime.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     try:
-        yield Runtime(torch.device(device), precision, channels_last, compile_model, cuda_graphs)
+        yield runtime
     finally:
         torch.set_num_threads(threads_before)
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32_before
@@ -137,22 +123,21 @@ def keep_freed_memory() -> None:
     of a training step at batch 64 on two cores, a third of an evaluation (results/LOG.md). The
     peak is the same.
     """
-    if sys.platform != "linux":
-        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for option, value in MALLOC_OPTIONS.values():
-            mallopt(option, value)
+    if sys.platform == "linux" and mallopt is not None:
+        # mallopt(3)
+        mallopt(-4, 0)  # M_MMAP_MAX: no mapping of its own for any tensor
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never give memory back
+        mallopt(-2, 2**26)  # M_TOP_PAD: grow in large steps
 
 
 def resolve_device(name: str) -> str:
     """The device that `name` (auto, cpu, cuda, mps) stands for; NormbenchError if missing."""
-    is_available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    available = [device for device, is_there in is_available.items() if is_there]
+    available = ["cpu"]
+    if torch.backends.mps.is_available():
+        available.insert(0, "mps")
+    if torch.cuda.is_available():
+        available.insert(0, "cuda")
     if name == "auto":
         return available[0]
     if name not in available:
@@ -170,10 +155,10 @@ def resolve_precision(name: str, device: str, batch_size: int) -> str:
     Raises NormbenchError for bf16 on a device that would emulate it.
     """
     native = has_native_bf16(device)
-    if name == "auto":
+    if name == "auto" or (name == "fast" and batch_size >= FAST_FROM_BATCH):
         return "bf16" if native else "fp32"
     if name == "fast":
-        return "bf16" if native and batch_size >= FAST_FROM_BATCH else "fp32"
+        return "fp32"
     if name == "bf16" and not native:
         raise NormbenchError(
             f"runtime.precision=bf16: this {device} has no native bf16; available: fp32"
@@ -188,26 +173,16 @@ def resolve_layout(channels_last: bool | str, norm: str, batch_size: int) -> boo
     return batch_size >= FAST_FROM_BATCH and norm not in FAST_CONTIGUOUS
 
 
-def check_compiler(compile_model: bool, device: str) -> None:
-    """Raises NormbenchError where torch.compile was asked for and its compiler is missing."""
-    if not compile_model:
-        return
-    has_cpp = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
-    if device == "cpu" and not has_cpp:
+def check_compiler(device: str) -> None:
+    """Raises NormbenchError where torch.compile has no compiler for the device."""
+    has_compiler = any(map(shutil.which, ("g++", "clang++", "c++")))
+    if device == "cpu" and not has_compiler:
         raise NormbenchError(
             "runtime.compile=true needs a C++ compiler (g++ or clang++) on a cpu; none was found"
         )
     if device == "cuda" and importlib.util.find_spec("triton") is None:
         raise NormbenchError(
             "runtime.compile=true needs the package triton on cuda, and it is not installed"
-        )
-
-
-def check_cuda_graphs(cuda_graphs: bool, device: str) -> None:
-    """Raises NormbenchError where CUDA graphs were asked for on another device."""
-    if cuda_graphs and device != "cuda":
-        raise NormbenchError(
-            f"runtime.cuda_graphs=true needs a cuda device, and this run is on {device}"
         )
 
 

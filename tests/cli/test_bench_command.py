@@ -65,10 +65,11 @@ def files_in(folder: Path) -> set[str]:
 
 def rows_of(markdown: str) -> list[list[str]]:
     """The cells of a Markdown table, header first."""
-    lines = [line for line in markdown.splitlines() if line.startswith("|")]
-    return [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in lines if ":" not in line
-    ]
+    rows = []
+    for line in markdown.splitlines():
+        if line.startswith("|") and ":" not in line:
+            rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
 
 
 def test_the_printed_table_is_that_of_the_written_rounds(normbench: Run, tmp_path: Path) -> None:
@@ -80,9 +81,8 @@ def test_the_printed_table_is_that_of_the_written_rounds(normbench: Run, tmp_pat
     assert files_in(folder) == {"bench.csv", "bench.md", "bench.svg", "bench.png"}
     rounds = read_bench(folder)
     assert out == (folder / "bench.md").read_text() == to_markdown(costs_table(rounds))
-    header, *rows = rows_of(out)
-    assert header[:2] == ["norm", "batch size"]
-    assert [row[:2] for row in rows] == [["bn", "4"], ["gn", "4"], ["bn", "8"], ["gn", "8"]]
+    cells = [["norm", "batch size"], ["bn", "4"], ["gn", "4"], ["bn", "8"], ["gn", "8"]]
+    assert [row[:2] for row in rows_of(out)] == cells
     assert "Medians over 6 rounds" in out
     assert len(rounds) == 4 * 6
     assert "batch size 8" in (folder / "bench.svg").read_text()
@@ -211,9 +211,7 @@ def test_a_norm_that_cannot_train_is_named_and_the_rest_timed(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["norm=bnn"], "unknown norm 'bnn': did you mean 'bn'?"),
         (["batch_sizes=4"], "batch_size"),
-        (["batch_size=0"], "batch_size: should be greater than or equal to 1, not 0"),
         (
             settings(ON_A_PIXEL, "norm=in"),
             "nothing to run: norm in cannot train normresnet at batch 4",
@@ -221,7 +219,6 @@ def test_a_norm_that_cannot_train_is_named_and_the_rest_timed(
         (["--eager"], "--eager needs --layers"),
         (["--layers", "train.accumulate=4"], "--layers: leave out train.accumulate"),
         (["--rounds", "0"], "Invalid value for '--rounds'"),
-        (["--rounds", "many"], "Invalid value for '--rounds'"),
         (["-o", "file"], "--output: 'file' is not a folder"),
         (["-o", "runs"], "--output: 'runs' holds run directories, which its runs.csv would hide"),
         (["--layers", "-o", "runs"], "--output: 'runs' holds run directories"),

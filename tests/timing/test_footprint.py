@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -29,12 +29,14 @@ def quiet_profiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(SIZES)
+@settings(max_examples=10)
 def test_tensors_that_exist_together_count_together(sizes: list[int]) -> None:
     held: list[Tensor] = []
     assert peak_bytes(lambda: held.extend(empty(size) for size in sizes), CPU) == sum(sizes)
 
 
 @given(SIZES)
+@settings(max_examples=10)
 def test_a_tensor_freed_before_the_next_counts_alone(sizes: list[int]) -> None:
     def work() -> None:
         for size in sizes:

@@ -65,7 +65,7 @@ def test_every_norm_has_a_row_for_each_site_layout_part_and_round() -> None:
 
 
 def test_a_norm_that_comes_twice_is_refused_rather_than_timed_once() -> None:
-    twice = [tiny("gn", **{"norm.num_groups": 2}), tiny("gn", **{"norm.num_groups": 4})]
+    twice = [tiny("gn", **{"norm.num_groups": number}) for number in (2, 4)]
     with pytest.raises(NormbenchError, match="gn at batch size 4 comes 2 times"):
         bench(*twice)
 

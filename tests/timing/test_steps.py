@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -233,11 +234,7 @@ def test_a_bench_leaves_the_process_as_it_was_also_when_it_is_broken_off() -> No
 
 def test_an_error_leaves_the_process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     before = state_of_this_process()
-
-    def broken(*arguments: object) -> torch.Tensor:
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(Trainer, "take_step", broken)
+    monkeypatch.setattr(Trainer, "take_step", Mock(side_effect=RuntimeError("out of memory")))
     with pytest.raises(RuntimeError, match="out of memory"):
         bench(resolved("bn", TWO_THREADS))
     assert state_of_this_process() == before

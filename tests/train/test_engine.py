@@ -291,11 +291,11 @@ def test_a_stop_comes_after_the_step_under_way_and_its_log() -> None:
 # Divergence
 
 
-@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_not_finite_is_a_divergence(loss: float) -> None:
-    with pytest.raises(Diverged, match=f"^somewhere is {loss}$"):
-        check_finite(loss, "somewhere")
+def test_a_loss_that_is_not_finite_is_a_divergence() -> None:
     check_finite(1e300, "somewhere")
+    for loss in (math.nan, math.inf, -math.inf):
+        with pytest.raises(Diverged, match=f"^somewhere is {loss}$"):
+            check_finite(loss, "somewhere")
 
 
 @pytest.mark.parametrize(

@@ -75,16 +75,13 @@ def test_a_warm_up_rises_linearly_to_the_peak_and_then_runs_the_whole_schedule(
 
 
 def test_one_cycle_rises_linearly_to_its_peak_and_falls_as_half_a_cosine() -> None:
-    assert one_cycle(0.15) == pytest.approx(0.5)
-    assert one_cycle(0.3) == 1
-    assert one_cycle(0.65) == pytest.approx(0.5)
-    assert one_cycle(0.475) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+    expected = {0.15: 0.5, 0.3: 1, 0.65: 0.5, 0.475: (1 + math.cos(math.pi / 4)) / 2}
+    assert {progress: one_cycle(progress) for progress in expected} == pytest.approx(expected)
 
 
 def test_two_warm_ups_at_once_are_refused() -> None:
-    with pytest.raises(
-        NormbenchError, match=r"^optim\.warmup_fraction: one_cycle has a warm-up of its own"
-    ):
+    message = r"^optim\.warmup_fraction: one_cycle has a warm-up of its own"
+    with pytest.raises(NormbenchError, match=message):
         schedule("one_cycle", 0.1)
 
 
@@ -93,22 +90,20 @@ def test_the_rate_scales_with_the_batch_size_or_its_root(lr: float, batch: int, 
     assert scaled_lr(lr, "none", batch, ref) == lr
     assert scaled_lr(lr, "linear", batch, ref) == pytest.approx(lr * batch / ref)
     assert scaled_lr(lr, "sqrt", batch, ref) ** 2 == pytest.approx(lr**2 * batch / ref)
-    assert all(
-        scaled_lr(lr, scaling, ref, ref) == pytest.approx(lr)
-        for scaling in ("none", "linear", "sqrt")
-    )
 
 
 @pytest.mark.parametrize("norm", [entry.name for entry in norms])
 def test_exactly_the_weights_of_convolutions_and_linear_layers_decay(norm: str) -> None:
-    model = models.build(
-        "normresnet", Layers(norms.build(norm), seed=0), 10, options={"widths": (4, 8)}
-    )
+    layers = Layers(norms.build(norm), seed=0)
+    model = models.build("normresnet", layers, 10, options={"widths": (4, 8)})
     decaying, rest = parameter_groups(model)
     assert rest["weight_decay"] == 0
     assert "weight_decay" not in decaying
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    weights = {id(p) for m in layers for p in m.parameters() if p.shape == m.weight.shape}
+    weights = set()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            shape = module.weight.shape
+            weights |= {id(p) for p in module.parameters() if p.shape == shape}
     assert len(weights) == 3
     found = [id(parameter) for parameter in decaying["params"]]
     assert set(found) == weights

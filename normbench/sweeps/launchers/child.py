@@ -1,8 +1,7 @@
 """A run in a separate process: the death of a run harms no other run.
 
 A server imports torch once and forks the processes (Python's forkserver): a run starts in 0.1 s
-instead of several, in a process as fresh as a new interpreter. On macOS, where forking is unsafe,
-the process is a new interpreter.
+instead of several, in a process as fresh as a new interpreter. On macOS forking is unsafe.
 """
 
 from __future__ import annotations
@@ -45,10 +44,9 @@ class Child:
         self._before = read_status(config.run_path)
         self._kill_at: float | None = None
         self._late = False
-        surroundings = {**os.environ, **(environment or {})}
-        self._process = start_server([config]).Process(
-            target=_main, args=(config, restart, surroundings, work), daemon=True
-        )
+        arguments = (config, restart, {**os.environ, **(environment or {})}, work)
+        context = start_server([config])
+        self._process = context.Process(target=_main, args=arguments, daemon=True)
         self._process.start()
         # After the start: the first process waits for the server to import torch.
         self._start = time.monotonic()
@@ -105,8 +103,8 @@ class Child:
         if code < 0:
             hint = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
             return f"killed by {signal.Signals(-code).name}{hint}"
-        lines = [line.strip() for line in last_output(self.config.run_path) if line.strip()]
-        return f"ended with code {code}: {lines[-1] if lines else 'no output'}"
+        output = "\n".join(last_output(self.config.run_path)).strip() or "no output"
+        return f"ended with code {code}: {output.splitlines()[-1].strip()}"
 
 
 def settle(
@@ -114,8 +112,7 @@ def settle(
 ) -> None:
     """Marks the run failed for `reason`, unless its status has changed from `before` to an end.
 
-    failed_anyway: an interrupted run, with its checkpoint saved, counts as failed too.
-    A run held by another process is left alone. On a full disk the state stays `killed`.
+    failed_anyway: an interrupted run counts as failed too. On a full disk the state stays `killed`.
     """
     state = run_state(config.run_path)
     if state in OVER or state == "damaged":  # the summary names damaged runs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
@@ -48,7 +49,8 @@ def processes(
 
     def launch(configs: Sequence[RunConfig], should_stop: StopAsked) -> Generator[Event]:
         num_jobs = at_once(configs)
-        threads = max(1, num_cores() // places(configs)) if places(configs) > 1 else None
+        num_places = places(configs)
+        threads = max(1, num_cores() // num_places) if num_places > 1 else None
         waiting = deque(share(config, num_jobs, threads) for config in configs)
         free = deque(_slots(configs, num_jobs, runs_per_gpu))
         active: dict[int, tuple[Child, Slot]] = {}
@@ -81,10 +83,7 @@ def processes(
 
 
 def default_jobs(configs: Sequence[RunConfig], runs_per_gpu: int) -> int:
-    """Returns a job per core as far as memory goes, or `runs_per_gpu` jobs per GPU.
-
-    Measured by scripts/bench_jobs.py; figures in results/LOG.md.
-    """
+    """Returns a job per core as far as memory goes (results/LOG.md), or some jobs per GPU."""
     if _on_gpu(configs):
         return num_gpus() * runs_per_gpu
     return int(min(num_cores(), available_memory_gib() // GIB_PER_RUN))
@@ -114,7 +113,7 @@ def _slots(configs: Sequence[RunConfig], jobs: int, runs_per_gpu: int) -> list[S
     places: list[Slot] = [{}]
     if _on_gpu(configs):
         places = gpu_slots(num_gpus(), runs_per_gpu)
-    return [places[number % len(places)] for number in range(jobs)]
+    return list(itertools.islice(itertools.cycle(places), jobs))
 
 
 def _on_gpu(configs: Sequence[RunConfig]) -> bool:

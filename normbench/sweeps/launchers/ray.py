@@ -1,9 +1,8 @@
 """Runs as tasks of a Ray cluster (the extra `ray`).
 
-A task starts a run in a child process, on a node chosen by Ray: a crash belongs to the run, and a
-retry by Ray means a lost node. On a shared disk the run writes into the runs folder. Without a
-shared disk, the files of the run travel with the task and come back with the result. Decoded data
-are put into the object store once, for nodes without the data.
+A task starts a run in a child process: a crash belongs to the run, and a retry by Ray means a lost
+node. Without a shared disk, the files of the run travel with the task and come back with the
+result. Decoded data are put into the object store once, for nodes without the data.
 """
 
 from __future__ import annotations
@@ -75,7 +74,10 @@ def ray(
         places = at_once(configs)
         waiting = deque(share_elsewhere(config, places, cpus_per_run) for config in configs)
         by_content = {config.data.content: config for config in configs}
-        data = {content: api.put(_packed(config)) for content, config in by_content.items()}
+        data = {}
+        for content, config in by_content.items():
+            packed = pack(Resolver().source(config), data_home(config))
+            data[content] = api.put(packed)
         active: dict[Any, tuple[RunConfig, Mapping[str, Any]]] = {}
         with _marker(waiting) as marker:
             while active or (waiting and not should_stop()):
@@ -145,12 +147,8 @@ def _run_on_node(
 
 
 def _bring_back(api: Any, reference: Any, config: RunConfig, before: Mapping[str, Any]) -> None:
-    """Writes the files returned by a task, or records the failure of the task.
-
-    A task that returns has settled its run on the node. A run stopped while it started has no status:
-    no failure.
-    """
     try:
+        # A task that returns has settled its run on the node. Without a status: stopped early.
         files = api.get(reference)
         if files is not None:
             _write(config.run_path, files)
@@ -168,10 +166,6 @@ def _write(path: Path, files: Files) -> None:
 
 def _files(path: Path) -> Files:
     return {file.name: file.read_bytes() for file in path.glob("[!.]*") if file.is_file()}
-
-
-def _packed(config: RunConfig) -> tuple[str, Files]:
-    return pack(Resolver().source(config), data_home(config))
 
 
 @contextmanager
@@ -197,10 +191,7 @@ def _here(api: Any) -> Any:
 
 
 def _connect(address: str | None) -> Any:
-    """Returns the package ray, connected to the cluster at `address` or to a new local cluster.
-
-    Raises NormbenchError where Ray is not installed or no cluster answers.
-    """
+    """Returns the package ray, connected to the cluster at `address` or to a new local cluster."""
     # Workers of a sweep under `uv run` would otherwise build environments of their own.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
@@ -230,10 +221,7 @@ def _knock(address: str | None) -> None:
 
 
 def _places(address: str | None, needs: Mapping[str, float]) -> int:
-    """Counts the places for runs in the cluster.
-
-    Raises NormbenchError where no node can hold a single run: Ray would wait in silence.
-    """
+    """Counts the places for runs in the cluster; none is an error: Ray would wait in silence."""
     nodes = [node["Resources"] for node in _connect(address).nodes() if node["Alive"]]
     asked = {name: amount for name, amount in needs.items() if amount > 0}
     places = 0

@@ -1,9 +1,7 @@
 """Runs as tasks of a Slurm job array, submitted with submitit (the extra `slurm`).
 
-A task calls `execute`. On preemption, on requeue and at the end of the time the task saves a
-checkpoint, and resumes when started again. The state of a task is asked of squeue, since many
-clusters keep no accounting. The result of a run is read from the run's directory; submitit's
-pickled results are ignored.
+On preemption, on requeue and at the end of the time a task saves a checkpoint, and resumes when
+started again. squeue tells the states of tasks, since many clusters keep no accounting.
 """
 
 from __future__ import annotations
@@ -130,7 +128,6 @@ def _stop(heard: list[str], reason: str) -> None:
 def _array(
     configs: Sequence[RunConfig], parameters: Mapping[str, Any], task: Task, should_stop: StopAsked
 ) -> Iterator[Event]:
-    """Submits a job array and yields events until the end of the last task."""
     before = {config.run_id: read_status(config.run_path) for config in configs}
     waiting = dict(zip(_submit(configs, parameters, task), configs, strict=True))
     running: set[str] = set()
@@ -157,10 +154,7 @@ def _array(
 
 
 def _submit(configs: Sequence[RunConfig], parameters: Mapping[str, Any], task: Task) -> list[str]:
-    """Submits the array; returns the ids of the tasks, as shown by squeue.
-
-    Raises NormbenchError where Slurm refuses.
-    """
+    """Submits the array; returns the ids of the tasks, as shown by squeue."""
     import submitit
 
     executor = submitit.SlurmExecutor(configs[0].run_path.parent / ".slurm")
@@ -174,10 +168,6 @@ def _submit(configs: Sequence[RunConfig], parameters: Mapping[str, Any], task: T
 def _parameters(
     timeout: float | None, partition: str | None, cpus_per_run: int, gpus_per_run: int
 ) -> dict[str, Any]:
-    """Returns the parameters of submitit's executor.
-
-    Raises NormbenchError where submitit, Slurm or the partition is missing.
-    """
     try:
         import submitit  # noqa: F401
     except ModuleNotFoundError:
