@@ -108,11 +108,7 @@ def _plan(
 
 
 def _carry_out(
-    plan: Plan,
-    open_runs: list[RunConfig],
-    launcher: Launcher,
-    output: Path | None,
-    rounds: int = 0,
+    plan: Plan, open_runs: list[RunConfig], launcher: Launcher, output: Path | None, rounds: int = 0
 ) -> None:
     """Runs the plan, times `rounds` of the finished runs, shows table, report, summary; exits."""
     from normbench.analysis.loading import benches, with_bench

@@ -70,8 +70,19 @@ class Sweep:
         Raises NormbenchError for part of a joint axis: the rest of the axis would mean nothing.
         """
         given = parse_axes(overrides, groups())
-        kept = [_overridden(axis, given) for axis in self.axes]
-        axes = [axis for axis in kept if axis is not None]
+        axes = []
+        for axis in self.axes:
+            replaced = [key for key in axis.keys if key in given]
+            if 0 < len(replaced) < len(axis.keys):
+                joint = ", ".join(axis.keys)
+                raise NormbenchError(
+                    f"'{replaced[0]}' belongs to the joint axis '{joint}' of this study: "
+                    "give all of it"
+                )
+            if not replaced:
+                axes.append(axis)
+            elif len(axis.keys) == 1:
+                axes.append(_single(replaced[0], given[replaced[0]]))
         placed = {axis.keys[0] for axis in axes}
         axes += [_single(key, values) for key, values in given.items() if key not in placed]
         fixed = {key: value for key, value in self.fixed.items() if key not in given}
@@ -135,18 +146,3 @@ def _read_exclusion(entry: dict[str, Any], known: set[str]) -> Exclusion:
 
 def _single(key: str, values: Sequence[Any]) -> Axis:
     return Axis((key,), tuple((value,) for value in values))
-
-
-def _overridden(axis: Axis, given: Mapping[str, Sequence[Any]]) -> Axis | None:
-    """Returns the axis with the values given for the key; None for a joint axis replaced whole."""
-    replaced = [key for key in axis.keys if key in given]
-    if not replaced:
-        return axis
-    if len(axis.keys) == 1:
-        return _single(replaced[0], given[replaced[0]])
-    if len(replaced) < len(axis.keys):
-        joint = ", ".join(axis.keys)
-        raise NormbenchError(
-            f"'{replaced[0]}' belongs to the joint axis '{joint}' of this study: give all of it"
-        )
-    return None

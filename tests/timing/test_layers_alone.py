@@ -200,12 +200,11 @@ def test_compiled_layers_are_timed_beside_eager_layers(
 
 
 def test_every_norm_that_can_train_has_a_layer_that_can_be_timed(works: dict[str, Work]) -> None:
-    for entry in norms:
-        works.clear()
-        bench(tiny(entry.name, 2, **{"model.widths": [8]}))
-        assert len(works) == len(LAYOUTS) * len(PARTS)
-        for work in works.values():
-            work()
+    configs = [tiny(entry.name, 2, **{"model.widths": [8]}) for entry in norms]
+    bench(*configs)
+    assert len(works) == len(configs) * len(LAYOUTS) * len(PARTS)
+    for work in works.values():
+        work()
 
 
 def test_a_layer_has_the_shape_of_its_site_its_options_and_its_own_activation() -> None:
