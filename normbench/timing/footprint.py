@@ -45,11 +45,10 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
         before = torch.cuda.memory_allocated()
         work()
         return torch.cuda.max_memory_allocated() - before
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+    # torch.profiler.profile would import the compiler first, for seconds.
+    with torch.autograd.profiler.profile(use_cpu=True, profile_memory=True) as profile:
         work()
-    assert profile.profiler is not None
-    results = profile.profiler.kineto_results
+    results = profile.kineto_results
     assert results is not None
     changes = [event for event in results.events() if event.name() == "[memory]"]
     changes.sort(key=lambda event: event.start_ns())
