@@ -1,4 +1,4 @@
-"""The registry, and the contract that every registered norm, model, data source and optimizer keeps."""
+"""The registry, and the contract of every registered norm, model, data source and optimizer."""
 
 from __future__ import annotations
 

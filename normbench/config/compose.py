@@ -18,8 +18,6 @@ from normbench.config.grammar import parse_assignments
 from normbench.config.schema import RunConfig, validate
 from normbench.errors import NormbenchError, unknown
 
-OWN_OPTIONS = "norm.options."
-
 
 def compose(overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> RunConfig:
     """The configuration of `overrides` ("norm=gn", "optim.lr=3e-4") and `flags` ({"seed": 1}).
@@ -49,47 +47,42 @@ def groups() -> Mapping[str, list[str]]:
 
 @lru_cache(maxsize=8)
 def _groups(folder: Path) -> Mapping[str, list[str]]:
-    found = {}
-    for group in sorted(folder.iterdir()):
-        if group.is_dir() and group.name != "sweep":
-            names = sorted(file.stem for file in group.glob("*.yaml"))
-            found[group.name] = [name for name in names if not name.startswith("_")]
+    found: dict[str, list[str]] = {}
+    for file in sorted(folder.glob("*/[!_]*.yaml")):
+        found.setdefault(file.parent.name, []).append(file.stem)
+    # Sweeps are studies, not parts of a run's configuration.
+    found.pop("sweep", None)
     return found
 
 
 def _merge(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The values of the chosen files, with the other settings in their places."""
     allowed = _groups(folder)
-    choices = {key: value for key, value in settings.items() if key in allowed}
-    rest = {key: value for key, value in settings.items() if key not in allowed}
-    own = None
-    if _is_own(choices.get("norm")):
-        own = _own_norm(choices.pop("norm"), rest)
+    rest = dict(settings)
+    choices = {group: rest.pop(group) for group in allowed if group in rest}
+    norm, own = choices.get("norm"), {}
+    # A user's own class: `file.py:Class` or `package.module:Class`.
+    if isinstance(norm, str) and ":" in norm and "," not in norm:
+        own["norm"] = _own_norm(choices.pop("norm"), rest)
     for group, choice in choices.items():
         _check_choice(group, choice, allowed[group])
-    values: dict[str, Any] = json.loads(_composed(tuple(sorted(choices.items())), folder))
-    if own is not None:
-        values["norm"] = own
+    values: dict[str, Any] = json.loads(_composed(tuple(choices.items()), folder)) | own
     for key, value in rest.items():
         _assign(values, key, value)
-    return _interpolated(values)
-
-
-def _is_own(norm: Any) -> bool:
-    """Whether the norm is a user's own class: `file.py:Class` or `package.module:Class`."""
-    return isinstance(norm, str) and ":" in norm and "," not in norm
+    return values
 
 
 def _own_norm(choice: str, rest: dict[str, Any]) -> dict[str, Any]:
     """The section of a user's own norm, with its options taken out of `rest`."""
     options = {}
     for key in [key for key in rest if key.startswith("norm.")]:
-        if not key.startswith(OWN_OPTIONS):
-            expected = OWN_OPTIONS + key.removeprefix("norm.")
+        option = key.removeprefix("norm.")
+        if not option.startswith("options."):
+            expected = f"norm.options.{option}"
             raise NormbenchError(
                 f"unknown key '{key}': an own norm's options are set as '{expected}'"
             )
-        options[key.removeprefix(OWN_OPTIONS)] = rest.pop(key)
+        options[option.removeprefix("options.")] = rest.pop(key)
     section = {"name": choice, "file": None, "content": None, "options": options}
     place, _, name = choice.rpartition(":")
     if place.endswith(".py"):
@@ -110,24 +103,22 @@ def _check_choice(group: str, choice: Any, allowed: Sequence[str]) -> None:
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     """Sets the dotted `key`, which must exist and be a single value."""
-    *sections, last = key.split(".")
+    *sections, last = parts = key.split(".")
     node: Any = values
-    for depth, section in enumerate(sections):
-        if section not in _keys(node):
+    for depth, part in enumerate(parts):
+        if part == "name" and 0 < depth == len(sections):
+            raise NormbenchError(f"'{key}' cannot be set: choose with {sections[0]}=NAME")
+        if part not in _keys(node):
             raise _unknown_key(values, key, depth)
-        node = node[section]
-    if last == "name" and sections:
-        raise NormbenchError(f"'{key}' cannot be set: choose with {sections[0]}=NAME")
-    if last not in _keys(node):
-        raise _unknown_key(values, key, len(sections))
-    if isinstance(node[last], dict):
-        settable = ", ".join(f"{key}.{name}" for name in _keys(node[last]))
+        parent, node = node, node[part]
+    if isinstance(node, dict):
+        settable = ", ".join(f"{key}.{name}" for name in _keys(node))
         raise NormbenchError(f"'{key}' is a section: set one of {settable}")
-    node[last] = value
+    parent[last] = value
 
 
 def _unknown_key(values: dict[str, Any], key: str, depth: int) -> NormbenchError:
-    """The error for a key whose part at `depth` is unknown. `lr` is told about `optim.lr`."""
+    """The error for a key whose part at `depth` is unknown; `lr` is answered with `optim.lr`."""
     parts = key.split(".")
     known, noun = values, "key"
     if depth == 0:
@@ -146,24 +137,8 @@ def _unknown_key(values: dict[str, Any], key: str, depth: int) -> NormbenchError
 
 
 def _keys(section: Any) -> list[str]:
-    """The keys of a section that can be set; none of a single value."""
+    """The keys of a section that can be set; none where `section` is a value."""
     return [key for key in section if key != "name"] if isinstance(section, dict) else []
-
-
-def _interpolated(values: dict[str, Any]) -> dict[str, Any]:
-    """The values with each `${key}` replaced by the value of that key."""
-    # Resolving takes OmegaConf some milliseconds, and a sweep composes hundreds of runs.
-    if "${" not in str(values):
-        return values
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        resolved: Any = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise NormbenchError(f"cannot resolve an interpolation: {reason}") from None
-    return dict(resolved)
 
 
 @lru_cache(maxsize=256)
@@ -180,7 +155,7 @@ def _composed(choices: tuple[tuple[str, str], ...], folder: Path) -> str:
     try:
         with _hydra_set_aside(), hydra.initialize_config_dir(str(folder.absolute()), **version):
             config = hydra.compose("train", overrides=overrides)
-        return json.dumps(OmegaConf.to_container(config, resolve=False))
+        return json.dumps(OmegaConf.to_container(config, resolve=True))
     except YAMLError as error:
         where = " ".join(str(getattr(error, "problem_mark", "")).split())
         raise NormbenchError(f"a config file is not YAML: {where or error}") from None

@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 def parse_assignments(
     overrides: Sequence[str], flags: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Returns keys and values of `flags`, then of `overrides`.
+    """Keys and values of `flags`, then of `overrides`.
 
     Raises NormbenchError for a key given twice.
     """
-    return _once_each(overrides, map(parse_assignment, overrides), flags)
+    return _once_each(overrides, map(parse_assignment, overrides), flags or {})
 
 
 def parse_axes(
     overrides: Sequence[str], groups: Mapping[str, Sequence[str]]
 ) -> dict[str, list[Any]]:
-    """Returns each key with its values; `groups` are the names for `glob()` to choose from.
+    """The values of each key; `groups` are the names for `glob()` to choose from.
 
     Raises NormbenchError for a key given twice, no value at all, `shuffle()`, and `interval()`.
     """
-    return _once_each(overrides, (parse_axis(text, groups) for text in overrides))
+    return _once_each(overrides, (parse_axis(text, groups) for text in overrides), {})
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """Returns the key and the value of `key=value`. Raises NormbenchError for several values."""
+    """The key and the value of `key=value`. Raises NormbenchError for several values."""
     override = _parse(text)
     if override is None:
         return _plain_text(text)
@@ -49,7 +49,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 
 def parse_axis(text: str, groups: Mapping[str, Sequence[str]]) -> tuple[str, list[Any]]:
-    """Returns the key of `key=a,b` and its distinct values, in the order given."""
+    """The key of `key=a,b` and its distinct values, in the order given."""
     override = _parse(text)
     if override is None:
         key, value = _plain_text(text)
@@ -66,23 +66,16 @@ def parse_axis(text: str, groups: Mapping[str, Sequence[str]]) -> tuple[str, lis
     return key, values
 
 
-def literal(value: Any) -> Any:
-    """Escapes ${...}, which OmegaConf would read as an interpolation."""
-    return value.replace("${", "\\${") if isinstance(value, str) else value
-
-
 def distinct(values: Iterable[Any]) -> list[Any]:
-    """Returns the values without repetition, in their order."""
+    """The values without repetition, in their order."""
     # By repr, since lists have no hash and 1 == True == 1.0 are three values.
     return list({repr(value): value for value in values}.values())
 
 
 def _once_each(
-    overrides: Sequence[str],
-    pairs: Iterable[tuple[str, Any]],
-    flags: Mapping[str, Any] | None = None,
+    overrides: Sequence[str], pairs: Iterable[tuple[str, Any]], flags: Mapping[str, Any]
 ) -> dict[str, Any]:
-    assignments = {key: literal(value) for key, value in (flags or {}).items()}
+    assignments = dict(flags)
     for text, (key, value) in zip(overrides, pairs, strict=True):
         if key in assignments:
             raise NormbenchError(f"'{key}' is given twice: as {assignments[key]!r} and in '{text}'")
@@ -99,17 +92,15 @@ def _parse(text: str) -> Override | None:
     from hydra.errors import HydraException
 
     if re.search(r"\bshuffle\(", text):
-        reason = "the order of runs changes nothing, so there is no shuffle()"
-        raise NormbenchError(f"'{text}': {reason}")
+        raise _refused(text, "the order of runs changes nothing, so there is no shuffle()")
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException:
         return None
-    if override.is_add() or override.is_force_add() or override.is_delete():
-        reason = "keys are neither added nor deleted, only set: write key=value"
-        raise NormbenchError(f"'{text}': {reason}")
-    if override.key_or_group.split(".")[0].split("/")[0] == "hydra" or override.package:
-        raise NormbenchError(f"'{text}': Hydra's own settings and packages have no effect here")
+    if text.startswith(("+", "~")):
+        raise _refused(text, "keys are neither added nor deleted, only set: write key=value")
+    if re.match(r"hydra\b", override.key_or_group) or override.package:
+        raise _refused(text, "Hydra's own settings and packages have no effect here")
     return override
 
 
@@ -118,7 +109,11 @@ def _plain_text(text: str) -> tuple[str, Any]:
     plain = re.fullmatch(r"([A-Za-z_][\w.]*)=(.+)", text)
     if plain is None or re.match(r"(choice|range|glob|interval|shuffle|sort|tag)\(", plain[2]):
         raise _unreadable(text)
-    return plain[1], literal(plain[2])
+    return plain[1], plain[2]
+
+
+def _refused(text: str, reason: str) -> NormbenchError:
+    return NormbenchError(f"'{text}': {reason}")
 
 
 def _unreadable(text: str) -> NormbenchError:
@@ -131,29 +126,26 @@ def _expand(text: str, override: Override, groups: Mapping[str, Sequence[str]]) 
 
     sweep: Any = override.value()
     if isinstance(sweep, IntervalSweep):
-        reason = "an interval has no end of values; list them, or use range()"
-        raise NormbenchError(f"'{text}': {reason}")
+        raise _refused(text, "an interval has no end of values; list them, or use range()")
     if isinstance(sweep, Glob):
         if override.key_or_group not in groups:
-            raise NormbenchError(f"'{text}': glob() chooses among {', '.join(groups)}")
+            raise _refused(text, f"glob() chooses among {', '.join(groups)}")
         return list(sweep.filter(list(groups[override.key_or_group])))
     if isinstance(sweep, RangeSweep):
-        ends: list[Any] = [_exact(number) for number in (sweep.start, sweep.stop, sweep.step)]
-        if not all(map(math.isfinite, ends)):
-            raise NormbenchError(f"'{text}' has no end")
-        sweep.start, sweep.stop, sweep.step = ends
+        for name in ("start", "stop", "step"):
+            number = getattr(sweep, name)
+            if not math.isfinite(number):
+                raise NormbenchError(f"'{text}' has no end")
+            # The decimal as written: a range of binary numbers misses 0.3 and its end.
+            if isinstance(number, float):
+                setattr(sweep, name, Decimal(str(number)))
     try:
         values = [_plain(value) for value in override.sweep_iterator()]
     except (HydraException, ValueError) as error:
         raise NormbenchError(f"cannot expand '{text}': {error}") from None
     if any(isinstance(value, Glob) for value in values):
-        raise NormbenchError(f"'{text}': glob() is a list by itself")
+        raise _refused(text, "glob() is a list by itself")
     return distinct(values)
-
-
-def _exact(number: Any) -> Any:
-    """The decimal number as written: a range of binary numbers misses 0.3 and its end."""
-    return Decimal(str(number)) if isinstance(number, float) else number
 
 
 def _plain(value: Any) -> Any:

@@ -209,7 +209,7 @@ def test_the_cache_is_where_the_environment_says(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache.default_cache_dir() == tmp_path / "xdg" / "normbench"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     assert cache.default_cache_dir() == tmp_path / ".cache" / "normbench"
 
 
