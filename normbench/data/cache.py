@@ -37,8 +37,7 @@ def load(source: Source, home: DataHome) -> Dataset:
     folder = cache_folder(source, home)
     if not is_intact(folder):
         _make(folder, lambda partial: _decode_into(partial, source))
-    sides = (_mapped(folder, "train"), _mapped(folder, "test"))
-    return Dataset(source.name, source.content, source.classes, *sides)
+    return Dataset(source.name, _mapped(folder, "train"), _mapped(folder, "test"))
 
 
 def cache_folder(source: Source, home: DataHome) -> Path:

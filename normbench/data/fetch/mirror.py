@@ -77,8 +77,6 @@ class Pace:
 
 
 class _NoDowngrade(HTTPRedirectHandler):
-    """Follows redirects, except from https to http."""
-
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
     ) -> Request | None:

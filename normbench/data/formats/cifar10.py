@@ -14,7 +14,7 @@ import io
 import pickle
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,34 +128,33 @@ def _is_published(archive: Path) -> bool:
 
 def _read(path: Path) -> tuple[Split, Split]:
     """Train and test from a folder of batches or an archive."""
-    if path.is_file():
-        batches = dict(_read_archive(path))
-    else:
-        batches = {
-            name: _from_pickle(path / name, (path / name).read_bytes()) for name in BATCH_MD5
-        }
+    batches = {}
+    for file, data in _contents(path):
+        is_binary = file.suffix == ".bin"
+        batches[file.stem] = _from_rows(data) if is_binary else _from_pickle(file, data)
     *parts, test = (batches[name] for name in BATCH_MD5)
     train = Split({key: np.concatenate([part[key] for part in parts]) for key in test.arrays})
     return train, test
 
 
-def _read_archive(path: Path) -> Iterator[tuple[str, Split]]:
+def _contents(path: Path) -> Iterator[tuple[Path, bytes]]:
+    """The files of the batches in a folder or an archive."""
+    if path.is_dir():
+        yield from ((path / name, (path / name).read_bytes()) for name in BATCH_MD5)
+        return
     if not _is_published(path):
         published = f"{ARCHIVE_MD5} ({ARCHIVE}) or {BINARY_ARCHIVE_MD5} (binary)"
         raise _damaged(path, f"its md5 is {md5_of(path)}, not {published}")
     with tarfile.open(path) as tar:
         # In the order of the file: going back means decompressing again from the start.
         for member in tar:
-            name = PurePosixPath(member.name)
-            file = tar.extractfile(member) if name.stem in BATCH_MD5 else None
-            if file is not None:
-                data = file.read()
-                is_binary = name.suffix == ".bin"
-                yield name.stem, _from_rows(data) if is_binary else _from_pickle(path / name, data)
+            file = tar.extractfile(member)
+            if file is not None and Path(member.name).stem in BATCH_MD5:
+                yield path / member.name, file.read()
 
 
 def _from_rows(data: bytes) -> Split:
-    """A batch of the binary format: for each image a byte of label, then the pixels."""
+    # The binary format has a byte of label for each image, then the pixels.
     rows = np.frombuffer(data, np.uint8).reshape(ROWS, -1)
     return _split(rows[:, 1:], rows[:, 0])
 
