@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from normbench.config.grammar import parse_assignments
-from normbench.config.schema import RunConfig, validate
+from normbench.config.schema import RunConfig, flatten, validate
 from normbench.errors import NormbenchError, unknown
 
 
@@ -67,8 +67,13 @@ def _merge(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for group, choice in choices.items():
         _check_choice(group, choice, allowed[group])
     values: dict[str, Any] = json.loads(_composed(tuple(choices.items()), folder)) | own
+    keys = [key for key in flatten(values) if not key.endswith(".name")]
     for key, value in rest.items():
-        _assign(values, key, value)
+        if key not in keys:
+            raise _refusal(values, keys, key)
+        section, _, name = key.rpartition(".")
+        place = values[section] if section else values
+        place[name] = value
     return values
 
 
@@ -101,44 +106,24 @@ def _check_choice(group: str, choice: Any, allowed: Sequence[str]) -> None:
         raise unknown(group, choice, allowed)
 
 
-def _assign(values: dict[str, Any], key: str, value: Any) -> None:
-    """Sets the dotted `key`, which must exist and be a single value."""
-    *sections, last = parts = key.split(".")
-    node: Any = values
-    for depth, part in enumerate(parts):
-        if part == "name" and 0 < depth == len(sections):
-            raise NormbenchError(f"'{key}' cannot be set: choose with {sections[0]}=NAME")
-        if part not in _keys(node):
-            raise _unknown_key(values, key, depth)
-        parent, node = node, node[part]
-    if isinstance(node, dict):
-        settable = ", ".join(f"{key}.{name}" for name in _keys(node))
-        raise NormbenchError(f"'{key}' is a section: set one of {settable}")
-    parent[last] = value
-
-
-def _unknown_key(values: dict[str, Any], key: str, depth: int) -> NormbenchError:
-    """The error for a key whose part at `depth` is unknown; `lr` is answered with `optim.lr`."""
-    parts = key.split(".")
-    known, noun = values, "key"
-    if depth == 0:
-        sections = [section for section in values if parts[-1] in _keys(values[section])]
-        if sections:
-            meant = " or ".join(f"'{section}.{parts[-1]}'" for section in sections)
-            return NormbenchError(f"unknown key '{key}': did you mean {meant}?")
-    elif "name" in values[parts[0]]:
-        noun = f"key of {parts[0]} {values[parts[0]]['name']}"
-    for part in parts[:depth]:
-        known = known[part]
-    if not _keys(known):
-        prefix = ".".join(parts[:depth])
-        return NormbenchError(f"unknown key '{key}': '{prefix}' is a value, not a section")
-    return unknown(noun, key, [".".join([*parts[:depth], name]) for name in _keys(known)])
-
-
-def _keys(section: Any) -> list[str]:
-    """The keys of a section that can be set; none where `section` is a value."""
-    return [key for key in section if key != "name"] if isinstance(section, dict) else []
+def _refusal(values: dict[str, Any], keys: list[str], key: str) -> NormbenchError:
+    """The error for a key that is not among `keys`; `lr` is answered with `optim.lr`."""
+    section, _, name = key.rpartition(".")
+    within = [known for known in keys if known.startswith(f"{key}.")]
+    if within:
+        return NormbenchError(f"'{key}' is a section: set one of {', '.join(within)}")
+    if section in keys:
+        return NormbenchError(f"unknown key '{key}': '{section}' is a value, not a section")
+    if section in values:
+        chosen = values[section].get("name")
+        if chosen and name == "name":
+            return NormbenchError(f"'{key}' cannot be set: choose with {section}=NAME")
+        beside = [known for known in keys if known.startswith(f"{section}.")]
+        return unknown(f"key of {section} {chosen}" if chosen else "key", key, beside)
+    meant = [f"'{known}'" for known in keys if known.endswith(f".{name}")]
+    if meant:
+        return NormbenchError(f"unknown key '{key}': did you mean {' or '.join(meant)}?")
+    return unknown("key", key, values)
 
 
 @lru_cache(maxsize=256)

@@ -60,11 +60,10 @@ def write(path: Path, rows: list[dict[str, Any]], schema: pyarrow.Schema | None 
 def write_all(root: Path, kind: str = "PNG", shards: int = 2, folder: str = "plain_text") -> Path:
     for split in ROWS:
         rows = rows_of(split, kind)
-        size = len(rows) // shards
+        size = -(-len(rows) // shards)
         for shard in range(shards):
             name = f"{split}-{shard:05}-of-{shards:05}.parquet"
-            end = len(rows) if shard == shards - 1 else (shard + 1) * size
-            write(root / folder / name, rows[shard * size : end])
+            write(root / folder / name, rows[shard * size : (shard + 1) * size])
     return root
 
 
