@@ -28,7 +28,7 @@ ACCURACY = Metric(
 
 
 class Classification:
-    """Cross-entropy of logits (n, classes) with the labels; the share of images that are right."""
+    """Cross-entropy of logits (n, classes) and labels; accuracy, the fraction of correct images."""
 
     metrics: tuple[Metric, ...] = (LOSS, ACCURACY)
     primary = ACCURACY

@@ -51,9 +51,7 @@ def augmented(runtime: Runtime, norm: str, optim: str = "adam", **given: Any) ->
 
 @pytest.mark.parametrize("norm", FOUR)
 @pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 8])
-def test_channels_last_gives_the_losses_of_the_plain_path_over_50_steps(
-    norm: str, batch_size: int
-) -> None:
+def test_channels_last_gives_the_losses_of_the_plain_path(norm: str, batch_size: int) -> None:
     runtime = Runtime(CPU, "fp32", channels_last=True, compile=False)
     trainer = augmented(runtime, norm, batch_size=batch_size, max_steps=50)
     weights = [parameter for parameter in trainer.model.parameters() if parameter.ndim == 4]
