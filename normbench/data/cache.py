@@ -28,10 +28,8 @@ FORMAT = 2
 
 def default_cache_dir() -> Path:
     """`$NORMBENCH_CACHE`, else `normbench` under `$XDG_CACHE_HOME` or `~/.cache`."""
-    named = os.environ.get("NORMBENCH_CACHE")
-    if named:
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "normbench"
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("NORMBENCH_CACHE") or f"{caches}/normbench").expanduser()
 
 
 def load(source: Source, home: DataHome) -> Dataset:
@@ -39,9 +37,7 @@ def load(source: Source, home: DataHome) -> Dataset:
     folder = cache_folder(source, home)
     if not is_intact(folder):
         _make(folder, lambda partial: _decode_into(partial, source))
-    train = _mapped(folder, "train")
-    test = _mapped(folder, "test")
-    return Dataset(source.name, source.content, source.classes, train, test)
+    return Dataset(source.name, _mapped(folder, "train"), _mapped(folder, "test"))
 
 
 def cache_folder(source: Source, home: DataHome) -> Path:
@@ -68,10 +64,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def pack(source: Source, home: DataHome) -> tuple[str, dict[str, bytes]]:
-    """Reads the cache folder of `source`, for a machine that does not see the folder.
-
-    Returns the folder's name and the content of each file by name.
-    """
+    """The cache folder of `source` by name, and its files by name, for another machine."""
     folder = cache_folder(source, home)
     paths = [folder / "manifest.json", *_array_files(folder)]
     return folder.name, {path.name: path.read_bytes() for path in paths}
@@ -90,10 +83,10 @@ def unpack(name: str, files: Mapping[str, bytes], home: DataHome) -> None:
 
 def remember(name: str, root: Path, source: Source, home: DataHome) -> None:
     """Notes that `data=NAME` without a root means `source`, decoded from `root`."""
-    imports = _imports(home)
-    imports[name] = _Import(root=str(root.absolute()), folder=cache_folder(source, home).name)
-    content = {name: entry.model_dump() for name, entry in imports.items()}
-    write_json(home.cache_dir / "imported.json", content)
+    entry = _Import(root=str(root.absolute()), folder=cache_folder(source, home).name)
+    imports = _imports(home) | {name: entry}
+    path = home.cache_dir / "imported.json"
+    write_json(path, {name: entry.model_dump() for name, entry in imports.items()})
 
 
 def recall(name: str, home: DataHome) -> Source:
@@ -115,10 +108,7 @@ def recall(name: str, home: DataHome) -> Source:
 
 
 def cached_source(content: str, home: DataHome) -> Source | None:
-    """The source of intact decoded data known as `content`, or None.
-
-    A run that names its data by content needs no file from before decoding.
-    """
+    """The source of intact decoded data known as `content`, or None; needs no original file."""
 
     def decode() -> NoReturn:
         raise RunFailure(
@@ -134,26 +124,21 @@ def cached_source(content: str, home: DataHome) -> Source | None:
 
 
 def cached(home: DataHome) -> list[tuple[Path, str]]:
-    """Lists the decoded data sets: each folder, and a description of its state."""
-    found = []
-    for path in sorted(home.cache_dir.glob("*/manifest.json")):
-        state = "damaged: will be decoded again"
-        if is_intact(path.parent):
-            state = _describe(read_manifest(path.parent))
-        found.append((path.parent, state))
-    return found
+    """The folders of decoded data, each with a description of its state."""
+    folders = sorted(path.parent for path in home.cache_dir.glob("*/manifest.json"))
+    return [(folder, _state(folder)) for folder in folders]
 
 
-def _describe(manifest: dict[str, Any]) -> str:
+def _state(folder: Path) -> str:
+    if not is_intact(folder):
+        return "damaged: will be decoded again"
+    manifest = read_manifest(folder)
     counts = f"{manifest['num_train']} + {manifest['num_test']} images"
     return f"intact: {manifest['name']}, {counts}, {len(manifest['classes'])} classes"
 
 
 def _make(folder: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a folder beside `folder`, which gets the name of `folder` once whole.
-
-    Does nothing where another process has made `folder` meanwhile.
-    """
+    """Lets `write` fill a folder, named `folder` once whole, unless another process did."""
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
@@ -192,7 +177,6 @@ def _decode_into(folder: Path, source: Source) -> None:
 
 
 def _mapped(folder: Path, side: str) -> Split:
-    """The arrays of one side, mapped into memory."""
     arrays = {}
     for path in _array_files(folder):
         owner, _, name = path.stem.partition("_")
@@ -211,9 +195,9 @@ def _from_manifest(folder: Path, decode: Callable[[], tuple[Split, Split]]) -> S
     manifest = read_manifest(folder)
     channels, height, width = manifest["image_shape"]
     return Source(
-        name=manifest["name"],
-        content=manifest["content"],
-        classes=tuple(manifest["classes"]),
+        manifest["name"],
+        manifest["content"],
+        tuple(manifest["classes"]),
         image_shape=(channels, height, width),
         num_train=manifest["num_train"],
         num_test=manifest["num_test"],
