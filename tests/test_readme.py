@@ -36,9 +36,19 @@ def commands_of(page: Path) -> list[str]:
 
 # By command, since several pages give the same; launchers' own tests run those for a cluster.
 COMMANDS = {command: page.stem for page in PAGES for command in commands_of(page)}
+# Three commands take more processor time than all the others together.
+SLOW = ("normbench demo", "normbench bench --layers", "normbench bench batch_size")
+
+
+def as_item(command: str) -> object:
+    marks = [pytest.mark.slow] if command.startswith(SLOW) else []
+    name = f"{COMMANDS[command]}: {command.removeprefix('normbench ')}"
+    return pytest.param(command, id=name, marks=marks)
+
+
 RUNNABLE = [
-    pytest.param(command, id=f"{page}: {command.removeprefix('normbench ')}")
-    for command, page in COMMANDS.items()
+    as_item(command)
+    for command in COMMANDS
     if command.startswith("normbench ") and "--launcher" not in command
 ]
 SMALL = "model.widths=[32,64]"
@@ -103,6 +113,9 @@ def test_every_normbench_command_of_the_documents_works(
         arguments.append("--dry-run")
     if name in ("train", "bench"):
         arguments.append(SMALL)
+    # The world's runs stay the only ones that `normbench runs` may mean.
+    if name == "train":
+        arguments += ["--runs-dir", "elsewhere"]
     if name == "bench":
         arguments += ["--rounds", "6"]
     code = run([name, *arguments], monkeypatch)

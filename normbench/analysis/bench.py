@@ -1,4 +1,4 @@
-"""What `normbench bench` writes: the rounds as CSV, a table, a figure."""
+"""The files of `normbench bench`: the rounds as CSV, a table, a figure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LAYERS_FILE = "layers.csv"
 
 @dataclass(frozen=True)
 class BenchReport:
-    """The rounds of a bench, the name of their file, and their table and figure."""
+    """The rounds of a bench, their file name, table and figure."""
 
     file: str
     rounds: pd.DataFrame
@@ -44,7 +44,7 @@ class BenchReport:
 
 
 def prepare_folder(folder: Path, *, layers: bool, overwrite: bool) -> None:
-    """Makes the folder for a bench before it starts, so that no round is measured in vain.
+    """Makes the folder of a bench before the first round, lest rounds be measured in vain.
 
     Raises NormbenchError where the folder holds rounds and `overwrite` is not set, RunFailure
     where no file can be written.

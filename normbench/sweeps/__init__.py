@@ -1,1 +1,1 @@
-"""Many runs: axes, the plan of what is left to do, its execution, and the launchers."""
+"""Sweeps of many runs: axes, plan, execution, display, and the launchers."""

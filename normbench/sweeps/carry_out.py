@@ -1,4 +1,4 @@
-"""A plan carried out: launches its open runs, shows their progress, and sums up the results."""
+"""Carries out a plan: launches open runs, shows their progress, and sums up the results."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run_plan(plan: Plan, open_runs: Sequence[RunConfig], launcher: Launcher) -> 
 
 
 def prepare_data(configs: Sequence[RunConfig]) -> None:
-    """Decodes the data of all runs once, before runs that start together would each decode them."""
+    """Decodes the data of all runs once; runs started together would each decode the data."""
     resolver = Resolver()
     by_content = {config.data.content: config for config in configs}
     for config in by_content.values():
@@ -49,7 +49,7 @@ def prepare_data(configs: Sequence[RunConfig]) -> None:
 
 
 def planned_study(planned: Sequence[PlannedRun]) -> Study:
-    """Reads the tables of the runs that have begun, with a row for each refused run.
+    """Reads the tables of all runs begun, with a row for each refused run.
 
     Damaged runs are left out.
     """
@@ -59,7 +59,7 @@ def planned_study(planned: Sequence[PlannedRun]) -> Study:
         if run.state == "refused":
             settings = config.model_dump(mode="json")
             refused.append(refused_run(config.run_id, settings, run.reason or ""))
-        # A run killed while it started has a status and no configuration.
+        # A run killed at its start has a status and no configuration.
         elif run.state not in ("damaged", "new") and (config.run_path / "config.yaml").exists():
             begun.append(config.run_path)
     return read_runs(begun, refused)
@@ -68,7 +68,7 @@ def planned_study(planned: Sequence[PlannedRun]) -> Study:
 def summary(plan: Plan, again: str) -> Iterator[str]:
     """Yields the last lines of a sweep: runs by state, failures with reasons, the next command.
 
-    again: the command that goes on with the sweep.
+    again: the command to go on with the sweep.
     """
     counts = Counter(run.state for run in plan.runs)
     states = [f"{number} {state}" for state, number in counts.most_common()]
@@ -91,7 +91,7 @@ def summary(plan: Plan, again: str) -> Iterator[str]:
 
 
 def exit_code(plan: Plan) -> int:
-    """Returns 130 for an unfinished sweep, 1 with a failed or damaged run, 3 with a diverged run."""
+    """Returns 130 for an unfinished sweep, 1 for a failed or damaged run, 3 for a diverged run."""
     if _is_unfinished(plan):
         return 130
     states = {run.state for run in plan.runs}
@@ -105,5 +105,5 @@ def _is_unfinished(plan: Plan) -> bool:
 
 
 def _updated(run: PlannedRun) -> PlannedRun:
-    """Returns the planned run with its present state; a refused run has no directory to ask."""
+    """Returns the run with the present state; a refused run has no directory to ask."""
     return run if run.state == "refused" else replace(run, state=run_state(run.config.run_path))

@@ -18,11 +18,11 @@ from normbench.runs.row import task_of
 from normbench.runs.rundir import read_position
 from normbench.sweeps.estimate import Estimator, duration
 
-Steps = Mapping[str, int]  # number of steps of each run, by its id
+Steps = Mapping[str, int]  # number of steps, by run id
 
 
 class Display:
-    """Plain lines on standard output, one per finished run, fit for a pipe and a log."""
+    """Plain lines on standard output, a line per finished run, fit for a pipe and a log."""
 
     def __init__(self, open_runs: Sequence[RunConfig], steps: Steps, jobs: int) -> None:
         self.open_runs = open_runs
@@ -34,7 +34,7 @@ class Display:
 
     @property
     def ended(self) -> int:
-        """The number of runs that have ended."""
+        """The number of ended runs."""
         return len(self.open_runs) - len(self.left)
 
     def run_started(self, config: RunConfig) -> None:
@@ -56,7 +56,7 @@ class Display:
 
 
 class LiveDisplay(Display):
-    """The lines of Display above bars that follow the files of the active runs."""
+    """The lines of Display above bars; a bar follows the files of an active run."""
 
     def __init__(self, open_runs: Sequence[RunConfig], steps: Steps, jobs: int) -> None:
         super().__init__(open_runs, steps, jobs)
@@ -80,7 +80,7 @@ class LiveDisplay(Display):
         self._bars[config.run_id] = self.progress.add_task(config.run_id, total=total, note="")
 
     def run_ended(self, config: RunConfig) -> None:
-        """Removes the run's bar and prints its line."""
+        """Removes the run's bar and prints the run's line."""
         self.progress.remove_task(self._bars.pop(config.run_id))
         super().run_ended(config)
 
@@ -101,7 +101,7 @@ class LiveDisplay(Display):
                 self.progress.update(bar, completed=positions[run_id], note=note)
         note = f"{self.ended}/{len(self.open_runs)}"
         seconds = self._seconds_left(positions)
-        if seconds is not None:
+        if seconds:
             note += f", about {duration(seconds)} left"
         self.progress.update(self._all, completed=self.ended, note=note)
 
@@ -109,7 +109,7 @@ class LiveDisplay(Display):
         try:
             return read_position(self.left[run_id].run_path)
         except (NormbenchError, OSError, KeyError, ValueError):
-            return 0  # no row yet, a damaged file, or a run that has ended meanwhile
+            return 0  # no row yet, a damaged file, or a run ended meanwhile
 
     def _seconds_left(self, positions: Mapping[str, int]) -> float | None:
         """Estimates the time of the runs left; None before any run of the sweep's kinds is done.
@@ -129,7 +129,7 @@ class LiveDisplay(Display):
 
 
 class _Followed(Progress):
-    """Bars that call `follow` before each drawing."""
+    """Bars brought up to date by `follow` before each drawing."""
 
     def __init__(self, follow: Callable[[], None], *columns: Any, **options: Any) -> None:
         self._follow = follow
@@ -153,7 +153,7 @@ def open_display(open_runs: Sequence[RunConfig], steps: Steps, jobs: int) -> Ite
 
 
 def _outcome(config: RunConfig) -> str:
-    """Returns state, id and result of a run that has ended."""
+    """Returns state, id and result of an ended run."""
     files = read_run(config.run_path)
     state = files.status.get("state", "stopped")
     result = files.status.get("reason") or "before it had begun"

@@ -1,4 +1,4 @@
-"""The time that runs will take, by finished runs of the same kind.
+"""The estimated time of runs, by finished runs of the same kind.
 
 Runs of a kind share all settings but seed, epochs and optimizer.
 """
@@ -14,19 +14,19 @@ from normbench.runs.rundir import RunDir, run_state
 
 # Directories read per kind: enough to meet a finished run, few enough for folders of thousands.
 MAX_LOOKED_AT = 20
-FREE = ("seed", "epochs", "optim")  # settings that may differ between runs of a kind
+FREE = ("seed", "epochs", "optim")  # settings free to differ between runs of a kind
 CLOCKS = ("train_seconds", "eval_seconds")
 
 
 class Estimator:
-    """Seconds per epoch of each kind, learned from finished runs on disk and runs that finish."""
+    """Seconds per epoch of each kind, learned from finished runs."""
 
     def __init__(self) -> None:
         self._seconds_per_epoch: dict[str, float | None] = {}
         self._folders: dict[Path, list[str]] = {}
 
     def seconds(self, config: RunConfig) -> float | None:
-        """Returns the seconds of a whole run; None before any run of its kind has finished."""
+        """Returns the seconds of a whole run; None before any run of the kind has finished."""
         kind = _kind(config)
         if kind not in self._seconds_per_epoch:
             self._seconds_per_epoch[kind] = self._from_finished_runs(config, kind)
@@ -34,7 +34,7 @@ class Estimator:
         return None if per_epoch is None else per_epoch * config.epochs
 
     def learn(self, config: RunConfig) -> None:
-        """Takes a run that has just ended as the measure of its kind, provided the run is done."""
+        """Takes a run just ended as the measure of its kind, provided the run is done."""
         seconds = _seconds_per_epoch(config.run_path)
         if seconds is not None:
             self._seconds_per_epoch[_kind(config)] = seconds
@@ -77,7 +77,7 @@ def _kind_of_run(path: Path) -> str | None:
 
 
 def _seconds_per_epoch(path: Path) -> float | None:
-    """Returns the seconds of the last epoch with its evaluation; None for a run that is not done."""
+    """Returns the seconds of the last epoch, evaluation included; None for an unfinished run."""
     try:
         if run_state(path) != "done":
             return None

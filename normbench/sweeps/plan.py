@@ -1,4 +1,4 @@
-"""The plan of a sweep: its distinct runs, their states on disk, and refusals, before any work."""
+"""The plan of a sweep: distinct runs, their states on disk, and refusals, before any work."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """The distinct runs of a sweep, in its order.
+    """The distinct runs of a sweep, in the sweep's order.
 
     duplicates: number of combinations equal to an earlier run; excluded: number of combinations
-    that the sweep leaves out, by reason.
+    left out by the sweep, by reason.
     """
 
     name: str
@@ -55,9 +55,9 @@ class Plan:
     excluded: Mapping[str, int]
 
     def open(self, *, retry_failed: bool = False, restart: bool = False) -> list[RunConfig]:
-        """Returns the runs to launch: by default those neither over, failed, refused nor held.
+        """Returns the runs to launch: by default new and unfinished runs.
 
-        A damaged run is launched by `restart` only; a run that another process trains, never.
+        A damaged run is launched by `restart` only, a run held by another process never.
         """
         states = set(UNFINISHED)
         if retry_failed or restart:
@@ -100,7 +100,7 @@ class Plan:
 def make_plan(
     sweep: Sweep, flags: Mapping[str, Any] | None = None, resolver: Resolver | None = None
 ) -> Plan:
-    """Plans a sweep; `flags` ({"system.runs_dir": "runs"}) override its settings.
+    """Plans a sweep; `flags` ({"system.runs_dir": "runs"}) override the settings.
 
     Raises NormbenchError for misspelled settings, and for a sweep without a single possible run.
     """

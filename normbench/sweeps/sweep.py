@@ -21,7 +21,7 @@ from normbench.errors import NormbenchError, unknown
 
 @dataclass(frozen=True)
 class Axis:
-    """Keys that vary together, mostly a single key, and their values at each point of the axis."""
+    """Keys varied together, mostly a single key, and their values at each point of the axis."""
 
     keys: tuple[str, ...]
     points: tuple[tuple[Any, ...], ...]
@@ -29,7 +29,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Exclusion:
-    """Combinations left out: every key of `when` has a value from its list."""
+    """Combinations left out: every key of `when` has a value from the list."""
 
     when: Mapping[str, Sequence[Any]]
     reason: str
@@ -49,7 +49,7 @@ class Sweep:
     exclusions: tuple[Exclusion, ...] = ()
 
     def points(self) -> Iterator[tuple[dict[str, Any], str | None]]:
-        """Yields the settings of every combination, and the reason for leaving it out or None."""
+        """Yields the settings of every combination, with the reason for an exclusion or None."""
         for combination in itertools.product(*(axis.points for axis in self.axes)):
             settings = dict(self.fixed)
             for axis, values in zip(self.axes, combination, strict=True):
@@ -58,7 +58,7 @@ class Sweep:
             yield settings, next(reasons, None)
 
     def with_overrides(self, overrides: Sequence[str]) -> Sweep:
-        """Returns the sweep with `key=value` and `key=a,b` in place of its values for these keys.
+        """Returns the sweep with `key=value` and `key=a,b` in place of earlier values of the keys.
 
         Raises NormbenchError for part of a joint axis: the rest of the axis would mean nothing.
         """
@@ -139,7 +139,7 @@ def _single(key: str, values: Sequence[Any]) -> Axis:
 
 
 def _overridden(axis: Axis, given: Mapping[str, Sequence[Any]]) -> Axis | None:
-    """Returns the axis with the values given for its key; None for a joint axis replaced whole."""
+    """Returns the axis with the values given for the key; None for a joint axis replaced whole."""
     replaced = [key for key in axis.keys if key in given]
     if not replaced:
         return axis

@@ -263,10 +263,10 @@ def test_the_demo_compares_norms_and_what_it_says_of_a_failed_run_can_be_done(
 def test_the_runs_of_the_demo_are_those_that_they_always_were() -> None:
     plan = make_plan(load_sweep("demo").with_overrides(["runtime.device=cpu"]))
     assert [run.config.run_id for run in plan.runs] == [
-        "normresnet-bn-b64-s0-09bfc2c64c08",
-        "normresnet-ln-b64-s0-fa398a190e3f",
-        "normresnet-in-b64-s0-589a9d61ea3c",
-        "normresnet-gn-b64-s0-ff2ccf63d102",
+        "normresnet-bn-b64-s0-49299c2db335",
+        "normresnet-ln-b64-s0-493c222913b5",
+        "normresnet-in-b64-s0-3dc6337af22b",
+        "normresnet-gn-b64-s0-59aa1cf54ab6",
     ]
 
 

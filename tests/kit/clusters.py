@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes simulated on this machine, and a Slurm of one node."""
+"""A Ray cluster of two simulated nodes, and a Slurm of a single node."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from kit.launchers import TESTS
 
 SLURM_SCRIPT = TESTS.parent / "scripts" / "slurm_local.sh"
 
-# For every line on its standard input, the second node is lost and replaced.
+# Every line on standard input loses and replaces the second node.
 RAY_SCRIPT = """
 import sys
 from ray.cluster_utils import Cluster
 
 size = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-cluster = Cluster(True, head_node_args={**size, "include_dashboard": False, "temp_dir": sys.argv[1]})
+head = {**size, "include_dashboard": False, "temp_dir": sys.argv[1]}
+cluster = Cluster(True, head_node_args=head)
 
 def add_node():
     for trial in range(5):
@@ -45,14 +46,14 @@ cluster.shutdown()
 
 @dataclass(frozen=True)
 class RayCluster:
-    """A cluster in a process of its own. cache_dir: the folder in which its nodes keep data."""
+    """A cluster in a child process. cache_dir: the nodes' folder of data."""
 
     process: subprocess.Popen[str]
     address: str
     cache_dir: Path
 
     def replace_node(self) -> None:
-        """Kills the second node and its processes, then adds another."""
+        """Kills the second node and all processes of the node, then adds a node."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write("replace\n")
@@ -62,11 +63,11 @@ class RayCluster:
 
 @contextmanager
 def ray_cluster(folder: Path) -> Iterator[RayCluster]:
-    """Two nodes of one core each, connected to this process; skips the test where there is no Ray."""
+    """Starts two nodes with a core each; skips the test without Ray."""
     ray = pytest.importorskip("ray")
     # In /tmp, since the path of a socket in the folder may have 107 characters at most.
     ray_folder = tempfile.mkdtemp(prefix="nb-", dir="/tmp")
-    # The simulated cluster writes its address into $RAY_TMPDIR/ray, and does not make the folder.
+    # The simulated cluster writes an address into $RAY_TMPDIR/ray without making the folder.
     (Path(ray_folder) / "ray").mkdir()
     environment = {
         **os.environ,
@@ -106,7 +107,7 @@ def ray_cluster(folder: Path) -> Iterator[RayCluster]:
 
 @contextmanager
 def slurm_cluster() -> Iterator[None]:
-    """The Slurm that answers here, or one of our own; skips the test where neither can be had."""
+    """Uses a running Slurm or starts a new one; skips the test where neither is possible."""
     pytest.importorskip("submitit")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PYTHONPATH", str(TESTS))

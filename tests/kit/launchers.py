@@ -1,6 +1,6 @@
 """Launchers under test: tiny runs, work by script, sweeps as commands, and results to compare.
 
-Processes and nodes unpickle work by the name of this module: tests/ is on their path.
+Processes and nodes unpickle work by module name: tests/ is on their path.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from normbench.sweeps.sweep import Sweep
 from normbench.train.engine import Trainer
 
 TESTS = Path(__file__).parents[1]
-AT_MOST = 300.0  # seconds that work waits for its test: a broken test leaves no process behind
-CLOCKS = ("seconds", "per_second", "peak_memory_mib")  # ends of the columns that are measured
+AT_MOST = 300.0  # seconds of waiting: a broken test leaves no process behind
+CLOCKS = ("seconds", "per_second", "peak_memory_mib")  # ends of the names of measured columns
 RUNS = tiny("data.augment=standard", "train.log_every=3")  # two epochs of seven steps
 
 
@@ -41,12 +41,12 @@ RUNS = tiny("data.augment=standard", "train.log_every=3")  # two epochs of seven
 
 
 def tiny_sweep(*settings: str) -> Sweep:
-    """A sweep of tiny runs with these settings and axes."""
+    """A sweep of tiny runs with further settings and axes."""
     return Sweep("tiny", ()).with_overrides(tiny(*settings))
 
 
 def planned(folder: Path, *settings: str, threads: int | None = 1) -> list[RunConfig]:
-    """The runs in `folder` of a sweep over RUNS with these settings changed."""
+    """The runs in `folder` of a sweep over RUNS with changed settings and axes."""
     sweep = tiny_sweep("data.augment=standard", "train.log_every=3", *settings)
     system = {"system.runs_dir": str(folder), "system.threads": threads}
     return [run.config for run in make_plan(sweep, system).runs]
@@ -82,7 +82,7 @@ def times_resumed(configs: Sequence[RunConfig]) -> list[int]:
 
 
 def modified(configs: Sequence[RunConfig]) -> dict[str, int]:
-    """The time of writing of each file of these runs; locks and output logs are touched by asking."""
+    """The time of writing of each file of the runs, except locks and output logs."""
     times = {}
     for config in configs:
         for file in config.run_path.glob("[!.]*"):
@@ -92,7 +92,7 @@ def modified(configs: Sequence[RunConfig]) -> dict[str, int]:
 
 
 def assert_same_numbers(first: Path, second: Path) -> None:
-    """Asserts that metrics, steps and weights are equal bit for bit; clocks may differ."""
+    """Compares metrics, steps and weights bit for bit; clocks may differ."""
     import torch
 
     assert _rows(first) == _rows(second)
@@ -175,7 +175,7 @@ def _says_nothing(folder: str) -> None:
 
 
 def _holds(folder: str) -> None:
-    """Notes the process under `held`; waits for the file `go`, or until the run is asked to stop."""
+    """Notes the process under `held`; waits for the file `go` or a request to stop."""
     listening = signal.getsignal(signal.SIGTERM)  # the run's own: changes when the signal arrives
     note(folder, "held", os.getpid())
     end = time.monotonic() + AT_MOST
@@ -213,9 +213,9 @@ ACTS: dict[str, Callable[[str], None]] = {
 
 @dataclass(frozen=True)
 class Scripted:
-    """Work that trains, except for runs in the script: there an act takes place.
+    """Work that trains, and acts at the runs of the script.
 
-    script: by seed, the act and the number of steps before it, or None: in place of the training.
+    script: by seed, the act and the number of steps before the act; None: no training.
     Each call is noted under `tries`.
     """
 
@@ -237,7 +237,7 @@ class Scripted:
 
 @dataclass(frozen=True)
 class Telling:
-    """Work that trains nothing and notes a variable of its environment, its folder and its span."""
+    """Work without training; notes a variable of the environment, the folder, start and end."""
 
     folder: str
     variable: str
@@ -269,7 +269,7 @@ def at_step(number: int, happens: Callable[[], object]) -> Iterator[None]:
 
 
 def main(work: object) -> None:
-    """The command line with other work than training; called by a process of the tests."""
+    """The command line with scripted work, for a process of the tests."""
     from normbench import cli
 
     build = launchers.build
@@ -282,7 +282,7 @@ def main(work: object) -> None:
 
 
 class SweepCommand:
-    """`normbench sweep` in a session of its own, as a terminal starts it, with its output in a file.
+    """`normbench sweep` in a new session, as from a terminal, with the output in a file.
 
     code: run in place of normbench's main function, with `kit.launchers` imported.
     """
@@ -318,7 +318,7 @@ class SweepCommand:
         until(happened)
 
     def exit_code(self) -> int:
-        """Waits for the end of the command and of its fork server, which writes to the same file."""
+        """Waits for the end of the command and of the fork server; both write to the file."""
         code = self.process.wait(AT_MOST)
         until(lambda: not _group_lives(self.process.pid))
         print(self.output)  # shown by pytest where a test fails
@@ -330,13 +330,13 @@ class SweepCommand:
         assert self.exit_code() == -signal.SIGKILL
 
     def ctrl_c(self) -> int:
-        """Sends the signal to all processes in the foreground, as a terminal does; the exit code."""
+        """Interrupts all processes in the foreground, as a terminal does; returns the exit code."""
         os.killpg(self.process.pid, signal.SIGINT)
         return self.exit_code()
 
 
 def _group_lives(group: int) -> bool:
-    """Whether this process group has a process; runs have groups of their own."""
+    """Whether a process group has a living process; runs have separate groups."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, its_group, *_ = stat.read_text().rpartition(")")[2].split()

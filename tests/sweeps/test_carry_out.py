@@ -1,4 +1,4 @@
-"""A plan carried out in this process, by work that trains nothing: results, messages and tables."""
+"""A plan carried out inline, by work without training: results, messages and tables."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def states(plan: Plan) -> list[str]:
 
 @pytest.fixture
 def trained() -> list[tuple[str, int]]:
-    """Norm and seed of every run that `finish` has worked on."""
+    """Norm and seed of every run finished by `finish`."""
     return []
 
 
 @pytest.fixture
 def finish(leave_run: LeaveRun, trained: list[tuple[str, int]]) -> Work:
-    """A work that leaves a run that is done."""
+    """Work that leaves a finished run."""
 
     def work(config: RunConfig, restart: bool) -> None:
         trained.append((config.norm.name, config.seed))
@@ -176,7 +176,7 @@ def test_each_finished_run_is_one_line_that_says_how_many_there_are(
     assert all(" done " in line and "test accuracy 0.2500" in line for line in lines)
 
 
-# What is told
+# Messages
 
 
 @pytest.mark.parametrize(
@@ -250,11 +250,11 @@ def test_of_many_failed_runs_the_summary_shows_some_and_how_to_list_the_others()
     ]
 
 
-# What is left behind
+# Tables
 
 
 def compared(plan: Plan, folder: Path) -> tuple[set[str], pd.DataFrame, str]:
-    """The names of the files of the study, its table of runs, and the table for people."""
+    """The files of the written study, runs.csv, and the comparison table."""
     study = planned_study(plan.runs)
     write_study(study, folder)
     files = {path.name for path in folder.iterdir()}

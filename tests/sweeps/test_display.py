@@ -21,7 +21,7 @@ LeaveRun = Callable[..., Path]
 
 
 class Terminal(io.StringIO):
-    """A standard stream that is a terminal."""
+    """A standard stream on a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -35,7 +35,7 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
 
 
 def terminal(monkeypatch: pytest.MonkeyPatch, stream: str = "stderr") -> Terminal:
-    """Replaces a standard stream by a terminal; called by the test, since pytest replaces it too."""
+    """Replaces a standard stream by a terminal; after pytest's own replacement."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
     replacement = Terminal()
@@ -52,7 +52,7 @@ def live(configs: Sequence[RunConfig], jobs: int = 1) -> LiveDisplay:
 
 
 def drawn(display: LiveDisplay) -> list[str]:
-    """The lines of the bars as they are drawn now."""
+    """The lines of the bars, drawn now."""
     paper = io.StringIO()
     Console(file=paper, width=160).print(display.progress.get_renderable())
     return [line.rstrip() for line in paper.getvalue().splitlines()]
@@ -187,7 +187,7 @@ def test_a_file_that_the_disk_does_not_give_does_not_stop_the_bars(
     display.run_started(configs[0])
     path = leave_run(configs[0], "running", epochs=1) / file
     path.unlink()
-    path.mkdir()  # reading it is an OSError, as on a network disk that is away
+    path.mkdir()  # reading a folder is an OSError, as on an absent network disk
     assert drawn(display)[1].startswith(configs[0].run_id)
 
 

@@ -118,7 +118,7 @@ def test_a_damaged_run_is_no_measure_and_the_next_one_is(
 ) -> None:
     (leave_run(tiny_run("seed=0")) / file).write_bytes(content)
     estimator = Estimator()
-    if file != "config.yaml":  # which is known of a run that has just ended
+    if file != "config.yaml":  # the configuration of a run just ended is known
         estimator.learn(tiny_run("seed=0"))
     assert estimator.seconds(tiny_run("seed=5")) is None
     leave_run(tiny_run("seed=1"))

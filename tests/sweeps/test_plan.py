@@ -1,4 +1,4 @@
-"""The plan of a sweep: its runs, their states on disk, and refusals, before any work."""
+"""The plan of a sweep: runs, their states on disk, and refusals, before any work."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_the_number_of_steps_is_that_of_the_training() -> None:
     assert make_plan(tiny_sweep("train.accumulate=2")).runs[0].num_steps == 8
 
 
-# What cannot work
+# Refusals
 
 
 def test_a_refused_cell_says_why_and_does_not_stop_the_others() -> None:
@@ -284,7 +284,7 @@ def test_the_plan_in_words_counts_every_run_once(one_of_each: Plan) -> None:
         "  refused: norm gn cannot train normresnet at batch 16: "
         "num_groups=3 does not divide 4 channels",
         "  failed runs are left as they are; --retry-failed goes on with them",
-        "  time: about 24 s for 3 runs",  # 2 epochs of 4 s each, as the run that is done
+        "  time: about 24 s for 3 runs",  # 2 epochs of 4 s each, as the finished run
     ]
 
 
@@ -309,7 +309,8 @@ def test_the_time_is_shared_among_jobs_and_says_which_kinds_it_leaves_out(
     leave_run(config, train_seconds=59.0)
     plan = make_plan(tiny_sweep("norm=gn,ln", "seed=0,1,2"))
     assert lines(plan, jobs=2)[-1] == (
-        "  time: about 2 min for 2 runs, 2 at a time, and 3 runs of kinds of which none has finished"
+        "  time: about 2 min for 2 runs, 2 at a time, "
+        "and 3 runs of kinds of which none has finished"
     )
 
 

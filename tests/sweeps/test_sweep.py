@@ -12,7 +12,8 @@ from normbench.errors import NormbenchError
 from normbench.sweeps import sweep as sweep_module
 from normbench.sweeps.sweep import Axis, Exclusion, Sweep, load_sweep
 
-STUDIES = [path.stem for path in (config_dir() / "sweep").glob("*.yaml")]
+STUDIES = sorted(path.stem for path in (config_dir() / "sweep").glob("*.yaml"))
+SLOW = {"zoo"}  # composes every norm
 
 
 def axis(key: str, *values: Any) -> Axis:
@@ -24,7 +25,7 @@ def settings(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def written(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Sweep:
-    """The sweep read from `text`, in a configs folder of its own."""
+    """Reads the sweep from `text`, in a separate configs folder."""
     (folder / "sweep").mkdir()
     (folder / "sweep" / "own.yaml").write_text(text)
     monkeypatch.setattr(sweep_module, "config_dir", lambda: folder)
@@ -41,9 +42,7 @@ def test_the_points_are_the_product_of_the_axes_in_their_order() -> None:
     ]
 
 
-def test_an_override_takes_the_place_of_an_axis_or_of_a_fixed_setting_and_adds_axes_at_the_end() -> (
-    None
-):
+def test_an_override_replaces_an_axis_or_a_fixed_setting_and_adds_axes_at_the_end() -> None:
     sweep = Sweep("s", (axis("norm", "bn", "gn"), axis("seed", 0, 1)), {"epochs": 2})
     changed = sweep.with_overrides(["seed=5,6", "epochs=1", "batch_size=8,16", "norm=ln"])
     assert [
@@ -122,7 +121,10 @@ def test_what_makes_no_run_another_run_cannot_be_an_axis() -> None:
         Sweep("s", ()).with_overrides(["system.threads=1,2"])
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in STUDIES],
+)
 def test_every_study_in_configs_composes_and_says_what_to_expect(name: str) -> None:
     configs = [from_settings(point) for point in settings(load_sweep(name))]
     assert len({config.fingerprint for config in configs}) == len(configs) > 0

@@ -1,4 +1,4 @@
-"""The training loop against a plain PyTorch loop, and against itself: stopped, split, accumulated."""
+"""The training loop against a plain PyTorch loop, and against itself: stopped or accumulated."""
 
 from __future__ import annotations
 
@@ -329,7 +329,7 @@ def test_metrics_are_sums_over_images_whatever_the_batches() -> None:
     again.load_state_dict(sums.state_dict())
     assert again.means() == sums.means()
     assert again.state_dict() == sums.state_dict()
-    means, (count, own) = sums.means_and(sums.count, torch.tensor(0.5))
+    means, (count, own) = sums.means_with(sums.count, torch.tensor(0.5))
     assert (means, count, own) == (sums.means(), 11, 0.5)
     again.reset()
     assert again.state_dict() == {"totals": {"loss": 0.0, "accuracy": 0.0}, "count": 0}

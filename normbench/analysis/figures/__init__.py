@@ -1,1 +1,1 @@
-"""Figures of a study and of a bench; `analysis.outputs` lists those of a study."""
+"""Figures of a study and of a bench; `analysis.outputs` lists the figures of a study."""

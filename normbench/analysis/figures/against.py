@@ -31,7 +31,7 @@ from normbench.analysis.tables.crosstab import final
 from normbench.analysis.tables.table import in_words
 from normbench.errors import NormbenchError
 
-APART = 0.05  # between norms at one setting, of the distance between settings
+APART = 0.05  # between norms at a setting, as a share of the distance between settings
 MOST_APART = 8  # norms that stand so far apart; more stand closer
 INTERVAL = "Bars: 95 % Student-t interval over seeds; small dots: each seed."
 NO_RESULT = "x at the foot: no run finished there."
@@ -53,8 +53,8 @@ LEARNING_RATE = Axis("lr", "learning rate (log)", 10)
 def batch_size(study: Study, size: Size = PAGE) -> Figure:
     """The primary metric on the test set against batch size.
 
-    As in figure 1 of Group Normalization (arXiv:1803.08494), which has the error on a log2 axis.
-    Raises NormbenchError where all runs have one batch size.
+    Figure 1 of Group Normalization (arXiv:1803.08494) shows the error on the same log2 axis.
+    Raises NormbenchError where all runs have the same batch size.
     """
     study, looks = prepared(study)
     return _against(study.chosen, looks, BATCH_SIZE, study.test_column, size)
@@ -63,7 +63,7 @@ def batch_size(study: Study, size: Size = PAGE) -> Figure:
 def learning_rate(study: Study, size: Size = PAGE) -> Figure:
     """The primary metric against the learning rate: on held-out images, or else the test set.
 
-    Raises NormbenchError where all runs have one learning rate.
+    Raises NormbenchError where all runs have the same learning rate.
     """
     study, looks = prepared(study)
     column = study.val_column if study.holds_out else study.test_column
@@ -119,7 +119,7 @@ def _draw_line(ax: Axes, runs: pd.DataFrame, x: str, look: Look, factor: float) 
         values.append(group["result"].dropna().tolist())
         links.append(link(group, ("batch_size", x)))
     estimates = [mean_interval(found) for found in values]
-    # Broken where no run finished, whose mean is nan.
+    # Without a finished run the mean is nan, which breaks the line.
     means = [estimate.mean for estimate in estimates]
     (line,) = ax.plot(places, means, color=colour, marker=marker, zorder=2)
     # The same points again: only the points of a scatter can each have a link.
@@ -150,7 +150,7 @@ def _draw_intervals(
 def _draw_seeds(
     ax: Axes, places: Sequence[float], values: Sequence[Sequence[float]], colour: str
 ) -> None:
-    """Draws each seed as a faint dot, where there are several."""
+    """Draws each seed as a faint dot, from two seeds on."""
     x: list[float] = []
     y: list[float] = []
     for place, found in zip(places, values, strict=True):

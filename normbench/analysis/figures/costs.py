@@ -43,7 +43,7 @@ LINES_A_ROW = 2.2  # lines of text: a name at the axis, and a number above the d
 def time(study: Study, size: Size = PAGE) -> Figure:
     """Training seconds per epoch of each norm, by the rounds of `normbench bench`.
 
-    Raises NormbenchError where none of these runs was timed.
+    Raises NormbenchError where no run was timed.
     """
     study, looks = prepared(study)
     timed = study.done.chosen.only(study.clocks)
@@ -116,14 +116,14 @@ def _draw_ratios(ax: Axes, group: pd.DataFrame, looks: Looks) -> None:
 
 
 def _draw_clocks(ax: Axes, clocks: dict[str, Clock], looks: Looks) -> None:
-    """Draws the middle half of each norm's rounds, the median, and its ratio to bn in words."""
+    """Draws the middle half of each norm's rounds, the median, and the ratio to bn in words."""
     longest = max(median(clock.values()) for clock in clocks.values())
     for row, (label, clock) in enumerate(clocks.items()):
         low, middle, high = np.percentile([*clock.values()], [25, 50, 75])
         _draw_bar(ax, row, low, middle, high, looks[label])
         ratio = median_ratio(clock, clocks.get(BASELINE, {}))
         if ratio is not None and label != BASELINE:
-            # Above the bar, towards the side that has more room.
+            # Above the bar, towards the side with more room.
             is_long = middle > longest / 2
             end, align = (high, "right") if is_long else (low, "left")
             ax.annotate(times(ratio), (end, row), (0, 5), textcoords="offset points", ha=align)
@@ -139,7 +139,7 @@ def _tall(size: Size, rows: int) -> Size:
 
 
 def _draw_bar(ax: Axes, row: int, low: float, middle: float, high: float, look: Look) -> None:
-    """Draws a dot with a bar from low to high; without a bar where its ends are unknown."""
+    """Draws a dot with a bar from low to high; without a bar where the ends are unknown."""
     colour, marker = look
     bars = None if math.isnan(low) else [[middle - low], [high - middle]]
     ax.errorbar([middle], [row], xerr=bars, color=colour, marker=marker, capsize=2)

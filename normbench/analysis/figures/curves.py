@@ -72,7 +72,7 @@ def epochs(study: Study, size: Size = PAGE) -> Figure:
         facets = by_panel(study)
         columns = min(len(facets), size.columns)
         order = _in_rows(facets, metrics, columns)
-        # A single facet has its metrics side by side.
+        # A single facet has the metrics side by side.
         wide = min(len(metrics), size.columns) if columns == 1 else columns
         figure, axes = panels(size, len(order), wide, sharey=False)
         for ax, (title, panel, metric) in zip(axes, order, strict=True):
@@ -101,7 +101,7 @@ def _in_rows(
 
 
 def _loss_lines(ax: Axes, panel: Study, looks: Looks, smooth: int | None) -> list[int]:
-    """Draws a line per norm; the widths of their running means."""
+    """Draws a line per norm; returns the widths of the running means."""
     means = of_lines(panel.steps, panel).groupby(["line", "step"], sort=False)["loss"].mean()
     widths = []
     for place, (label, of_line) in enumerate(means.groupby(level="line", sort=False)):
@@ -118,7 +118,7 @@ def _loss_line(ax: Axes, raw: pd.Series, width: int, label: str, look: Look, pla
     if width > 1:
         ax.plot(raw.index, raw, color=colour, alpha=0.3, linewidth=0.7, label="_")
     shown = raw.rolling(width, center=True, min_periods=1).mean()
-    # Markers of different lines start at different steps, so that they do not hide one another.
+    # Markers of different lines start at different steps, lest markers hide each other.
     every = max(1, len(shown) // MARKED)
     markers = (every * place // 5 % every, every)
     (line,) = ax.plot(

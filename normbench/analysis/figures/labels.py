@@ -1,4 +1,4 @@
-"""Names of lines: at their ends where there is one panel, else in a legend; and a figure in words."""
+"""Names of lines, at the ends of lines or in a legend; and a figure in words."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def named_lines(axes: Axes) -> list[Line2D]:
 
 
 def alt_text(figure: Figure) -> str:
-    """The figure in words: what each panel shows, and where its lines begin and end."""
+    """The figure in words: the axes of each panel, and the first and last value of each line."""
     sentences, measured = [], ""
     for axes in figure.axes:
-        measured = axes.get_ylabel() or measured  # a row of panels shares the label of its first
+        measured = axes.get_ylabel() or measured  # a row of panels shares the label of the first
         ends = []
         for line in named_lines(axes):
             y = np.asarray(line.get_ydata(), float)
@@ -57,8 +57,8 @@ def alt_text(figure: Figure) -> str:
 def spread_out(places: Sequence[float], least: float) -> list[float]:
     """Ascending places moved so that neighbours are `least` apart, with the least squared moves.
 
-    Without the distances owed to the places before, the moved places only have to ascend: that is
-    isotonic regression, solved by pooling adjacent violators.
+    Place i owes a distance of i * least. Without the owed distances, the moved places only have to
+    ascend: an isotonic regression, solved by pooling adjacent violators.
     """
     pools: list[list[float]] = []
     for index, place in enumerate(places):
@@ -84,7 +84,7 @@ def _add_legend(figure: Figure, named: dict[str, Line2D], size: Size) -> None:
 
 
 def _label_ends(axes: Axes, size: Size) -> None:
-    """Writes each name beside the last point of its line, with the marker, none over another."""
+    """Writes each name and marker beside the last point of the line, without overlaps."""
     axes.margins(x=0.02)
     reaching = []
     for line in named_lines(axes):
@@ -108,7 +108,7 @@ def _label_ends(axes: Axes, size: Size) -> None:
 
 
 def _label_broken(axes: Axes, line: Line2D, size: Size) -> None:
-    """Writes the name of a line that ends early beside its last known point."""
+    """Writes the name of a line that ends early beside the last known point."""
     x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
     last = np.flatnonzero(np.isfinite(y))[-1]
     text = axes.annotate(

@@ -1,4 +1,4 @@
-"""Lines and panels: runs drawn together differ in their norm and seed only."""
+"""Lines and panels: runs of a panel differ in norm and seed only."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def prepared(study: Study) -> tuple[Study, Looks]:
 
 
 def by_panel(study: Study, x: str | None = None) -> list[tuple[str, Study]]:
-    """A title and runs for each choice of the settings that vary and that norms can share.
+    """A title and runs for each choice of the shared settings in which runs differ.
 
-    x: the setting on the x axis, which makes no panels.
+    x: the setting on the x axis, not to be split into panels.
     Raises NormbenchError for more than MAX_PANELS panels.
     """
     names = study.varying([name for name in study.shared_settings if name != x])
@@ -50,12 +50,12 @@ def by_panel(study: Study, x: str | None = None) -> list[tuple[str, Study]]:
 
 
 def of_lines(table: pd.DataFrame, panel: Study) -> pd.DataFrame:
-    """A long table of a panel, its rows with the `line` of their run."""
+    """A long table of a panel, each row with the `line` of the run."""
     return table.merge(panel.runs[["run", "line"]], on="run")
 
 
 def basis(study: Study, *remarks: str) -> str:
-    """The caption: data, settings that do not vary, seeds, device, versions, commit, remarks."""
+    """The caption: data, constant settings, seeds, device, versions, commit, remarks."""
     runs = study.done.runs
     fixed = [name for name in ("batch_size", "lr") if runs[name].nunique() == 1]
     lost = len(study.runs) - len(runs)
@@ -74,9 +74,9 @@ def basis(study: Study, *remarks: str) -> str:
 
 
 def link(runs: pd.DataFrame, settings: Sequence[str] = ("batch_size",)) -> str:
-    """The link from a line or point to its runs: `#runs:norm=bn;batch_size=64`.
+    """The link from a line or point to the runs: `#runs:norm=bn;batch_size=64`.
 
-    It names those of the `settings` that the runs share.
+    Of `settings`, the link names each with the same value in all runs.
     """
     told = {"norm": runs["norm"].iloc[0]}
     for name in settings:

@@ -13,7 +13,7 @@ from normbench.analysis.figures.style import PAGE, Size, drawing
 from normbench.atomic import disk_errors, write_bytes
 from normbench.errors import NormbenchError, unknown
 
-# Without the date, which would make each file differ.
+# Without the date: the same figure is the same bytes every day.
 FORMATS: dict[str, dict[str, Any]] = {
     ".svg": {"metadata": {"Date": None}},
     ".png": {"dpi": 160},
@@ -22,9 +22,9 @@ FORMATS: dict[str, dict[str, Any]] = {
 
 
 def save(figure: Figure, path: Path, size: Size = PAGE) -> None:
-    """Writes the figure in the format that the path ends in.
+    """Writes the figure in the format of the path's ending.
 
-    Raises NormbenchError for an ending that is not in FORMATS, and where the file cannot be
+    Raises NormbenchError for an ending outside FORMATS, and where the file cannot be
     written.
     """
     suffix = path.suffix.lower()
@@ -47,7 +47,7 @@ def to_svg(figure: Figure, size: Size) -> str:
 
 
 def without_links(svg: str) -> str:
-    """The SVG for a file of its own, in which no link has a target."""
+    """The SVG without the links, for a file without the rows of runs."""
     return re.sub(r' xlink:href="#runs:[^"]*" target="_blank"', "", svg)
 
 
@@ -55,6 +55,6 @@ def _drawn(figure: Figure, suffix: str, size: Size) -> bytes:
     buffer = io.BytesIO()
     with drawing(size):
         figure.savefig(buffer, format=suffix[1:], **FORMATS[suffix])
-    # The layout is done: the next format gets the same, without computing it again.
+    # The layout is done: the next format reuses the positions.
     figure.set_layout_engine("none")
     return buffer.getvalue()

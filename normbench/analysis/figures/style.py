@@ -1,6 +1,6 @@
 """The look of figures: a colour and a marker per norm, sizes for paper, page and slide, captions.
 
-Matplotlib's global style is never changed: the style of `drawing` holds within its block.
+Matplotlib's global style is never changed: the style of `drawing` ends with the block.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from normbench.errors import unknown
 Look = tuple[str, str]  # colour and marker
 Looks = dict[str, Look]  # by the label of a line
 
-# Text and axes, small print, background. A page replaces them by its own, light or dark.
+# Text and axes, small print, background. A page replaces all three, by light or dark.
 INK, FAINT, PAPER = "#1b1b1f", "#5b5b66", "#ffffff"
 
-# Colours of Okabe and Ito (https://jfly.uni-koeln.de/color), which colour-blind readers tell apart.
+# Colours of Okabe and Ito (https://jfly.uni-koeln.de/color), distinct for colour-blind readers.
 BLUE, SKY, ORANGE, GREEN = "#0072B2", "#56B4E9", "#E69F00", "#009E73"
 RED, PINK, GREY = "#D55E00", "#CC79A7", "#777777"
 
@@ -36,7 +36,7 @@ STYLES: Looks = {
     "bn_custom": (BLUE, "v"),
     "lazy_bn": (BLUE, "P"),
     "sync_bn": (BLUE, "*"),
-    # Statistics of the batch, corrected or mixed with others.
+    # Statistics of the batch, corrected or mixed.
     "ghost_bn": (SKY, "o"),
     "batch_renorm": (SKY, "v"),
     "ws_bn": (SKY, "P"),
@@ -64,8 +64,8 @@ STYLES: Looks = {
     "none": (GREY, "X"),
     "dyt": (GREY, "v"),
 }
-# Norms of the user take the pairs that are left: first the markers that no norm above has, so that
-# each of the first 21 differs from the one before in colour.
+# Norms of the user take the free pairs, the markers of no norm above first: each of the first 21
+# norms differs in colour from the norm before.
 FREE_MARKERS = ("h", "p", "d", "<", ">", "*", "P", "v", "o", "s", "^", "D", "X")
 FREE_COLOURS = (INK, PINK, SKY, BLUE, ORANGE, GREEN, RED)
 
@@ -94,7 +94,7 @@ PAGE = SIZES["page"]
 
 
 def size_called(name: str) -> Size:
-    """The size of this name. Raises NormbenchError for an unknown name."""
+    """The size of the name. Raises NormbenchError for an unknown name."""
     if name not in SIZES:
         raise unknown("size", name, SIZES)
     return SIZES[name]
@@ -109,7 +109,7 @@ def looks_of(labels: Iterable[str]) -> Looks:
 
 @contextmanager
 def drawing(size: Size) -> Iterator[None]:
-    """Sets the style for figures that are drawn or saved within the block."""
+    """Sets the style for drawing and saving figures within the block."""
     rc: Any = {
         "font.size": size.font,
         "font.family": "sans-serif",
@@ -166,11 +166,11 @@ def set_title(axes: Axes, text: str) -> None:
 
 
 def add_caption(figure: Figure, text: str, size: Size) -> None:
-    """Writes the caption below the panels in small print, and keeps it as the figure's label."""
+    """Writes the caption below the panels in small print; the figure's label is the same text."""
     figure.set_label(text)
     letters = int(size.width * 72 / (0.40 * size.font))
     caption = figure.supxlabel(
         textwrap.fill(text, letters), x=0.01, ha="left", fontsize=0.75 * size.font, color=FAINT
     )
-    # By this id a page cuts the caption off, and writes it as text that wraps.
+    # A page cuts the element with the id `caption` off, and writes wrapping text instead.
     caption.set_gid("caption")

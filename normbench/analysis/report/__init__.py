@@ -1,4 +1,4 @@
-"""Everything that a study says, as a folder: an HTML page, tables, figures, and the runs as CSV."""
+"""The report of a study, as a folder: an HTML page, tables, figures, and the runs as CSV."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def write_report(study: Study, folder: Path, command: str | None = None) -> Path
     """Writes the report to a folder, and returns the path of its page.
 
     The folder gets report.html, table.md, tables/, the figures as SVG and PNG, and the runs as CSV.
-    An output that the runs have nothing for is left out; one that cannot be made of them is named
-    on the page, with the reason.
-    command: the command that writes this report, for the page.
+    An output without data in the study is left out; an output that cannot be made is named on the
+    page, with the reason.
+    command: the command of the report, for the page.
     """
     missing: list[str] = []
     tables = _made("table", study, missing)
@@ -40,7 +40,7 @@ def write_report(study: Study, folder: Path, command: str | None = None) -> Path
             caption, svg = str(figure.get_label()), to_svg(figure, PAGE)
             drawings[output.name] = Drawing(output.titled(study), caption, alt_text(figure), svg)
     html = page(study, tables, drawings, missing, command)
-    # Only now is anything written: a report that cannot be made leaves the last one whole.
+    # Nothing is written before: a failure leaves the last report whole.
     write_study(study, folder)
     _discard_stale(folder, tables, figures)
     for name, figure in figures.items():
@@ -55,7 +55,7 @@ def write_report(study: Study, folder: Path, command: str | None = None) -> Path
 
 
 def _made(kind: Kind, study: Study, missing: list[str]) -> dict[str, Any]:
-    """The outputs of a kind, by name; for those that cannot be made, `missing` gets the reason."""
+    """The outputs of a kind, by name; `missing` gets the reason for each failure."""
     made = {}
     for output in outputs(kind, study):
         make = partial(output.make, size=PAGE) if kind == "figure" else output.make
@@ -68,7 +68,7 @@ def _made(kind: Kind, study: Study, missing: list[str]) -> dict[str, Any]:
 
 
 def _discard_stale(folder: Path, tables: Collection[str], figures: Collection[str]) -> None:
-    """Removes the tables and figures that an earlier report had and this report has not."""
+    """Removes tables and figures of an earlier report, unless made again."""
     stale = []
     for output in outputs("figure"):
         if output.name not in figures:

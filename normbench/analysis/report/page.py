@@ -1,4 +1,4 @@
-"""The report as one HTML page that holds its script, its style and its drawings itself."""
+"""The report as a single HTML page, with script, style and drawings inside."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table, and the unrounded number that it is sorted by; None sorts as text."""
+    """A cell of a table, and the unrounded number to sort by; None sorts as text."""
 
     text: str
     number: float | None = None
@@ -70,7 +70,7 @@ def page(
 ) -> str:
     """The page: summary, tables, figures, every run, environment, how to reproduce.
 
-    missing: tables and figures that could not be made, and why. command: writes this report.
+    missing: each table and figure that failed, and why. command: of the report.
     """
     environment = Environment(
         loader=PackageLoader("normbench.analysis.report", "."),
@@ -81,7 +81,7 @@ def page(
     )
     environment.filters["number"] = _number
     runs = study.runs
-    commands = [_command(one) for one in study.environments.values()]
+    commands = [at(one, "command") for one in study.environments.values()]
     return environment.get_template("page.html").render(
         version=normbench.__version__,
         title=f"{_norms(runs)} on {distinct(runs, 'data') or 'no data'}",
@@ -106,7 +106,7 @@ def page(
 
 
 def _norms(runs: pd.DataFrame) -> str:
-    """The norms by name while a heading holds them, else their number."""
+    """The names of the norms, or their number where a heading has no room for the names."""
     names = [str(norm) for norm in runs["norm"].unique()]
     return ", ".join(names) if len(names) <= MOST_IN_TITLE else f"{len(names)} norms"
 
@@ -114,7 +114,7 @@ def _norms(runs: pd.DataFrame) -> str:
 def _cells(table: Table) -> list[dict[str, Cell]]:
     """The rows of a table, by heading.
 
-    Settings and counts are numbers as they are shown; any other cell sorts by `table.numbers`.
+    A cell sorts by `table.numbers`; settings and counts, shown unrounded, by their text.
     """
     rows = []
     for place, texts in enumerate(table.shown.to_dict("records")):
@@ -155,7 +155,7 @@ def _inline(runs: pd.DataFrame, figures: Mapping[str, Drawing]) -> dict[str, Dra
 
 
 def _filters(study: Study) -> dict[str, tuple[str, list[str]]]:
-    """The heading and the choices of each filter: numbers in ascending order, names as they come."""
+    """The heading and choices of each filter: numbers ascending, names in the order of runs."""
     found = {}
     for name, heading in FILTERS.items():
         values = study.runs[name].dropna().unique().tolist()
@@ -182,7 +182,7 @@ def _rows(study: Study) -> list[dict[Any, Any]]:
             value = record[name]
             text = "" if value is None else study.metric(name).show(value)
             figures.append(Cell(text, value))
-        command = _command(study.environments.get(record["run"], {}))
+        command = at(study.environments.get(record["run"], {}), "command")
         rows.append(record | {"figures": figures, "command": command})
     return rows
 
@@ -196,8 +196,3 @@ def _environments(study: Study) -> list[tuple[int, dict[str, Any]]]:
     for values, number in count.items():
         found.append((number, {label: value for label, value in values if value is not None}))
     return found
-
-
-def _command(environment: Mapping[str, Any]) -> str | None:
-    command = at(environment, "command")
-    return None if command is None else str(command)

@@ -1,4 +1,4 @@
-"""The curves of each run as small SVG drawings, light enough for hundreds on one page."""
+"""The curves of each run as small SVG drawings, light enough for hundreds on a page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RunCurves:
-    """The lines of a run as SVG path data, and where two of them begin and end.
+    """The lines of a run as SVG path data, and the ends of two lines.
 
     loss: of logged steps. train, test: the primary metric by epoch.
     """
@@ -30,9 +30,9 @@ class RunCurves:
 
 
 def run_curves(study: Study) -> dict[str, RunCurves]:
-    """The curves of every run with epochs: metrics on one scale for all runs, each loss on its own.
+    """The curves of every run with epochs: all metrics on the same scale, each loss on another.
 
-    The scale begins at 0, so that the height of a line tells how good a run is.
+    The scale of metrics begins at 0 or below, so that heights of different runs compare.
     """
     train, test = f"train_{study.primary.name}", study.test_column
     losses = _by_run(study.steps, "loss")
@@ -56,7 +56,7 @@ def run_curves(study: Study) -> dict[str, RunCurves]:
 def path(values: Values, low: float, high: float) -> str:
     """SVG path data of a line through the values, left to right; at most 100 points, evenly chosen.
 
-    Values that are no number are left out; without any number the path is empty.
+    Infinite values and nan are left out; without any number the path is empty.
     """
     places = np.linspace(0, len(values) - 1, min(len(values), MOST_POINTS)).astype(int)
     chosen = values[places]
@@ -70,7 +70,7 @@ def path(values: Values, low: float, high: float) -> str:
 
 
 def _by_run(table: pd.DataFrame, column: str) -> dict[str, Values]:
-    """The values of each run, in the order of its rows."""
+    """The values of each run, in the order of the rows."""
     if table.empty:
         return {}
     runs = table.groupby("run", sort=False)[column]

@@ -1,4 +1,4 @@
-"""The report's first paragraph: what the runs say, in sentences computed from them."""
+"""The report's first paragraph: sentences computed from the runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Lines = pd.DataFrame  # finished runs with the column `line`
 
 
 def summary(study: Study) -> list[str]:
-    """Sentences: what was run, who leads, what batch size changes, times, what did not finish."""
+    """Sentences on the extent, the leaders, the effect of batch size, times, unfinished runs."""
     sentences = [_extent(study)]
     rates = chosen_rates(study)
     if rates:
@@ -59,18 +59,19 @@ def _extent(study: Study) -> str:
     """`36 runs of normresnet on cifar10: bn, ln at batch size 1, 8 with 3 seeds; 36 done.`"""
     runs = study.runs
     batches = ", ".join(map(str, sorted(runs["batch_size"].unique())))
-    states = runs["status"].value_counts().items()
+    counts = runs["status"].value_counts().items()
+    states = ", ".join(f"{count} {state}" for state, count in counts)
     return (
         f"{counted(len(runs), 'run')} of {distinct(runs, 'model')} on {distinct(runs, 'data')}: "
         f"{', '.join(map(str, runs['norm'].unique()))} at batch size {batches} with "
-        f"{seeds(runs['seed'].nunique())}; {', '.join(f'{count} {state}' for state, count in states)}."
+        f"{seeds(runs['seed'].nunique())}; {states}."
     )
 
 
 def _leaders(done: Study, pairs: Sequence[Paired]) -> Iterator[str]:
-    """For each choice of settings, the leader, and whether its lead over the next is decided.
+    """For each choice of settings, the leader, and whether the lead over the next is decided.
 
-    A norm with other options is another contestant.
+    A norm with different options is a different contestant.
     """
     metric, column = done.primary, done.test_column
     extreme = "highest" if metric.is_larger_better else "lowest"
@@ -92,8 +93,8 @@ def _leaders(done: Study, pairs: Sequence[Paired]) -> Iterator[str]:
 def _lead(group: Lines, first: str, second: str, pairs: Sequence[Paired]) -> str:
     """The lead of the first over the second, as the table of pairs has it.
 
-    P-values of that table are corrected for all pairs. It compares norms, so that two options of
-    one norm are no pair of it.
+    P-values are corrected for all pairs of the table. Two options of the same norm are no pair of
+    the table, and get no p-value.
     """
     here = group.iloc[0]
     for pair in pairs:
@@ -114,7 +115,7 @@ def _lead(group: Lines, first: str, second: str, pairs: Sequence[Paired]) -> str
 
 
 def _changes(done: Study) -> Iterator[str]:
-    """What going from the largest to the smallest batch size changes, seed by seed."""
+    """The change from the largest to the smallest batch size, paired by seed."""
     metric, runs = done.primary, done.runs
     small, large = runs["batch_size"].min(), runs["batch_size"].max()
     if small == large or runs.duplicated(["norm", "batch_size", "seed"]).any():
@@ -139,11 +140,11 @@ def _changes(done: Study) -> Iterator[str]:
 
 
 def _order(done: Study, pairs: Sequence[Paired]) -> Iterator[str]:
-    """The source's order of norms beside the measured one, where all of its norms ran alike."""
+    """The source's order of norms beside the measured one, where all four norms ran alike."""
     runs = done.runs
     at_batch = runs[(runs["batch_size"] == BATCH) & runs["norm"].isin(CLAIMS)]
     is_complete = set(at_batch["norm"]) == set(CLAIMS)
-    # Runs that differ in more than norm and seed have no one order.
+    # Runs that differ in more than norm and seed have several orders.
     if not (has_claims(done) and is_complete) or at_batch.duplicated(["norm", "seed"]).any():
         return
     claimed = sorted(CLAIMS, key=lambda norm: -CLAIMS[norm].reached)
@@ -161,7 +162,7 @@ def _order(done: Study, pairs: Sequence[Paired]) -> Iterator[str]:
 
 
 def _times(study: Study) -> Iterator[str]:
-    """Epoch times relative to bn, with the network they are of, or that there are none."""
+    """Epoch times relative to bn, with the name of the network, or a word that none are known."""
     if not study.clocks:
         yield "Times are not measured here: normbench bench does that."
         return

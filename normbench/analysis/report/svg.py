@@ -1,4 +1,4 @@
-"""A figure within a page: in the page's colours, its points linked to the rows of their runs."""
+"""A figure within a page: in the page's colours, with points linked to rows of runs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
 CAPTION = re.compile(r'<g id="caption">.*?translate\([\d.]+ ([\d.]+)\).*?</g>', re.DOTALL)
 IDS = re.compile(r'\b(id="|url\(#|xlink:href="#(?!runs:))')
 LINK = re.compile(r'xlink:href="#runs:([^"]+)" target="_blank"')
-ASCENT = 9  # points from the top of a caption to the baseline of its first line
+ASCENT = 9  # points from the top of a caption to the first baseline
 
 
 def inline_svg(svg: str, name: str, alt: str, first_run: FirstRun) -> str:
-    """The figure as an SVG element as wide as its place, without the caption.
+    """The figure as an SVG element as wide as the page, without the caption.
 
     name: begins every id of the element, so that figures of a page share no id.
     alt: the figure in words.
@@ -36,7 +36,7 @@ def inline_svg(svg: str, name: str, alt: str, first_run: FirstRun) -> str:
 
 
 def _without_caption(text: str) -> str:
-    """The figure cut off above its caption, which the page writes as text that wraps."""
+    """The figure cut off above the caption; the page writes the caption as wrapping text."""
     found = CAPTION.search(text)
     if found is None:
         return text
@@ -52,7 +52,7 @@ def _linked(text: str, first_run: FirstRun) -> str:
     def link(found: re.Match[str]) -> str:
         settings = _settings_of(found[1])
         data = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in settings)
-        # A line of many points is one stop of the tab key, not many.
+        # A line of many points is a single stop of the tab key.
         stop = ' tabindex="-1"' if found[1] in seen else ""
         seen.add(found[1])
         label = html.escape(_label(dict(settings)))

@@ -1,8 +1,8 @@
-"""A run in a process of its own: whatever kills the run kills nothing else.
+"""A run in a separate process: the death of a run harms no other run.
 
-The process is forked from a server that has imported torch once (Python's forkserver): a run starts
-in 0.1 s instead of several, in a process as fresh as a new interpreter. On macOS, where forking is
-unsafe, the process is a new interpreter.
+A server imports torch once and forks the processes (Python's forkserver): a run starts in 0.1 s
+instead of several, in a process as fresh as a new interpreter. On macOS, where forking is unsafe,
+the process is a new interpreter.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from normbench.errors import NormbenchError, complaint
 from normbench.runs.rundir import OVER, last_output, open_run, read_status, run_state
 from normbench.sweeps.launchers.launcher import StopAsked, Work, train
 
-# From asking a run to stop to killing the process; the run saves a checkpoint after its step.
+# Between the request to stop and SIGKILL; the run finishes a step and saves a checkpoint.
 GRACE_SECONDS = 20.0
 
 
@@ -60,7 +60,7 @@ class Child:
         return sentinel
 
     def watch(self) -> None:
-        """Stops a run over its time and kills a run that does not stop; called at every poll."""
+        """Stops a run over the time limit, kills a run deaf to the stop; called at every poll."""
         now = time.monotonic()
         if self.timeout is not None and now > self._start + self.timeout and self._kill_at is None:
             self._late = True
@@ -114,7 +114,7 @@ def settle(
 ) -> None:
     """Marks the run failed for `reason`, unless its status has changed from `before` to an end.
 
-    failed_anyway: a run that has saved its checkpoint and stopped counts as failed too.
+    failed_anyway: an interrupted run, with its checkpoint saved, counts as failed too.
     A run held by another process is left alone. On a full disk the state stays `killed`.
     """
     state = run_state(config.run_path)
@@ -138,7 +138,7 @@ def print_to_file(config: RunConfig, restart: bool) -> None:
 
 
 def preloaded(configs: Sequence[RunConfig]) -> list[str]:
-    """Names the modules that the fork server imports for these runs.
+    """Names the modules imported by the fork server of the runs.
 
     torch._dynamo takes 2 to 7 s to import, and only compilation needs the module.
     """
@@ -147,12 +147,12 @@ def preloaded(configs: Sequence[RunConfig]) -> list[str]:
 
 
 def start_server(configs: Sequence[RunConfig]) -> Any:
-    """Returns the context of processes for these runs; starts the fork server unless it runs."""
+    """Returns the context of processes; starts the fork server unless already running."""
     if sys.platform == "darwin":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(preloaded(configs))
-    # Started first: the server would start the tracker itself, and unblock the signal for it.
+    # Started first: a tracker started by the server would not block the signal.
     resource_tracker.ensure_running()
     # The server inherits the blocked signal: Ctrl-C is for the scheduler alone.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -164,12 +164,12 @@ def start_server(configs: Sequence[RunConfig]) -> Any:
 
 
 def _main(config: RunConfig, restart: bool, environment: Mapping[str, str], work: Work) -> None:
-    """Runs in the new process: with its own output and process group, and ends with the parent."""
+    """Runs in the new process: redirects output, leads a process group, ends with the parent."""
     os.environ.clear()
     os.environ.update(environment)
-    with suppress(PermissionError):  # a process that leads a group keeps its group
+    with suppress(PermissionError):  # the leader of a group stays in the group
         os.setsid()
-    # Ignoring the signal discards a pending Ctrl-C of the terminal that setsid has just left.
+    # Ignoring the signal discards a pending Ctrl-C of the terminal left by setsid.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     print_to_file(config, restart)

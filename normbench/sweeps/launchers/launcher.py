@@ -1,4 +1,4 @@
-"""The interface of launchers and their registry. Each launcher is a function in its own file."""
+"""The interface of launchers and their registry. A launcher is a function in a separate file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Launcher:
 
     launch: starts the runs and yields an event for each start and end. Asked to stop, launches no
     more runs, stops the active runs and yields their ends.
-    at_once: number of these runs that are active at a time.
+    at_once: number of active runs at a time.
     device: `cpu` or `cuda`, where runs execute on machines unknown here.
     """
 
@@ -62,7 +62,7 @@ def split_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]
 
 
 def share(config: RunConfig, num_runs: int, threads: int | None) -> RunConfig:
-    """Returns the configuration of a run beside `num_runs - 1` others, with its share of threads.
+    """Returns the configuration of a run among `num_runs` at a time, with a share of threads.
 
     The share depends on the number of places and not on the number of runs left: a run resumed
     alone reaches the same numbers.
@@ -81,7 +81,7 @@ def share_elsewhere(config: RunConfig, num_runs: int, threads: int) -> RunConfig
 def train(config: RunConfig, restart: bool) -> object:
     """Executes the run: the work of every launcher.
 
-    Waits up to 30 s for a predecessor that is saving its checkpoint.
+    Waits up to 30 s for a predecessor to save a checkpoint.
     """
     from normbench.train.run import execute
 

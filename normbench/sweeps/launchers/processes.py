@@ -1,4 +1,4 @@
-"""Runs side by side on this machine, each in its own process, with a share of cores and GPUs."""
+"""Runs side by side on this machine, in separate processes, with shares of cores and GPUs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from normbench.sweeps.launchers.launcher import (
 POLL_SECONDS = 0.2
 GIB_PER_RUN = 2  # resident at batch 64: 1.5 to 1.6 GiB
 
-Slot = Mapping[str, str]  # environment variables that pin a run to its share of the machine
+Slot = Mapping[str, str]  # environment variables to pin a run to a share of the machine
 
 
 @launchers.register("processes", title="Processes")
@@ -53,7 +53,7 @@ def processes(
         free = deque(_slots(configs, num_jobs, runs_per_gpu))
         active: dict[int, tuple[Child, Slot]] = {}
         if waiting:
-            start_server(configs)  # with the modules of all runs, before the first of them
+            start_server(configs)  # before the first child, with the modules of all runs
         try:
             while active or (waiting and not should_stop()):
                 while waiting and free and not should_stop():
@@ -91,7 +91,7 @@ def default_jobs(configs: Sequence[RunConfig], runs_per_gpu: int) -> int:
 
 
 def gpu_slots(count: int, runs_per_gpu: int) -> list[Slot]:
-    """Returns the environments that pin runs to the first `count` GPUs visible to this process.
+    """Returns the environments to pin runs to the first `count` GPUs visible to this process.
 
     The list goes round the GPUs `runs_per_gpu` times: few runs have a GPU each.
     """
@@ -110,7 +110,7 @@ def num_gpus() -> int:
 
 
 def _slots(configs: Sequence[RunConfig], jobs: int, runs_per_gpu: int) -> list[Slot]:
-    """Returns a slot per job; jobs beyond the places on GPUs share them in turn."""
+    """Returns a slot per job; jobs beyond the number of places share places in turn."""
     places: list[Slot] = [{}]
     if _on_gpu(configs):
         places = gpu_slots(num_gpus(), runs_per_gpu)

@@ -1,9 +1,9 @@
 """Runs as tasks of a Ray cluster (the extra `ray`).
 
-A task starts its run in a process of its own, on a node chosen by Ray: a crash belongs to the run,
-and a retry by Ray means a lost node. A node that sees the runs folder writes there. For a node without
-the shared disk, the run's files travel with the task and come back with its result. Decoded data
-are put into the object store once, for nodes without them.
+A task starts a run in a child process, on a node chosen by Ray: a crash belongs to the run, and a
+retry by Ray means a lost node. On a shared disk the run writes into the runs folder. Without a
+shared disk, the files of the run travel with the task and come back with the result. Decoded data
+are put into the object store once, for nodes without the data.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def ray(
     cpus_per_run: Number = 1,
     gpus_per_run: Annotated[float, Field(ge=0)] = 0.0,
 ) -> Launcher:
-    """Tasks on a Ray cluster, without an address on this machine; GPUs may be shared: 0.25 a run."""
+    """Tasks on a Ray cluster, local without an address; GPUs may be shared: 0.25 a run."""
     needs = {"CPU": float(cpus_per_run), "GPU": gpus_per_run}
 
     def at_once(configs: Sequence[RunConfig]) -> int:
@@ -145,16 +145,18 @@ def _run_on_node(
 
 
 def _bring_back(api: Any, reference: Any, config: RunConfig, before: Mapping[str, Any]) -> None:
-    """Writes the files returned by a task, and records the end of a run that has not done so."""
-    reason = "its task ended without saying how"
+    """Writes the files returned by a task, or records the failure of the task.
+
+    A task that returns has settled its run on the node. A run stopped while it started has no status:
+    no failure.
+    """
     try:
         files = api.get(reference)
         if files is not None:
             _write(config.run_path, files)
     except (api.exceptions.RayError, NormbenchError) as error:
         plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # Ray colours its tracebacks
-        reason = f"{type(error).__name__}: {plain.splitlines()[-1]}"
-    settle(config, before, reason)
+        settle(config, before, f"{type(error).__name__}: {plain.splitlines()[-1]}")
 
 
 def _write(path: Path, files: Files) -> None:
@@ -174,7 +176,7 @@ def _packed(config: RunConfig) -> tuple[str, Files]:
 
 @contextmanager
 def _marker(configs: Sequence[RunConfig]) -> Iterator[str]:
-    """Creates a file in the runs folder by which a task sees whether its node shares the disk."""
+    """Creates a file in the runs folder, the sign of a shared disk for tasks."""
     folder = configs[0].run_path.parent
     path = folder / f".shared-{uuid.uuid4().hex}"
     with disk_errors(path):
@@ -188,14 +190,14 @@ def _marker(configs: Sequence[RunConfig]) -> Iterator[str]:
 
 
 def _here(api: Any) -> Any:
-    """Places an actor on this node. Ray would choose any node, and the actor would die with it."""
+    """Places an actor on this node. Ray would choose any node, and may lose the node later."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(api.get_runtime_context().get_node_id(), soft=False)
 
 
 def _connect(address: str | None) -> Any:
-    """Returns the package ray, connected to the cluster at `address` or to a new local one.
+    """Returns the package ray, connected to the cluster at `address` or to a new local cluster.
 
     Raises NormbenchError where Ray is not installed or no cluster answers.
     """
@@ -228,10 +230,9 @@ def _knock(address: str | None) -> None:
 
 
 def _places(address: str | None, needs: Mapping[str, float]) -> int:
-    """Counts the runs that fit into the cluster at a time.
+    """Counts the places for runs in the cluster.
 
-    Raises NormbenchError where no node can hold a single run: Ray would wait for such a node in
-    silence.
+    Raises NormbenchError where no node can hold a single run: Ray would wait in silence.
     """
     nodes = [node["Resources"] for node in _connect(address).nodes() if node["Alive"]]
     asked = {name: amount for name, amount in needs.items() if amount > 0}

@@ -1,9 +1,9 @@
 """Runs as tasks of a Slurm job array, submitted with submitit (the extra `slurm`).
 
-A task calls `execute`. On preemption, on requeue and at the end of its time the task saves a
-checkpoint, and resumes when Slurm starts it again. The state of a task is asked of squeue, since many clusters
-keep no accounting. The result of a run is read from the run's directory; submitit's pickled
-results are ignored.
+A task calls `execute`. On preemption, on requeue and at the end of the time the task saves a
+checkpoint, and resumes when started again. The state of a task is asked of squeue, since many
+clusters keep no accounting. The result of a run is read from the run's directory; submitit's
+pickled results are ignored.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from normbench.sweeps.launchers.launcher import (
 POLL_SECONDS = 5.0
 MAX_ARRAY = 1000  # tasks; Slurm's own default limit is 1001
 MAX_AT_ONCE = 256
-MINUTES_TO_END = 5  # between our own time limit for a run and Slurm's for its task
-# States in which a task may still run; every other state is an end.
+MINUTES_TO_END = 5  # between the time limit of a run and Slurm's limit for the task
+# States of a task with a future; any state beyond the list is an end.
 ALIVE = {
     "PENDING",
     "RUNNING",
@@ -68,7 +68,7 @@ def slurm(
     gpus_per_run: Annotated[float, Field(ge=0, multiple_of=1)] = 0,
     sbatch: dict[str, str | int] | None = None,
 ) -> Launcher:
-    """An array of Slurm jobs, `jobs` of them at a time; a preempted one is requeued and goes on."""
+    """An array of Slurm jobs, `jobs` at a time; preempted jobs are requeued and go on."""
     parameters = _parameters(timeout, partition, cpus_per_run, int(gpus_per_run))
     parameters["additional_parameters"] |= sbatch or {}
 
@@ -104,7 +104,7 @@ class Task:
         heard: list[str] = []
         # submitit ignores SIGTERM; the training loop listens, and before training nothing is lost.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        # Replaces submitit's handler, which would pickle the task instead of saving a checkpoint.
+        # Replaces submitit's handler, made to pickle the task instead of saving a checkpoint.
         signal.signal(signal.SIGUSR2, lambda *_: _stop(heard, "out of time"))
         if self.timeout is not None:
             timer = threading.Timer(self.timeout, _stop, (heard, "late"))
@@ -130,7 +130,7 @@ def _stop(heard: list[str], reason: str) -> None:
 def _array(
     configs: Sequence[RunConfig], parameters: Mapping[str, Any], task: Task, should_stop: StopAsked
 ) -> Iterator[Event]:
-    """Submits a job array and yields events until its last task has ended."""
+    """Submits a job array and yields events until the end of the last task."""
     before = {config.run_id: read_status(config.run_path) for config in configs}
     waiting = dict(zip(_submit(configs, parameters, task), configs, strict=True))
     running: set[str] = set()
@@ -157,7 +157,7 @@ def _array(
 
 
 def _submit(configs: Sequence[RunConfig], parameters: Mapping[str, Any], task: Task) -> list[str]:
-    """Submits the array; returns the ids of its tasks as squeue shows them.
+    """Submits the array; returns the ids of the tasks, as shown by squeue.
 
     Raises NormbenchError where Slurm refuses.
     """
@@ -216,19 +216,19 @@ def _time_limit(partition: str | None) -> str:
 
 
 def _states() -> dict[str, str]:
-    """Returns the state of each job of this user still known to Slurm, by id, array tasks apart."""
+    """Returns the state of each job of this user known to Slurm, by id, array tasks apart."""
     lines = _ask("squeue", "--me", "-h", "-r", "-t", "all", "-o", "%i|%T").splitlines()
     return dict(line.strip().split("|") for line in lines)
 
 
 def _scancel(jobs: Mapping[str, Any]) -> None:
-    """Asks tasks to save and end by a SIGTERM; Slurm kills them after the cluster's KillWait."""
+    """Asks tasks to save and end by a SIGTERM; Slurm kills the rest after KillWait."""
     if jobs:
         subprocess.run(["scancel", *jobs], check=False, capture_output=True)
 
 
 def _ask(*command: str, patience: float = 120.0) -> str:
-    """Returns the output of a Slurm command; retries an absent controller for `patience` seconds."""
+    """Returns the output of a Slurm command; waits `patience` seconds for the controller."""
     deadline = time.monotonic() + patience
     while True:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -20,7 +20,7 @@ from normbench.train.run import execute  # noqa: E402
 
 @pytest.fixture(scope="session")
 def assert_as_alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
-    """Asserts that runs have the numbers of `execute` in this process, once per configuration."""
+    """Compares runs with `execute` in the test's process, called once per configuration."""
     folder = tmp_path_factory.mktemp("alone")
 
     def check(configs: Sequence[RunConfig]) -> None:

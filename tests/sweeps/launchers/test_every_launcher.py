@@ -1,7 +1,7 @@
-"""What every launcher owes a sweep, kept by all four.
+"""The contract of launchers, kept by all four.
 
-A launcher goes through a story once: a launch in which runs succeed, diverge, fail and die; the same
-runs launched again; a restart; and launches that are asked to stop. Each test is a sentence about it.
+A launcher goes through a story once: a launch with runs that succeed, diverge, fail and die; the
+same runs launched again; a restart; launches asked to stop. A test is a sentence of the story.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from normbench.sweeps.launchers.launcher import StopAsked, Work, train
 
 pytestmark = pytest.mark.timeout(900)
 
-# Acts by seed: what happens, after how many steps (None: before training), and the reason given.
+# Acts by seed: the act, the steps before the act (None: no training), and the reason to expect.
 Act = tuple[str, int | None, str]
 FAILURES: dict[int, Act] = {
     1: ("raises", None, "the work is broken"),
@@ -52,21 +52,21 @@ DEATHS: dict[int, Act] = {
     15: ("segfaults", None, "killed by SIGSEGV"),
     16: ("segfaults", 9, "killed by SIGSEGV"),
 }
-# Few tasks, since each imports torch. A process that dies before it begins is Slurm's to tell.
+# Few tasks, since each imports torch.
 IN_SLURM: dict[int, Act] = {
     2: FAILURES[2],
     3: FAILURES[3],
     7: ("says nothing", None, "ended as COMPLETED"),
     14: ("is killed", 9, "ended as FAILED"),
 }
-RETRIED = 2  # the seed of a run that fails in its second launch too, before it begins
-KILLED = 14  # the seed of a run that is killed after its first epoch, where that kills no sweep
-HELD = (20, 21, 22)  # seeds of runs that wait after 9 steps to be stopped
+RETRIED = 2  # the seed of a run refused in the second launch, before training
+KILLED = 14  # the seed of a run killed after an epoch, except inline
+HELD = (20, 21, 22)  # seeds of runs held after 9 steps until stopped
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A launcher with two places, if it can have several, and the acts it is put through."""
+    """A launcher with two places (inline: one), and the acts of its runs."""
 
     name: str
     options: dict[str, Any]
@@ -82,7 +82,7 @@ class Kind:
 
 @dataclass
 class Launch:
-    """A launch and the runs as it left them, by seed."""
+    """A launch, and the runs at the end of the launch, by seed."""
 
     configs: Sequence[RunConfig]
     events: list[Event] = field(default_factory=list)
@@ -101,7 +101,7 @@ class Launch:
         for config in self.configs:
             self.states[config.seed] = run_state(config.run_path)
             self.reasons[config.seed] = reason(config)
-            # submitit logs to the output of its task.
+            # submitit logs to the task's output.
             lines = last_output(config.run_path)
             self.outputs[config.seed] = [line for line in lines if "submitit" not in line]
         self.modified = modified(self.configs)
@@ -112,7 +112,7 @@ class Launch:
 
 
 def _group(name: str) -> list[pytest.MarkDecorator]:
-    """All tests of a launcher in one worker, so that its story is told once."""
+    """Keeps the tests of a launcher in one worker: the story is told once."""
     slow = [pytest.mark.slow] if name in ("ray", "slurm") else []
     return [pytest.mark.xdist_group(name), *slow]
 
@@ -144,7 +144,7 @@ def notes(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(kind: Kind, notes: Path) -> Launch:
-    """Runs of which seed 0 succeeds, seed 100 diverges, and the rest act by their seed."""
+    """Seed 0 succeeds, seed 100 diverges, and the rest act by seed."""
     seeds = ",".join(map(str, [0, *kind.acts]))
     diverging = planned(notes / "runs", "norm=none", "optim.lr=1e30", "seed=100")
     script = {seed: (act, steps) for seed, (act, steps, _) in kind.acts.items()}
@@ -154,14 +154,14 @@ def first(kind: Kind, notes: Path) -> Launch:
 
 @pytest.fixture(scope="module")
 def again(kind: Kind, notes: Path, first: Launch) -> Launch:
-    """The same runs with good work, except for one that is refused before it begins."""
+    """The same runs with good work, except for a refusal of seed RETRIED."""
     work = Scripted(str(notes), {RETRIED: ("refuses", None)})
     return Launch(first.configs).run(kind.build(work))
 
 
 @pytest.fixture(scope="module")
 def restarted(kind: Kind, again: Launch) -> Launch:
-    """A run that is done and one that had failed, both from the beginning."""
+    """A run done at once and a run done after a failure, both from the beginning."""
     configs = [again.config(0), again.config(KILLED if kind.has_own_processes else 6)]
     return Launch(configs).run(kind.build(restart=True))
 

@@ -1,4 +1,4 @@
-"""Sweep commands that are killed: the same command completes the sweep, and nothing is done twice."""
+"""Killed sweep commands: the same command completes the sweep, and trains nothing twice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds processes in /proc"),
 ]
-SETTINGS = tiny("data.augment=standard", "train.log_every=3", "system.threads=1")
 Start = Callable[..., SweepCommand]
 
 
@@ -30,7 +29,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     commands: list[SweepCommand] = []
 
     def sweep(*settings: str, code: str | None = None) -> SweepCommand:
-        commands.append(SweepCommand(tmp_path, *SETTINGS, *settings, "--jobs", "2", code=code))
+        given = tiny("data.augment=standard", "train.log_every=3", "system.threads=1", *settings)
+        commands.append(SweepCommand(tmp_path, *given, "--jobs", "2", code=code))
         return commands[-1]
 
     yield sweep
@@ -44,23 +44,23 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Callable[..., list[RunConfig]]:
-    """The runs of a sweep with these settings in the folder of the test."""
+    """Lists the runs of a sweep with given settings in the folder of the test."""
     return lambda *settings: planned(tmp_path / "results" / "runs", *settings)
 
 
 def holding(folder: Path, *seeds: int) -> str:
-    """Code of a command whose runs with these seeds wait after nine steps."""
+    """Code of a command with runs held after nine steps, by seed."""
     script = dict.fromkeys(seeds, ("holds", 9))
     return f"kit.main(kit.Scripted({str(folder)!r}, {script}))"
 
 
 def held(folder: Path) -> list[int]:
-    """The processes that wait."""
+    """The processes of held runs."""
     return [int(process) for process in noted(folder, "held")]
 
 
 def times_trained(config: RunConfig) -> int:
-    """Counts how often the run has come to the end of its second epoch."""
+    """Counts the ends of the run's second epoch."""
     return (config.run_path / "output.log").read_text().count("epoch 2/2")
 
 
@@ -69,14 +69,14 @@ def has_ended(process: int) -> bool:
 
 
 def is_asked_to_end(process: int) -> bool:
-    """Whether a SIGTERM waits for this process, which is stopped."""
+    """Whether a SIGTERM is pending for a stopped process."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     pending = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
     return any(mask >> (signal.SIGTERM - 1) & 1 for mask in pending)
 
 
 def fork_server(scheduler: int) -> int | None:
-    """The process from which this scheduler's runs are forked."""
+    """The fork server of a scheduler."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
@@ -110,7 +110,7 @@ def test_a_sweep_killed_half_way_is_completed_by_the_same_command_with_no_run_tr
     assert again.output.splitlines()[-1] == "sweep: 10 done"
     assert modified(done) == before
     for config, started in zip(configs, begun, strict=True):
-        # A run that was broken off went on as the same run.
+        # Runs broken off went on as the same runs.
         assert started in (None, read_status(config.run_path)["started"])
         assert times_trained(config) == 1
         assert len((config.run_path / "metrics.csv").read_text().splitlines()) == 3

@@ -1,4 +1,4 @@
-"""Two hundred tiny runs in one sweep, of which one in twenty dies."""
+"""Two hundred tiny runs in a sweep; every twentieth dies."""
 
 from __future__ import annotations
 
@@ -50,4 +50,4 @@ def test_each_of_200_runs_ends_in_a_recorded_state_none_twice_and_only_those_tha
     assert after.open() == []
     assert exit_code(after) == 1
     assert list(summary(after, "again"))[-1] == "  retry with: again --retry-failed"
-    assert len(capsys.readouterr().out.splitlines()) == 200  # a line per run, and no other
+    assert len(capsys.readouterr().out.splitlines()) == 200  # a line per run

@@ -38,12 +38,12 @@ def built(work: Work = train, **options: object) -> Launcher:
 
 
 def holding(folder: Path, *seeds: int) -> Scripted:
-    """Work whose runs with these seeds wait after nine steps."""
+    """Work with runs held after nine steps, by seed."""
     return Scripted(str(folder), dict.fromkeys(seeds, ("holds", 9)))
 
 
 def deaf(folder: Path) -> Scripted:
-    """Work that starts a process, ignores SIGTERM and never ends."""
+    """Work without end: starts a process and ignores SIGTERM."""
     return Scripted(str(folder), {0: ("sleeps deaf", None)})
 
 
@@ -65,7 +65,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that only waits to be reaped does not."""
+    """Whether a process runs; a zombie does not."""
     stat = Path(f"/proc/{pid}/stat")
     try:
         return stat.read_text().rpartition(")")[2].split()[0] != "Z"
@@ -112,7 +112,7 @@ def test_work_that_ignores_sigterm_is_killed_after_its_grace_and_so_is_what_it_s
         return False
 
     launched(built(deaf(tmp_path), timeout=900), configs, time_passes)
-    assert len(asked) > 10  # outlived its limit, by less than its grace
+    assert len(asked) > 10  # outlived the limit, by less than the grace
     assert states(configs) == ["failed"]
     assert reason(configs[0]) == "over the time limit of 900 s"
     (grandchild,) = noted(tmp_path, "grandchildren")
@@ -165,7 +165,7 @@ def test_events_that_are_closed_kill_the_runs_which_then_go_on(
         (2, 5, None, 1, 1),  # more jobs than cores
         (7, 1, None, 1, None),  # the machine to itself
         (7, 2, 2, 2, 2),
-        (6, 3, None, 1, 2),  # alone in the end, with the threads that the run had among others
+        (6, 3, None, 1, 2),  # alone in the end, with the threads of the place
     ],
 )
 def test_threads_are_divided_among_the_places_unless_they_are_set(
@@ -261,7 +261,7 @@ def test_places_are_on_the_gpus_that_this_process_sees(
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in found] == slots
 
 
-# The server from which processes are forked outlives a launch
+# The fork server outlives a launch
 
 
 def test_a_process_has_the_environment_and_the_folder_of_its_launch_which_stay_as_they_were(

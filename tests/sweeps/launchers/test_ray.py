@@ -1,4 +1,4 @@
-"""Sweeps on a Ray cluster of two nodes of one core each, of which one can be lost."""
+"""Sweeps on a Ray cluster of two nodes with a core each; the second node can be lost."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ from normbench.config.schema import RunConfig
 from normbench.sweeps.launchers import Launcher, launchers
 from normbench.sweeps.launchers import ray as ray_launcher
 from normbench.sweeps.launchers.launcher import Work, train
+from normbench.sweeps.plan import make_plan
+from normbench.sweeps.sweep import Sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("ray")]
 Run = Callable[..., tuple[int, str, str]]
@@ -36,7 +38,7 @@ CompareAlone = Callable[..., None]
 
 @pytest.fixture
 def cluster(ray_nodes: RayCluster) -> RayCluster:
-    """The cluster, its nodes without any data."""
+    """The cluster, with nodes without data."""
     shutil.rmtree(ray_nodes.cache_dir, ignore_errors=True)
     return ray_nodes
 
@@ -47,7 +49,7 @@ def built(cluster: RayCluster, work: Work = train) -> Launcher:
 
 @pytest.fixture
 def unlucky(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Actors that Ray may place on any node are placed on the node that will be lost."""
+    """Places actors without a strategy on the node to be lost."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -111,7 +113,7 @@ def test_without_a_shared_disk_data_go_there_and_files_come_back(
 ) -> None:
     images(tmp_path / "pets")
     assert normbench("data", "import", str(tmp_path / "pets"))[0] == 0
-    shutil.rmtree(tmp_path / "pets")  # whoever would decode them now could not
+    shutil.rmtree(tmp_path / "pets")  # decoding fails from now on
     settings = ["data=image_folder", "model.widths=[4,8]", "batch_size=8", "epochs=3", "seed=0,1"]
 
     @contextmanager
@@ -119,12 +121,16 @@ def test_without_a_shared_disk_data_go_there_and_files_come_back(
         yield "/nowhere/.shared"
 
     monkeypatch.setattr(ray_launcher, "_marker", nowhere)
-    configs = planned(tmp_path / "runs", *settings)
+    system = {"system.runs_dir": str(tmp_path / "runs"), "system.threads": 1}
+    plan = make_plan(Sweep("pets", ()).with_overrides(settings), system)
+    configs = plan.open()
     work = Scripted(str(tmp_path), dict.fromkeys((0, 1), ("holds", 6)))
 
     def stop() -> bool:
+        if len(noted(tmp_path, "held")) == 2:
+            return True
         assert not list((tmp_path / "runs").glob("*/metrics.csv"))
-        return len(noted(tmp_path, "held")) == 2
+        return False
 
     launched(built(cluster, work), configs, stop)
     assert states(configs) == ["interrupted"] * 2

@@ -1,4 +1,4 @@
-"""Sweeps on a real Slurm of one node: the array, preemption, Ctrl-C, time limits, and refusals."""
+"""Sweeps on a real Slurm of a single node: arrays, preemption, Ctrl-C, limits, refusals."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def built(work: Work = train, **options: object) -> Launcher:
 
 
 def jobs(folder: Path) -> list[str]:
-    """The tasks of sweeps in `folder` known to Slurm and not ended; jobs of others are left out."""
+    """The living tasks of sweeps in `folder`; jobs of other users are left out."""
     arrays = {path.name.partition("_")[0] for path in (folder / ".slurm").glob("*_submission.sh")}
     command = ["squeue", "--me", "-h", "-r", "-o", "%i"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True)
