@@ -1,1 +1,1 @@
-"""One run's configuration: its schema, the YAML files it is composed of, and the grammar of settings."""
+"""The configuration of a run: schema, YAML files, and the grammar of settings."""
