@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normbench.cli.options import Debug
 from normbench.errors import NormbenchError
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ def norms(
     check: Annotated[
         bool, typer.Option("--check", help="Try what every norm must keep to; exit code 1 if not.")
     ] = False,
-    debug: Debug = False,
 ) -> None:
     """List what --norm takes; of one norm compute what it does.
 

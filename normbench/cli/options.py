@@ -15,7 +15,6 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Any setting of configs/ as key=value: norm.num_groups=32 optim.lr=3e-4"),
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 RunsDir = Annotated[str | None, typer.Option(help="Where run directories are.")]
 
 

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from normbench.cli.options import Debug
 from normbench.errors import NormbenchError, RunFailure
 
 app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
@@ -31,7 +30,6 @@ def runs(
         bool, typer.Option("--json", help="Every column and setting, as JSON.")
     ] = False,
     runs_dir: RunsDir = DEFAULT_RUNS_DIR,
-    debug: Debug = False,
 ) -> None:
     """List runs, compare two, remove some.
 
@@ -61,9 +59,7 @@ def runs(
 
 
 @app.command("diff")
-def diff(
-    first: str, second: str, runs_dir: RunsDir = DEFAULT_RUNS_DIR, debug: Debug = False
-) -> None:
+def diff(first: str, second: str, runs_dir: RunsDir = DEFAULT_RUNS_DIR) -> None:
     """Show two runs side by side: what they differ in, and final figures.
 
     FIRST and SECOND are ids, the first parts of ids, hashes, or paths.
@@ -82,7 +78,6 @@ def remove(
         bool, typer.Option("--failed", help="All that failed or are damaged.")
     ] = False,
     runs_dir: RunsDir = DEFAULT_RUNS_DIR,
-    debug: Debug = False,
 ) -> None:
     """Remove runs that failed, or those named.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from normbench.cli.options import Debug, Overrides, RunsDir, again
+from normbench.cli.options import Overrides, RunsDir, again
 from normbench.errors import NormbenchError
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ def sweep(
         ),
     ] = None,
     runs_dir: RunsDir = None,
-    debug: Debug = False,
 ) -> None:
     """Train every combination of some settings.
 
@@ -83,7 +82,6 @@ def demo(
     ] = Path("results/demo"),
     retry_failed: RetryFailed = False,
     restart: Restart = False,
-    debug: Debug = False,
 ) -> None:
     """Compare four norms on built-in images in a minute: tables, figures and a report."""
     from normbench.sweeps.launchers import launchers

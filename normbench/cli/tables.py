@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normbench.cli.options import Debug
 from normbench.errors import NormbenchError
 
 if TYPE_CHECKING:
@@ -54,7 +53,6 @@ def table(
     ] = False,
     latex: Annotated[bool, typer.Option("--latex", help="LaTeX with booktabs.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="CSV with every figure unrounded.")] = False,
-    debug: Debug = False,
 ) -> None:
     """Show what each norm reached: mean, interval over seeds, what the test set leaves open, time.
 
@@ -91,7 +89,6 @@ def compare(
     second: str,
     runs: Runs = None,
     where: Where = None,
-    debug: Debug = False,
 ) -> None:
     """Compare two norms over equal seeds: the paired difference with its interval, and what follows from it.
 
@@ -120,7 +117,6 @@ def plot(
         ),
     ] = None,
     bench: Bench = None,
-    debug: Debug = False,
 ) -> None:
     """Draw one figure of the runs.
 
@@ -148,7 +144,6 @@ def report(
         "results/report"
     ),
     bench: Bench = None,
-    debug: Debug = False,
 ) -> None:
     """Write everything the runs say to a folder: one HTML page, tables, figures, and the runs as CSV.
 

@@ -64,12 +64,6 @@ def test_tensors_from_before_are_not_counted() -> None:
     assert peak_bytes(lambda: None, CPU) == 0
 
 
-def test_measured_work_is_done_once() -> None:
-    calls: list[int] = []
-    peak_bytes(lambda: calls.append(1), CPU)
-    assert calls == [1]
-
-
 def test_the_peak_of_a_gpu_is_beyond_the_bytes_from_before(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
 
