@@ -34,9 +34,8 @@ class Layers:
         self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1
     ) -> nn.Module:
         """A convolution before a norm, with a bias if spec.conv_bias; stride 1 keeps the size."""
-        padding, bias = kernel_size // 2, self.spec.conv_bias
-        conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
-        return self._initialized(conv)
+        sizes = (in_channels, out_channels, kernel_size, stride, kernel_size // 2)
+        return self._initialized(nn.Conv2d(*sizes, bias=self.spec.conv_bias))
 
     def linear(self, in_features: int, out_features: int) -> nn.Module:
         """A linear layer with bias."""

@@ -13,7 +13,12 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from normbench.norms import batch_layers
+from normbench.norms.batch_layers import (
+    BatchRenorm,
+    GhostBatchNorm,
+    SyncBatchNorm,
+    WrittenOutBatchNorm,
+)
 from normbench.norms.refusals import one_value_per_channel
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, Momentum, NormSpec, Refusal, Shape
@@ -54,9 +59,7 @@ def bn_custom(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
     torch's the unbiased variances: with N = n * h * w values per channel the variance in evaluation
     is smaller than bn's by a factor of nearly 1 - 1 / N.
     """
-    return _over_the_batch(
-        lambda num_features: batch_layers.WrittenOutBatchNorm(num_features, eps, momentum)
-    )
+    return _over_the_batch(lambda num_features: WrittenOutBatchNorm(num_features, eps, momentum))
 
 
 @norms.register("lazy_bn", title="LazyBatchNorm")
@@ -94,7 +97,7 @@ def ghost_bn(
 
     return NormSpec(
         "batch",
-        lambda num_features: batch_layers.GhostBatchNorm(num_features, size, eps, momentum, affine),
+        lambda num_features: GhostBatchNorm(num_features, size, eps, momentum, affine),
         refuse=refuse,
     )
 
@@ -119,7 +122,7 @@ def batch_renorm(
     average is of the variance, as in bn, not of the deviation; both bounds grow at the same time.
     """
     return _over_the_batch(
-        lambda num_features: batch_layers.BatchRenorm(
+        lambda num_features: BatchRenorm(
             num_features, eps, momentum, r_max, d_max, warmup_steps, ramp_steps
         )
     )
@@ -133,6 +136,4 @@ def sync_bn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1, affine: bool = True) -
     there is a single process. Evaluation as for bn. On a GPU the layer is torch's own; elsewhere,
     where torch's layer raises an error, two all-reduces over the default process group.
     """
-    return _over_the_batch(
-        lambda num_features: batch_layers.SyncBatchNorm(num_features, eps, momentum, affine)
-    )
+    return _over_the_batch(lambda num_features: SyncBatchNorm(num_features, eps, momentum, affine))

@@ -5,6 +5,8 @@ Each takes x of shape (n, c, h, w) and gives y of this shape.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -120,6 +122,20 @@ class BatchRenorm(nn.BatchNorm2d):
         return r, d
 
 
+class SumOverProcesses(torch.autograd.Function):
+    """The sum of every process's values, and in the backward pass of every process's gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        summed = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return SumOverProcesses.apply(gradients[0])
+
+
 class SyncBatchNorm(nn.SyncBatchNorm):
     """Batch normalization over the samples of all processes; BatchNorm2d without a process group.
 
@@ -137,14 +153,10 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         is_distributed = dist.is_available() and dist.is_initialized()
         if x.is_cuda or not self.training or not is_distributed:
             return super().forward(x)
-        # Sums over processes, and their gradients in the backward pass; imported where there are
-        # processes, since the import takes a tenth of a second.
-        from torch.distributed.nn.functional import all_reduce
-
         dtype, x = x.dtype, widened(x)
-        count = all_reduce(x.new_tensor([x.numel() // x.shape[1]]))
-        mean = all_reduce(x.sum(BATCH)) / count
-        var = all_reduce((x - of_channels(mean)).square().sum(BATCH)) / count
+        count = SumOverProcesses.apply(x.new_tensor([x.numel() // x.shape[1]]))
+        mean = SumOverProcesses.apply(x.sum(BATCH)) / count
+        var = SumOverProcesses.apply((x - of_channels(mean)).square().sum(BATCH)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)

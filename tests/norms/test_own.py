@@ -311,7 +311,8 @@ def test_so_does_one_in_the_middle_of_training_but_for_debug(file: Path, normben
     assert "normbench/" in with_debug
 
 
-@pytest.mark.parametrize("launcher", ["inline", pytest.param("processes", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["inline", "processes"])
 def test_so_does_a_run_of_a_sweep(file: Path, normbench: Run, launcher: str) -> None:
     code, out, err = normbench(
         "sweep", "norm=my_norms.py:FailsLater", *SMALL, "--launcher", launcher
