@@ -51,7 +51,7 @@ def same_random_numbers() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c_interrupts() -> Iterator[None]:
-    """A shell starts background jobs with Ctrl-C ignored; tests of it need what a terminal gives."""
+    """Restores Ctrl-C, which a shell ignores in background jobs."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -85,7 +85,7 @@ def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def normbench(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Run:
-    """Runs the command line in this process, in an empty folder: exit code, standard output, standard error."""
+    """Runs the command line in this process, in an empty folder: exit code, output, errors."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str, str]:

@@ -78,7 +78,7 @@ def _check(configs: Sequence[RunConfig]) -> None:
         for name in ("channels_last", "compile"):
             if getattr(config.runtime, name):
                 raise NormbenchError(
-                    f"--layers: leave out runtime.{name}; both layouts are timed, eager and compiled"
+                    f"--layers: leave out runtime.{name}: both layouts and modes are timed"
                 )
         if config.train.accumulate > 1:
             raise NormbenchError(

@@ -1,4 +1,4 @@
-"""Contestants timed in turns, A B C A B C ...: whatever else the machine does falls on all alike."""
+"""Contestants timed in turns, A B C A B C: whatever else the machine does falls on all alike."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def race(
 
 
 def timer_for(device: torch.device) -> Timer:
-    """The clock of a device: a GPU's own events, which leave launching out; else the processor's."""
+    """The clock of a device: a GPU's own events, without the launching; else the processor's."""
     return _seconds_by_events if device.type == "cuda" else _seconds_by_clock
 
 

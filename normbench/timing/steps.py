@@ -36,8 +36,8 @@ def bench_steps(
     """A row of bench.csv for each configuration and round: settings, seconds of a step, memory.
 
     Configurations of one batch size are timed in turns, on random images of the data's size; the
-    seconds contain neither compilation nor warm-up. Configurations of equal cost, such as two seeds,
-    are timed once. `done` is called after each round. Raises what training raises.
+    seconds contain neither compilation nor warm-up. Configurations of equal cost (two seeds) are
+    timed once. `done` is called after each round. Raises what training raises.
     """
     resolver = Resolver()
     # Equal cost, one contestant: the last of them, in the place of the first.

@@ -21,7 +21,7 @@ NUM_BATCHES = 4
 
 @dataclass(frozen=True)
 class Trial:
-    """A trainer past its warm-up, the function that takes one step, and the seconds of compilation."""
+    """A trainer past its warm-up, a function that takes one step, the seconds of compilation."""
 
     trainer: Trainer
     take_step: Work

@@ -14,7 +14,7 @@ WARM_UP_CALLS = 3
 
 
 class Captured:
-    """`work`, from indices to a tensor, as a CUDA graph for `size` indices; other sizes run eagerly.
+    """`work`, from indices to a tensor, as a CUDA graph for `size` indices; else eagerly.
 
     The graph is recorded at the first call after the warm-up. A replay runs no Python and uses the
     memory of the recording: whatever is to change between calls must change in place.

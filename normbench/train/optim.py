@@ -75,7 +75,7 @@ def without_compiler_guards(kind: type[Kind]) -> type[Kind]:
 
 
 def make_capturable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Makes the learning rate a tensor on the device, so that a CUDA graph reads its current value."""
+    """Makes the learning rate a tensor, of which a CUDA graph reads the current value."""
     lr = torch.zeros((), device=device)
     for group in optimizer.param_groups:
         group.update(lr=lr, capturable=True)
@@ -142,7 +142,7 @@ def cosine(progress: float) -> float:
 
 
 def one_cycle(progress: float, peak: float = 0.3) -> float:
-    """Linearly up to 1 at `peak`, then down to 0 along half a cosine (after arXiv:1708.07120; momentum stays)."""
+    """Linearly up to 1 at `peak`, then to 0 along half a cosine (after arXiv:1708.07120)."""
     return progress / peak if progress < peak else cosine((progress - peak) / (1 - peak))
 
 

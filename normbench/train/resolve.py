@@ -54,7 +54,7 @@ class Resolver:
     _sites: dict[str, list[Site]] = field(default_factory=dict)
 
     def resolve(self, config: RunConfig) -> tuple[RunConfig, Source]:
-        """As `resolve`. Raises Unsupported where the norm cannot work with model, batch and data."""
+        """As `resolve`. Raises Unsupported where the norm cannot work with model and batch."""
         config, source = self.complete(config)
         self.check_supported(config, source, count_train(config, source))
         return config, source
@@ -65,7 +65,7 @@ class Resolver:
         data = _checked(sources, config.data)
         if data.content not in (None, source.content):
             raise NormbenchError(
-                f"data: the images under '{data.name}' are not those this configuration was made for"
+                f"data: the images under '{data.name}' are not those of this configuration"
             )
         config = config.model_copy(
             update={
@@ -84,7 +84,7 @@ class Resolver:
         return config, source
 
     def check_supported(self, config: RunConfig, source: Source, num_train: int) -> None:
-        """Raises Unsupported where the norm cannot work in a full batch or in an epoch's last one."""
+        """Raises Unsupported where the norm cannot work in a full batch or an epoch's last."""
         spec = norms.build(config.norm.name, options=config.norm.options)
         sites = self.norm_sites(config, source)
         full_batch = min(config.batch_size, num_train)

@@ -69,7 +69,7 @@ class Runtime:
         torch.cuda.current_stream().wait_stream(stream)
 
     def capture(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """Records the GPU operations of `work` in a CUDA graph; the returned function replays them."""
+        """Records the GPU operations of `work` in a CUDA graph; returns its replay."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             result = work()
@@ -146,7 +146,7 @@ def keep_freed_memory() -> None:
 
 
 def resolve_device(name: str) -> str:
-    """The device that `name` (auto, cpu, cuda, mps) stands for; NormbenchError for a missing device."""
+    """The device that `name` (auto, cpu, cuda, mps) stands for; NormbenchError if missing."""
     is_available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),

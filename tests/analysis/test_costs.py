@@ -119,7 +119,6 @@ def test_rounds_of_another_race_or_another_round_are_no_pair() -> None:
 
 
 @settings(max_examples=10)
-@settings(max_examples=10)
 @given(st.lists(st.floats(0.1, 10), min_size=6, max_size=12))
 def test_whatever_slows_a_whole_round_down_changes_no_ratio(drift: list[float]) -> None:
     slowed = {step: [step * slow for slow in drift] for step in (0.01, 0.0115)}

@@ -76,7 +76,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def window(browser: Browser, report: Path) -> Open:
-    """No request leaves the machine, and nothing is complained of on the console, whatever a test does."""
+    """In every test, no request leaves the machine, and the console stays empty."""
 
     @contextmanager
     def opened(*, width: int = 1400, **options: Any) -> Iterator[Page]:

@@ -60,8 +60,8 @@ def sweep() -> Study:
 
 def test_the_first_sentence_counts_runs_states_and_seeds(sweep: Study) -> None:
     assert summary(sweep)[0] == (
-        "19 runs of normresnet on cifar10-jpeg: bn, gn, ln, in at batch size 1, 8, 64 with 2 seeds; "
-        "16 done, 2 diverged, 1 refused."
+        "19 runs of normresnet on cifar10-jpeg: bn, gn, ln, in at batch size 1, 8, 64 with "
+        "2 seeds; 16 done, 2 diverged, 1 refused."
     )
 
 

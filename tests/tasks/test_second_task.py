@@ -1,4 +1,4 @@
-"""A second task, made of nothing but this file: its runs, tables, figures and report name its metric."""
+"""A second task, made of nothing but this file: runs, tables, figures, report name its metric."""
 
 from __future__ import annotations
 

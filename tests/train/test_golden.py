@@ -1,7 +1,8 @@
 """Losses and metrics of whole runs, to the last bit as before training was told by a task.
 
-`python tests/train/test_golden.py` records golden.json anew: only for a change that is meant to change numbers.
-Bits are those of one kind of processor and one version of torch; on another, the first steps are compared to rounding.
+`python tests/train/test_golden.py` records golden.json anew, for a change that is meant to change
+numbers. Bits are those of one kind of processor and one version of torch; elsewhere, the first
+steps are compared to rounding.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ Numbers = dict[str, list[str]]
 
 
 def train_cell(norm: str, optim: str, accumulate: int, folder: Path) -> dict[str, Numbers]:
-    """The columns of steps.csv and metrics.csv that are no clocks, as text, which holds every bit."""
+    """The columns of steps.csv and metrics.csv without clocks, as text, which holds every bit."""
     config = compose(
         [
             f"norm={norm}",

@@ -166,7 +166,7 @@ def set_title(axes: Axes, text: str) -> None:
 
 
 def add_caption(figure: Figure, text: str, size: Size) -> None:
-    """Writes the caption below the panels in small print, and keeps the text as the figure's label."""
+    """Writes the caption below the panels in small print; the figure's label is the same text."""
     figure.set_label(text)
     letters = int(size.width * 72 / (0.40 * size.font))
     caption = figure.supxlabel(

@@ -155,7 +155,7 @@ def _inline(runs: pd.DataFrame, figures: Mapping[str, Drawing]) -> dict[str, Dra
 
 
 def _filters(study: Study) -> dict[str, tuple[str, list[str]]]:
-    """The heading and the choices of each filter: numbers in ascending order, names in the order of the runs."""
+    """The heading and choices of each filter: numbers ascending, names in the order of runs."""
     found = {}
     for name, heading in FILTERS.items():
         values = study.runs[name].dropna().unique().tolist()

@@ -59,11 +59,12 @@ def _extent(study: Study) -> str:
     """`36 runs of normresnet on cifar10: bn, ln at batch size 1, 8 with 3 seeds; 36 done.`"""
     runs = study.runs
     batches = ", ".join(map(str, sorted(runs["batch_size"].unique())))
-    states = runs["status"].value_counts().items()
+    counts = runs["status"].value_counts().items()
+    states = ", ".join(f"{count} {state}" for state, count in counts)
     return (
         f"{counted(len(runs), 'run')} of {distinct(runs, 'model')} on {distinct(runs, 'data')}: "
         f"{', '.join(map(str, runs['norm'].unique()))} at batch size {batches} with "
-        f"{seeds(runs['seed'].nunique())}; {', '.join(f'{count} {state}' for state, count in states)}."
+        f"{seeds(runs['seed'].nunique())}; {states}."
     )
 
 

@@ -28,6 +28,8 @@ from normbench.config.schema import RunConfig
 from normbench.sweeps.launchers import Launcher, launchers
 from normbench.sweeps.launchers import ray as ray_launcher
 from normbench.sweeps.launchers.launcher import Work, train
+from normbench.sweeps.plan import make_plan
+from normbench.sweeps.sweep import Sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("ray")]
 Run = Callable[..., tuple[int, str, str]]
@@ -119,12 +121,16 @@ def test_without_a_shared_disk_data_go_there_and_files_come_back(
         yield "/nowhere/.shared"
 
     monkeypatch.setattr(ray_launcher, "_marker", nowhere)
-    configs = planned(tmp_path / "runs", *settings)
+    system = {"system.runs_dir": str(tmp_path / "runs"), "system.threads": 1}
+    plan = make_plan(Sweep("pets", ()).with_overrides(settings), system)
+    configs = plan.open()
     work = Scripted(str(tmp_path), dict.fromkeys((0, 1), ("holds", 6)))
 
     def stop() -> bool:
+        if len(noted(tmp_path, "held")) == 2:
+            return True
         assert not list((tmp_path / "runs").glob("*/metrics.csv"))
-        return len(noted(tmp_path, "held")) == 2
+        return False
 
     launched(built(cluster, work), configs, stop)
     assert states(configs) == ["interrupted"] * 2
