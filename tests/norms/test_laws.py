@@ -85,19 +85,6 @@ def test_ghost_batch_norm_is_batch_norm_on_each_chunk_in_turn(shape: Shape, size
         assert torch.equal(value, statistics(batch)[name])
 
 
-@given(SHAPES)
-def test_batch_renorm_without_room_for_a_correction_equals_batch_norm(shape: Shape) -> None:
-    x = normal(*shape)
-    within_warmup = with_statistics(layer_of("batch_renorm", x), num_batches=200)
-    no_bounds = with_statistics(
-        layer_of("batch_renorm", x, r_max=1.0, d_max=0.0, warmup_steps=0), num_batches=5000
-    )
-    for layer in (within_warmup, no_bounds):
-        batch = with_statistics(layer_of("bn", x), num_batches=200)
-        assert_same(layer, batch, x)
-        assert_same(layer.eval(), batch.eval(), x)
-
-
 def test_a_new_switchable_norm_mixes_its_parts_equally() -> None:
     x = normal(4, CHANNELS, 3, 3)
     layer = new_layer("switchable", x)
