@@ -66,7 +66,6 @@ def _batch_size_table(study: Study) -> Table:
 
 
 def _learning_rate_table(study: Study) -> Table:
-    """The table of learning rates, judged on held-out images if any."""
     column = study.val_column if study.holds_out else study.test_column
     return cross_table(study, ["norm", *study.varying(["batch_size"]), "lr"], column)
 

@@ -229,7 +229,6 @@ class Study:
 
 
 def _line(run: Mapping[Any, Any], options: Collection[str]) -> str:
-    """The norm and the norm's options in words, without missing options."""
     told = {}
     for name in options:
         if run[name] != "":

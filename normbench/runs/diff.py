@@ -99,7 +99,6 @@ def _differing(first: Record, second: Record) -> Sequence[Row] | str:
 
 
 def _ending(first: Record, second: Record) -> Iterator[Row]:
-    """How the runs ended, why, and after how many epochs."""
     yield "status", first["status"], second["status"], ""
     reasons = [one_line(run["reason"]) for run in (first, second)]
     if any(reasons):
@@ -109,7 +108,6 @@ def _ending(first: Record, second: Record) -> Iterator[Row]:
 
 
 def _metrics(first: RunFiles, second: RunFiles) -> Iterator[Row]:
-    """The last epoch's metrics of the tasks."""
     metrics = task_of(first.environment).metrics + task_of(second.environment).metrics
     for column in dict.fromkeys([*first.metrics, *second.metrics]):
         metric = metric_of(column, metrics)
@@ -119,7 +117,6 @@ def _metrics(first: RunFiles, second: RunFiles) -> Iterator[Row]:
 
 
 def _figures(name: str, metric: Metric, first: float | None, second: float | None) -> Row:
-    """Two figures, and the second minus the first."""
     finer = metric.finer()
     one, other = ("-" if value is None else finer.show(value) for value in (first, second))
     if first is None or second is None:
@@ -129,29 +126,24 @@ def _figures(name: str, metric: Metric, first: float | None, second: float | Non
 
 def _aligned(sections: Mapping[str, Sequence[Row] | str]) -> Iterator[str]:
     """The lines of all sections, in the same columns; long values are cut."""
-    from tabulate import tabulate
-
     rows = [row for section in sections.values() if not isinstance(section, str) for row in section]
-    names = max(len(row[0]) for row in rows)
-    differences = max(len(row[3]) for row in rows)
+    names, first_values, second_values, differences = (
+        max(map(len, column)) for column in zip(*rows, strict=True)
+    )
     room = max((WIDTH - names - differences - 8) // 2, LEAST_VALUE)
-    cells = [("", "first", "second", "")]
-    for name, first, second, difference in rows:
-        short, shorter = cut(first, room), cut(second, room)
-        if short == shorter and first != second:
-            short, shorter = first, second  # the cut parts differ
-        cells.append((name, short, shorter, difference))
-    align = ("left", "left", "left", "right")
-    table = tabulate(cells, tablefmt="plain", disable_numparse=True, colalign=align)
-    header, *lines = table.splitlines()
+    values = min(max(first_values, second_values, len("second")), room)
     for title, section in sections.items():
         yield ""
         if isinstance(section, str):
             yield f"{title}: {section}"
-        else:
-            yield f"{title}  {header[len(title) :]}"
-            for _ in section:
-                yield f"  {lines.pop(0)}"
+            continue
+        yield f"{title:{names + 2}}  {'first':{values}}  second"
+        for name, first, second, difference in section:
+            one, other = cut(first, values), cut(second, values)
+            if one == other and first != second:
+                one, other = first, second  # the cut parts differ
+            shown = f"{one:{values}}  {other:{values}}  {difference:>{differences}}"
+            yield f"  {name:{names}}  {shown}".rstrip()
 
 
 def _some(names: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ from normbench.tasks.metric import TaskRecord
 
 Columns = dict[str, npt.NDArray[Any]]
 SECTION = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # the beginning of a top-level key
-COUNTED = {"epoch", "steps", "step"}  # whole numbers; the rest is measured
+COUNTED = ("epoch", "steps", "step")  # whole numbers; the rest is measured
 IDENTITY = ("model.name", "norm.name", "batch_size", "seed")
 
 
@@ -110,12 +110,13 @@ def read_columns(text: str) -> Columns:
         return {}
     if {len(row) for row in rows} != {len(names)} or "epoch" not in names:
         raise ValueError("a row of another length than the header, or no epochs")
-    columns = dict(zip(names, np.array(rows, dtype=float).T.copy(), strict=True))
-    for name in columns.keys() & COUNTED:
-        column = columns[name]
-        if not (np.abs(column) <= 2**53).all() or (column % 1 != 0).any():
-            raise ValueError("a count that is no whole number")
-        columns[name] = column.astype(np.int64)
+    columns = {}
+    for name, column in zip(names, np.array(rows, dtype=float).T, strict=True):
+        columns[name] = column.copy()
+        if name in COUNTED:
+            if not (np.abs(column) <= 2**53).all() or (column % 1 != 0).any():
+                raise ValueError("a count that is no whole number")
+            columns[name] = column.astype(np.int64)
     return columns
 
 
@@ -164,7 +165,6 @@ def _lack(metrics: Columns, config: Mapping[str, Any]) -> str | None:
 
 
 def _by_numbers(path: Path) -> list[tuple[int, str]]:
-    """A sort key with shorter parts first, to put b8 before b64."""
     parts = re.split(r"(?<=\D)(?=\d)|-", path.name)
     return [(len(part), part) for part in parts]
 

@@ -74,9 +74,11 @@ def to_text(listing: Listing) -> str:
     rows = [_cells(row, listing.tasks) for row in listing.rows]
     names = ["run", "status", "epochs", *primaries, "s/epoch"]
     names = [name for name in names if any(row[name] for row in rows if name in row)]
-    cells = [[row.get(name, "") for name in names] for row in rows]
+    # The headings are a row: tabulate would widen the columns of headings.
+    cells = [names, *([row.get(name, "") for name in names] for row in rows)]
     align = ["left", "left", *["right"] * (len(names) - 2)]
-    lines = tabulate(cells, names, "plain", disable_numparse=True, colalign=align).splitlines()
+    table = tabulate(cells, tablefmt="plain", disable_numparse=True, colalign=align)
+    lines = table.splitlines()
     width = max(map(len, lines))
     reasons = [row["reason"] for row in rows]
     if any(reasons):
@@ -116,7 +118,6 @@ def _sorted(listing: Listing, sort: str) -> list[Record]:
 
 
 def _cells(row: Record, tasks: Mapping[str, TaskRecord]) -> dict[str, str]:
-    """The cells of a run, "" for unknown values."""
     cells = {
         "run": row["run"],
         "status": row["status"],
@@ -146,7 +147,6 @@ def _summary(rows: Sequence[Record]) -> str:
 
 
 def _json_value(value: Any) -> Any:
-    """The value with null for nan and infinity, unknown to JSON."""
     if isinstance(value, Mapping):
         return {str(key): _json_value(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -72,7 +72,6 @@ def _row(study: Study, group: pd.DataFrame) -> dict[Any, Any]:
 
 
 def _readable(study: Study, data: pd.DataFrame) -> pd.DataFrame:
-    """The readable comparison, without settings shared by all rows."""
     metric = study.primary
     shown = data[["norm", *study.varying(study.settings)]].rename(columns=in_words)
     if study.holds_out:

@@ -74,7 +74,6 @@ def costs(rounds: pd.DataFrame) -> pd.DataFrame:
 
 
 def _known(first: pd.Series) -> dict[str, Any]:
-    """The settings in a round, without "" for settings of other norms."""
     return {name: first[name] for name in setting_columns(first.index) if first[name] != ""}
 
 
@@ -89,7 +88,6 @@ def _varying(configs: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def _readable(data: pd.DataFrame) -> pd.DataFrame:
-    """The readable costs: settings, then figures with units."""
     shown = data.loc[:, :"seconds"].iloc[:, :-1].rename(columns=in_words)
     shown["step"] = (1000 * data["seconds"]).map("{:.1f} ms".format)
     shown[f"relative to {BASELINE}"] = show_ratios(data)

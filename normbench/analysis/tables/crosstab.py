@@ -106,7 +106,6 @@ def _grid(cells: pd.Series, settings: pd.DataFrame, empty: Any) -> pd.DataFrame:
 
 
 def _remarks(study: Study, data: pd.DataFrame, by: Sequence[str], metric: Metric) -> Iterator[str]:
-    """Sentences for the caption: the interval of the test set, the chosen learning rates."""
     if "test_set_half_width" in data:
         widest = metric.show_difference(data["test_set_half_width"].max())
         images = distinct(study.runs, "num_test")
@@ -126,7 +125,6 @@ def _check_names(study: Study, by: Sequence[str]) -> None:
 
 
 def _check_alike(study: Study, settings: dict[str, Any], group: pd.DataFrame) -> None:
-    """Raises NormbenchError where runs of one cell differ in more than their seed."""
     done = group[group["status"] == "done"]
     for name in ("norm", *COMPARABLE, *study.settings):
         if name not in settings and done[name].nunique() > 1:
@@ -137,6 +135,5 @@ def _check_alike(study: Study, settings: dict[str, Any], group: pd.DataFrame) ->
 
 
 def _ascending(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """The runs with numbers in ascending order, and names in the order of the runs."""
     numbers = [name for name in by if pd.api.types.is_numeric_dtype(runs[name])]
     return runs.sort_values(numbers, kind="stable") if numbers else runs

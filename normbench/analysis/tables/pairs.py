@@ -164,7 +164,6 @@ def _row(paired: Paired) -> dict[str, Any]:
 
 
 def _readable(found: Sequence[Paired], data: pd.DataFrame) -> pd.DataFrame:
-    """The readable pairs, without settings shared by all rows."""
     shown = pd.DataFrame({"pair": data["first"] + " - " + data["second"]})
     for name in found[0].settings:
         if data[name].nunique() > 1:

@@ -116,7 +116,6 @@ def relative_time(study: Study, norm: str, batch_size: int = BATCH) -> Ratio | N
 
 
 def _reached(study: Study, norm: str, batch_size: int) -> dict[Any, Any]:
-    """The result of a norm, with n, half_width and status."""
     runs = study.at(norm=norm, batch_size=batch_size)
     if runs.runs.empty:
         return {"n": 0, METRIC: math.nan, "half_width": math.nan, "status": ""}
