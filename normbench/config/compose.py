@@ -1,7 +1,7 @@
 """From YAML files and settings to a RunConfig.
 
 Hydra composes the chosen files of each group, once per distinct choice. Single values are set here
-afterwards: Hydra accepts values of a wrong type, and its messages are long and give bad advice.
+afterwards: Hydra accepts values of a wrong type, and answers mistakes with long, bad advice.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ OWN_OPTIONS = "norm.options."
 def compose(overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> RunConfig:
     """The configuration of `overrides` ("norm=gn", "optim.lr=3e-4") and `flags` ({"seed": 1}).
 
-    Raises NormbenchError for a key or value that is unknown, mistyped, out of range, given twice,
-    or not a single value.
+    Raises NormbenchError for a key or value unknown, mistyped, out of range, given twice, or not
+    single.
     """
     return from_settings(parse_assignments(overrides, flags))
 
 
 def from_settings(settings: Mapping[str, Any]) -> RunConfig:
-    """The configuration with these keys set, already parsed. Raises NormbenchError as `compose`."""
+    """The configuration of parsed settings, by dotted key. Raises NormbenchError as `compose`."""
     return validate(_merge(settings, config_dir()))
 
 
@@ -58,7 +58,7 @@ def _groups(folder: Path) -> Mapping[str, list[str]]:
 
 
 def _merge(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The values of the chosen files, with the other settings in their places."""
+    """The values of the chosen files, with single values set."""
     allowed = _groups(folder)
     choices = {key: value for key, value in settings.items() if key in allowed}
     rest = {key: value for key, value in settings.items() if key not in allowed}
@@ -81,7 +81,7 @@ def _is_own(norm: Any) -> bool:
 
 
 def _own_norm(choice: str, rest: dict[str, Any]) -> dict[str, Any]:
-    """The section of a user's own norm, with its options taken out of `rest`."""
+    """The section of a user's own norm; takes the norm's options out of `rest`."""
     options = {}
     for key in [key for key in rest if key.startswith("norm.")]:
         if not key.startswith(OWN_OPTIONS):
@@ -109,7 +109,7 @@ def _check_choice(group: str, choice: Any, allowed: Sequence[str]) -> None:
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
-    """Sets the dotted `key`, which must exist and be a single value."""
+    """Sets a dotted key. Raises NormbenchError where no single value has the key."""
     *sections, last = key.split(".")
     node: Any = values
     for depth, section in enumerate(sections):
@@ -146,12 +146,12 @@ def _unknown_key(values: dict[str, Any], key: str, depth: int) -> NormbenchError
 
 
 def _keys(section: Any) -> list[str]:
-    """The keys of a section that can be set; none of a single value."""
+    """The keys of a section, without the name of the choice; none of a single value."""
     return [key for key in section if key != "name"] if isinstance(section, dict) else []
 
 
 def _interpolated(values: dict[str, Any]) -> dict[str, Any]:
-    """The values with each `${key}` replaced by the value of that key."""
+    """The values with each `${key}` replaced by the value of the key."""
     # Resolving takes OmegaConf some milliseconds, and a sweep composes hundreds of runs.
     if "${" not in str(values):
         return values
@@ -168,7 +168,7 @@ def _interpolated(values: dict[str, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _composed(choices: tuple[tuple[str, str], ...], folder: Path) -> str:
-    """Hydra's composition of the chosen files, as JSON; kept, as it takes 50 to 200 ms."""
+    """Hydra's composition of the chosen files, as JSON; cached, since Hydra takes 50 to 200 ms."""
     import hydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -191,7 +191,7 @@ def _composed(choices: tuple[tuple[str, str], ...], folder: Path) -> str:
 
 @contextmanager
 def _hydra_set_aside() -> Iterator[None]:
-    """Saves and restores Hydra's global state, which a notebook or program may be using."""
+    """Saves and restores Hydra's global state: a notebook or program may be using Hydra too."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.singleton import Singleton
 

@@ -28,7 +28,7 @@ ACCURACY = Metric(
 
 
 class Classification:
-    """Cross-entropy of logits (n, classes) with the labels; the share of images that are right."""
+    """Cross-entropy of logits (n, classes) and labels; accuracy, the fraction of correct images."""
 
     metrics: tuple[Metric, ...] = (LOSS, ACCURACY)
     primary = ACCURACY
@@ -59,6 +59,7 @@ def classification(
 ) -> Classification:
     """Cross-entropy and accuracy over the classes of the data.
 
-    label_smoothing: the share of the target that is spread over all classes (arXiv:1512.00567, section 7).
+    label_smoothing: the share of the target that is spread over all classes
+        (arXiv:1512.00567, section 7).
     """
     return Classification(source, label_smoothing)

@@ -1,7 +1,7 @@
-"""What a training is about. The trainer asks a task for losses and sums, tables for its metrics.
+"""The loss and metrics of a training. The trainer asks a task for them, tables for their units.
 
 A task is a registered function `(source, *, options) -> Task` in a file of its own. Nothing else in
-training, run directories, sweeps or reports knows whether images have classes.
+training, rows of runs, sweeps or reports knows whether images have classes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ __all__ = ["Batch", "Task", "tasks"]
 
 
 class Task(Protocol):
-    """Loss, metrics and targets of a training.
+    """The loss and metrics of a training.
 
-    metrics: the loss first, then the rest, in the order of the columns of metrics.csv.
+    metrics: in the order of the columns of metrics.csv; the first is the loss, named "loss".
     primary: the metric that tables, figures and verdicts are about; one of `metrics`.
     num_outputs: the numbers that the network gives for an image.
     """
@@ -34,14 +34,14 @@ class Task(Protocol):
     def loss(self, outputs: Tensor, batch: Batch, *, training: bool) -> Tensor:
         """The mean loss over the batch, a scalar, of float32 outputs (n, num_outputs).
 
-        training: with whatever only training adds, such as label smoothing.
+        training: whether to include what only training has, such as label smoothing.
         """
 
     def sums(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Every metric but the loss, by name, summed over the images of the batch; scalars."""
 
     def random_arrays(self, number: int, generator: np.random.Generator) -> dict[str, NDArray[Any]]:
-        """Random images and targets of the data's sizes, to time steps without any data."""
+        """Random images and targets with the data's shapes and types, to time steps."""
 
 
 # Entries take the data source, and their own options.

@@ -17,6 +17,7 @@ from normbench.train.capture import Captured
 from normbench.train.optim import Schedule, make_capturable, set_lr
 from normbench.train.runtime import Runtime
 
+# Divides 10,000 test images. Matters only to norms that evaluate with the statistics of a batch.
 EVAL_BATCH_SIZE = 250
 
 
@@ -45,20 +46,16 @@ class Sums:
         """Adds a batch: its mean loss, and the task's sums over its outputs."""
         number = len(outputs)
         self.totals["loss"].add_(loss.detach(), alpha=number)
-        self.add_sums(outputs, batch)
-        self.count.add_(number)
-
-    def add_sums(self, outputs: Tensor, batch: Batch) -> None:
-        """Adds the task's sums alone."""
         for name, value in self.task.sums(outputs.detach(), batch).items():
             self.totals[name].add_(value)
+        self.count.add_(number)
 
     def means(self) -> dict[str, float]:
-        """Every metric's mean over the images; waits for the device once."""
-        return self.means_and()[0]
+        """Every metric's mean over the images."""
+        return self.means_with()[0]
 
-    def means_and(self, *scalars: Tensor) -> tuple[dict[str, float], list[float]]:
-        """The means, and the values of other scalars on the device; waits for the device once."""
+    def means_with(self, *scalars: Tensor) -> tuple[dict[str, float], list[float]]:
+        """The means, and the values of further scalars, in one copy from the device."""
         dtype = exact_dtype(self.count.device)
         waiting = [*self.totals.values(), self.count, *scalars]
         values = torch.stack([scalar.to(dtype) for scalar in waiting]).tolist()
@@ -146,6 +143,7 @@ class Trainer:
         num_images = len(self.loader)
         self.steps_per_epoch = math.ceil(num_images / self.images_per_step)
         self.num_steps = count_steps(num_images, self.images_per_step, self.epochs, self.max_steps)
+        # The arithmetic of a step: `_update` itself, or a CUDA graph of it.
         self.update: Callable[[Tensor], Tensor] = self._update
         if self.runtime.cuda_graphs:
             self.update = Captured(self._update, self.images_per_step, self.runtime)
@@ -154,11 +152,12 @@ class Trainer:
     @property
     def is_done(self) -> bool:
         """Whether every step has been taken and its epoch finished."""
+        # After a last epoch that max_steps cut short, steps_into_epoch is negative.
         return self.step >= self.num_steps and self.steps_into_epoch <= 0
 
     @property
     def steps_into_epoch(self) -> int:
-        """The steps done in the unfinished epoch; negative where max_steps cut the epoch before."""
+        """The steps done in the unfinished epoch; negative after a last epoch cut by max_steps."""
         return self.step - self.epoch * self.steps_per_epoch
 
     @property
@@ -183,7 +182,7 @@ class Trainer:
         groups = order.split(self.images_per_step)[self.steps_into_epoch : self.steps_in_epoch]
         start = self.runtime.now() - self.seconds
         for group in groups:
-            log = self._logged_step(group)
+            log = self._step(group)
             on_step(log)
             if log is not None:
                 check_finite(log.loss, f"the loss of step {log.step} in epoch {log.epoch}")
@@ -192,25 +191,29 @@ class Trainer:
                 raise Stopped
         return self._finish_epoch(self.runtime.now() - start)
 
-    def _logged_step(self, group: Tensor) -> StepLog | None:
+    def _step(self, group: Tensor) -> StepLog | None:
+        """Takes the next step; returns its log where one is due."""
         is_due = self.steps_into_epoch % self.log_every == 0
         step = self.step
         lr = self.lr_at(step)
         loss = self.take_step(group, lr)
         if not is_due:
             return None
-        means, (own_loss,) = self.sums.means_and(loss)
+        means, (own_loss,) = self.sums.means_with(loss)
         return StepLog(step, self.epoch + 1, own_loss, lr, means)
 
     def take_step(self, group: Tensor, lr: float) -> Tensor:
-        """Takes one step at this learning rate on the images `group`; returns their mean loss."""
+        """Takes one optimizer step on the images `group`, at this rate; returns their mean loss."""
         set_lr(self.optimizer, lr)
         loss = self.update(group)
         self.step += 1
         return loss
 
     def _update(self, group: Tensor) -> Tensor:
-        """Moves the weights by the gradient over `group`, batch by batch; returns the mean loss."""
+        """Forward, backward and optimizer step on `group`, the images of one step.
+
+        `group` is split into batches of batch_size; returns the mean loss.
+        """
         total = torch.zeros((), device=group.device)
         for indices in group.split(self.batch_size):
             batch = self.loader.gather(indices)
@@ -219,16 +222,16 @@ class Trainer:
             outputs = outputs.float()
             loss = self.task.loss(outputs, batch, training=True)
             # An epoch's last batches may be short: every image has the same weight in the step.
-            share = loss * (len(indices) / len(group))
-            share.backward()
-            total += share.detach()
+            weighted_loss = loss * (len(indices) / len(group))
+            weighted_loss.backward()
+            total += weighted_loss.detach()
             self.sums.add(loss, outputs, batch)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total
 
     def _finish_epoch(self, seconds: float) -> EpochResult:
-        means, (num_images,) = self.sums.means_and(self.sums.count)
+        means, (num_images,) = self.sums.means_with(self.sums.count)
         check_finite(means["loss"], f"the mean loss of epoch {self.epoch + 1}")
         self.epoch += 1
         self.seconds = 0.0

@@ -50,6 +50,7 @@ def evaluate_batchwise(
     with images of the first; these do not count again.
     """
     sums = Sums(task, runtime.device)
+    # Seed 0 for every run: the same test batches, so that runs stay paired.
     order = torch.randperm(len(test), generator=stream(0, "test batches")).to(runtime.device)
     for indices in order.split(batch_size):
         number = len(indices)

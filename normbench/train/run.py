@@ -59,8 +59,9 @@ def execute(config: RunConfig, *, restart: bool = False, patience: float = 0.5) 
 
     patience: seconds to wait for another process that holds the same run.
 
-    Raises NormbenchError for wrong input, before anything is written; RunFailure where the disk is
-    full or another process holds the run. Any other error is recorded as `failed` and raised.
+    Raises NormbenchError for wrong input, before the run's directory is written; RunFailure where
+    the disk is full or another process holds the run. An error after the directory was opened is
+    recorded as `failed` and raised.
     """
     resolver = Resolver()
     config, source = resolver.resolve(config)
@@ -71,7 +72,7 @@ def execute(config: RunConfig, *, restart: bool = False, patience: float = 0.5) 
     dataset = load(source, data_home(config))
     dataset = limit(dataset, config.data.limit_train, config.data.limit_test, config.seed)
     splits = _splits(dataset, config)
-    # Asked again: balancing the classes may have changed the size of the last batch.
+    # Asked again: images are held out class by class, so the number to train on was an estimate.
     resolver.check_supported(config, source, len(splits["train"]))
     with open_run(path, restart=restart, patience=patience) as run:
         # Another process may have finished the run while this process loaded the data.
@@ -93,9 +94,10 @@ def _train(run: RunDir, config: RunConfig, source: Source, task: Task, splits: S
         run.begin(config.to_yaml(), _environment(config, source, task))
         try:
             trainer = build_trainer(config, task, splits["train"], runtime)
-            state, reason = _train_to_an_end(run, trainer, config, splits, should_stop)
+            state, reason = _train_until_it_ends(run, trainer, config, splits, should_stop)
             run.finish(state, reason)
         except KeyboardInterrupt:
+            # A second Ctrl-C: the first one only asks the loop to stop after its step.
             run.finish("interrupted", "stopped at once: it goes on from the last checkpoint")
             raise
         except Exception as error:
@@ -104,12 +106,12 @@ def _train(run: RunDir, config: RunConfig, source: Source, task: Task, splits: S
             raise
 
 
-def _train_to_an_end(
+def _train_until_it_ends(
     run: RunDir, trainer: Trainer, config: RunConfig, splits: Splits, should_stop: StopAsked
 ) -> tuple[str, str | None]:
     """Trains until done, stopped or diverged; returns the state and its reason."""
     try:
-        _train_epochs(run, trainer, config, splits, should_stop)
+        _train_all_epochs(run, trainer, config, splits, should_stop)
     except Stopped:
         run.save_checkpoint(trainer.state_dict())
         return "interrupted", f"stopped after step {trainer.step} of {trainer.num_steps}"
@@ -118,7 +120,7 @@ def _train_to_an_end(
     return "done", None
 
 
-def _train_epochs(
+def _train_all_epochs(
     run: RunDir, trainer: Trainer, config: RunConfig, splits: Splits, should_stop: StopAsked
 ) -> None:
     """Trains to the end, from the checkpoint if there is one."""
@@ -130,8 +132,9 @@ def _train_epochs(
         run.discard_rows()
     progress = Progress(config.system.progress)
     while not trainer.is_done:
-        result = _train_epoch(run, trainer, progress, should_stop)
+        result = _train_one_epoch(run, trainer, progress, should_stop)
         row = _metrics_row(trainer, result, evaluation, seconds_compiling)
+        # Compilation precedes this process's first epoch, whose row alone carries its seconds.
         seconds_compiling = 0.0
         # The row comes first: on resuming, rows that no checkpoint covers are dropped.
         run.append_metrics(row)
@@ -139,7 +142,7 @@ def _train_epochs(
         progress.epoch_done(row, config.epochs, trainer.task.metrics)
 
 
-def _train_epoch(
+def _train_one_epoch(
     run: RunDir, trainer: Trainer, progress: Progress, should_stop: StopAsked
 ) -> EpochResult:
     with progress.epoch(trainer) as advance:
@@ -154,10 +157,14 @@ def _train_epoch(
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """The splits to evaluate, and the training images for statistics where those are asked for."""
+    """What an epoch is evaluated on.
+
+    loaders: the splits but "train". statistics_loader: the training images, not augmented, to
+        recompute BatchNorm's statistics; None unless train.bn_evaluations asks for it.
+    """
 
     loaders: dict[str, DeviceLoader]
-    for_statistics: DeviceLoader | None
+    statistics_loader: DeviceLoader | None
 
 
 def _evaluation(trainer: Trainer, config: RunConfig, splits: Splits) -> _Evaluation:
@@ -166,21 +173,21 @@ def _evaluation(trainer: Trainer, config: RunConfig, splits: Splits) -> _Evaluat
         for name, split in splits.items()
         if name != "train"
     }
-    for_statistics = None
+    statistics_loader = None
     if config.train.bn_evaluations and tracking_layers(trainer.model):
-        for_statistics = build_loader(splits["train"], config, trainer.runtime)
-    return _Evaluation(loaders, for_statistics)
+        statistics_loader = build_loader(splits["train"], config, trainer.runtime)
+    return _Evaluation(loaders, statistics_loader)
 
 
 def _metrics_row(
     trainer: Trainer, result: EpochResult, evaluation: _Evaluation, seconds_compiling: float
 ) -> dict[str, float]:
-    """The epoch's row of metrics.csv. The columns after the metrics differ from run to run."""
+    """The epoch's row of metrics.csv. Clocks and memory, at its end, are not reproducible."""
     model, task, runtime = trainer.model, trainer.task, trainer.runtime
     row: dict[str, float] = {
         "epoch": trainer.epoch,
         "steps": trainer.step,
-        "lr": trainer.lr_at(trainer.step - 1),
+        "lr": trainer.lr_at(trainer.step - 1),  # of the epoch's last step
     }
     row |= {f"train_{name}": mean for name, mean in result.means.items()}
     start = runtime.now()
@@ -189,10 +196,10 @@ def _metrics_row(
         check_finite(means["loss"], f"the {split} loss after epoch {trainer.epoch}")
         row |= {f"{split}_{name}": mean for name, mean in means.items()}
     eval_seconds = runtime.now() - start
-    if evaluation.for_statistics is not None:
+    if evaluation.statistics_loader is not None:
         primary, test = task.primary.name, evaluation.loaders["test"]
         row[f"test_{primary}_precise"] = evaluate_precisely(
-            model, evaluation.for_statistics, test, task, runtime
+            model, evaluation.statistics_loader, test, task, runtime
         )
         row[f"test_{primary}_batch"] = evaluate_batchwise(
             model, test, task, runtime, trainer.batch_size

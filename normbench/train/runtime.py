@@ -69,7 +69,7 @@ class Runtime:
         torch.cuda.current_stream().wait_stream(stream)
 
     def capture(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """Records the GPU operations of `work` in a CUDA graph; returns a function to replay them."""
+        """Records the GPU operations of `work` in a CUDA graph; returns its replay."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             result = work()

@@ -1,4 +1,4 @@
-"""normbench bench for a user: output, files, refusals, and the reports that take times from it."""
+"""normbench bench for a user: output, files, refusals, and reports with times of a bench."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
-import kit.tiny
 import pandas as pd
 import pytest
+from kit.tiny import tiny
 
 from normbench.analysis.bench import of_steps
 from normbench.analysis.tables.costs import costs_table
@@ -34,7 +34,7 @@ LeaveRun = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One call of each contestant in its turn, and no compiler."""
+    """A single call of a contestant in each turn, and no compiler."""
     monkeypatch.setenv("KINETO_LOG_LEVEL", "99")
     for module in (steps, layers_module):
         monkeypatch.setattr(module, "LEAST_SECONDS", 0.0)
@@ -43,7 +43,7 @@ def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
-    """The configurations that would be timed; the command ends there."""
+    """The configurations to time; the command ends before the first step."""
     found: list[RunConfig] = []
 
     def record(configs: Sequence[RunConfig], *_: object) -> Iterator[dict[str, Any]]:
@@ -55,10 +55,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     return found
 
 
-def tiny(*overrides: str) -> list[str]:
-    keys = {setting.partition("=")[0] for setting in overrides}
-    batch_size = [] if "batch_size" in keys else ["batch_size=4"]
-    return kit.tiny.tiny("epochs=1", *batch_size, *overrides)
+def settings(*overrides: str) -> list[str]:
+    return tiny("epochs=1", "batch_size=4", *overrides)
 
 
 def files_in(folder: Path) -> set[str]:
@@ -66,7 +64,7 @@ def files_in(folder: Path) -> set[str]:
 
 
 def rows_of(markdown: str) -> list[list[str]]:
-    """The cells of a Markdown table, its header first."""
+    """The cells of a Markdown table, header first."""
     lines = [line for line in markdown.splitlines() if line.startswith("|")]
     return [
         [cell.strip() for cell in line.strip("|").split("|")] for line in lines if ":" not in line
@@ -75,7 +73,7 @@ def rows_of(markdown: str) -> list[list[str]]:
 
 def test_the_printed_table_is_that_of_the_written_rounds(normbench: Run, tmp_path: Path) -> None:
     code, out, err = normbench(
-        "bench", *tiny("norm=bn,gn", "batch_size=4,8"), "--rounds", "6", "-o", "new/speed"
+        "bench", *settings("norm=bn,gn", "batch_size=4,8"), "--rounds", "6", "-o", "new/speed"
     )
     assert (code, err) == (0, "")
     folder = tmp_path / "new" / "speed"
@@ -91,17 +89,10 @@ def test_the_printed_table_is_that_of_the_written_rounds(normbench: Run, tmp_pat
     assert (folder / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_a_folder_nothing_is_written(normbench: Run, tmp_path: Path) -> None:
-    code, out, err = normbench("bench", *tiny("norm=bn"), "--rounds", "1")
-    assert (code, err) == (0, "")
-    assert rows_of(out)[1][0] == "bn"
-    assert files_in(tmp_path) == set()
-
-
 @pytest.mark.slow
 def test_in_a_process_of_its_own_it_says_the_table_and_nothing_else(tmp_path: Path) -> None:
-    """Torch's profiler, which counts memory, writes to standard error below Python."""
-    command = [sys.executable, "-m", "normbench", "bench", *tiny("norm=bn"), "--rounds", "1"]
+    """torch's profiler counts memory, and writes to standard error below Python."""
+    command = [sys.executable, "-m", "normbench", "bench", *settings("norm=bn"), "--rounds", "1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert done.stdout.startswith("| norm ")
@@ -109,7 +100,7 @@ def test_in_a_process_of_its_own_it_says_the_table_and_nothing_else(tmp_path: Pa
 
 def test_layers_are_timed_alone(normbench: Run, tmp_path: Path) -> None:
     code, out, err = normbench(
-        "bench", *tiny("norm=bn,gn"), "--layers", "--rounds", "2", "-o", "speed"
+        "bench", *settings("norm=bn,gn"), "--layers", "--rounds", "2", "-o", "speed"
     )
     assert (code, err) == (0, "")
     assert files_in(tmp_path) == {f"speed/layers{end}" for end in (".csv", ".md", ".svg", ".png")}
@@ -123,7 +114,7 @@ def test_layers_are_timed_alone(normbench: Run, tmp_path: Path) -> None:
 
 def test_rounds_are_replaced_only_if_asked_to(normbench: Run, tmp_path: Path) -> None:
     for kind, file in ([], "bench.csv"), (["--layers"], "layers.csv"):
-        timing = ["bench", *tiny("norm=bn"), *kind, "--rounds", "1", "-o", "speed"]
+        timing = ["bench", *settings("norm=bn"), *kind, "--rounds", "1", "-o", "speed"]
         assert normbench(*timing)[0] == 0
         before = (tmp_path / "speed" / file).read_text()
         assert normbench(*timing) == (2, "", ANY)
@@ -147,10 +138,8 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("stopped")
-def test_the_rounds_of_an_interrupted_bench_are_shown_and_kept(
-    normbench: Run, tmp_path: Path
-) -> None:
-    code, out, _ = normbench("bench", *tiny("norm=bn,gn"), "--rounds", "8", "-o", "speed")
+def test_rounds_of_an_interrupted_bench_are_shown_and_kept(normbench: Run, tmp_path: Path) -> None:
+    code, out, _ = normbench("bench", *settings("norm=bn,gn"), "--rounds", "8", "-o", "speed")
     assert code == 130
     assert "Medians over 6 rounds" in out
     kept = read_bench(tmp_path / "speed").groupby("norm.name").size()
@@ -162,7 +151,7 @@ def test_an_interrupted_bench_replaces_no_rounds(normbench: Run, tmp_path: Path)
     (tmp_path / "speed").mkdir()
     (tmp_path / "speed" / "bench.csv").write_text("of yesterday")
     code, out, _ = normbench(
-        "bench", *tiny("norm=bn"), "--rounds", "3", "-o", "speed", "--overwrite"
+        "bench", *settings("norm=bn"), "--rounds", "3", "-o", "speed", "--overwrite"
     )
     assert code == 130
     assert "Medians over 1 rounds" in out
@@ -180,7 +169,7 @@ def test_an_interrupted_bench_of_layers_whose_sums_lack_sites_shows_nothing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(layers_module, "bench_layers", until_then)
-    code, out, _ = normbench("bench", *tiny("norm=bn"), "--layers", "-o", "speed")
+    code, out, _ = normbench("bench", *settings("norm=bn"), "--layers", "-o", "speed")
     assert (code, out, files_in(tmp_path)) == (130, "", set())
 
 
@@ -208,12 +197,15 @@ def test_by_default_the_four_norms_of_the_source_are_timed_at_its_batch_size(
         assert {config.data.name for config in asked} == {"synthetic"}
 
 
-def test_a_norm_that_cannot_train_there_is_named_and_the_others_are_timed(normbench: Run) -> None:
-    code, out, err = normbench("bench", *tiny(ON_A_PIXEL, "norm=in,ln"), "--rounds", "1")
+def test_a_norm_that_cannot_train_is_named_and_the_rest_timed(
+    normbench: Run, tmp_path: Path
+) -> None:
+    code, out, err = normbench("bench", *settings(ON_A_PIXEL, "norm=in,ln"), "--rounds", "1")
     assert code == 0
     assert err.startswith("refused: norm in cannot train normresnet at batch 4: ")
     assert err.count("\n") == 1
     assert [row[0] for row in rows_of(out)] == ["norm", "ln"]
+    assert files_in(tmp_path) == set()
 
 
 @pytest.mark.parametrize(
@@ -222,7 +214,10 @@ def test_a_norm_that_cannot_train_there_is_named_and_the_others_are_timed(normbe
         (["norm=bnn"], "unknown norm 'bnn': did you mean 'bn'?"),
         (["batch_sizes=4"], "batch_size"),
         (["batch_size=0"], "batch_size: should be greater than or equal to 1, not 0"),
-        (tiny(ON_A_PIXEL, "norm=in"), "nothing to run: norm in cannot train normresnet at batch 4"),
+        (
+            settings(ON_A_PIXEL, "norm=in"),
+            "nothing to run: norm in cannot train normresnet at batch 4",
+        ),
         (["--eager"], "--eager needs --layers"),
         (["--layers", "train.accumulate=4"], "--layers: leave out train.accumulate"),
         (["--rounds", "0"], "Invalid value for '--rounds'"),
@@ -244,7 +239,7 @@ def test_bad_input_of_bench_is_one_line_and_exit_code_2_and_nothing_is_timed(
     (tmp_path / "file").touch()
     (tmp_path / "timed").mkdir()
     (tmp_path / "timed" / "bench.csv").touch()
-    leave_run(compose(tiny(), {"norm": "bn", "system.runs_dir": "runs"}))
+    leave_run(compose(settings(), {"norm": "bn", "system.runs_dir": "runs"}))
     before = files_in(tmp_path)
     code, out, err = normbench("bench", *arguments)
     assert (code, out) == (2, "")
@@ -254,7 +249,7 @@ def test_bad_input_of_bench_is_one_line_and_exit_code_2_and_nothing_is_timed(
     assert files_in(tmp_path) == before
 
 
-# Reports of runs that were timed
+# Reports of runs with a bench
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +259,7 @@ def timed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     configs = []
     for norm in ("bn", "gn"):
         flags = {"system.runs_dir": str(folder / "results" / "runs"), "system.progress": "none"}
-        config = compose(tiny(f"norm={norm}"), flags)
+        config = compose(settings(f"norm={norm}"), flags)
         execute(config)
         configs.append(resolve(config)[0])
     with pytest.MonkeyPatch.context() as patch:
@@ -276,14 +271,12 @@ def timed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trained_and_timed(timed: Path, normbench: Run, tmp_path: Path) -> None:
-    """The same in the folder of this test."""
+    """A copy of `timed` in the test's own folder."""
     shutil.copytree(timed, tmp_path, dirs_exist_ok=True)
 
 
 @pytest.mark.usefixtures("trained_and_timed")
-def test_a_table_takes_its_times_from_a_bench_and_never_from_its_runs(
-    normbench: Run, tmp_path: Path
-) -> None:
+def test_a_table_takes_its_times_from_a_bench_alone(normbench: Run, tmp_path: Path) -> None:
     code, out, err = normbench("table")
     assert (code, err) == (0, "")
     assert "time per epoch" not in out
@@ -314,10 +307,8 @@ def test_a_report_keeps_the_rounds_it_was_made_with(normbench: Run, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("trained_and_timed")
-def test_a_sweep_takes_the_times_that_lie_in_the_folder_of_its_report(
-    normbench: Run, tmp_path: Path
-) -> None:
-    command = ["sweep", *tiny("norm=bn,gn"), *INLINE, "-o", "speed"]
+def test_a_sweep_takes_the_times_in_its_report_s_folder(normbench: Run, tmp_path: Path) -> None:
+    command = ["sweep", *settings("norm=bn,gn"), *INLINE, "-o", "speed"]
     code, out, _ = normbench(*command)
     assert code == 0
     assert "| time per epoch" in out
@@ -327,9 +318,7 @@ def test_a_sweep_takes_the_times_that_lie_in_the_folder_of_its_report(
 
 @pytest.mark.usefixtures("trained_and_timed")
 @pytest.mark.parametrize("command", [["table"], ["plot", "time"], ["report", "-o", "out"]])
-def test_a_bench_that_is_missing_or_damaged_is_one_line(
-    normbench: Run, tmp_path: Path, command: list[str]
-) -> None:
+def test_a_damaged_bench_is_one_line(normbench: Run, tmp_path: Path, command: list[str]) -> None:
     code, out, err = normbench(*command, "--bench", "nowhere")
     assert (code, out) == (2, "")
     assert err == "normbench: no bench.csv in nowhere: `normbench bench -o nowhere` writes it\n"

@@ -1,4 +1,4 @@
-"""Settings of a run that trains in a fraction of a second."""
+"""Settings of a run of a fraction of a second."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ TINY = (
 
 
 def tiny(*changed: str) -> list[str]:
-    """The settings with some of them changed or added: `tiny("epochs=1", "norm=gn")`."""
-    keys = {setting.partition("=")[0] for setting in changed}
-    return [*(setting for setting in TINY if setting.partition("=")[0] not in keys), *changed]
+    """The settings with changes and additions; of a key given twice, the last counts.
+
+    `tiny("epochs=1", "norm=gn")`
+    """
+    settings = [*TINY, *changed]
+    return [*{setting.partition("=")[0]: setting for setting in settings}.values()]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kit.tiny import tiny
+from normbench.config.compose import compose
 from normbench.data.augment import FlipAndCrop
 from normbench.data.loader import DeviceLoader
 from normbench.data.source import Source, Split
@@ -16,6 +19,7 @@ from normbench.norms import norms
 from normbench.tasks.classification import Classification
 from normbench.train.engine import StepLog, Trainer, evaluate
 from normbench.train.optim import optimizers, parameter_groups, schedule
+from normbench.train.run import Outcome, execute
 from normbench.train.runtime import Runtime
 
 CPU = torch.device("cpu")
@@ -85,6 +89,12 @@ def trainer_of(
         runtime=runtime,
         **settings,
     )
+
+
+def run_in(folder: Path, *settings: str, restart: bool = False) -> Outcome:
+    """A tiny run from configuration to files; says nothing."""
+    flags = {"system.runs_dir": str(folder), "system.progress": "none"}
+    return execute(compose(tiny(*settings), flags), restart=restart)
 
 
 def never() -> bool:

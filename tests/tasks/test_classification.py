@@ -1,34 +1,28 @@
-"""Classification: losses and sums against torch, random arrays that fit, and the task on record."""
+"""Classification: losses and sums against torch, random arrays, and the task on record."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from kit.tiny import tiny
-from kit.training import SOURCE, task_of
+from kit.training import SOURCE, run_in, task_of
 from torch.nn.functional import cross_entropy
 
-from normbench.config.compose import compose
 from normbench.data.source import Split
 from normbench.errors import NormbenchError
 from normbench.runs.files import read_run
 from normbench.tasks.classification import ACCURACY, LOSS
 from normbench.tasks.metric import TaskRecord
 from normbench.tasks.registry import tasks
-from normbench.train.run import execute
 
 OUTPUTS = torch.randn(6, 10, generator=torch.Generator().manual_seed(0))
 BATCH = {"labels": torch.tensor([3, 1, 4, 1, 5, 9])}
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_the_loss_is_torch_s_cross_entropy_with_smoothing_in_training_only(
-    smoothing: float,
-) -> None:
+def test_the_loss_is_torch_s_cross_entropy_smoothed_in_training_only(smoothing: float) -> None:
     task = task_of(smoothing)
     plain = cross_entropy(OUTPUTS, BATCH["labels"])
     smoothed = cross_entropy(OUTPUTS, BATCH["labels"], label_smoothing=smoothing)
@@ -65,7 +59,6 @@ def test_an_option_out_of_range_is_refused() -> None:
 
 
 def test_a_run_s_record_of_its_task_is_read_without_the_task(tmp_path: Path) -> None:
-    flags: dict[str, Any] = {"system.runs_dir": str(tmp_path), "system.progress": "none"}
-    path = execute(compose(tiny("epochs=1", "task.label_smoothing=0.1"), flags)).path
+    path = run_in(tmp_path, "epochs=1").path
     recorded = TaskRecord.from_json(read_run(path).environment["task"])
     assert recorded == TaskRecord("classification", ACCURACY, (LOSS, ACCURACY))

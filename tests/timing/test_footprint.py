@@ -70,9 +70,7 @@ def test_measured_work_is_done_once() -> None:
     assert calls == [1]
 
 
-def test_a_gpu_is_asked_for_its_peak_beyond_the_bytes_from_before(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_peak_of_a_gpu_is_beyond_the_bytes_from_before(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
 
     def says(name: str, value: int = 0) -> Callable[[], int]:
@@ -128,7 +126,7 @@ def test_state_is_parameters_buffers_and_the_optimizer_s_tensors(
 ) -> None:
     model = small_model()
     optimizer = make(model.parameters())
-    # An optimizer keeps nothing before its first step.
+    # An optimizer keeps nothing before the first step.
     assert state_bytes(model, optimizer) == PARAMETERS + BUFFERS
     for _ in range(2):
         take_a_step(model, optimizer)

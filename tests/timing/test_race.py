@@ -1,4 +1,4 @@
-"""Contestants in turns: order, calls and seconds, by a clock that the test moves."""
+"""Contestants in turns: order, calls and seconds, by a clock under control of the test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = st.dictionaries(st.sampled_from("abcdef"), st.floats(1e-6, 10), min_size
 
 
 class Clock:
-    """A timer by which a call of each contestant takes given seconds, times the turn's drift."""
+    """A timer with given seconds for a call of each contestant, times the turn's drift."""
 
     def __init__(
         self, seconds: dict[str, float], drift: Callable[[int], float] = lambda turn: 1.0
@@ -70,22 +70,6 @@ def test_all_are_called_as_often_as_the_quickest_needs_for_the_least_seconds(
 def test_nothing_before_the_rounds_is_in_their_seconds() -> None:
     clock = Clock(SECONDS, lambda turn: 1000.0 if turn < 3 else 1.0)
     assert clock.run(2, least_seconds=0.0) == [pytest.approx(SECONDS)] * 2
-
-
-@given(steps=STEPS, drift=st.lists(st.floats(0.1, 10), min_size=1, max_size=6))
-def test_a_slow_round_leaves_the_ratios_of_its_seconds_as_they_were(
-    steps: dict[str, float], drift: list[float]
-) -> None:
-    before = 2 * len(steps)
-    clock = Clock(
-        steps, lambda turn: drift[(turn - before) // len(steps)] if turn >= before else 1.0
-    )
-    first = next(iter(steps))
-    expected = {name: steps[name] / steps[first] for name in steps}
-    for seconds, slow in zip(clock.run(len(drift), least_seconds=0.0), drift, strict=True):
-        assert seconds[first] == pytest.approx(slow * steps[first])
-        ratios = {name: seconds[name] / seconds[first] for name in seconds}
-        assert ratios == pytest.approx(expected)
 
 
 def test_a_round_is_yielded_before_the_next_round_begins() -> None:
@@ -139,9 +123,7 @@ class Event:
         return 250.0
 
 
-def test_a_gpu_is_timed_by_events_around_the_calls_once_the_last_has_passed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_gpu_is_timed_by_events_around_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(Event, "told", told, raising=False)
     monkeypatch.setattr(Event, "numbers", itertools.count(1), raising=False)

@@ -83,9 +83,7 @@ def plain_optimizer(model: nn.Module, name: str, lr: float) -> torch.optim.Optim
 
 @pytest.mark.parametrize("norm", ["bn", "gn"])
 @pytest.mark.parametrize(("optim", "lr"), [("adam", 1e-3), ("sgd", 0.05)])
-def test_losses_metrics_and_weights_are_those_of_a_plain_loop(
-    norm: str, optim: str, lr: float
-) -> None:
+def test_losses_and_weights_are_those_of_a_plain_loop(norm: str, optim: str, lr: float) -> None:
     model = model_of(norm).train()
     optimizer = plain_optimizer(model, optim, lr)
     losses: list[float] = []
@@ -106,7 +104,7 @@ def test_losses_metrics_and_weights_are_those_of_a_plain_loop(
     trainer = trainer_of(norm, optim, lr=lr)
     logs, results = train(trainer)
 
-    # 21 steps, of which every seventh has 2 images.
+    # The last of every seven steps has 2 images.
     assert len(losses) == 21
     np.testing.assert_allclose(losses_of(logs), losses, rtol=2e-4)
     means = [result.means["loss"] for result in results]
@@ -245,7 +243,7 @@ def saved(trainer: Trainer) -> dict[str, Any]:
 
 
 def stop_after(trainer: Trainer, step: int) -> list[StepLog | None]:
-    """The logs of a training that is stopped after `step`."""
+    """Trains until stopped after `step`; returns the logs."""
     logs: list[StepLog | None] = []
     with suppress(Stopped):
         while True:
@@ -326,24 +324,19 @@ def test_metrics_are_sums_over_images_whatever_the_batches() -> None:
         sums.add(loss, logits[part], {"labels": labels[part]})
     expected = cross_entropy(logits, labels).item()
     num_correct = int((logits.argmax(1) == labels).sum())
-    assert sums.means() == {
-        "loss": pytest.approx(expected, rel=1e-6),
-        "accuracy": num_correct / 11,
-    }
+    assert sums.means() == {"loss": pytest.approx(expected, rel=1e-6), "accuracy": num_correct / 11}
     again = Sums(task_of(), CPU)
     again.load_state_dict(sums.state_dict())
     assert again.means() == sums.means()
     assert again.state_dict() == sums.state_dict()
-    means, (count, own) = sums.means_and(sums.count, torch.tensor(0.5))
+    means, (count, own) = sums.means_with(sums.count, torch.tensor(0.5))
     assert (means, count, own) == (sums.means(), 11, 0.5)
     again.reset()
     assert again.state_dict() == {"totals": {"loss": 0.0, "accuracy": 0.0}, "count": 0}
 
 
 @pytest.mark.parametrize("norm", ["bn", "gn"])
-def test_evaluate_is_the_mean_over_all_images_in_evaluation_mode_and_changes_nothing(
-    norm: str,
-) -> None:
+def test_evaluate_is_the_mean_over_all_images_and_changes_nothing(norm: str) -> None:
     # The last batch has a single image.
     split = split_of(EVAL_BATCH_SIZE + 1)
     # Label smoothing is for training alone.

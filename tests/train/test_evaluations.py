@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kit.tiny import tiny
-from kit.training import PLAIN, loader_of, model_of, split_of, task_of
+from kit.training import PLAIN, loader_of, model_of, run_in, split_of, task_of
 from torch import Tensor, nn
 
-from normbench.config.compose import compose
 from normbench.data.loader import DeviceLoader
 from normbench.data.source import Split
 from normbench.errors import NormbenchError
@@ -29,12 +27,11 @@ from normbench.train.evaluations import (
     precise_statistics,
     tracking_layers,
 )
-from normbench.train.run import execute
 from normbench.train.runtime import Runtime
 
 TASK = task_of()
 WIDTHS = (8, 16)
-# One of each kind of layer with running statistics, then the rest.
+# Kinds of layers with running statistics: BatchNorm, counted batches, mixtures, variance alone.
 KINDS = ["bn", "batch_renorm", "switchable", "evonorm_b0"]
 OTHERS = ["bn_custom", "lazy_bn", "ghost_bn", "sync_bn", "ibn", "ws_bn"]
 tracking_norms = pytest.mark.parametrize(
@@ -45,7 +42,7 @@ TEST = loader_of(split_of(50, seed=1))
 
 
 def trained(norm: str, **options: object) -> nn.Module:
-    """A float64 network whose running statistics, scales and shifts are not those of a new one."""
+    """A float64 network with running statistics, scales and shifts away from their defaults."""
     model = model_of(norm, WIDTHS, **options).double()
     generator = torch.Generator().manual_seed(1)
     for layer in tracking_layers(model):
@@ -131,7 +128,7 @@ def test_precise_statistics_are_the_moments_of_each_layer_s_inputs_in_evaluation
 def test_precise_statistics_of_an_instance_norm_are_averages_over_images() -> None:
     model = trained("in", track_running_stats=True, momentum=1.0)
     images = TRAIN.gather(torch.arange(50))["images"]
-    # With a momentum of 1 the layer itself keeps the averages over the images of its last batch.
+    # With a momentum of 1 the layer keeps the averages over the images of the last batch.
     itself = copy.deepcopy(model.stage1.norm_act[0]).train()
     itself(model.stage1.conv(images.double()))
     for batch_size in (50, 7):
@@ -157,9 +154,7 @@ def test_the_model_is_left_as_it_was(norm: str, was_training: bool) -> None:
 
 @pytest.mark.parametrize("evaluate", [precisely, batchwise])
 @pytest.mark.parametrize("call", [1, 2, 4])
-def test_the_model_is_left_as_it_was_also_on_an_error(
-    evaluate: Callable[[nn.Module], float], call: int
-) -> None:
+def test_an_error_leaves_the_model_alone(evaluate: Callable[[nn.Module], float], call: int) -> None:
     model = in_double(trained("bn"))
     before = everything(model)
     forward = model.forward
@@ -224,7 +219,7 @@ def test_statistics_that_are_not_one_value_per_channel_are_refused_in_a_line() -
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Batch, Tensor]]:
-    """Every batch that a model was shown, and its outputs."""
+    """The batches shown to a model, with the outputs."""
     found: list[tuple[Batch, Tensor]] = []
     show = evaluations._outputs
 
@@ -238,10 +233,8 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Batch, Tensor]]:
 
 
 @tracking_norms
-def test_one_test_batch_leaves_nothing_for_the_next(
-    norm: str, shown: list[tuple[Batch, Tensor]]
-) -> None:
-    """The outputs of a batch do not depend on earlier batches, which batch_renorm counts."""
+def test_no_batch_leaves_anything_behind(norm: str, shown: list[tuple[Batch, Tensor]]) -> None:
+    """batch_renorm counts batches: a first batch must not change the outputs of a second."""
     options = {"warmup_steps": 2, "ramp_steps": 4} if norm == "batch_renorm" else {}
     model = in_double(trained(norm, **options))
     batchwise(model, batch_size=10)
@@ -260,9 +253,7 @@ def test_batch_statistics_normalize_as_training_does() -> None:
 
 
 @pytest.mark.parametrize("num_images", [50, 48, 5])
-def test_batchwise_every_image_counts_once_in_full_batches(
-    num_images: int, shown: list[tuple[Batch, Tensor]]
-) -> None:
+def test_every_image_counts_once(num_images: int, shown: list[tuple[Batch, Tensor]]) -> None:
     accuracy = batchwise(in_double(trained("bn")), loader_of(split_of(num_images)))
     assert {len(outputs) for _, outputs in shown} == {min(8, num_images)}
     num_correct = 0
@@ -292,16 +283,14 @@ def test_batchwise_batches_are_random_even_where_the_images_lie_by_label() -> No
 
 
 def row_of(folder: Path, *settings: str) -> dict[str, str]:
-    given = ["epochs=1", "batch_size=4", "data.num_train=60", "data.num_test=21", *settings]
-    config = compose(tiny(*given), {"system.runs_dir": str(folder), "system.progress": "none"})
-    (row,) = csv.DictReader((execute(config).path / "metrics.csv").read_text().splitlines())
+    sizes = ("epochs=1", "batch_size=4", "data.num_train=60", "data.num_test=21")
+    path = run_in(folder, *sizes, *settings).path
+    (row,) = csv.DictReader((path / "metrics.csv").read_text().splitlines())
     return row
 
 
 @pytest.mark.parametrize("norm", ["bn", "gn"])
-def test_a_run_reports_them_where_the_norm_keeps_statistics_and_trains_as_without(
-    norm: str, tmp_path: Path
-) -> None:
+def test_a_run_with_them_trains_as_without(norm: str, tmp_path: Path) -> None:
     plain = row_of(tmp_path / "plain", f"norm={norm}")
     more = row_of(tmp_path / "more", f"norm={norm}", "train.bn_evaluations=true")
     added = {"test_accuracy_precise", "test_accuracy_batch"} if norm == "bn" else set()
@@ -310,10 +299,8 @@ def test_a_run_reports_them_where_the_norm_keeps_statistics_and_trains_as_withou
     assert all(more[name] == plain[name] for name in ("train_loss", "test_loss", "test_accuracy"))
 
 
-def test_at_batch_1_without_a_map_to_average_over_the_last_test_batch_is_filled_up(
-    tmp_path: Path,
-) -> None:
-    # 21 test images in batches of 4 leave one, which bn could not normalize on a 1x1 map.
+def test_the_last_test_batch_of_a_run_is_filled_up(tmp_path: Path) -> None:
+    # 21 test images in batches of 4 leave a single image: too few for bn on a 1x1 map.
     widths = "model.widths=[4,4,4,4,4,4]"
     row = row_of(tmp_path, widths, "train.max_steps=1", "train.bn_evaluations=true")
     assert 0 <= float(row["test_accuracy_batch"]) <= 1

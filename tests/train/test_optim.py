@@ -1,4 +1,4 @@
-"""Optimizers, which parameters decay, and learning rates as functions of progress."""
+"""Optimizers, weight decay by parameter, and learning rates as functions of progress."""
 
 from __future__ import annotations
 
@@ -89,9 +89,7 @@ def test_two_warm_ups_at_once_are_refused() -> None:
 
 
 @given(st.floats(1e-6, 10), st.integers(1, 10**5), st.integers(1, 10**5))
-def test_the_learning_rate_scales_with_the_ratio_of_batch_sizes_or_its_root(
-    lr: float, batch: int, ref: int
-) -> None:
+def test_the_rate_scales_with_the_batch_size_or_its_root(lr: float, batch: int, ref: int) -> None:
     assert scaled_lr(lr, "none", batch, ref) == lr
     assert scaled_lr(lr, "linear", batch, ref) == pytest.approx(lr * batch / ref)
     assert scaled_lr(lr, "sqrt", batch, ref) ** 2 == pytest.approx(lr**2 * batch / ref)
@@ -118,9 +116,7 @@ def test_exactly_the_weights_of_convolutions_and_linear_layers_decay(norm: str) 
     assert sorted(everything) == sorted(map(id, model.parameters()))
 
 
-def test_what_a_reparametrization_makes_of_a_weight_decays_in_its_place_and_its_number_per_filter_does_not() -> (
-    None
-):
+def test_of_a_reparametrized_weight_the_direction_decays_and_the_scale_does_not() -> None:
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))
     decaying, rest = parameter_groups(model)
     assert [p.numel() for p in decaying["params"]] == [6]

@@ -45,9 +45,7 @@ def test_auto_is_the_fastest_device_there_is(
 
 
 @pytest.mark.parametrize("name", ["cuda", "mps"])
-def test_a_missing_device_is_refused_beside_those_there_are(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_device_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     has_devices(monkeypatch, cuda=False, mps=False)
     message = f"^runtime.device={name}: there is no {name} device here; available: cpu$"
     with pytest.raises(NormbenchError, match=message):
@@ -93,7 +91,7 @@ def test_the_fast_layout_is_channels_last_from_batch_16_on_but_for_instance_norm
         ("fp asimd bf16", True),
     ],
 )
-def test_a_processor_has_bf16_where_its_flags_say_so(
+def test_flags_say_whether_a_processor_has_bf16(
     flags: str, native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime, "cpu_info", lambda field: flags if field == "flags" else "")
@@ -114,9 +112,7 @@ def test_a_gpu_has_bf16_from_capability_8_on(
 # Refusals
 
 
-def test_compiling_without_a_compiler_is_refused_only_where_it_was_asked_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     check_compiler(False, "cpu")
     with pytest.raises(NormbenchError, match=r"^runtime\.compile=true needs a C\+\+ compiler"):
@@ -126,9 +122,7 @@ def test_compiling_without_a_compiler_is_refused_only_where_it_was_asked_for(
 
 
 @pytest.mark.parametrize("is_installed", [True, False])
-def test_compiling_on_a_gpu_needs_triton(
-    is_installed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_s_compiler_needs_triton(is_installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: is_installed or None)
     if is_installed:
         check_compiler(True, "cuda")
@@ -202,7 +196,7 @@ def test_compiling_meets_every_batch_shape_beforehand_and_leaves_the_model_as_it
     compile_module = torch.nn.Module.compile
 
     def compile_eagerly(module: torch.nn.Module, **given: Any) -> None:
-        # The backend "eager" traces as any other, and generates no code.
+        # The backend "eager" traces and generates no code.
         compile_module(module, backend="eager", **given)
 
     monkeypatch.setattr(torch.nn.Module, "compile", compile_eagerly)

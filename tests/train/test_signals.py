@@ -39,9 +39,7 @@ def test_a_second_ctrl_c_interrupts_as_it_did_before() -> None:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_the_handlers_before_are_back_at_the_end_also_after_a_signal_or_an_exception(
-    number: signal.Signals,
-) -> None:
+def test_the_handlers_are_restored_after_a_signal_or_an_exception(number: signal.Signals) -> None:
     before = handlers()
     with stop_signals():
         assert handlers() != before
