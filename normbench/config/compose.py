@@ -56,7 +56,6 @@ def _groups(folder: Path) -> Mapping[str, list[str]]:
 
 
 def _merge(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The values of the chosen files, with the other settings in their places."""
     allowed = _groups(folder)
     rest = dict(settings)
     choices = {group: rest.pop(group) for group in allowed if group in rest}
