@@ -1,4 +1,4 @@
-"""Who may import whom, read from the source without running it."""
+"""Who may import whom, read from the source without running any."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 import normbench
 
-# A room imports from its own level and from the levels below. Modules that are not named have the
+# A room imports from the same level and from the levels below. Modules without an entry have the
 # level of their package.
 LEVELS = (
     {"normbench", "errors", "seeds", "registry", "atomic", "environment"},
@@ -51,7 +51,7 @@ PATHS = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
-    """The modules that these statements name; `from package import module` names the module."""
+    """The modules named by import statements; `from package import module` names the module."""
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name.removeprefix("normbench.") for alias in node.names)
@@ -64,7 +64,7 @@ def imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
 
 
 def at_import(body: Iterable[ast.stmt]) -> Iterator[ast.AST]:
-    """The statements that run at import: not in functions, not under TYPE_CHECKING."""
+    """The statements run at import: not in functions, not under TYPE_CHECKING."""
     for node in body:
         is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         is_for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
@@ -80,7 +80,7 @@ AT_IMPORT = {module: set(imported(at_import(tree.body))) for module, tree in TRE
 
 
 def loaded_by(module: str) -> set[str]:
-    """The packages that importing `module` loads, through modules and packages on the way."""
+    """The packages loaded by importing `module`, directly and through further modules."""
     found: set[str] = set()
     waiting = [module]
     while waiting:
@@ -94,7 +94,7 @@ def loaded_by(module: str) -> set[str]:
 
 
 def level_of(module: str) -> int | None:
-    """The level of the longest name in LEVELS that holds the module."""
+    """The level of the module, or of the nearest enclosing package in LEVELS."""
     levels = {name: level for level, names in enumerate(LEVELS) for name in names}
     while module not in levels and "." in module:
         module = module.rpartition(".")[0]
@@ -106,7 +106,7 @@ def is_within(module: str, room: str) -> bool:
 
 
 def importing(*packages: str) -> set[str]:
-    """The modules that import one of these packages, at whatever moment."""
+    """The modules with an import of any of the packages, in functions too."""
     tops = {module: {name.partition(".")[0] for name in IMPORTS[module]} for module in PATHS}
     return {module for module in PATHS if tops[module] & {*packages}}
 
@@ -172,7 +172,7 @@ def test_tables_are_for_analysis_and_the_rounds_of_a_bench() -> None:
 
 def test_training_needs_neither_timm_nor_torchvision() -> None:
     assert importing("timm") == set()
-    # A torchvision that was built for another torch cannot be imported.
+    # A torchvision built for another torch cannot be imported.
     assert all("torchvision" not in names for names in AT_IMPORT.values())
 
 

@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, print. Commands import heavy packages themselves."""
+"""The command line: parse, call, print. Commands import heavy packages themselves."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ app.add_typer(data.app, name="data")
 
 def main() -> None:
     """Runs the command line; a user's mistake becomes one line on standard error and exit code 2."""
-    # torch's profiler, which counts memory, would otherwise talk on standard error.
+    # torch's profiler counts memory, and would otherwise write to standard error.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         code = app(arguments, standalone_mode=False)
     except Exception as error:
         _explain(error, debug="--debug" in sys.argv)
-    # Typer's answer to a Ctrl-C that no command has handled.
+    # Typer's answer to a Ctrl-C outside of training.
     if code == 130:
         _fail("interrupted", 130)
     sys.exit(code)
 
 
 def _explain(error: Exception, *, debug: bool) -> None:
-    """Exits with one line and code 2 for a user's mistake; raises any error that is a defect.
+    """Exits with one line and code 2 for a user's mistake; raises an error of normbench itself.
 
     An error in the user's own code is preceded by the user's part of the traceback.
     """
-    # Only Typer's own errors about arguments have such a method.
+    # Only Typer's own errors about arguments have the method.
     if message := getattr(error, "format_message", None):
         _fail(message(), 2)
     theirs = user_traceback(error)

@@ -1,4 +1,4 @@
-"""normbench bench: what a training step costs under each norm."""
+"""normbench bench: the cost of a training step under each norm."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def bench(
 ) -> None:
     """Time training steps in turns, in one process: time relative to bn with its interval, memory.
 
-    The images are random. A report of runs with the same settings takes its times from the
-    bench.csv in its folder. Interrupted, the command shows the finished rounds of steps, and keeps
-    them where the folder holds no others.
+    The images are random. A report takes the times of runs with the same settings from the
+    bench.csv in the report's folder. Ctrl-C shows the finished rounds of steps, and writes the
+    rounds where the folder holds none.
 
     \b
     normbench bench
@@ -59,11 +59,11 @@ def bench(
     configs = _planned(overrides or [])
     rows: list[dict[str, Any]] = []
     try:
-        # Row by row, so that an interruption keeps what has been timed.
+        # Row by row: an interruption keeps the rows timed so far.
         for row in _rows(configs, rounds, layers=layers, eager=eager):
             rows.append(row)
     except BaseException:
-        # Figures of layers are sums over the network's sites: with a site missing they are wrong.
+        # Figures of layers are sums over the network's sites: with a site missing, wrong sums.
         if not layers:
             _conclude(rows, output, layers=False, may_replace=False)
         raise

@@ -20,7 +20,7 @@ def fetch(
         list[str] | None, typer.Option(help="URL of cifar-10-python.tar.gz, tried first.")
     ] = None,
 ) -> None:
-    """Download CIFAR-10 and decode it; an interrupted download is resumed."""
+    """Download and decode CIFAR-10; an interrupted download is resumed."""
     from normbench.config.compose import compose
     from normbench.data.cache import load
     from normbench.data.source import sources
@@ -44,7 +44,7 @@ def import_(path: Path) -> None:
 
 @app.command("check")
 def check() -> None:
-    """Verify every decoded data set in the cache; exit code 1 if one is damaged."""
+    """Verify every decoded data set in the cache; exit code 1 if any is damaged."""
     from normbench.config.compose import compose
     from normbench.data.cache import cached
     from normbench.train.resolve import data_home

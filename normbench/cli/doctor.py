@@ -1,4 +1,4 @@
-"""normbench doctor: versions, device, cores, precision, and which data are there. For bug reports."""
+"""normbench doctor: versions, device, cores, precision, available data. For bug reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def doctor() -> None:
-    """Show versions, device, cores, precision, and which data are there."""
+    """Show versions, device, cores, precision, and available data."""
     for name, finding in _examine():
         print(f"{name:22} {finding}")
 

@@ -1,4 +1,4 @@
-"""What several commands share: arguments, exit codes, and the command that goes on."""
+"""Shared by several commands: arguments, exit codes, and the command line to resume with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-# By a run's outcome; a run that fails raises.
+# By a run's outcome; a failed run raises.
 EXIT_CODES = {"done": 0, "diverged": 3, "interrupted": 130}
 
 Overrides = Annotated[
@@ -20,7 +20,7 @@ RunsDir = Annotated[str | None, typer.Option(help="Where run directories are.")]
 
 
 def again() -> str:
-    """The command line that goes on where this one was broken off, without options for one time."""
+    """The command line to resume with: the given arguments without options that start afresh."""
     once = ("--restart", "--retry-failed")
     arguments = [argument for argument in sys.argv[1:] if argument not in once]
     return shlex.join(["normbench", *arguments])

@@ -36,9 +36,9 @@ def train(
         bool, typer.Option("--dry-run", help="Print the resolved config and run id, do no more.")
     ] = False,
 ) -> None:
-    """Train one network and write its losses, accuracies and times to a run directory.
+    """Train a network and write losses, metrics and times to a run directory.
 
-    The same command again reports a finished run and goes on with an interrupted one.
+    The same command again reports a finished run, and resumes an interrupted run.
 
     \b
     normbench train --norm gn
@@ -75,7 +75,7 @@ def train(
 
 
 def _report(outcome: Outcome) -> None:
-    """Prints the last lines of a run: its result, and where its directory is."""
+    """Prints the last line of a run: result and directory."""
     if outcome.state == "interrupted":
         print(f"{outcome.reason}; go on with: {again()}")
     elif outcome.state == "diverged":

@@ -1,7 +1,7 @@
 """From YAML files and settings to a RunConfig.
 
 Hydra composes the chosen files of each group, once per distinct choice. Single values are set here
-afterwards: Hydra accepts values of a wrong type, and its messages are long and give bad advice.
+afterwards: Hydra accepts values of a wrong type, and answers mistakes with long, bad advice.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from normbench.errors import NormbenchError, unknown
 def compose(overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> RunConfig:
     """The configuration of `overrides` ("norm=gn", "optim.lr=3e-4") and `flags` ({"seed": 1}).
 
-    Raises NormbenchError for a key or value that is unknown, mistyped, out of range, given twice,
-    or not a single value.
+    Raises NormbenchError for a key or value unknown, mistyped, out of range, given twice, or not
+    single.
     """
     return from_settings(parse_assignments(overrides, flags))
 
 
 def from_settings(settings: Mapping[str, Any]) -> RunConfig:
-    """The configuration with these keys set, already parsed. Raises NormbenchError as `compose`."""
+    """The configuration of parsed settings, by dotted key. Raises NormbenchError as `compose`."""
     return validate(_merge(settings, config_dir()))
 
 
@@ -77,7 +77,7 @@ def _merge(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _own_norm(choice: str, rest: dict[str, Any]) -> dict[str, Any]:
-    """The section of a user's own norm, with its options taken out of `rest`."""
+    """The section of a user's own norm; takes the norm's options out of `rest`."""
     options = {}
     for key in [key for key in rest if key.startswith("norm.")]:
         option = key.removeprefix("norm.")
@@ -127,7 +127,7 @@ def _refusal(values: dict[str, Any], keys: list[str], key: str) -> NormbenchErro
 
 @lru_cache(maxsize=256)
 def _composed(choices: tuple[tuple[str, str], ...], folder: Path) -> str:
-    """Hydra's composition of the chosen files, as JSON; kept, as it takes 50 to 200 ms."""
+    """Hydra's composition of the chosen files, as JSON; cached, since Hydra takes 50 to 200 ms."""
     import hydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -150,7 +150,7 @@ def _composed(choices: tuple[tuple[str, str], ...], folder: Path) -> str:
 
 @contextmanager
 def _hydra_set_aside() -> Iterator[None]:
-    """Saves and restores Hydra's global state, which a notebook or program may be using."""
+    """Saves and restores Hydra's global state: a notebook or program may be using Hydra too."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.singleton import Singleton
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question that the training loop asks between two steps."""
+"""Ctrl-C and SIGTERM as a question, asked by the training loop between two steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether a stop was asked for.
+    """Yields a function: whether a signal to stop has come.
 
     A second signal of a kind acts as before. Outside the main thread the answer is always no:
     Python delivers signals to the main thread alone.

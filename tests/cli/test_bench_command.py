@@ -1,4 +1,4 @@
-"""normbench bench for a user: output, files, refusals, and the reports that take times from it."""
+"""normbench bench for a user: output, files, refusals, and reports with times of a bench."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LeaveRun = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One call of each contestant in its turn, and no compiler."""
+    """A single call of a contestant in each turn, and no compiler."""
     monkeypatch.setenv("KINETO_LOG_LEVEL", "99")
     for module in (steps, layers_module):
         monkeypatch.setattr(module, "LEAST_SECONDS", 0.0)
@@ -43,7 +43,7 @@ def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
-    """The configurations that would be timed; the command ends there."""
+    """The configurations to time; the command ends before the first step."""
     found: list[RunConfig] = []
 
     def record(configs: Sequence[RunConfig], *_: object) -> Iterator[dict[str, Any]]:
@@ -64,7 +64,7 @@ def files_in(folder: Path) -> set[str]:
 
 
 def rows_of(markdown: str) -> list[list[str]]:
-    """The cells of a Markdown table, its header first."""
+    """The cells of a Markdown table, header first."""
     lines = [line for line in markdown.splitlines() if line.startswith("|")]
     return [
         [cell.strip() for cell in line.strip("|").split("|")] for line in lines if ":" not in line
@@ -91,7 +91,7 @@ def test_the_printed_table_is_that_of_the_written_rounds(normbench: Run, tmp_pat
 
 @pytest.mark.slow
 def test_in_a_process_of_its_own_it_says_the_table_and_nothing_else(tmp_path: Path) -> None:
-    """Torch's profiler, which counts memory, writes to standard error below Python."""
+    """torch's profiler counts memory, and writes to standard error below Python."""
     command = [sys.executable, "-m", "normbench", "bench", *settings("norm=bn"), "--rounds", "1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr == ""
@@ -249,7 +249,7 @@ def test_bad_input_of_bench_is_one_line_and_exit_code_2_and_nothing_is_timed(
     assert files_in(tmp_path) == before
 
 
-# Reports of runs that were timed
+# Reports of runs with a bench
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +271,7 @@ def timed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trained_and_timed(timed: Path, normbench: Run, tmp_path: Path) -> None:
-    """The same in the folder of this test."""
+    """A copy of `timed` in the test's own folder."""
     shutil.copytree(timed, tmp_path, dirs_exist_ok=True)
 
 

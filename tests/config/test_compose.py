@@ -39,7 +39,7 @@ ENTRIES = [(group, entry.name) for group, registry in REGISTRY_OF.items() for en
 
 @pytest.fixture
 def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of configs/ that compose reads instead."""
+    """A copy of configs/, read by compose in place of configs/."""
     folder = tmp_path / "configs"
     shutil.copytree(config_dir(), folder)
     monkeypatch.setattr(normbench.config.compose, "config_dir", lambda: folder)
@@ -277,7 +277,7 @@ def test_every_key_but_paths_and_system_changes_the_run_id_and_no_two_alike() ->
     fingerprints = {key: changed(key, value).fingerprint for key, value in settable(base).items()}
     unchanged = {key for key in fingerprints if fingerprints[key] == base.fingerprint}
     assert unchanged == {key for key in fingerprints if key.startswith("system.")} | {"data.root"}
-    # All unchanged keys share one fingerprint.
+    # The unchanged keys have the same fingerprint.
     assert len(set(fingerprints.values())) == len(fingerprints) - len(unchanged) + 1
 
 

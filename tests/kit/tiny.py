@@ -1,4 +1,4 @@
-"""Settings of a run that trains in a fraction of a second."""
+"""Settings of a run of a fraction of a second."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TINY = (
 
 
 def tiny(*changed: str) -> list[str]:
-    """The settings with some of them changed or added; of a key given twice, the last counts.
+    """The settings with changes and additions; of a key given twice, the last counts.
 
     `tiny("epochs=1", "norm=gn")`
     """

@@ -1,4 +1,4 @@
-"""Classification: losses and sums against torch, random arrays that fit, and the task on record."""
+"""Classification: losses and sums against torch, random arrays, and the task on record."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_state_is_parameters_buffers_and_the_optimizer_s_tensors(
 ) -> None:
     model = small_model()
     optimizer = make(model.parameters())
-    # An optimizer keeps nothing before its first step.
+    # An optimizer keeps nothing before the first step.
     assert state_bytes(model, optimizer) == PARAMETERS + BUFFERS
     for _ in range(2):
         take_a_step(model, optimizer)

@@ -26,7 +26,7 @@ SITES = ("4x32x32", "8x16x16")
 
 @pytest.fixture(autouse=True)
 def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One call of each contestant in its turn."""
+    """A single call of a contestant in each turn."""
     monkeypatch.setattr(layers_module, "LEAST_SECONDS", 0.0)
 
 
@@ -113,7 +113,7 @@ def test_steps_and_layers_say_the_same_of_the_machine() -> None:
 
 
 class Probe(nn.Module):
-    """Notes its inputs and the arrival of the gradient."""
+    """Notes layout, shape and type of the input, and the arrival of the gradient."""
 
     def __init__(self, told: list[tuple[str, ...]]) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ def works(monkeypatch: pytest.MonkeyPatch) -> dict[str, Work]:
 
 @pytest.fixture
 def probes(monkeypatch: pytest.MonkeyPatch) -> list[Probe]:
-    """The layers that are timed."""
+    """The timed layers, replaced by probes."""
     found: list[Probe] = []
 
     def make(spec: object, shape: object) -> Probe:

@@ -1,4 +1,4 @@
-"""Contestants in turns: order, calls and seconds, by a clock that the test moves."""
+"""Contestants in turns: order, calls and seconds, by a clock under control of the test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = st.dictionaries(st.sampled_from("abcdef"), st.floats(1e-6, 10), min_size
 
 
 class Clock:
-    """A timer by which a call of each contestant takes given seconds, times the turn's drift."""
+    """A timer with given seconds for a call of each contestant, times the turn's drift."""
 
     def __init__(
         self, seconds: dict[str, float], drift: Callable[[int], float] = lambda turn: 1.0

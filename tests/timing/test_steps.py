@@ -1,4 +1,4 @@
-"""Steps timed in turns: rows, the runs whose cost they are, and a process left as it was."""
+"""Steps timed in turns: rows, runs of equal cost, memory, and a process left as before."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class Scaled(nn.Module):
 
 @pytest.fixture(autouse=True)
 def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One call of each contestant in its turn."""
+    """A single call of a contestant in each turn."""
     monkeypatch.setattr(steps, "LEAST_SECONDS", 0.0)
     monkeypatch.setenv("KINETO_LOG_LEVEL", "99")
 
 
 def asked(norm: str = "bn", *overrides: str, **system: Any) -> RunConfig:
-    """A tiny configuration, before it is resolved."""
+    """A tiny configuration, not yet resolved."""
     settings = tiny("batch_size=4", "epochs=1", f"norm={norm}", *overrides)
     return compose(settings, {"system.progress": "none"} | system)
 
@@ -205,7 +205,7 @@ def test_saved_bytes_are_those_of_one_batch_however_many_make_a_step() -> None:
 def state_of_this_process() -> tuple[object, ...]:
     """Threads, flags, and the random generators of Python and numpy.
 
-    Without torch's generator: building a network draws from it, and nothing uses the draws.
+    Without torch's generator: building a network draws from the generator, to no effect.
     """
     return (
         torch.get_num_threads(),

@@ -104,7 +104,7 @@ def test_losses_and_weights_are_those_of_a_plain_loop(norm: str, optim: str, lr:
     trainer = trainer_of(norm, optim, lr=lr)
     logs, results = train(trainer)
 
-    # 21 steps, of which every seventh has 2 images.
+    # The last of every seven steps has 2 images.
     assert len(losses) == 21
     np.testing.assert_allclose(losses_of(logs), losses, rtol=2e-4)
     means = [result.means["loss"] for result in results]
@@ -243,7 +243,7 @@ def saved(trainer: Trainer) -> dict[str, Any]:
 
 
 def stop_after(trainer: Trainer, step: int) -> list[StepLog | None]:
-    """The logs of a training that is stopped after `step`."""
+    """Trains until stopped after `step`; returns the logs."""
     logs: list[StepLog | None] = []
     with suppress(Stopped):
         while True:
@@ -324,10 +324,7 @@ def test_metrics_are_sums_over_images_whatever_the_batches() -> None:
         sums.add(loss, logits[part], {"labels": labels[part]})
     expected = cross_entropy(logits, labels).item()
     num_correct = int((logits.argmax(1) == labels).sum())
-    assert sums.means() == {
-        "loss": pytest.approx(expected, rel=1e-6),
-        "accuracy": num_correct / 11,
-    }
+    assert sums.means() == {"loss": pytest.approx(expected, rel=1e-6), "accuracy": num_correct / 11}
     again = Sums(task_of(), CPU)
     again.load_state_dict(sums.state_dict())
     assert again.means() == sums.means()

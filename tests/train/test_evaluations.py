@@ -31,7 +31,7 @@ from normbench.train.runtime import Runtime
 
 TASK = task_of()
 WIDTHS = (8, 16)
-# One of each kind of layer with running statistics, then the rest.
+# Kinds of layers with running statistics: BatchNorm, counted batches, mixtures, variance alone.
 KINDS = ["bn", "batch_renorm", "switchable", "evonorm_b0"]
 OTHERS = ["bn_custom", "lazy_bn", "ghost_bn", "sync_bn", "ibn", "ws_bn"]
 tracking_norms = pytest.mark.parametrize(
@@ -42,7 +42,7 @@ TEST = loader_of(split_of(50, seed=1))
 
 
 def trained(norm: str, **options: object) -> nn.Module:
-    """A float64 network whose running statistics, scales and shifts are not those of a new one."""
+    """A float64 network with running statistics, scales and shifts away from their defaults."""
     model = model_of(norm, WIDTHS, **options).double()
     generator = torch.Generator().manual_seed(1)
     for layer in tracking_layers(model):
@@ -128,7 +128,7 @@ def test_precise_statistics_are_the_moments_of_each_layer_s_inputs_in_evaluation
 def test_precise_statistics_of_an_instance_norm_are_averages_over_images() -> None:
     model = trained("in", track_running_stats=True, momentum=1.0)
     images = TRAIN.gather(torch.arange(50))["images"]
-    # With a momentum of 1 the layer itself keeps the averages over the images of its last batch.
+    # With a momentum of 1 the layer keeps the averages over the images of the last batch.
     itself = copy.deepcopy(model.stage1.norm_act[0]).train()
     itself(model.stage1.conv(images.double()))
     for batch_size in (50, 7):
@@ -219,7 +219,7 @@ def test_statistics_that_are_not_one_value_per_channel_are_refused_in_a_line() -
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Batch, Tensor]]:
-    """Every batch that a model was shown, and its outputs."""
+    """The batches shown to a model, with the outputs."""
     found: list[tuple[Batch, Tensor]] = []
     show = evaluations._outputs
 
@@ -234,7 +234,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Batch, Tensor]]:
 
 @tracking_norms
 def test_no_batch_leaves_anything_behind(norm: str, shown: list[tuple[Batch, Tensor]]) -> None:
-    """The outputs of a batch do not depend on earlier batches, which batch_renorm counts."""
+    """batch_renorm counts batches: a first batch must not change the outputs of a second."""
     options = {"warmup_steps": 2, "ramp_steps": 4} if norm == "batch_renorm" else {}
     model = in_double(trained(norm, **options))
     batchwise(model, batch_size=10)
@@ -300,7 +300,7 @@ def test_a_run_with_them_trains_as_without(norm: str, tmp_path: Path) -> None:
 
 
 def test_the_last_test_batch_of_a_run_is_filled_up(tmp_path: Path) -> None:
-    # 21 test images in batches of 4 leave one, which bn could not normalize on a 1x1 map.
+    # 21 test images in batches of 4 leave a single image: too few for bn on a 1x1 map.
     widths = "model.widths=[4,4,4,4,4,4]"
     row = row_of(tmp_path, widths, "train.max_steps=1", "train.bn_evaluations=true")
     assert 0 <= float(row["test_accuracy_batch"]) <= 1

@@ -1,7 +1,7 @@
 """Every fast path against the plain path: 50 steps and an evaluation, to rounding.
 
-CUDA graphs are simulated: torch's tracer records the step, and keeps, as a graph does, operations
-and addresses of tensors, and none of the Python around them.
+CUDA graphs are simulated: torch's tracer records the step. A recording keeps operations and
+addresses of tensors, as a graph does, and no Python.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 def augmented(runtime: Runtime, norm: str, optim: str = "adam", **given: Any) -> Trainer:
-    """84 images in batches of 8: ten full batches an epoch, and one of 4."""
+    """84 images in batches of 8: ten full batches an epoch, then a batch of 4."""
     settings: dict[str, Any] = {"lr": 1e-2, "epochs": 5, "schedule": schedule("cosine", 0.1)}
     settings |= {"split": split_of(84), **given}
     return trainer_of(norm, optim, runtime=runtime, augment=True, **settings)
@@ -86,7 +86,7 @@ def test_bf16_follows_the_losses_of_fp32_over_50_steps(norm: str) -> None:
 
 @dataclass(frozen=True)
 class Recording(Runtime):
-    """A CPU that records a step instead of taking it, as a GPU does."""
+    """A CPU with recorded steps, as on a GPU."""
 
     trainers: list[Trainer] = field(default_factory=list)
     recorded: list[torch.fx.GraphModule] = field(default_factory=list)
@@ -99,7 +99,7 @@ class Recording(Runtime):
         state = tensors_of(self.trainers[0])
         before = [tensor.detach().clone() for tensor in state]
         graph = make_fx(work)()
-        # The tracer takes the step while it records; a GPU does not.
+        # Tracing takes the step; capture on a GPU does not.
         with torch.no_grad():
             for tensor, value in zip(state, before, strict=True):
                 tensor.copy_(value)

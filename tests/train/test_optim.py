@@ -1,4 +1,4 @@
-"""Optimizers, which parameters decay, and learning rates as functions of progress."""
+"""Optimizers, weight decay by parameter, and learning rates as functions of progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A configuration on this machine: runtime=fast by rule, and a resolution that is final."""
+"""Resolved configurations: runtime=fast by rule, refusals for another machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run from configuration to files: determinism, pairing, kill and resume, divergence, refusal."""
+"""A run from configuration to files: determinism, pairing, kill and resume, divergence, refusal."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def train(folder: Path, *settings: str, restart: bool = False) -> Outcome:
 
 
 def results(path: Path) -> tuple[list[dict[str, str]], str, dict[str, torch.Tensor]]:
-    """All that must be equal bit for bit: rows without times, logged steps, final weights."""
+    """The results to compare bit for bit: rows without times, logged steps, final weights."""
     rows = list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
     for row in rows:
         for name in MEASURED:
@@ -71,7 +71,7 @@ def status_in(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def before_step(number: int, act: Callable[[], object]) -> Iterator[None]:
-    """Acts before the step of this number."""
+    """Acts before the step `number`."""
     take_step = Trainer.take_step
 
     def acting(self: Trainer, group: torch.Tensor, lr: float) -> torch.Tensor:
@@ -285,7 +285,7 @@ PLACES = [
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for each place, with the run that was killed there by SIGKILL."""
+    """A folder for each place, with a run killed at the place by SIGKILL."""
     folder = tmp_path_factory.mktemp("killed")
     script = KILLER.format(tests=str(Path(__file__).parents[1]), folder=str(folder), places=PLACES)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -368,7 +368,7 @@ def test_a_full_disk_ends_the_run_with_its_last_checkpoint_intact(
         (["model.widths=[4,0]"], "model.widths.1: should be greater than or equal to 1, not 0"),
         (["norm=in", ON_A_PIXEL], "a 1x1 map"),
         (["batch_size=1", ON_A_PIXEL], "a batch of 1 on a 1x1 map"),
-        # 100 images are three batches of 33 and one image.
+        # 100 images are three batches of 33 and a single image.
         (["batch_size=33", ON_A_PIXEL], "at batch 1: one value per channel"),
         (["data.limit_train=1000"], "data.limit_train=1000: there are 100 train images"),
         (["data.val_fraction=0.001"], "leaves 100 images to train and 0 to validate"),

@@ -196,7 +196,7 @@ def test_compiling_meets_every_batch_shape_beforehand_and_leaves_the_model_as_it
     compile_module = torch.nn.Module.compile
 
     def compile_eagerly(module: torch.nn.Module, **given: Any) -> None:
-        # The backend "eager" traces as any other, and generates no code.
+        # The backend "eager" traces and generates no code.
         compile_module(module, backend="eager", **given)
 
     monkeypatch.setattr(torch.nn.Module, "compile", compile_eagerly)

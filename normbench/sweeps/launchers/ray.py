@@ -145,16 +145,18 @@ def _run_on_node(
 
 
 def _bring_back(api: Any, reference: Any, config: RunConfig, before: Mapping[str, Any]) -> None:
-    """Writes the files returned by a task, and records the end of a run without status."""
-    reason = "its task ended without saying how"
+    """Writes the files returned by a task, or records the failure of the task.
+
+    A task that returns has settled its run on the node. A run stopped while it started has no status:
+    no failure.
+    """
     try:
         files = api.get(reference)
         if files is not None:
             _write(config.run_path, files)
     except (api.exceptions.RayError, NormbenchError) as error:
         plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # Ray colours its tracebacks
-        reason = f"{type(error).__name__}: {plain.splitlines()[-1]}"
-    settle(config, before, reason)
+        settle(config, before, f"{type(error).__name__}: {plain.splitlines()[-1]}")
 
 
 def _write(path: Path, files: Files) -> None:
