@@ -11,8 +11,9 @@ import platform
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from functools import lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,12 @@ PACKAGES = ("torch", "torchvision", "numpy", "pillow", "hydra-core", "pydantic")
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python, normbench and PACKAGES."""
-    own = {"python": platform.python_version(), "normbench": normbench.__version__}
-    return own | {name: version(name) for name in PACKAGES}
+    """The versions of Python, normbench and the installed packages of PACKAGES."""
+    found = {"python": platform.python_version(), "normbench": normbench.__version__}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def hardware(device: str) -> dict[str, Any]:

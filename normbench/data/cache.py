@@ -46,28 +46,27 @@ def cache_folder(source: Source, home: DataHome) -> Path:
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether every array has the sha256 that the manifest states (0.1 s for CIFAR-10)."""
+    """Whether the folder's manifest and arrays are as they were written."""
+    return _intact_manifest(folder) is not None
+
+
+def _intact_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest where its checksum and the sha256 of every array (0.1 s) are right."""
     try:
-        manifest = read_manifest(folder)
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+        checksum = manifest.pop("checksum")
         digests = {name: _digest(folder / f"{name}.npy") for name in manifest["sha256"]}
-        return (manifest["format"], manifest["sha256"]) == (FORMAT, digests)
+        found = (_checksum(manifest), FORMAT, digests)
+        is_right = found == (checksum, manifest["format"], manifest["sha256"])
+        return manifest if is_right else None
     except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Reads the manifest of a cache folder. Raises ValueError where its own checksum is wrong."""
-    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-    if manifest.pop("checksum", None) != _checksum(manifest):
-        raise ValueError(f"{folder / 'manifest.json'} is damaged")
-    return manifest
+        return None
 
 
 def pack(source: Source, home: DataHome) -> tuple[str, dict[str, bytes]]:
     """The cache folder of `source` by name, and its files by name, for another machine."""
     folder = cache_folder(source, home)
-    paths = [folder / "manifest.json", *_array_files(folder)]
-    return folder.name, {path.name: path.read_bytes() for path in paths}
+    return folder.name, {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def unpack(name: str, files: Mapping[str, bytes], home: DataHome) -> None:
@@ -100,11 +99,9 @@ def recall(name: str, home: DataHome) -> Source:
     def build() -> Source:
         return sources.build(name, home, options={"root": entry.root})
 
-    folder = home.cache_dir / entry.folder
+    manifest = _intact_manifest(home.cache_dir / entry.folder)
     # An intact cache needs no root: the imported folder may be gone.
-    if is_intact(folder):
-        return _from_manifest(folder, lambda: build().decode())
-    return build()
+    return _described(manifest, lambda: build().decode()) if manifest else build()
 
 
 def cached_source(content: str, home: DataHome) -> Source | None:
@@ -117,9 +114,10 @@ def cached_source(content: str, home: DataHome) -> Source | None:
 
     # A leading dot marks a folder that another process is still filling.
     for folder in home.cache_dir.glob(f"[!.]*-{_short_hash(content)}"):
+        manifest = _intact_manifest(folder)
         # The short hash selects, the manifest's full content decides.
-        if is_intact(folder) and read_manifest(folder)["content"] == content:
-            return _from_manifest(folder, decode)
+        if manifest and manifest["content"] == content:
+            return _described(manifest, decode)
     return None
 
 
@@ -130,9 +128,9 @@ def cached(home: DataHome) -> list[tuple[Path, str]]:
 
 
 def _state(folder: Path) -> str:
-    if not is_intact(folder):
+    manifest = _intact_manifest(folder)
+    if manifest is None:
         return "damaged: will be decoded again"
-    manifest = read_manifest(folder)
     counts = f"{manifest['num_train']} + {manifest['num_test']} images"
     return f"intact: {manifest['name']}, {counts}, {len(manifest['classes'])} classes"
 
@@ -178,21 +176,13 @@ def _decode_into(folder: Path, source: Source) -> None:
 
 def _mapped(folder: Path, side: str) -> Split:
     arrays = {}
-    for path in _array_files(folder):
-        owner, _, name = path.stem.partition("_")
-        if owner == side:
-            # Mode c copies a page on writing: torch asks for writable memory, no file changes.
-            arrays[name] = np.load(path, mmap_mode="c")
+    for path in sorted(folder.glob(f"{side}_*.npy")):
+        # Mode c copies a page on writing: torch asks for writable memory, no file changes.
+        arrays[path.stem.removeprefix(f"{side}_")] = np.load(path, mmap_mode="c")
     return Split(arrays)
 
 
-def _array_files(folder: Path) -> list[Path]:
-    """The files {train,test}_{name}.npy listed by the manifest."""
-    return [folder / f"{name}.npy" for name in read_manifest(folder)["sha256"]]
-
-
-def _from_manifest(folder: Path, decode: Callable[[], tuple[Split, Split]]) -> Source:
-    manifest = read_manifest(folder)
+def _described(manifest: dict[str, Any], decode: Callable[[], tuple[Split, Split]]) -> Source:
     channels, height, width = manifest["image_shape"]
     return Source(
         manifest["name"],

@@ -92,7 +92,6 @@ def _require_space(wanted: Wanted) -> None:
 
 
 def _load(urls: Sequence[str], wanted: Wanted) -> None:
-    """Completes the part, or raises MirrorsFailed."""
     failures: dict[str, Left] = {}
     name = wanted.part.stem
     # disable=None draws no bar where stderr is not a terminal; lines are printed either way.

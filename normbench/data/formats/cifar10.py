@@ -127,7 +127,6 @@ def _is_published(archive: Path) -> bool:
 
 
 def _read(path: Path) -> tuple[Split, Split]:
-    """Train and test from a folder of batches or an archive."""
     batches = {}
     for file, data in _contents(path):
         is_binary = file.suffix == ".bin"
@@ -138,7 +137,6 @@ def _read(path: Path) -> tuple[Split, Split]:
 
 
 def _contents(path: Path) -> Iterator[tuple[Path, bytes]]:
-    """The files of the batches in a folder or an archive."""
     if path.is_dir():
         yield from ((path / name, (path / name).read_bytes()) for name in BATCH_MD5)
         return

@@ -53,11 +53,11 @@ def image_folder(home: DataHome, *, root: Root = None) -> Source:
 
 def _common_classes(folder: Path) -> tuple[str, ...]:
     """The classes of both sides, sorted by name: a label is a place in this order."""
-    classes = _classes(folder / "train")
-    odd = set(classes) ^ set(_classes(folder / "test"))
-    if odd:
+    classes, others = _classes(folder / "train"), _classes(folder / "test")
+    if classes != others:
+        odd = ", ".join(sorted(set(classes) ^ set(others)))
         rule = "train/ and test/ must have the same classes; only on one side"
-        raise NormbenchError(f"'{folder}': {rule}: {', '.join(sorted(odd))}")
+        raise NormbenchError(f"'{folder}': {rule}: {odd}")
     return classes
 
 
@@ -72,7 +72,6 @@ def _classes(folder: Path) -> tuple[str, ...]:
 
 
 def _files(folder: Path, classes: tuple[str, ...]) -> list[Path]:
-    """The image files of one side, class by class."""
     files: list[Path] = []
     for name in classes:
         # Some systems leave hidden files such as ._cat.png beside the images.

@@ -154,7 +154,6 @@ class _Draws:
 def _by_kind(
     patterns: Mapping[str, Pattern], kinds: NDArray[np.int64], u: Floats, v: Floats
 ) -> Floats:
-    """Evaluates the pattern of each image's kind at the coordinates u and v."""
     values = np.empty_like(u)
     for kind, pattern in enumerate(patterns.values()):
         rows = kinds == kind
