@@ -1,4 +1,5 @@
-"""Does a CPU train more images a second in one run on all cores, or in as many runs of one thread as there are cores?
+"""Does a CPU train more images a second in one run on all cores, or in as many runs of one thread
+as there are cores?
 
 Prints, for each batch size, the throughput of both, alternated over rounds: median (least to most) and their ratio.
 The answer is the default of `normbench sweep --jobs`: python scripts/bench_jobs.py [ROUNDS]

@@ -59,9 +59,7 @@ def test_95_percent_intervals_hold_the_truth_in_93_to_97_percent_of_2000_draws()
     assert 0.93 <= np.mean(held) <= 0.97
 
 
-def test_paired_differences_hold_the_truth_in_93_to_97_percent_of_2000_draws_whatever_the_seeds_share() -> (
-    None
-):
+def test_intervals_of_paired_differences_hold_the_truth_in_93_to_97_percent_of_2000_draws() -> None:
     generator = np.random.default_rng(1)
     held = []
     for _ in range(2000):
@@ -145,7 +143,8 @@ def test_six_rounds_have_the_interval_from_the_least_to_the_most_and_five_have_n
 
 
 def test_the_interval_of_a_median_is_the_narrowest_that_the_binomial_law_allows() -> None:
-    """From the k-th smallest to the k-th largest of n: neither end is beyond the median in 2 P(B(n, 1/2) < k)."""
+    """From the k-th smallest to the k-th largest of n: neither end is beyond the median in 2
+    P(B(n, 1/2) < k)."""
     for n in (*range(6, 200), 1023, 1024, 2001):  # of 1024 the coefficients are beyond a float
         _, low, high, _ = over_ones([float(value) for value in range(1, n + 1)])
         k = round(low)

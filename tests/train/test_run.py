@@ -253,7 +253,8 @@ def die_at(function, count):
 def in_the_first_epoch(): Trainer.take_step = die_at(Trainer.take_step, 5)
 def in_the_second_epoch(): Trainer.take_step = die_at(Trainer.take_step, 12)
 def while_evaluating(): run.evaluate = die_at(run.evaluate, 2)
-def between_row_and_checkpoint(): rundir.RunDir.save_checkpoint = die_at(rundir.RunDir.save_checkpoint, 2)
+def between_row_and_checkpoint():
+    rundir.RunDir.save_checkpoint = die_at(rundir.RunDir.save_checkpoint, 2)
 def within_the_checkpoint():
     def write(path, content):
         if (path.parent / "metrics.csv").read_text().count("\\n") > 2:

@@ -147,8 +147,8 @@ def _run_on_node(
 def _bring_back(api: Any, reference: Any, config: RunConfig, before: Mapping[str, Any]) -> None:
     """Writes the files returned by a task, or records the failure of the task.
 
-    A task that returns has settled its run on the node. A run stopped while it started has no status:
-    no failure.
+    A task that returns has settled its run on the node. A run that was stopped
+    while it started has no status, and is no failure.
     """
     try:
         files = api.get(reference)
