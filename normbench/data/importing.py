@@ -35,7 +35,7 @@ def recognise(path: Path) -> str:
     if (path / "train").is_dir():
         return "image_folder"
     raise NormbenchError(
-        f"'{path}' is none of: cifar-10-python.tar.gz, cifar-10-binary.tar.gz, a folder "
-        "cifar-10-batches-py, a folder of train-*.parquet and test-*.parquet, a folder of "
-        "train/CLASS/ and test/CLASS/ images"
+        f"'{path}' is none of: cifar-10-python.tar.gz, cifar-10-binary.tar.gz, their folders, a "
+        "folder of train-*.parquet and test-*.parquet, a folder of train/CLASS/ and test/CLASS/ "
+        "images"
     )

@@ -1,4 +1,4 @@
-"""The official CIFAR-10 source, on a tiny imitation of it in the three shapes that are read."""
+"""The official CIFAR-10 source, on a tiny imitation of it in all four published shapes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from normbench.data.source import DataHome, Source, Split, sources
 from normbench.errors import NormbenchError, RunFailure
 
 ROWS = 10
-SHAPES = [cifar10.FOLDER, cifar10.ARCHIVE, cifar10.BINARY_ARCHIVE]
-every_shape = pytest.mark.parametrize("shape", SHAPES)
+SHAPES = [cifar10.FOLDER, cifar10.ARCHIVE, cifar10.BINARY_FOLDER, cifar10.BINARY_ARCHIVE]
 
 
 def python2_pickle(pixels: NDArray[np.uint8], labels: list[int]) -> bytes:
@@ -55,7 +54,7 @@ def archive(files: dict[str, bytes]) -> bytes:
 
 @dataclass(frozen=True)
 class Imitation:
-    """CIFAR-10 of 10 images a batch: `shapes` has the files of each shape by name."""
+    """CIFAR-10 of 10 images a batch: `shapes` has the files of each published shape by name."""
 
     shapes: dict[str, dict[str, bytes]]
     train: Split
@@ -63,7 +62,7 @@ class Imitation:
     checksums: dict[str, str]
 
     def stand_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Lets its checksums and sizes stand for the published ones."""
+        """Lets its checksums, sizes and sums stand for the published ones."""
         packed = self.shapes[cifar10.ARCHIVE][cifar10.ARCHIVE]
         binary = self.shapes[cifar10.BINARY_ARCHIVE][cifar10.BINARY_ARCHIVE]
         values = {
@@ -72,6 +71,8 @@ class Imitation:
             "ARCHIVE_MD5": md5(packed),
             "ARCHIVE_SIZE": len(packed),
             "BINARY_ARCHIVE_MD5": md5(binary),
+            "TRAIN_SUMS": tuple(self.train["images"].sum((0, 2, 3), dtype=int).tolist()),
+            "TEST_SUMS": tuple(self.test["images"].sum((0, 2, 3), dtype=int).tolist()),
             "MIRRORS": ("http://127.0.0.1:9/nothing-there",),
         }
         for name, value in values.items():
@@ -97,20 +98,19 @@ def made() -> Imitation:
     images = generator.integers(0, 256, (6, ROWS, 3, 32, 32), dtype=np.uint8)
     labels = np.stack([generator.permutation(10) for _ in range(6)])
     python = {f"{cifar10.FOLDER}/batches.meta": pickle.dumps({"label_names": cifar10.CLASSES}, 2)}
-    binary = {"cifar-10-batches-bin/batches.meta.txt": b"airplane"}
+    names = "\n".join(cifar10.CLASSES).encode()
+    binary = {f"{cifar10.BINARY_FOLDER}/batches.meta.txt": names}
     checksums = {}
     for name, batch, targets in zip(cifar10.BATCH_MD5, images, labels, strict=True):
         pixels = batch.reshape(ROWS, -1)
         pickled = python2_pickle(pixels, targets.tolist())
         rows = np.hstack([targets.astype(np.uint8)[:, None], pixels])
         python[f"{cifar10.FOLDER}/{name}"] = pickled
-        binary[f"cifar-10-batches-bin/{name}.bin"] = rows.tobytes()
+        binary[f"{cifar10.BINARY_FOLDER}/{name}.bin"] = rows.tobytes()
         checksums[name] = md5(pickled)
-    shapes = {
-        cifar10.FOLDER: python,
-        cifar10.ARCHIVE: {cifar10.ARCHIVE: archive(python)},
-        cifar10.BINARY_ARCHIVE: {cifar10.BINARY_ARCHIVE: archive(binary)},
-    }
+    shapes = {cifar10.FOLDER: python, cifar10.BINARY_FOLDER: binary}
+    shapes[cifar10.ARCHIVE] = {cifar10.ARCHIVE: archive(python)}
+    shapes[cifar10.BINARY_ARCHIVE] = {cifar10.BINARY_ARCHIVE: archive(binary)}
     train = Split.of(images=images[:5].reshape(-1, 3, 32, 32), labels=labels[:5].reshape(-1))
     return Imitation(shapes, train, Split.of(images=images[5], labels=labels[5]), checksums)
 
@@ -127,8 +127,15 @@ def home(tmp_path: Path) -> DataHome:
 
 
 def from_root(root: Path) -> Source:
-    home = DataHome(cache_dir=root.parent / "cache")
-    return sources.build("cifar10", home, options={"root": str(root)})
+    options = {"root": str(root)}
+    return sources.build("cifar10", DataHome(cache_dir=root / "cache"), options=options)
+
+
+def flip(path: Path, position: int) -> None:
+    """Changes the last bit of the byte at `position`."""
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
 
 
 def test_its_identity_needs_no_file(home: DataHome) -> None:
@@ -148,14 +155,30 @@ def test_the_checksums_are_those_torchvision_knows() -> None:
     assert f"md5-{known.tgz_md5}" == cifar10.CONTENT
 
 
-@every_shape
+def test_the_sums_of_colours_are_the_published_means() -> None:
+    # Means in [0, 1] as commonly quoted to eight digits, from float64 arithmetic over each split.
+    for sums, num_images, means in (
+        (cifar10.TRAIN_SUMS, 50_000, (0.49139968, 0.48215841, 0.44653091)),
+        (cifar10.TEST_SUMS, 10_000, (0.49421428, 0.48513139, 0.45040909)),
+    ):
+        found = np.array(sums) / (num_images * 1024 * 255)
+        np.testing.assert_allclose(found, means, rtol=0, atol=5.1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_is_read_to_the_same_arrays(
-    shape: str, imitation: Imitation, tmp_path: Path, home: DataHome
+    shape: str, imitation: Imitation, tmp_path: Path
 ) -> None:
-    path = imitation.put(shape, tmp_path / "root")
-    imitation.assert_is(from_root(tmp_path / "root"))
+    path = imitation.put(shape, tmp_path)
+    imitation.assert_is(from_root(tmp_path))
     imitation.assert_is(from_root(path))
-    assert not home.cache_dir.exists()
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_is_used_from_the_downloads(
+    shape: str, imitation: Imitation, home: DataHome
+) -> None:
     imitation.put(shape, home.cache_dir / "downloads")
     imitation.assert_is(sources.build("cifar10", home))
 
@@ -187,18 +210,29 @@ def test_pickles_of_today_are_read_too(
     imitation.assert_is(from_root(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("content", "state"),
+    [(None, "no such file or folder"), ("README", "no complete CIFAR-10 there")],
+)
 def test_a_root_without_cifar10_is_refused_when_the_source_is_built(
+    content: str | None, state: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    if content:
+        root.mkdir()
+        (root / content).write_text("nothing here")
+    message = rf"data.root '.*root': {state}; must be, or hold, cifar-10-batc"
+    with pytest.raises(NormbenchError, match=message) as error:
+        from_root(root)
+    assert error.value.exit_code == 2
+
+
+def test_a_folder_that_lacks_a_batch_is_refused_when_the_source_is_built(
     imitation: Imitation, tmp_path: Path
 ) -> None:
-    def refuse(state: str) -> None:
-        message = rf"data.root '.*root': {state}; must be, or hold, cifar-10-batc"
-        with pytest.raises(NormbenchError, match=message) as error:
-            from_root(tmp_path / "root")
-        assert error.value.exit_code == 2
-
-    refuse("no such file or folder")
-    (imitation.put(cifar10.FOLDER, tmp_path / "root") / "data_batch_4").unlink()
-    refuse("no complete CIFAR-10 there")
+    (imitation.put(cifar10.FOLDER, tmp_path) / "data_batch_4").unlink()
+    with pytest.raises(NormbenchError, match="no complete CIFAR-10 there"):
+        from_root(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -213,11 +247,30 @@ def test_a_damaged_file_is_named_with_what_to_do(
     shape: str, damaged: str, imitation: Imitation, tmp_path: Path
 ) -> None:
     imitation.put(shape, tmp_path)
-    data = bytearray((tmp_path / damaged).read_bytes())
-    data[len(data) // 2] ^= 1
-    (tmp_path / damaged).write_bytes(data)
+    flip(tmp_path / damaged, len(imitation.shapes[shape][damaged]) // 2)
     message = rf"{damaged} is not the published .* md5 is .*; replace it .*data fetch"
     with pytest.raises(NormbenchError, match=message):
+        from_root(tmp_path).decode()
+
+
+@pytest.mark.parametrize(
+    ("file", "place", "value", "why"),
+    [
+        ("data_batch_2", slice(-1, None), b"", "30,729 bytes, not 30,730"),
+        ("data_batch_2", slice(0, 1), b"\x0a", "labels from 0 to 10"),
+        ("data_batch_2", slice(5, 7), b"\0\0", "sums of its colours"),
+        # The label of the second image, given to the first as well.
+        ("test_batch", slice(0, 1), None, "0 to 2 images per class"),
+    ],
+)
+def test_a_damaged_binary_folder_is_named(
+    file: str, place: slice, value: bytes | None, why: str, imitation: Imitation, tmp_path: Path
+) -> None:
+    path = imitation.put(cifar10.BINARY_FOLDER, tmp_path) / f"{file}.bin"
+    data = bytearray(path.read_bytes())
+    data[place] = data[3073:3074] if value is None else value
+    path.write_bytes(data)
+    with pytest.raises(NormbenchError, match=f"{cifar10.BINARY_FOLDER}.* is damaged: .*{why}"):
         from_root(tmp_path).decode()
 
 
@@ -258,9 +311,14 @@ def test_without_a_mirror_the_three_ways_out_are_named(
     assert "http://127.0.0.1:9/nothing-there: cannot connect" in message
     assert "\n" not in message
     assert failure.value.exit_code == 1
+
+
+def test_a_damaged_archive_in_the_downloads_is_fetched_again_or_named(
+    imitation: Imitation, home: DataHome
+) -> None:
     imitation.put(cifar10.ARCHIVE, home.cache_dir / "downloads").write_bytes(b"cut off")
     with pytest.raises(RunFailure, match="what is there now is damaged"):
-        source.decode()
+        sources.build("cifar10", home).decode()
 
 
 def test_the_archive_comes_from_the_users_mirrors_first(
@@ -292,7 +350,7 @@ def test_a_full_disk_is_not_answered_with_other_mirrors(
         cifar10.fetch_archive(home)
 
 
-@every_shape
+@pytest.mark.parametrize("shape", SHAPES)
 def test_a_folder_or_archive_is_recognised(
     shape: str, imitation: Imitation, tmp_path: Path
 ) -> None:
@@ -303,6 +361,8 @@ def test_a_folder_or_archive_is_recognised(
 
 
 def test_other_things_are_not_taken_for_cifar10(tmp_path: Path) -> None:
+    (tmp_path / "text.tar.gz").write_text("no archive")
     (tmp_path / "other.tar").write_bytes(archive({"cat/1.png": b"", "dog/1.png": b""}))
-    for name in ("", "missing", "other.tar"):
+    (tmp_path / "empty.tar").write_bytes(archive({}))
+    for name in ("", "missing", "text.tar.gz", "other.tar", "empty.tar"):
         assert not cifar10.is_cifar10(tmp_path / name)

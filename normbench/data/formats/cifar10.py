@@ -13,11 +13,13 @@ import hashlib
 import io
 import pickle
 import tarfile
+import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from normbench.data.fetch.download import MirrorsFailed, fetch, md5_of
 from normbench.data.source import DataHome, Root, Source, Split, sources
@@ -37,8 +39,7 @@ ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
 ARCHIVE_SIZE = 170_498_071
 BINARY_ARCHIVE = "cifar-10-binary.tar.gz"
 BINARY_ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
-ARCHIVES = (ARCHIVE, BINARY_ARCHIVE)
-FOLDER = "cifar-10-batches-py"
+FOLDER, BINARY_FOLDER = "cifar-10-batches-py", "cifar-10-batches-bin"
 # The last batch is the test set.
 BATCH_MD5 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
@@ -48,14 +49,19 @@ BATCH_MD5 = {
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
+# Sums of the red, green and blue bytes, exact from the published means (train 125.306918046875,
+# 122.950394140625, 113.86538318359375). Nobody has published checksums of the single binary files.
+# Re-encoding the images as JPEG moves the means by 0.002 to 0.04, which the sums show.
+TRAIN_SUMS = (6_415_714_204, 6_295_060_180, 5_829_907_619)
+TEST_SUMS = (1_290_492_328, 1_266_775_083, 1_176_108_223)
 
 
 @sources.register("cifar10", title="CIFAR-10 (official)")
 def cifar10(home: DataHome, *, root: Root = None) -> Source:
     """The 60,000 images of CIFAR-10 as published, from the folder or archive `root` or fetched.
 
-    `root` is a folder as torchvision leaves it, its folder of batches, or the Python or the binary
-    archive. Without `root` the cache's `downloads` are used, then the mirrors. The bytes
+    `root` is a folder as torchvision leaves it, a folder of batches or an archive, in the Python or
+    the binary format. Without `root` the cache's `downloads` are used, then the mirrors. The bytes
     are the same from everywhere. Raises NormbenchError at once where `root` holds no CIFAR-10, and
     on decoding where the files are damaged.
     """
@@ -98,7 +104,7 @@ def _require(root: str) -> Path:
     if found is not None:
         return found
     state = "no complete CIFAR-10 there" if path.exists() else "no such file or folder"
-    allowed = f"{FOLDER}, {ARCHIVE} or {BINARY_ARCHIVE}"
+    allowed = f"{FOLDER}, {ARCHIVE}, {BINARY_FOLDER} or {BINARY_ARCHIVE}"
     raise NormbenchError(f"data.root '{root}': {state}; must be, or hold, {allowed}")
 
 
@@ -111,53 +117,82 @@ def _downloaded(home: DataHome) -> Path:
 def _find(path: Path) -> Path | None:
     """The folder of batches or the archive that `path` is or holds, or None."""
     if path.is_file():
-        # A renamed archive is known by its checksum.
-        return path if path.name in ARCHIVES or _is_published(path) else None
-    for folder in (path, path / FOLDER):
-        if all((folder / batch).is_file() for batch in BATCH_MD5):
+        return path if _is_archive(path) else None
+    for folder in (path, path / FOLDER, path / BINARY_FOLDER):
+        if _has_batches(folder, "") or _has_batches(folder, ".bin"):
             return folder
-    for name in ARCHIVES:
+    for name in (ARCHIVE, BINARY_ARCHIVE):
         if (path / name).is_file():
             return path / name
     return None
 
 
-def _is_published(archive: Path) -> bool:
-    return md5_of(archive) in (ARCHIVE_MD5, BINARY_ARCHIVE_MD5)
+def _has_batches(folder: Path, suffix: str) -> bool:
+    return all((folder / f"{batch}{suffix}").is_file() for batch in BATCH_MD5)
+
+
+def _is_archive(path: Path) -> bool:
+    if path.name in (ARCHIVE, BINARY_ARCHIVE):
+        return True
+    # A renamed archive is known by the folder of its first member.
+    try:
+        with tarfile.open(path) as tar:
+            first = tar.next()
+    except (tarfile.TarError, OSError, EOFError, zlib.error):
+        return False
+    return first is not None and PurePosixPath(first.name).parts[0] in (FOLDER, BINARY_FOLDER)
 
 
 def _read(path: Path) -> tuple[Split, Split]:
-    batches = {}
-    for file, data in _contents(path):
-        is_binary = file.suffix == ".bin"
-        batches[file.stem] = _from_rows(data) if is_binary else _from_pickle(file, data)
+    """Train and test from a folder of batches or an archive, in either format."""
+    batches = dict(_read_archive(path) if path.is_file() else _read_folder(path))
     *parts, test = (batches[name] for name in BATCH_MD5)
-    train = Split({key: np.concatenate([part[key] for part in parts]) for key in test.arrays})
+    train = Split.of(
+        images=np.concatenate([part["images"] for part in parts]),
+        labels=np.concatenate([part["labels"] for part in parts]),
+    )
+    if path.is_dir() and not _has_batches(path, ""):
+        _require_totals(train, TRAIN_SUMS, path)
+        _require_totals(test, TEST_SUMS, path)
     return train, test
 
 
-def _contents(path: Path) -> Iterator[tuple[Path, bytes]]:
-    if path.is_dir():
-        yield from ((path / name, (path / name).read_bytes()) for name in BATCH_MD5)
-        return
-    if not _is_published(path):
+def _read_folder(folder: Path) -> Iterator[tuple[str, Split]]:
+    suffix = "" if _has_batches(folder, "") else ".bin"
+    for name in BATCH_MD5:
+        path = folder / f"{name}{suffix}"
+        yield name, _parse(path.read_bytes(), path)
+
+
+def _read_archive(path: Path) -> Iterator[tuple[str, Split]]:
+    found = md5_of(path)
+    if found not in (ARCHIVE_MD5, BINARY_ARCHIVE_MD5):
         published = f"{ARCHIVE_MD5} ({ARCHIVE}) or {BINARY_ARCHIVE_MD5} (binary)"
-        raise _damaged(path, f"its md5 is {md5_of(path)}, not {published}")
+        raise _damaged(path, f"its md5 is {found}, not {published}")
     with tarfile.open(path) as tar:
         # In the order of the file: going back means decompressing again from the start.
         for member in tar:
-            file = tar.extractfile(member)
-            if file is not None and Path(member.name).stem in BATCH_MD5:
-                yield path / member.name, file.read()
+            name = PurePosixPath(member.name)
+            file = tar.extractfile(member) if name.stem in BATCH_MD5 else None
+            if file is not None:
+                yield name.stem, _parse(file.read(), path / name)
 
 
-def _from_rows(data: bytes) -> Split:
-    # The binary format has a byte of label for each image, then the pixels.
-    rows = np.frombuffer(data, np.uint8).reshape(ROWS, -1)
-    return _split(rows[:, 1:], rows[:, 0])
+def _parse(data: bytes, path: Path) -> Split:
+    """A batch of either format, told apart by the name of its file."""
+    return _from_rows(data, path) if path.suffix == ".bin" else _from_pickle(data, path)
 
 
-def _from_pickle(path: Path, data: bytes) -> Split:
+def _from_rows(data: bytes, path: Path) -> Split:
+    """A batch of the binary format: per image a byte of label, then 3072 of pixels."""
+    width = 1 + int(np.prod(SHAPE))
+    if len(data) != ROWS * width:
+        raise _damaged(path, f"it has {len(data):,} bytes, not {ROWS * width:,}")
+    rows = np.frombuffer(data, np.uint8).reshape(ROWS, width)
+    return _checked(rows[:, 1:], rows[:, 0], path)
+
+
+def _from_pickle(data: bytes, path: Path) -> Split:
     """A batch of the Python format: a dict of an array and a list, pickled by Python 2."""
     found = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if found != BATCH_MD5[path.name]:
@@ -167,13 +202,15 @@ def _from_pickle(path: Path, data: bytes) -> Split:
         batch = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
     except pickle.UnpicklingError as error:
         raise _damaged(path, str(error)) from None
-    return _split(batch["data"], batch["labels"])
+    return _checked(np.asarray(batch["data"]), np.asarray(batch["labels"]), path)
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Loads plain values and numpy arrays; refuses every function no array needs."""
+    """Loads plain values and numpy arrays; refuses every function no array needs.
 
-    # A pickle can name any function to call, and md5 does not stop a malicious author.
+    A pickle can name any function to call, and md5 does not stop a malicious author.
+    """
+
     def find_class(self, module: str, name: str) -> Any:
         # The function that makes an empty array, taken from an array's own pickling: numpy 1 and 2
         # keep the function in different modules.
@@ -185,15 +222,32 @@ class _ArraysOnly(pickle.Unpickler):
             "numpy.dtype": np.dtype,
             "_codecs.encode": codecs.encode,
         }
-        asked = f"{module}.{name}"
-        if asked not in allowed:
-            raise pickle.UnpicklingError(f"it asks to call {asked}, which no array needs")
-        return allowed[asked]
+        if f"{module}.{name}" not in allowed:
+            raise pickle.UnpicklingError(f"it asks to call {module}.{name}, which no array needs")
+        return allowed[f"{module}.{name}"]
 
 
-def _split(pixels: Any, labels: Any) -> Split:
-    images = np.asarray(pixels, np.uint8).reshape(-1, *SHAPE)
-    return Split.of(images=images, labels=np.asarray(labels, np.int64))
+def _checked(pixels: NDArray[Any], labels: NDArray[Any], path: Path) -> Split:
+    is_batch = pixels.shape == (ROWS, np.prod(SHAPE)) and labels.shape == (ROWS,)
+    if not is_batch or pixels.dtype != np.uint8:
+        found = f"{pixels.dtype} pixels of shape {pixels.shape} and labels of {labels.shape}"
+        raise _damaged(path, f"it has {found}")
+    if not np.isin(labels, range(len(CLASSES))).all():
+        last = len(CLASSES) - 1
+        raise _damaged(
+            path, f"it has labels from {labels.min()} to {labels.max()}, not 0 to {last}"
+        )
+    return Split.of(images=pixels.reshape(ROWS, *SHAPE), labels=labels.astype(np.int64))
+
+
+def _require_totals(split: Split, sums: tuple[int, ...], path: Path) -> None:
+    found = tuple(split["images"].sum(axis=(0, 2, 3), dtype=np.int64).tolist())
+    if found != sums:
+        raise _damaged(path, f"the sums of its colours are {found}, not {sums}")
+    counts = np.bincount(split["labels"], minlength=len(CLASSES))
+    if counts.min() != counts.max():
+        unequal = f"{counts.min()} to {counts.max()} images per class, not equally many"
+        raise _damaged(path, f"it has {unequal}")
 
 
 def _damaged(path: Path, why: str) -> NormbenchError:
