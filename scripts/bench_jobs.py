@@ -1,8 +1,8 @@
 """Does a CPU train more images a second in one run on all cores, or in as many runs of one thread
 as there are cores?
 
-Prints, for each batch size, the throughput of both, alternated over rounds: median (least to most) and their ratio.
-The answer is the default of `normbench sweep --jobs`: python scripts/bench_jobs.py [ROUNDS]
+Prints, for each batch size, the throughput of both, alternated over rounds: median (least to most)
+and their ratio. The answer is the default of `normbench sweep --jobs`: python scripts/bench_jobs.py [ROUNDS]
 """
 
 import statistics
@@ -46,7 +46,8 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     cores = num_cores()
     print(
-        f"{cpu_name()}, {cores} cores, {rounds} rounds after one that is not counted; images/s: median (min to max)"
+        f"{cpu_name()}, {cores} cores, {rounds} rounds after one that is not counted; "
+        "images/s: median (min to max)"
     )
     with tempfile.TemporaryDirectory() as folder:
         for batch_size in STEPS:
