@@ -2,7 +2,8 @@
 as there are cores?
 
 Prints, for each batch size, the throughput of both, alternated over rounds: median (least to most)
-and their ratio. The answer is the default of `normbench sweep --jobs`: python scripts/bench_jobs.py [ROUNDS]
+and their ratio. The answer is the default of `normbench sweep --jobs`.
+Usage: python scripts/bench_jobs.py [ROUNDS]
 """
 
 import statistics
