@@ -43,10 +43,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def append_line(path: Path, line: str, *, durable: bool) -> None:
-    """Appends a line in a single write: a kill leaves the whole line or nothing.
-
-    durable: also wait for the disk. Raises RunFailure where the disk refuses.
-    """
+    """Appends a line in a single write, whole or not at all; durable: also waits for the disk."""
     with disk_errors(path), path.open("ab", buffering=0) as file:
         content = line.encode() + b"\n"
         # An unbuffered write to a full disk may write a part and report no error.
@@ -79,8 +76,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        message = f"'{path}' cannot be written: {error.strerror}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise RunFailure(
-                f"the disk is full: '{path}' is not written; what was there before is intact"
-            ) from None
-        raise RunFailure(f"'{path}' cannot be written: {error.strerror}") from None
+            message = f"the disk is full: '{path}' is not written; what was there before is intact"
+        raise RunFailure(message) from None

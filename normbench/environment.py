@@ -37,10 +37,9 @@ def hardware(device: str) -> dict[str, Any]:
     """The device and the processor by name, the number of cores and of torch's threads."""
     import torch
 
-    name = torch.cuda.get_device_name() if device == "cuda" else cpu_name()
     return {
         "device": device,
-        "device_name": name,
+        "device_name": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
         "cpu": cpu_name(),
         "cores": num_cores(),
         "threads": torch.get_num_threads(),
@@ -54,20 +53,17 @@ def git() -> dict[str, Any]:
     Both are None for an installed wheel and without git.
     """
     root = Path(normbench.__file__).parents[1]
-    state: dict[str, Any] = {"commit": None, "dirty": None}
-    if (root / ".git").exists():
-        state["commit"] = _git(root, "rev-parse", "HEAD")
-        changes = _git(root, "status", "--porcelain", "--", *CODE)
-        if changes is not None:
-            state["dirty"] = changes != ""
-    return state
+    # The installed package of a user may lie inside a repository of the user's.
+    if not (root / ".git").exists():
+        return {"commit": None, "dirty": None}
+    changes = _git(root, "status", "--porcelain", "--", *CODE)
+    dirty = None if changes is None else changes != ""
+    return {"commit": _git(root, "rev-parse", "HEAD"), "dirty": dirty}
 
 
 def command() -> str:
     """The command line of the process, quoted for a shell."""
-    program = Path(sys.argv[0]).name
-    if program == "__main__.py":
-        program = "normbench"
+    program = Path(sys.argv[0]).name.replace("__main__.py", "normbench")
     return shlex.join([program, *sys.argv[1:]])
 
 
@@ -110,8 +106,7 @@ def _proc_field(file: str, field: str) -> str:
 def _git(root: Path, *arguments: str) -> str | None:
     command = ["git", "-C", str(root), *arguments]
     try:
-        return subprocess.check_output(
-            command, stderr=subprocess.DEVNULL, text=True, timeout=10
-        ).strip()
+        done = subprocess.run(command, capture_output=True, check=True, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
+    return done.stdout.strip()

@@ -13,9 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-# Names in one message.
-MAX_NAMES = 40
-
 # Files of the user's own code that have been run: an error from such a file keeps its traceback.
 USER_FILES: set[str] = set()
 
@@ -27,10 +24,7 @@ class NormbenchError(Exception):
 
 
 class Unsupported(NormbenchError):
-    """A correctly spelled combination that cannot work; a sweep leaves the combination out.
-
-    An example is a norm on too few values.
-    """
+    """A combination that cannot work, such as a norm on too few values; a sweep leaves it out."""
 
 
 class RunFailure(NormbenchError):
@@ -46,28 +40,25 @@ def unknown(noun: str, given: str, allowed: Iterable[str]) -> NormbenchError:
     whole = {name.rpartition(".")[2]: name for name in names}
     near = difflib.get_close_matches(given.rpartition(".")[2], whole, n=1, cutoff=0.5)
     hint = f"did you mean '{whole[near[0]]}'? " if near else ""
-    listed = ", ".join(names[:MAX_NAMES]) or "none"
-    if len(names) > MAX_NAMES:
-        listed += f" and {len(names) - MAX_NAMES} more"
+    listed = ", ".join(names[:40]) or "none"
+    if len(names) > 40:
+        listed += f" and {len(names) - 40} more"
     return NormbenchError(f"unknown {noun} '{given}': {hint}allowed: {listed}")
 
 
 def complaint(error: BaseException) -> str:
-    """The text to print for an error: the line of a NormbenchError, else a traceback.
+    """The text to print: the user's own traceback if any, and a NormbenchError's line.
 
-    The traceback of the user's own code comes first, without normbench's frames.
+    Any other error without a frame in the user's code gives its whole traceback.
     """
-    theirs = user_traceback(error)
+    theirs = user_traceback(error) or ""
     if isinstance(error, NormbenchError):
-        return (theirs or "") + str(error)
+        return f"{theirs}{error}"
     return (theirs or "".join(traceback.format_exception(error))).rstrip("\n")
 
 
 def user_traceback(error: BaseException) -> str | None:
-    """The traceback of an error, or of its cause, from the first frame of the user's code on.
-
-    None where no frame is in the user's code.
-    """
+    """The traceback of an error or its cause from the user's code on; None without user's code."""
     raised = error.__cause__ or error
     frames = traceback.extract_tb(raised.__traceback__)
     message = "".join(traceback.format_exception_only(raised))
@@ -84,8 +75,7 @@ def user_traceback(error: BaseException) -> str | None:
 def invalid(prefix: str, error: ValidationError) -> NormbenchError:
     """Makes one line of pydantic's first complaint, with the key as on the command line."""
     first = error.errors(include_url=False)[0]
-    parts = [prefix, *(str(part) for part in first["loc"])]
-    key = ".".join(part for part in parts if part)
+    key = ".".join(map(str, [prefix, *first["loc"]])).removeprefix(".")
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     message = message.partition(" after validation")[0]
     # Of a missing or superfluous key pydantic gives no wrong value.

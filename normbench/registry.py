@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """Holds a registered function with its name, its title for people and its options."""
+    """A registered function with its name, its title for people and its options."""
 
     name: str
     title: str

@@ -105,15 +105,11 @@ def test_a_failure_exits_with_1(normbench: Run, monkeypatch: pytest.MonkeyPatch)
     ("arguments", "message"),
     [
         (["--norm", "bm"], "unknown norm 'bm': did you mean 'bn'? allowed: "),
-        (["--norm", "bn,gn"], "norm=bn,gn is several values for one run: use sweep for that"),
-        (["--data", "cifar"], "unknown data 'cifar': did you mean 'cifar10'?"),
+        (["norm=bn,gn"], "'norm=bn,gn' is several values for one run: use sweep for that"),
+        (["--norm", "bn", "norm=gn"], "'norm' is given twice: as 'bn' and in 'norm=gn'"),
         (["--batch-size", "0"], "batch_size: should be greater than or equal to 1, not 0"),
         (["--batch-size", "many"], "Invalid value for '--batch-size'"),
-        (["--lr", "-1"], "optim.lr: should be greater than 0, not -1.0"),
-        (
-            ["--device", "tpu"],
-            "runtime.device: should be 'auto', 'cpu', 'cuda' or 'mps', not 'tpu'",
-        ),
+        (["--device", "tpu"], "runtime.device: should be 'auto', 'cpu', 'cuda' or 'mps', "),
         (["--nrom", "bn"], "No such option: --nrom"),
         (["--runs-dir", ""], "system.runs_dir: String should have at least 1 character"),
         (["data=image_folder", "data.root="], "data.root: String should have at least 1 character"),

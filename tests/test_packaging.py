@@ -1,9 +1,10 @@
-"""What is installed: a wheel carries every config file, and the top level stays as it is meant to be."""
+"""The distributions carry every file they need, and the top level stays as it is meant to be."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -15,13 +16,33 @@ from normbench.config.compose import config_dir
 ROOT = Path(__file__).parents[1]
 
 
+def tracked() -> set[str]:
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True)
+    # An unpacked sdist has no index to ask.
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return set(listed.stdout.splitlines())
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]
-    subprocess.run([*command, "--outdir", str(folder), str(ROOT)], check=True, capture_output=True)
-    (path,) = folder.glob("*.whl")
-    return path
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the sdist, and of the wheel made from it."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def wheel(built: Path) -> Path:
+    return next(built.glob("*.whl"))
+
+
+@pytest.mark.slow
+def test_the_sdist_carries_every_file_but_those_of_the_checks(built: Path) -> None:
+    with tarfile.open(next(built.glob("*.tar.gz"))) as tar:
+        packed = {name.partition("/")[2] for name in tar.getnames()}
+    assert {name for name in tracked() if not name.startswith(".ci/")} <= packed
 
 
 @pytest.mark.slow
@@ -30,8 +51,7 @@ def test_the_wheel_carries_every_config_and_module(wheel: Path) -> None:
     found = config_dir().rglob("*.yaml")
     configs = {f"normbench/configs/{path.relative_to(config_dir())}" for path in found}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "normbench").rglob("*.py")}
-    assert configs | modules <= packed
-    assert "normbench/py.typed" in packed
+    assert configs | modules | {"normbench/py.typed"} <= packed
     assert __version__ in wheel.name
 
 
@@ -48,11 +68,7 @@ def test_configs_are_found_from_an_unpacked_wheel(wheel: Path, tmp_path: Path) -
 
 
 def test_the_top_level_is_what_it_is_meant_to_be() -> None:
-    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True)
-    # An unpacked sdist has no index to ask, and carries the files listed in pyproject.toml.
-    if listed.returncode:
-        pytest.skip("not a git checkout")
     files = ".gitignore ARCHITECTURE.md CHANGELOG.md CONTRIBUTING.md LICENSE Makefile README.md"
     folders = ".ci configs docs normbench results scripts tests"
-    found = {line.split("/")[0] for line in listed.stdout.splitlines()}
+    found = {name.split("/")[0] for name in tracked()}
     assert found == {*files.split(), *folders.split(), "pyproject.toml"}

@@ -1,4 +1,4 @@
-"""The registry, and the contract that every registered norm, model, data source and optimizer keeps."""
+"""The registry, and the contract of every registered norm, model, data source and optimizer."""
 
 from __future__ import annotations
 
@@ -18,15 +18,11 @@ from normbench.train.optim import optimizers
 REGISTRIES: tuple[Registry[Any], ...] = (norms, models, sources, optimizers)
 ENTRIES = [(registry, entry) for registry in REGISTRIES for entry in registry]
 
-every_entry = pytest.mark.parametrize(
-    ("registry", "entry"),
-    ENTRIES,
-    ids=[f"{registry.noun}-{entry.name}" for registry, entry in ENTRIES],
-)
+NAMES = [f"{registry.noun}-{entry.name}" for registry, entry in ENTRIES]
 
 
-@every_entry
-def test_an_entry_has_a_name_to_type_a_title_and_a_one_sentence_summary(
+@pytest.mark.parametrize(("registry", "entry"), ENTRIES, ids=NAMES)
+def test_an_entry_has_a_name_to_type_a_title_a_summary_and_defaults_that_pass_its_own_check(
     registry: Registry[Any], entry: Entry[Any]
 ) -> None:
     assert re.fullmatch(r"[a-z][a-z0-9_]*", entry.name)
@@ -34,20 +30,8 @@ def test_an_entry_has_a_name_to_type_a_title_and_a_one_sentence_summary(
     assert re.fullmatch(r"\S.*[.:;]", entry.summary), entry.summary
     assert len(entry.summary) <= 120
     assert registry[entry.name] is entry
-
-
-@every_entry
-def test_the_defaults_of_an_entry_pass_its_own_check(
-    registry: Registry[Any], entry: Entry[Any]
-) -> None:
     defaults = registry.check(entry.name, {})
     assert registry.check(entry.name, defaults) == defaults
-
-
-@every_entry
-def test_an_unknown_option_of_an_entry_is_refused(
-    registry: Registry[Any], entry: Entry[Any]
-) -> None:
     message = f"^unknown option of {registry.noun} {entry.name} 'colour': "
     with pytest.raises(NormbenchError, match=message) as caught:
         registry.check(entry.name, {"colour": 1})
@@ -90,12 +74,9 @@ def test_entries_come_in_the_order_of_their_registration(shapes: Shapes) -> None
     assert shapes["disc"].summary == "A round thing."
 
 
-def test_keyword_only_parameters_are_options_and_positional_ones_are_not(shapes: Shapes) -> None:
+def test_build_hands_in_the_context_and_the_checked_options(shapes: Shapes) -> None:
     assert shapes.check("disc", {}) == DEFAULTS
     assert shapes.check("dot", {}) == {}
-
-
-def test_build_hands_in_the_context_and_the_checked_options(shapes: Shapes) -> None:
     assert shapes.build("disc", "A4") == ("A4", DEFAULTS)
     assert shapes.build("disc", "A4", options={"points": 3}) == ("A4", DEFAULTS | {"points": 3})
 

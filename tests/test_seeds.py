@@ -50,6 +50,6 @@ def test_drawing_from_one_stream_shifts_no_other_and_not_torch_s_own() -> None:
 def test_streams_are_uncorrelated() -> None:
     series = np.stack([draws(seed, "init", i).numpy() for seed in range(8) for i in range(8)])
     correlations = np.corrcoef(series)[np.triu_indices(len(series), k=1)]
-    # 2016 correlations of 64 draws each, standard deviation 1/8: five of those has a chance of 0.001.
+    # 2016 correlations of 64 draws, standard deviation 1/8: five of these has a chance of 0.001.
     assert np.abs(correlations).max() < 5 / 8
     assert abs(np.std(correlations) - 1 / 8) < 0.01

@@ -41,9 +41,14 @@ def unfinished(study: Study) -> tuple[str, ...]:
     keys = ["norm", *study.settings, "status", "reason"]
     varying = study.varying(study.settings)
     lines = []
-    for key, group in study.unfinished.runs.groupby(keys, sort=False, dropna=False):
-        kind = dict(zip(keys, key, strict=True))
-        lines.append(_line(kind, varying, len(group)))
+    for _, group in study.unfinished.runs.groupby(keys, sort=False, dropna=False):
+        first = group.iloc[0]
+        what = [str(first["norm"])]
+        if varying:
+            what.append(describe({name: first[name] for name in varying}))
+        reason = first["reason"]
+        why = f": {' '.join(reason.split())}" if isinstance(reason, str) else ""
+        lines.append(f"{', '.join(what)}: {len(group)} {first['status']}{why}")
     return tuple(lines)
 
 
@@ -124,30 +129,21 @@ def epochs(runs: pd.DataFrame) -> str:
 
 def distinct(table: pd.DataFrame, column: str) -> str:
     """The values of a column, each once."""
-    return " / ".join(str(value) for value in table[column].dropna().unique())
+    return " / ".join(map(str, table[column].dropna().unique()))
 
 
 def commits(table: pd.DataFrame) -> str:
     """The commits of the code, with + for changed files."""
-    began = table[table["torch"].notna()]
     known: dict[str, None] = {}
-    for commit, dirty in zip(began["commit"], began["dirty"], strict=True):
-        is_known = isinstance(commit, str) and commit
-        mark = "+" if is_known and dirty else ""
-        known[f"{commit[:12]}{mark}" if is_known else "of an installed package"] = None
+    for _, began in table[table["torch"].notna()].iterrows():
+        text = "of an installed package"
+        if isinstance(began["commit"], str) and began["commit"]:
+            text = began["commit"][:12] + ("+" if began["dirty"] else "")
+        known[text] = None
     return " / ".join(known)
 
 
-def _line(kind: Mapping[Any, Any], varying: Iterable[str], count: int) -> str:
-    parts = [str(kind["norm"]), describe({name: kind[name] for name in varying})]
-    what = ", ".join(part for part in parts if part)
-    reason = kind["reason"]
-    why = f": {' '.join(reason.split())}" if isinstance(reason, str) else ""
-    return f"{what}: {count} {kind['status']}{why}"
-
-
 def _spread(done: pd.DataFrame) -> str:
-    """The meaning of ±, for as many seeds as there are."""
     number = done["seed"].nunique()
     if number == 1:
         return "one seed each, so nothing is said of the spread over seeds."

@@ -122,7 +122,6 @@ def check_comparable(study: Study, apart: Sequence[str] = ()) -> None:
 
 
 def _directories(path: Path) -> list[Path]:
-    """The run directories at a path. Raises NormbenchError for none."""
     if (path / "config.yaml").exists():
         return [path]
     found = [*run_dirs(path), *half_written(path)]
@@ -142,12 +141,9 @@ def _select(study: Study, where: Sequence[str]) -> Study:
 
 
 def _record(study: Study, row: Mapping[Any, Any]) -> dict[str, Any]:
-    """A row with all settings of the run, typed.
-
-    The row alone has only varying settings, as text.
-    """
-    config = study.configs.get(row["run"], {})
-    return {**row, **{key: config[key] for key in config if key not in NUMBERS}}
+    """A row with all settings of the run, typed: a row has varying settings only, as text."""
+    typed = study.configs.get(row["run"], {})
+    return {**row, **typed, **{name: row[name] for name in NUMBERS if name in row}}
 
 
 def _joined(studies: Sequence[Study]) -> Study:
@@ -159,23 +155,16 @@ def _joined(studies: Sequence[Study]) -> Study:
             "a runs.csv without its configs.json cannot be told apart from other runs: "
             "show it alone"
         )
-    seen: set[str] = set()
-    unique = []
-    for study in studies:
-        unique.append(study.only(set(study.runs["run"]) - seen))
-        seen |= set(study.runs["run"])
     configs: dict[str, Any] = {}
     environments: dict[str, Any] = {}
-    for study in unique:
-        configs |= study.configs
-        environments |= study.environments
-    return Study(
-        tidy(with_settings(_stacked([study.runs for study in unique]), configs)),
-        _stacked([study.metrics for study in unique]),
-        _stacked([study.steps for study in unique]),
-        environments,
-        configs,
-    )
+    unique = []
+    for study in studies:
+        unique.append(study.only(set(study.runs["run"]) - configs.keys()))
+        configs |= unique[-1].configs
+        environments |= unique[-1].environments
+    tables = [(study.runs, study.metrics, study.steps) for study in unique]
+    runs, metrics, steps = map(_stacked, zip(*tables, strict=True))
+    return Study(tidy(with_settings(runs, configs)), metrics, steps, environments, configs)
 
 
 def _stacked(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -195,6 +184,4 @@ def _long(
     for row, part in zip(rows, parts, strict=False):
         if part:
             tables.append(pd.DataFrame({key: row[key] for key in KEYS} | part))
-    if not tables:
-        return pd.DataFrame(columns=[*KEYS, *needed])
-    return pd.concat(tables, ignore_index=True)
+    return _stacked(tables or [pd.DataFrame(columns=[*KEYS, *needed])])

@@ -27,16 +27,16 @@ Kind = Literal["table", "figure"]
 class Output:
     """A table or figure of a study, by name.
 
-    title: with {metric} for the name of the study's primary metric. wanted: whether a study has
-    something to show in it. make: of a study, a Table or a matplotlib Figure; a figure takes a Size
-    too, and options of its own.
+    title: with {metric} for the name of the study's primary metric. make: of a study, a Table or a
+    matplotlib Figure; a figure takes a Size too, and options of its own. wanted: whether a study
+    has something to show in it.
     """
 
     name: str
     title: str
     kind: Kind
-    wanted: Callable[[Study], bool]
     make: Callable[..., Any]
+    wanted: Callable[[Study], bool] = lambda study: True
 
     def titled(self, study: Study) -> str:
         """The title, with the name of the study's primary metric."""
@@ -53,24 +53,8 @@ def drawn(module: str, function: str) -> Callable[..., Any]:
     return draw
 
 
-def _always(study: Study) -> bool:
-    return True
-
-
-def _has_batch_sizes(study: Study) -> bool:
-    return study.runs["batch_size"].nunique() > 1
-
-
-def _has_norms(study: Study) -> bool:
-    return study.runs["norm"].nunique() > 1
-
-
-def _has_steps(study: Study) -> bool:
-    return not study.steps.empty
-
-
-def _has_times(study: Study) -> bool:
-    return bool(study.clocks)
+def _varies(column: str) -> Callable[[Study], bool]:
+    return lambda study: bool(study.varying([column]))
 
 
 def _tries_rates(study: Study) -> bool:
@@ -82,36 +66,47 @@ def _batch_size_table(study: Study) -> Table:
 
 
 def _learning_rate_table(study: Study) -> Table:
-    """The table of learning rates, judged on held-out images if any."""
     column = study.val_column if study.holds_out else study.test_column
     return cross_table(study, ["norm", *study.varying(["batch_size"]), "lr"], column)
 
 
 # In the order of the report.
 OUTPUTS = (
-    Output("source", "Claimed and measured", "table", has_claims, source_table),
-    Output("comparison", "What each norm reached", "table", _always, comparison_table),
-    Output("batch-size", "By batch size", "table", _has_batch_sizes, _batch_size_table),
-    Output("evaluations", "By evaluation", "table", has_evaluations, evaluations_table),
-    Output("learning-rate", "By learning rate", "table", _tries_rates, _learning_rate_table),
-    Output("pairs", "Norm against norm", "table", _has_norms, pairs_table),
-    Output("loss", "Training loss by step", "figure", _has_steps, drawn("curves", "loss")),
-    Output("epochs", "Loss and {metric} by epoch", "figure", _always, drawn("curves", "epochs")),
+    Output("source", "Claimed and measured", "table", source_table, has_claims),
+    Output("comparison", "What each norm reached", "table", comparison_table),
+    Output("batch-size", "By batch size", "table", _batch_size_table, _varies("batch_size")),
+    Output("evaluations", "By evaluation", "table", evaluations_table, has_evaluations),
+    Output("learning-rate", "By learning rate", "table", _learning_rate_table, _tries_rates),
+    Output("pairs", "Norm against norm", "table", pairs_table, _varies("norm")),
+    Output(
+        "loss",
+        "Training loss by step",
+        "figure",
+        drawn("curves", "loss"),
+        lambda study: not study.steps.empty,
+    ),
+    Output("epochs", "Loss and {metric} by epoch", "figure", drawn("curves", "epochs")),
     Output(
         "batch-size",
         "Test {metric} against batch size",
         "figure",
-        _has_batch_sizes,
         drawn("against", "batch_size"),
+        _varies("batch_size"),
     ),
     Output(
         "learning-rate",
         "Final {metric} against learning rate",
         "figure",
-        _tries_rates,
         drawn("against", "learning_rate"),
+        _tries_rates,
     ),
-    Output("time", "Training time per epoch", "figure", _has_times, drawn("costs", "time")),
+    Output(
+        "time",
+        "Training time per epoch",
+        "figure",
+        drawn("costs", "time"),
+        lambda study: bool(study.clocks),
+    ),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -55,9 +55,8 @@ def varying_settings(
             varying[key] = values
     found = {}
     for key, values in varying.items():
-        names = varying.get(f"{key.partition('.')[0]}.name")
-        is_implied = names is not None and not key.endswith(".name") and not _splits(names, values)
-        if not is_implied:
+        names = varying.get(f"{key.partition('.')[0]}.name", [])
+        if key.endswith(".name") or not names or _splits(names, values):
             found[NAMES.get(key, key)] = values
     return found
 
@@ -67,9 +66,8 @@ def describe(settings: Mapping[str, object]) -> str:
     return ", ".join(_in_words(name.replace("_", " "), value) for name, value in settings.items())
 
 
-def _splits(groups: Iterable[str | None], values: Iterable[str]) -> bool:
+def _splits(groups: Sequence[str | None], values: Sequence[str]) -> bool:
     """Whether values differ within any group."""
-    groups = list(groups)
     return len(set(zip(groups, values, strict=True))) > len(set(groups))
 
 

@@ -23,16 +23,6 @@ class Estimate:
     half_width: float
     n: int
 
-    @property
-    def low(self) -> float:
-        """The lower end of the interval."""
-        return self.mean - self.half_width
-
-    @property
-    def high(self) -> float:
-        """The upper end of the interval."""
-        return self.mean + self.half_width
-
 
 @dataclass(frozen=True)
 class Difference:
@@ -55,10 +45,10 @@ class Ratio:
     n: int
 
 
-def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+def mean_interval(values: Sequence[float]) -> Estimate:
     """The mean with the Student-t interval, nan for no values.
 
-    mean ± t(1 - (1 - confidence) / 2, n - 1) s / sqrt(n), with s over n - 1.
+    mean ± t(0.975, n - 1) s / sqrt(n), with s over n - 1.
     """
     n = len(values)
     if n == 0:
@@ -68,14 +58,11 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Es
         return Estimate(mean, math.nan, 1)
     from scipy.special import stdtrit  # scipy.stats takes seconds to import
 
-    return Estimate(
-        mean, float(stdtrit(n - 1, (1 + confidence) / 2)) * _standard_error(values, mean), n
-    )
+    quantile = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2))
+    return Estimate(mean, quantile * _standard_error(values, mean), n)
 
 
-def paired_difference(
-    first: Mapping[int, float], second: Mapping[int, float], confidence: float = CONFIDENCE
-) -> Difference | None:
+def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference | None:
     """First minus second over common keys (seeds), with the p-value of the paired t test.
 
     None without a common key. Runs of equal seed start from the same convolutions and see images
@@ -84,7 +71,7 @@ def paired_difference(
     differences = [first[key] - second[key] for key in sorted(first.keys() & second.keys())]
     if not differences:
         return None
-    estimate = mean_interval(differences, confidence)
+    estimate = mean_interval(differences)
     if estimate.n == 1:
         return Difference(estimate, math.nan)
     from scipy.special import stdtr
@@ -106,9 +93,8 @@ def median_ratio(first: Mapping[Any, float], second: Mapping[Any, float]) -> Rat
     if not ratios:
         return None
     outside = _outside(len(ratios))
-    if outside == 0:
-        return Ratio(median(ratios), math.nan, math.nan, len(ratios))
-    return Ratio(median(ratios), ratios[outside - 1], ratios[-outside], len(ratios))
+    low, high = (ratios[outside - 1], ratios[-outside]) if outside else (math.nan, math.nan)
+    return Ratio(median(ratios), low, high, len(ratios))
 
 
 def with_interval(numbers: Iterable[int]) -> str:
@@ -142,26 +128,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     tested = [i for i, p_value in enumerate(p_values) if not math.isnan(p_value)]
     order = sorted(tested, key=lambda i: p_values[i])
-    adjusted, reached = [math.nan] * len(p_values), 0.0
+    adjusted, largest = [math.nan] * len(p_values), 0.0
     for rank, i in enumerate(order):
-        reached = max(reached, min(1.0, (len(order) - rank) * p_values[i]))
-        adjusted[i] = reached
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[i]))
+        adjusted[i] = largest
     return adjusted
 
 
-def half_width_of_test_set(
-    mean: float, num_test: int, low: float = 0.0, high: float = 1.0
-) -> float:
-    """Half width of the normal 95 % interval of a mean over `num_test` images: 1.96 sqrt(v / n).
+def half_width_of_test_set(share: float, num_test: int) -> float:
+    """Half width of the normal 95 % interval of a share p of images: 1.96 sqrt(p (1 - p) / n).
 
-    Infinitely many seeds still leave so much open about the mean over all images of the kind. The
-    variance of values from low to high is v = (high - mean) (mean - low) at most (Bhatia and
-    Davis, Amer. Math. Monthly 107, 2000), and exactly p (1 - p) for an accuracy.
+    Infinitely many seeds still leave so much open about the share of all images of the kind.
     """
-    return 1.96 * math.sqrt((high - mean) * (mean - low) / num_test)
+    return 1.96 * math.sqrt(share * (1 - share) / num_test)
 
 
 def _standard_error(values: Sequence[float], mean: float) -> float:
-    return math.sqrt(
-        math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values)
-    )
+    squares = math.fsum((value - mean) ** 2 for value in values)
+    return math.sqrt(squares / (len(values) - 1) / len(values))

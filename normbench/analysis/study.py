@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from normbench.analysis.settings import describe, is_setting
-from normbench.analysis.times import Clock, epoch_clocks
+from normbench.analysis.times import Clock, epoch_clocks, united
 from normbench.errors import NormbenchError
 from normbench.runs.row import quantity_of, task_of
 from normbench.tasks.metric import UNKNOWN_TASK, Metric, TaskRecord
@@ -176,16 +176,12 @@ class Study:
 
         Raises NormbenchError for several tasks, since tasks share no primary metric.
         """
-        found = {}
-        for environment in self.environments.values():
-            task = task_of(environment)
-            found[task.name] = task
-        known = [task for task in found.values() if task is not UNKNOWN_TASK]
+        tasks = [task_of(environment) for environment in self.environments.values()]
+        known = {task.name: task for task in tasks if task is not UNKNOWN_TASK}
         if len(known) > 1:
-            names = ", ".join(task.name for task in known)
-            hint = f"choose with --where task={known[0].name}"
-            raise NormbenchError(f"runs of different task: {names}; {hint}")
-        return known[0] if known else UNKNOWN_TASK
+            hint = f"choose with --where task={next(iter(known))}"
+            raise NormbenchError(f"runs of different task: {', '.join(known)}; {hint}")
+        return next(iter(known.values()), UNKNOWN_TASK)
 
     @property
     def primary(self) -> Metric:
@@ -221,13 +217,18 @@ class Study:
 
     def clock(self, runs: Iterable[str]) -> Clock:
         """Seconds of an epoch by round, for runs of equal cost; {} otherwise."""
-        timed = [run for run in runs if run in self.clocks]
-        costs = {self.environments[run]["cost_id"] for run in timed}
-        return self.clocks[timed[0]] if len(costs) == 1 else {}
+        timed = {self.environments[run]["cost_id"]: run for run in runs if run in self.clocks}
+        return self.clocks[timed.popitem()[1]] if len(timed) == 1 else {}
+
+    @cached_property
+    def clock_of_bn(self) -> Clock:
+        """Seconds of an epoch of bn by round, at all settings."""
+        runs = self.at(norm=BASELINE).runs["run"]
+        kinds = {self.environments[run]["cost_id"]: run for run in runs if run in self.clocks}
+        return united([self.clocks[run] for run in kinds.values()])
 
 
 def _line(run: Mapping[Any, Any], options: Collection[str]) -> str:
-    """The norm and the norm's options in words, without missing options."""
     told = {}
     for name in options:
         if run[name] != "":

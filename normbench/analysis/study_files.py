@@ -61,10 +61,9 @@ def write_study(study: Study, folder: Path) -> None:
 def common_settings(configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The settings shared by all runs."""
     first, *others = configs.values() or [{}]
-    common = {}
-    for key, value in first.items():
-        if all(key in config and config[key] == value for config in others):
-            common[key] = value
+    common = dict(first)
+    for config in others:
+        common = {key: common[key] for key in common if config.get(key, ...) == common[key]}
     return common
 
 
@@ -90,11 +89,8 @@ def check_keeps(folder: Path, runs: Collection[str]) -> None:
 
 def metric_columns(tasks: Iterable[TaskRecord]) -> list[str]:
     """The columns of metrics.csv for runs of the given tasks."""
-    figures: dict[str, None] = {}
-    for task in tasks:
-        for metric in task.metrics:
-            figures |= {f"train_{metric.name}": None, f"test_{metric.name}": None}
-    return [*METRICS, *figures]
+    names = dict.fromkeys(metric.name for task in tasks for metric in task.metrics)
+    return [*METRICS, *(f"{split}_{name}" for name in names for split in ("train", "test"))]
 
 
 def tidy(runs: pd.DataFrame) -> pd.DataFrame:
@@ -106,7 +102,6 @@ def tidy(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _packed(study: Study) -> dict[str, Any]:
-    """The content of configs.json: common settings once, and of each run the rest."""
     common = common_settings(study.configs)
     own = {}
     for run, config in study.configs.items():
@@ -129,7 +124,6 @@ def _read(file: Path, parse: Callable[[Path], Any], absent: Any = None) -> Any:
 
 
 def _read_runs(needed: Collection[str], file: Path) -> pd.DataFrame:
-    """The table of runs. Raises ValueError for a missing column, and a run without its status."""
     runs = _read_table(file, [name for name in needed if not name.startswith("val_")])
     if runs["status"].isna().any():
         raise ValueError("a run without its status")
@@ -167,7 +161,6 @@ def _read_table(file: Path, needed: Collection[str] = ()) -> pd.DataFrame:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """A mapping. Raises ValueError for another schema, or a malformed task."""
     content = known_schema(json.loads(file.read_text()))
     for part in content.values():
         if isinstance(part, dict):
@@ -176,7 +169,6 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _read_configs(file: Path) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
-    """The settings of each run, with the common settings put back, and the notes."""
     content = _read_json(file)
     settings = {run: content["shared"] | own for run, own in content.get("runs", {}).items()}
     return settings, tuple(content.get("left_out", ()))

@@ -7,7 +7,8 @@ step has the same cost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -22,6 +23,23 @@ from normbench.timing.rounds import FILE, MACHINE, shared_columns
 Clock = dict[tuple[str, int, str], float]
 
 
+def clock_of(rounds: pd.DataFrame, shared: list[str]) -> Clock:
+    """The seconds of a step by round, from the rounds of a contestant.
+
+    shared: `shared_columns` of the whole bench.
+    """
+    place = str(rounds[shared].iloc[0].to_dict())
+    keys = zip(rounds["race"], rounds["round"], repeat(place), strict=False)
+    return dict(zip(keys, rounds["seconds"], strict=True))
+
+
+def united(clocks: Sequence[Clock]) -> Clock:
+    """The rounds of all clocks, without rounds at equal settings: no clock counts more there."""
+    number = Counter(key for clock in clocks for key in clock)
+    rounds = [pair for clock in clocks for pair in clock.items()]
+    return {key: seconds for key, seconds in rounds if number[key] == 1}
+
+
 def epoch_clocks(
     rounds: pd.DataFrame,
     environments: Mapping[str, Mapping[str, Any]],
@@ -33,16 +51,15 @@ def epoch_clocks(
     """
     if rounds.empty:
         return {}
-    timed = {str(cost): of_cost for cost, of_cost in rounds.groupby("cost_id", sort=False)}
+    timed = dict(iter(rounds.groupby("cost_id", sort=False)))
     clocks = {}
     for run, environment in environments.items():
         of_run = timed.get(environment.get("cost_id", ""))
         if of_run is not None and run in configs:
             _check_machine(of_run)
             steps = _steps_per_epoch(configs[run], environment)
-            shared = str(of_run[shared_columns(rounds)].iloc[0].to_dict())
-            keys = zip(of_run["race"], of_run["round"], repeat(shared), strict=False)
-            clocks[run] = dict(zip(keys, steps * of_run["seconds"], strict=True))
+            clock = clock_of(of_run, shared_columns(rounds))
+            clocks[run] = {key: steps * seconds for key, seconds in clock.items()}
     return clocks
 
 

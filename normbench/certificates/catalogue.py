@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from tabulate import tabulate
@@ -19,7 +19,8 @@ from normbench.norms import NormSpec, norms, own
 BATCHES = (1, 2, 3, 4, 8, 16, 32)
 MAP = (16, 4, 4)  # channels, height, width
 
-# Column headings, and the attributes of Listed or Certificate that the columns show.
+Facts = dict[str, Any]
+# Column headings, and the facts that the columns show.
 CATALOGUE = {
     "norm": "name",
     "title": "title",
@@ -31,6 +32,7 @@ CATALOGUE = {
     "paper": "paper",
 }
 STATISTICS = {
+    "norm": "name",
     "mean 0 over": "mean_0_over",
     "variance 1 over": "variance_1_over",
     "standardizes weights": "standardizes_weights",
@@ -42,6 +44,7 @@ STATISTICS = {
     "ignores scale of weights": "ignores_scale_of_weights",
 }
 TRAINING = {
+    "norm": "name",
     "at batch 1": "at_batch_1",
     "on 1x1 maps": "on_1x1_maps",
     "at batch 1 on 1x1 maps": "at_batch_1_on_1x1_maps",
@@ -59,28 +62,10 @@ and activation for the backward pass, per float32 element of the input. Gradient
 over halves of 16 samples, the size of ghost_bn's chunks."""
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A norm's row of the catalogue.
+def listed(name: str, given: Mapping[str, Any]) -> tuple[Facts, NormSpec]:
+    """The facts of a registered or own norm with the options `given`, by name, and its NormSpec.
 
-    needs_batch: the smallest batch size that the norm trains, and on 1x1 maps where that differs.
-    """
-
-    name: str
-    title: str
-    summary: str
-    scope: str
-    parameters: str
-    state: str
-    owns_activation: bool
-    needs_batch: str
-    paper: str
-    options: dict[str, Any]
-
-
-def listed(name: str, given: Mapping[str, Any]) -> tuple[Listed, NormSpec]:
-    """The row and the NormSpec of a registered or own norm with the options `given`.
-
+    needs_batch is the smallest batch size that the norm trains, and on 1x1 maps where that differs.
     Raises NormbenchError where no such norm exists, Unsupported where its code fails on a batch.
     """
     options = norms.check(name, given)
@@ -91,73 +76,68 @@ def listed(name: str, given: Mapping[str, Any]) -> tuple[Listed, NormSpec]:
         parameters, state = sizes(spec)
     elif refusal.error is not None:
         raise Unsupported(f"norm {name}: {refusal.reason}") from refusal.error
-    title, text = _described(name, options)
-    papers = re.findall(r"arXiv:\d{4}\.\d{5}", text)
-    row = Listed(
-        name=name,
-        title=title,
-        summary=text.partition("\n")[0],
-        scope=spec.scope,
-        parameters=parameters,
-        state=state,
-        owns_activation=spec.norm_act is not None,
-        needs_batch=_needs_batch(spec),
-        paper=papers[0] if papers else "",
-        options=options["options"] if own.is_own(name) else options,
-    )
-    return row, spec
-
-
-def as_text(rows: Iterable[Listed]) -> str:
-    """The catalogue as columns for a terminal."""
-    return _table(CATALOGUE, [_cells(CATALOGUE, row) for row in rows], "simple")
-
-
-def certificate_text(row: Listed, certificate: Certificate) -> str:
-    """A norm's certificate for a terminal, a fact a line."""
-    prefix = "norm.options." if own.is_own(row.name) else "norm."
-    options = [f"{prefix}{key}={json.dumps(value)}" for key, value in row.options.items()]
+    if own.is_own(name):
+        title, text = own.described(name, options)
+        options = options["options"]
+    else:
+        title, text = norms[name].title, inspect.getdoc(norms[name].function) or ""
+    paper = re.search(r"arXiv:\d{4}\.\d{5}", text)
     facts = {
-        "parameters": row.parameters,
-        "state": row.state,
-        "scope": row.scope,
-        "paper": row.paper,
+        "name": name,
+        "title": title,
+        "summary": text.partition("\n")[0],
+        "scope": spec.scope,
+        "parameters": parameters,
+        "state": state,
+        "owns_activation": spec.norm_act is not None,
+        "needs_batch": _needs_batch(spec),
+        "paper": paper.group() if paper else "",
+        "options": options,
     }
-    facts |= known(certificate)
-    lines = [(name.replace("_", " "), _shown(value)) for name, value in facts.items()]
-    head = [f"{row.name}: {row.title}"]
-    if row.summary:
-        head.append(row.summary)
+    return facts, spec
+
+
+def as_text(norms: Iterable[Facts]) -> str:
+    """The catalogue as columns for a terminal."""
+    return _table(CATALOGUE, norms, "simple")
+
+
+def certificate_text(facts: Facts, certificate: Certificate) -> str:
+    """A norm's certificate for a terminal, a fact a line."""
+    prefix = "norm.options." if own.is_own(facts["name"]) else "norm."
+    options = [f"{prefix}{key}={json.dumps(value)}" for key, value in facts["options"].items()]
+    head = [f"{facts['name']}: {facts['title']}"]
+    if facts["summary"]:
+        head.append(facts["summary"])
     head.append(f"options: {', '.join(options) or 'none'}")
+    shown = {key: facts[key] for key in ("parameters", "state", "scope", "paper")}
+    shown |= known(certificate)
+    lines = [(key.replace("_", " "), _shown(value)) for key, value in shown.items()]
     return "\n".join([*head, "", tabulate(lines, tablefmt="plain", disable_numparse=True)])
 
 
-def as_json(row: Listed, certificate: Certificate) -> dict[str, Any]:
-    """A norm and its certificate as plain values."""
-    return asdict(row) | {"certificate": known(certificate)}
-
-
-def as_markdown(pairs: Sequence[tuple[Listed, Certificate]]) -> str:
+def as_markdown(pairs: Sequence[tuple[Facts, Certificate]]) -> str:
     """Catalogue and certificates as three Markdown tables; a refused norm is in the first alone."""
-    catalogue = [_cells(CATALOGUE, row) for row, _ in pairs]
+    certified = []
+    for facts, certificate in pairs:
+        if certificate.refused is None:
+            certified.append(facts | known(certificate))
+    tables = [
+        ("Norms", CATALOGUE, [facts for facts, _ in pairs]),
+        ("Statistics", STATISTICS, certified),
+        ("Training", TRAINING, certified),
+    ]
     sections = ["# Every norm and its certificate", ABOUT]
-    sections.append(f"## Norms\n\n{_table(CATALOGUE, catalogue)}")
-    for title, columns in (("Statistics", STATISTICS), ("Training", TRAINING)):
-        rows = []
-        for row, certificate in pairs:
-            if certificate.refused is None:
-                rows.append([row.name, *_cells(columns, certificate)])
-        sections.append(f"## {title}\n\n{_table(['norm', *columns], rows)}")
+    for title, columns, rows in tables:
+        sections.append(f"## {title}\n\n{_table(columns, rows, 'github')}")
     return "\n\n".join(sections)
 
 
-def known(certificate: Certificate) -> dict[str, Any]:
+def known(certificate: Certificate) -> Facts:
     """The certificate's facts by name; only the reason where the norm refuses."""
-    if certificate.refused is not None:
-        return {"refused": certificate.refused}
     facts = asdict(certificate)
-    del facts["refused"]
-    return facts
+    refused = facts.pop("refused")
+    return facts if refused is None else {"refused": refused}
 
 
 def _needs_batch(spec: NormSpec) -> str:
@@ -174,17 +154,13 @@ def _smallest_batch(spec: NormSpec, site: tuple[int, ...]) -> str:
     return "none"
 
 
-def _described(name: str, options: Mapping[str, Any]) -> tuple[str, str]:
-    """Title and docstring."""
-    if own.is_own(name):
-        return own.described(name, options)
-    return norms[name].title, inspect.getdoc(norms[name].function) or ""
-
-
-def _cells(columns: Mapping[str, str], row: Listed | Certificate) -> list[str]:
-    """The columns' values; of a refusal only the word, as the reason would widen the table."""
-    cells = [_shown(getattr(row, name)) for name in columns.values()]
-    return [re.sub("^refused: .*", "refused", cell) for cell in cells]
+def _table(columns: Mapping[str, str], norms: Iterable[Facts], style: str) -> str:
+    rows = []
+    for facts in norms:
+        cells = [_shown(facts[key]) for key in columns.values()]
+        # Of a refusal only the word, as the reason would widen the table.
+        rows.append([re.sub("^refused: .*", "refused", cell) for cell in cells])
+    return tabulate(rows, list(columns), tablefmt=style, disable_numparse=True)
 
 
 def _shown(value: Any) -> str:
@@ -193,7 +169,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(value) or "-"
     return str(value)
-
-
-def _table(columns: Iterable[str], rows: list[list[str]], style: str = "github") -> str:
-    return tabulate(rows, list(columns), tablefmt=style, disable_numparse=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from normbench.norms.spec import Shape
 from normbench.timing.footprint import saved_bytes
 
 N, C, SIDE = 32, 16, 5
+DIVISORS_OF_N, DIVISORS_OF_C = (1, 2, 4, 8, 16, 32), (1, 2, 4, 8, 16)
 SHAPE: Shape = (N, C, SIDE, SIDE)
 # Tolerance of facts that hold exactly; facts that eps disturbs have the tolerance of `close`.
 ROUNDING = 1e-6
@@ -100,16 +100,14 @@ def _moved(block: nn.Module) -> nn.Module:
     return moved
 
 
-# Mean and variance. A split divides y into parts: (groups of samples, groups of channels, whether
-# each pixel is a part of its own).
+# A split divides y into parts: (groups of samples, groups of channels, whether each pixel is a part
+# of its own).
 Split = tuple[int, int, bool]
 
 
 def _smallest(y: Tensor, error: Callable[[Tensor], Tensor]) -> tuple[str, ...]:
     """Names the finest splits of y with an error near 0 in every part; coarser splits follow."""
-    sample_groups = [k for k in range(1, N + 1) if N % k == 0]
-    channel_groups = [k for k in range(1, C + 1) if C % k == 0]
-    splits: list[Split] = [(n, c, False) for n, c in product(sample_groups, channel_groups)]
+    splits: list[Split] = [(n, c, False) for n in DIVISORS_OF_N for c in DIVISORS_OF_C]
     splits.append((N, 1, True))
     holding = [split for split in splits if error(_parts(y, split)).abs().max() < 1e-3]
     names = []
@@ -134,12 +132,10 @@ def _is_finer(first: Split, second: Split) -> bool:
 
 def _name(split: Split) -> str:
     n, c, by_pixel = split
-    axes = [
-        {N: "", 1: "n"}.get(n, f"n/{n}"),
-        {C: "", 1: "c"}.get(c, f"c/{c}"),
-        "" if by_pixel else "h w",
-    ]
-    return " ".join(axis for axis in axes if axis)
+    samples = {N: "", 1: "n "}.get(n, f"n/{n} ")
+    channels = {C: "", 1: "c "}.get(c, f"c/{c} ")
+    pixels = "" if by_pixel else "h w"
+    return f"{samples}{channels}{pixels}".strip()
 
 
 def _standardizes(block: nn.Module) -> bool:
@@ -147,9 +143,6 @@ def _standardizes(block: nn.Module) -> bool:
     filters = block[0].weight.detach().flatten(1)  # type: ignore[index]
     variances = filters.var(1, correction=0)
     return close(filters.mean(1), torch.zeros(C)) and close(variances, variances.mean().expand(C))
-
-
-# Dependence and invariance.
 
 
 def _mates_matter(block: nn.Module, *, training: bool) -> bool:
@@ -160,9 +153,8 @@ def _mates_matter(block: nn.Module, *, training: bool) -> bool:
     x = images(SHAPE)
     changed = x.clone()
     changed[1:] = 5 * changed[1:] + 3
-    before = fresh(block, x, training=training)[0]
-    after = fresh(block, changed, training=training)[0]
-    return not close(before, after, ROUNDING)
+    before, after = fresh(block, x, training=training), fresh(block, changed, training=training)
+    return not close(before[0], after[0], ROUNDING)
 
 
 def _evaluates_as_it_trains(block: nn.Module) -> bool:
@@ -206,24 +198,23 @@ def _outcome(spec: NormSpec, shape: Shape) -> str:
     return "works"
 
 
-# Sizes.
-
-
 def sizes(spec: NormSpec) -> tuple[str, str]:
     """How many parameters and state values the norm adds, as in "2 per channel + 1"."""
-    parameters = _size(spec, lambda module: sum(p.numel() for p in module.parameters()))
-    state = _size(spec, lambda module: sum(b.numel() for b in module.buffers()))
-    return parameters, state
-
-
-def _size(spec: NormSpec, count: Callable[[nn.Module], int]) -> str:
-    """A count's growth with channels and pixels, beyond the convolution's own weight and bias."""
-
-    def beyond(channels: int, side: int) -> int:
+    parameters, state = [], []
+    for channels, side in ((16, 4), (32, 4), (16, 8)):
+        block = block_of(spec, (1, channels, side, side))
         plain = nn.Conv2d(3, channels, 3, bias=spec.conv_bias)
-        return count(block_of(spec, (1, channels, side, side))) - count(plain)
+        parameters.append(_count(block.parameters()) - _count(plain.parameters()))
+        state.append(_count(block.buffers()))
+    return _growth(*parameters), _growth(*state)
 
-    base, wider, larger = beyond(16, 4), beyond(32, 4), beyond(16, 8)
+
+def _count(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def _growth(base: int, wider: int, larger: int) -> str:
+    """A count's growth with channels and pixels, from counts of 16x4x4, 32x4x4 and 16x8x8."""
     if base == wider == 0:
         return "0"
     # 16 channels more; with values per pixel, 4x4 pixels a channel.
@@ -241,23 +232,14 @@ def _saved_bytes_per_element(spec: NormSpec) -> float:
     return round(saved_bytes(norm_act, x, list(norm_act.parameters())) / x.numel(), 1)
 
 
-# Training.
-
-
-def _gradients(block: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Accumulated gradients of a linear function of the output, averaged over all N samples."""
-    block = copy.deepcopy(block).train()
-    for x, weights in batches:
-        ((block(x) * weights).sum() / N).backward()
-    return [p.grad for p in block.parameters() if p.grad is not None]
-
-
 def _accumulates(block: nn.Module) -> bool:
     """Whether the gradients of a batch's two halves add up to the gradient of the batch."""
     x, weights = images(SHAPE), drawn(*SHAPE, seed=4)
-    whole = _gradients(block, [(x, weights)])
-    halves = _gradients(block, zip(x.chunk(2), weights.chunk(2), strict=True))
-    return all(close(*pair, ROUNDING) for pair in zip(whole, halves, strict=True))
+    whole, halves = copy.deepcopy(block).train(), copy.deepcopy(block).train()
+    (whole(x) * weights).sum().backward()
+    for half, half_weights in zip(x.chunk(2), weights.chunk(2), strict=True):
+        (halves(half) * half_weights).sum().backward()
+    return _all(_close, _gradients(whole), _gradients(halves))
 
 
 def _checkpointed(block: nn.Module) -> str:
@@ -269,23 +251,27 @@ def _checkpointed(block: nn.Module) -> str:
     twice(x)
     # torch.utils.checkpoint.checkpoint would import torch._dynamo, which takes seconds.
     CheckpointFunction.apply(again, True, x).square().sum().backward()
-    state = _state_after(again, plain, twice)
-    for first, second in zip(plain.parameters(), again.parameters(), strict=True):
-        if first.grad is None or second.grad is None:
-            continue
-        if not close(first.grad, second.grad, ROUNDING):
-            return f"{state}; gradient differs"
+    state = "state differs"
+    if not list(plain.buffers()):
+        state = "no state"
+    elif _all(torch.equal, again.buffers(), plain.buffers()):
+        state = "state as without"
+    elif _all(torch.equal, again.buffers(), twice.buffers()):
+        state = "state updated twice"
+    if not _all(_close, _gradients(plain), _gradients(again)):
+        state += "; gradient differs"
     return state
 
 
-def _state_after(again: nn.Module, plain: nn.Module, twice: nn.Module) -> str:
-    if not list(plain.buffers()):
-        return "no state"
-    if _same_state(again, plain):
-        return "state as without"
-    return "state updated twice" if _same_state(again, twice) else "state differs"
+def _gradients(block: nn.Module) -> list[Tensor]:
+    return [p.grad for p in block.parameters() if p.grad is not None]
 
 
-def _same_state(first: nn.Module, second: nn.Module) -> bool:
-    pairs = zip(first.buffers(), second.buffers(), strict=True)
-    return all(torch.equal(*pair) for pair in pairs)
+def _close(first: Tensor, second: Tensor) -> bool:
+    return close(first, second, ROUNDING)
+
+
+def _all(
+    equal: Callable[[Tensor, Tensor], bool], first: Iterable[Tensor], second: Iterable[Tensor]
+) -> bool:
+    return all(equal(*pair) for pair in zip(first, second, strict=True))

@@ -23,9 +23,7 @@ def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Ten
     """Normal numbers of shape (n, c, h, w); samples and channels differ in mean and scale."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
-    for axis in (0, 1):
-        column = [1] * len(shape)
-        column[axis] = shape[axis]
+    for column in ((shape[0], 1, 1, 1), (1, shape[1], 1, 1)):
         x = x * (0.5 + torch.rand(column, generator=generator, dtype=torch.float64))
         x = x + torch.randn(column, generator=generator, dtype=torch.float64)
     return x.to(dtype)
@@ -38,8 +36,7 @@ def images(shape: Shape, seed: int = 0) -> Tensor:
 
 def layer_of(spec: NormSpec, shape: Shape, dtype: torch.dtype = torch.float64) -> nn.Module:
     """The layer for inputs of this shape, in training mode."""
-    layer = _layer(Layers(spec, seed=0), shape[1])
-    return materialize(layer, shape[1:]).to(dtype)
+    return materialize(_layer(Layers(spec, seed=0), shape[1]), shape[1:]).to(dtype)
 
 
 def block_of(spec: NormSpec, shape: Shape, dtype: torch.dtype = torch.float64) -> nn.Module:

@@ -38,7 +38,7 @@ app.add_typer(data.app, name="data")
 
 
 def main() -> None:
-    """Runs the command line; a user's mistake becomes one line on standard error, exit code 2."""
+    """Runs the command line; a user's mistake becomes a line on standard error and exit code 2."""
     # torch's profiler counts memory, and would otherwise write to standard error.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]

@@ -78,10 +78,13 @@ def _planned(overrides: list[str]) -> list[RunConfig]:
     given = {override.partition("=")[0] for override in overrides}
     defaults = [setting for setting in DEFAULTS if setting.partition("=")[0] not in given]
     plan = make_plan(Sweep("bench", ()).with_overrides([*defaults, *overrides]))
+    configs = []
     for run in plan.runs:
         if run.state == "refused":
             print(f"refused: {run.reason}", file=sys.stderr)
-    return [run.config for run in plan.runs if run.state != "refused"]
+        else:
+            configs.append(run.config)
+    return configs
 
 
 def _rows(
@@ -92,9 +95,11 @@ def _rows(
     from normbench.timing.layers import MODES, bench_layers, sites_of
     from normbench.timing.steps import bench_steps
 
-    turns = 0
-    for config in {config.batch_size: config for config in configs}.values():
-        turns += rounds * (len(sites_of(config)) if layers else 1)
+    # A round of all norms at a batch size is a turn of the bar; of layers, at each site.
+    by_batch_size = {config.batch_size: config for config in configs}
+    turns = rounds * len(by_batch_size)
+    if layers:
+        turns = rounds * sum(len(sites_of(config)) for config in by_batch_size.values())
     with tqdm(desc="rounds", total=turns, disable=None, leave=False) as bar:
         if layers:
             modes = ("eager",) if eager else MODES
@@ -106,7 +111,7 @@ def _rows(
 def _conclude(
     rows: list[dict[str, Any]], output: Path | None, *, layers: bool, may_replace: bool
 ) -> None:
-    """Shows and writes the finished rounds; only complete ones replace an earlier bench's."""
+    """Shows and writes the finished rounds; `may_replace` an earlier bench's."""
     from normbench.analysis.bench import of_layers, of_steps
 
     if not rows:

@@ -49,13 +49,15 @@ def norms(
     else:
         found = [catalogue.listed(entry.name, {}) for entry in registry]
     if check:
-        sys.exit(_check({row.name: spec for row, spec in found}))
+        sys.exit(_check({facts["name"]: spec for facts, spec in found}))
     if not (name or as_json or markdown):
-        print(catalogue.as_text(row for row, _ in found))
+        print(catalogue.as_text(facts for facts, _ in found))
         return
-    certified = [(row, certify(spec)) for row, spec in found]
+    certified = [(facts, certify(spec)) for facts, spec in found]
     if as_json:
-        values = [catalogue.as_json(*pair) for pair in certified]
+        values = []
+        for facts, certificate in certified:
+            values.append(facts | {"certificate": catalogue.known(certificate)})
         print(json.dumps(values[0] if name else values, indent=2))
     elif markdown:
         print(catalogue.as_markdown(certified))

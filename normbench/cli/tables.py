@@ -61,6 +61,10 @@ def table(
     normbench table results/first-sweep --by norm,batch_size
     normbench table --where batch_size=64 --latex
     """
+    from normbench.analysis.tables.comparison import comparison_table
+    from normbench.analysis.tables.crosstab import cross_table
+    from normbench.analysis.tables.source import source_table
+
     forms = {"markdown": markdown, "latex": latex, "csv": csv}
     asked = [form for form, is_wanted in forms.items() if is_wanted]
     if len(asked) > 1:
@@ -71,7 +75,11 @@ def table(
         raise NormbenchError("--metric needs --by: say by which settings, as --by norm,batch_size")
     settings = [] if by is None else [name.strip() for name in by.split(",")]
     study = _load(runs, where, bench, apart=settings)
-    show(_table(study, settings, metric, source=source), asked[0] if asked else None)
+    if source:
+        made = source_table(study)
+    else:
+        made = cross_table(study, settings, metric) if settings else comparison_table(study)
+    show(made, *asked)
 
 
 def show(table: Table, form: str | None = None) -> None:
@@ -90,7 +98,7 @@ def compare(
     runs: Runs = None,
     where: Where = None,
 ) -> None:
-    """Compare two norms over equal seeds: the paired difference with its interval, and what follows from it.
+    """Compare two norms over equal seeds: the paired difference, its interval, and the verdict.
 
     \b
     normbench compare gn bn --where batch_size=64
@@ -145,7 +153,7 @@ def report(
     ),
     bench: Bench = None,
 ) -> None:
-    """Write everything the runs say to a folder: one HTML page, tables, figures, and the runs as CSV.
+    """Write everything the runs say to a folder: an HTML page, tables, figures, the runs as CSV.
 
     \b
     normbench report -o results/table
@@ -159,16 +167,6 @@ def report(
     study = _load(runs, where, bench)
     check_keeps(output, study.runs["run"])
     print(write_report(study, output, command()))
-
-
-def _table(study: Study, by: list[str], metric: str | None, *, source: bool) -> Table:
-    from normbench.analysis.tables.comparison import comparison_table
-    from normbench.analysis.tables.crosstab import cross_table
-    from normbench.analysis.tables.source import source_table
-
-    if source:
-        return source_table(study)
-    return cross_table(study, by, metric) if by else comparison_table(study)
 
 
 def _load(

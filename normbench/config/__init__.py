@@ -1,1 +1,1 @@
-"""One run's configuration: its schema, the YAML files it is composed of, and the grammar of settings."""
+"""One run's configuration: schema, composition from YAML files, grammar of settings."""

@@ -52,16 +52,16 @@ def _groups(folder: Path) -> Mapping[str, list[str]]:
     found = {}
     for group in sorted(folder.iterdir()):
         if group.is_dir() and group.name != "sweep":
-            names = sorted(file.stem for file in group.glob("*.yaml"))
-            found[group.name] = [name for name in names if not name.startswith("_")]
+            # Files named with an underscore, such as _common.yaml, are included by the rest.
+            found[group.name] = sorted(file.stem for file in group.glob("[!_]*.yaml"))
     return found
 
 
 def _merge(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The values of the chosen files, with single values set."""
     allowed = _groups(folder)
-    choices = {key: value for key, value in settings.items() if key in allowed}
-    rest = {key: value for key, value in settings.items() if key not in allowed}
+    rest = dict(settings)
+    choices = {group: rest.pop(group) for group in allowed if group in rest}
     own = None
     if _is_own(choices.get("norm")):
         own = _own_norm(choices.pop("norm"), rest)
@@ -83,13 +83,15 @@ def _is_own(norm: Any) -> bool:
 def _own_norm(choice: str, rest: dict[str, Any]) -> dict[str, Any]:
     """The section of a user's own norm; takes the norm's options out of `rest`."""
     options = {}
-    for key in [key for key in rest if key.startswith("norm.")]:
-        if not key.startswith(OWN_OPTIONS):
-            expected = OWN_OPTIONS + key.removeprefix("norm.")
+    for key in tuple(rest):
+        group, _, option = key.partition(".")
+        if key.startswith(OWN_OPTIONS):
+            options[key.removeprefix(OWN_OPTIONS)] = rest.pop(key)
+        elif group == "norm":
+            expected = OWN_OPTIONS + option
             raise NormbenchError(
                 f"unknown key '{key}': an own norm's options are set as '{expected}'"
             )
-        options[key.removeprefix(OWN_OPTIONS)] = rest.pop(key)
     section = {"name": choice, "file": None, "content": None, "options": options}
     place, _, name = choice.rpartition(":")
     if place.endswith(".py"):
@@ -116,6 +118,7 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
         if section not in _keys(node):
             raise _unknown_key(values, key, depth)
         node = node[section]
+    # The name decides which keys a section has: files are chosen before single values are set.
     if last == "name" and sections:
         raise NormbenchError(f"'{key}' cannot be set: choose with {sections[0]}=NAME")
     if last not in _keys(node):
@@ -130,6 +133,7 @@ def _unknown_key(values: dict[str, Any], key: str, depth: int) -> NormbenchError
     """The error for a key whose part at `depth` is unknown. `lr` is told about `optim.lr`."""
     parts = key.split(".")
     known, noun = values, "key"
+    # Most wrong keys are names of a section's key, without the section.
     if depth == 0:
         sections = [section for section in values if parts[-1] in _keys(values[section])]
         if sections:

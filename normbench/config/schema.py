@@ -34,6 +34,7 @@ COST_KEYS = (
 
 
 def _bool_or_fast(value: Any) -> Any:
+    # By identity: 1 == True, and a `Literal[True]` of pydantic takes 1 as well.
     if value is True or value is False or value == "fast":
         return value
     raise ValueError("should be true, false or fast")
@@ -72,7 +73,7 @@ class Choice(Section):
 
 
 class DataConfig(Choice):
-    """A data source and the treatment of its images. `content` is a hash filled in from the data."""
+    """A data source and the treatment of its images; `content` is a hash of the data."""
 
     mean: Channels
     std: PositiveChannels
@@ -103,7 +104,7 @@ class TrainConfig(Section):
 
 
 class RuntimeConfig(Section):
-    """Device, precision, memory layout, compilation. `auto` and `fast` are resolved before the id."""
+    """Device, precision, layout, compilation; `auto` and `fast` are resolved before the id."""
 
     device: Literal["auto", "cpu", "cuda", "mps"]
     precision: Literal["auto", "fast", "fp32", "bf16"]
@@ -200,7 +201,7 @@ def from_yaml(text: str) -> RunConfig:
 
 
 def validate(values: Mapping[str, Any]) -> RunConfig:
-    """Checks a configuration. Raises NormbenchError: the first wrong key, its value, the allowed ones."""
+    """Checks a configuration. Raises NormbenchError for the first wrong key, with its value."""
     try:
         return RunConfig.model_validate(dict(values))
     except ValidationError as error:

@@ -28,10 +28,8 @@ FORMAT = 2
 
 def default_cache_dir() -> Path:
     """`$NORMBENCH_CACHE`, else `normbench` under `$XDG_CACHE_HOME` or `~/.cache`."""
-    named = os.environ.get("NORMBENCH_CACHE")
-    if named:
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "normbench"
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("NORMBENCH_CACHE") or f"{caches}/normbench").expanduser()
 
 
 def load(source: Source, home: DataHome) -> Dataset:
@@ -39,9 +37,7 @@ def load(source: Source, home: DataHome) -> Dataset:
     folder = cache_folder(source, home)
     if not is_intact(folder):
         _make(folder, lambda partial: _decode_into(partial, source))
-    train = _mapped(folder, "train")
-    test = _mapped(folder, "test")
-    return Dataset(source.name, source.content, source.classes, train, test)
+    return Dataset(source.name, _mapped(folder, "train"), _mapped(folder, "test"))
 
 
 def cache_folder(source: Source, home: DataHome) -> Path:
@@ -50,31 +46,27 @@ def cache_folder(source: Source, home: DataHome) -> Path:
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether every array has the sha256 that the manifest states (0.1 s for CIFAR-10)."""
+    """Whether the folder's manifest and arrays are as they were written."""
+    return _intact_manifest(folder) is not None
+
+
+def _intact_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest where its checksum and the sha256 of every array (0.1 s) are right."""
     try:
-        manifest = read_manifest(folder)
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+        checksum = manifest.pop("checksum")
         digests = {name: _digest(folder / f"{name}.npy") for name in manifest["sha256"]}
-        return (manifest["format"], manifest["sha256"]) == (FORMAT, digests)
+        found = (_checksum(manifest), FORMAT, digests)
+        is_right = found == (checksum, manifest["format"], manifest["sha256"])
+        return manifest if is_right else None
     except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Reads the manifest of a cache folder. Raises ValueError where its own checksum is wrong."""
-    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-    if manifest.pop("checksum", None) != _checksum(manifest):
-        raise ValueError(f"{folder / 'manifest.json'} is damaged")
-    return manifest
+        return None
 
 
 def pack(source: Source, home: DataHome) -> tuple[str, dict[str, bytes]]:
-    """Reads the cache folder of `source`, for a machine that does not see the folder.
-
-    Returns the folder's name and the content of each file by name.
-    """
+    """The cache folder of `source` by name, and its files by name, for another machine."""
     folder = cache_folder(source, home)
-    paths = [folder / "manifest.json", *_array_files(folder)]
-    return folder.name, {path.name: path.read_bytes() for path in paths}
+    return folder.name, {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def unpack(name: str, files: Mapping[str, bytes], home: DataHome) -> None:
@@ -90,10 +82,10 @@ def unpack(name: str, files: Mapping[str, bytes], home: DataHome) -> None:
 
 def remember(name: str, root: Path, source: Source, home: DataHome) -> None:
     """Notes that `data=NAME` without a root means `source`, decoded from `root`."""
-    imports = _imports(home)
-    imports[name] = _Import(root=str(root.absolute()), folder=cache_folder(source, home).name)
-    content = {name: entry.model_dump() for name, entry in imports.items()}
-    write_json(home.cache_dir / "imported.json", content)
+    entry = _Import(root=str(root.absolute()), folder=cache_folder(source, home).name)
+    imports = _imports(home) | {name: entry}
+    path = home.cache_dir / "imported.json"
+    write_json(path, {name: entry.model_dump() for name, entry in imports.items()})
 
 
 def recall(name: str, home: DataHome) -> Source:
@@ -107,18 +99,13 @@ def recall(name: str, home: DataHome) -> Source:
     def build() -> Source:
         return sources.build(name, home, options={"root": entry.root})
 
-    folder = home.cache_dir / entry.folder
+    manifest = _intact_manifest(home.cache_dir / entry.folder)
     # An intact cache needs no root: the imported folder may be gone.
-    if is_intact(folder):
-        return _from_manifest(folder, lambda: build().decode())
-    return build()
+    return _described(manifest, lambda: build().decode()) if manifest else build()
 
 
 def cached_source(content: str, home: DataHome) -> Source | None:
-    """The source of intact decoded data known as `content`, or None.
-
-    A run that names its data by content needs no file from before decoding.
-    """
+    """The source of intact decoded data known as `content`, or None; needs no original file."""
 
     def decode() -> NoReturn:
         raise RunFailure(
@@ -127,33 +114,29 @@ def cached_source(content: str, home: DataHome) -> Source | None:
 
     # A leading dot marks a folder that another process is still filling.
     for folder in home.cache_dir.glob(f"[!.]*-{_short_hash(content)}"):
+        manifest = _intact_manifest(folder)
         # The short hash selects, the manifest's full content decides.
-        if is_intact(folder) and read_manifest(folder)["content"] == content:
-            return _from_manifest(folder, decode)
+        if manifest and manifest["content"] == content:
+            return _described(manifest, decode)
     return None
 
 
 def cached(home: DataHome) -> list[tuple[Path, str]]:
-    """Lists the decoded data sets: each folder, and a description of its state."""
-    found = []
-    for path in sorted(home.cache_dir.glob("*/manifest.json")):
-        state = "damaged: will be decoded again"
-        if is_intact(path.parent):
-            state = _describe(read_manifest(path.parent))
-        found.append((path.parent, state))
-    return found
+    """The folders of decoded data, each with a description of its state."""
+    folders = sorted(path.parent for path in home.cache_dir.glob("*/manifest.json"))
+    return [(folder, _state(folder)) for folder in folders]
 
 
-def _describe(manifest: dict[str, Any]) -> str:
+def _state(folder: Path) -> str:
+    manifest = _intact_manifest(folder)
+    if manifest is None:
+        return "damaged: will be decoded again"
     counts = f"{manifest['num_train']} + {manifest['num_test']} images"
     return f"intact: {manifest['name']}, {counts}, {len(manifest['classes'])} classes"
 
 
 def _make(folder: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a folder beside `folder`, which gets the name of `folder` once whole.
-
-    Does nothing where another process has made `folder` meanwhile.
-    """
+    """Lets `write` fill a folder, named `folder` once whole, unless another process did."""
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
@@ -192,28 +175,19 @@ def _decode_into(folder: Path, source: Source) -> None:
 
 
 def _mapped(folder: Path, side: str) -> Split:
-    """The arrays of one side, mapped into memory."""
     arrays = {}
-    for path in _array_files(folder):
-        owner, _, name = path.stem.partition("_")
-        if owner == side:
-            # Mode c copies a page on writing: torch asks for writable memory, no file changes.
-            arrays[name] = np.load(path, mmap_mode="c")
+    for path in sorted(folder.glob(f"{side}_*.npy")):
+        # Mode c copies a page on writing: torch asks for writable memory, no file changes.
+        arrays[path.stem.removeprefix(f"{side}_")] = np.load(path, mmap_mode="c")
     return Split(arrays)
 
 
-def _array_files(folder: Path) -> list[Path]:
-    """The files {train,test}_{name}.npy listed by the manifest."""
-    return [folder / f"{name}.npy" for name in read_manifest(folder)["sha256"]]
-
-
-def _from_manifest(folder: Path, decode: Callable[[], tuple[Split, Split]]) -> Source:
-    manifest = read_manifest(folder)
+def _described(manifest: dict[str, Any], decode: Callable[[], tuple[Split, Split]]) -> Source:
     channels, height, width = manifest["image_shape"]
     return Source(
-        name=manifest["name"],
-        content=manifest["content"],
-        classes=tuple(manifest["classes"]),
+        manifest["name"],
+        manifest["content"],
+        tuple(manifest["classes"]),
         image_shape=(channels, height, width),
         num_train=manifest["num_train"],
         num_test=manifest["num_test"],

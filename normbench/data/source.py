@@ -55,11 +55,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Holds a decoded data set under its data name; `content` is the hash of its bytes."""
+    """Holds a decoded data set under its data name."""
 
     name: str
-    content: str
-    classes: tuple[str, ...]
     train: Split
     test: Split
 

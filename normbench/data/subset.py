@@ -47,17 +47,12 @@ def _limit(split: Split, side: str, count: int | None, seed: int) -> Split:
         return split
     classes = _classes(split)
     sizes = np.bincount(classes)
-    each, remainder = divmod(count, len(sizes))
-    quotas = []
-    for label, size in enumerate(sizes):
-        # The first classes take what does not divide evenly.
-        quota = each + (label < remainder)
+    # The first classes take what does not divide evenly.
+    quotas = [len(part) for part in np.array_split(np.arange(count), len(sizes))]
+    for label, (quota, size) in enumerate(zip(quotas, sizes, strict=True)):
         if quota > size:
-            raise NormbenchError(
-                f"data.limit_{side}={count} takes {quota} images of each class, "
-                f"class {label} has {size}"
-            )
-        quotas.append(quota)
+            taken = f"takes {quota} images of each class, class {label} has {size}"
+            raise NormbenchError(f"data.limit_{side}={count} {taken}")
     return split.take(_choose(classes, quotas, stream(seed, "limit", side)))
 
 

@@ -34,9 +34,8 @@ class Layers:
         self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1
     ) -> nn.Module:
         """A convolution before a norm, with a bias if spec.conv_bias; stride 1 keeps the size."""
-        padding, bias = kernel_size // 2, self.spec.conv_bias
-        conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
-        return self._initialized(conv)
+        sizes = (in_channels, out_channels, kernel_size, stride, kernel_size // 2)
+        return self._initialized(nn.Conv2d(*sizes, bias=self.spec.conv_bias))
 
     def linear(self, in_features: int, out_features: int) -> nn.Module:
         """A linear layer with bias."""
@@ -63,17 +62,15 @@ class Layers:
             self._num_norms += 1
             return make(num_features)
 
-    def _initialized(self, module: nn.Module) -> nn.Module:
+    def _initialized(self, module: nn.Conv2d | nn.Linear) -> nn.Module:
         """Draws weight and bias from torch's default distribution; the norm reparametrizes."""
         generator = stream(self.seed, "init", self._num_drawn)
         self._num_drawn += 1
-        weight, bias = module.weight, module.bias
-        assert isinstance(weight, torch.Tensor)
         # The weight comes first: drawn after a bias, which some norms do without, it would differ.
-        nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
-        if isinstance(bias, torch.Tensor):
-            bound = 1 / math.sqrt(weight[0].numel())
-            nn.init.uniform_(bias, -bound, bound, generator=generator)
+        nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
+        if module.bias is not None:
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            nn.init.uniform_(module.bias, -bound, bound, generator=generator)
         if self.spec.reparametrize is not None:
             return self.spec.reparametrize(module)
         return module

@@ -29,9 +29,8 @@ def normresnet(
     for index, width in enumerate(widths):
         conv = layers.conv(channels, width, 3, stride=1 if index == 0 else 2)
         norm_act = layers.norm_act(width)
-        stage = nn.Sequential(OrderedDict(conv=conv, norm_act=norm_act))
-        stages[f"stage{index + 1}"] = stage
+        stages[f"stage{index + 1}"] = nn.Sequential(OrderedDict(conv=conv, norm_act=norm_act))
         channels = width
     linear = layers.linear(channels, num_outputs)
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
-    return nn.Sequential(OrderedDict(**stages, head=head))
+    stages["head"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
+    return nn.Sequential(stages)

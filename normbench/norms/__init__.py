@@ -1,19 +1,8 @@
 """The normalization methods behind `--norm`: importing the package registers all of them."""
 
-from normbench.norms import activation, adain, batch, mixed, pointwise, sample, weight
+from normbench.norms import activation, batch, mixed, pointwise, sample, weight  # noqa: F401
 from normbench.norms.adain import AdaIN
 from normbench.norms.registry import norms
 from normbench.norms.spec import NormSpec
 
-__all__ = [
-    "AdaIN",
-    "NormSpec",
-    "activation",
-    "adain",
-    "batch",
-    "mixed",
-    "norms",
-    "pointwise",
-    "sample",
-    "weight",
-]
+__all__ = ["AdaIN", "NormSpec", "norms"]

@@ -13,8 +13,9 @@ from normbench.norms.arithmetic import (
     BATCH,
     PIXELS,
     ScaleAndShift,
+    deviation,
     of_channels,
-    scale_and_shift,
+    over_root_mean_square,
     widened,
 )
 from normbench.norms.refusals import groups, one_value_per_channel
@@ -85,13 +86,9 @@ class EvoNormS0(ScaleAndShift):
 
     def forward(self, x: Tensor) -> Tensor:
         gate = (x * of_channels(self.v).to(x.dtype)).sigmoid()
-        return scale_and_shift(x * gate / self._group_std(x), self.weight, self.bias)
-
-    def _group_std(self, x: Tensor) -> Tensor:
-        groups: Tensor = widened(x).unflatten(1, (self.num_groups, -1))
-        var = groups.var((2, 3, 4), correction=0, keepdim=True)
-        std = (var + self.eps).sqrt().to(x.dtype)
-        return std.expand(groups.shape).flatten(1, 2)
+        groups: Tensor = x.unflatten(1, (self.num_groups, -1))
+        std = deviation(groups, (2, 3, 4), self.eps).expand(groups.shape).flatten(1, 2)
+        return super().forward(x * gate / std)
 
 
 class EvoNormB0(ScaleAndShift):
@@ -106,7 +103,6 @@ class EvoNormB0(ScaleAndShift):
         self.register_buffer("running_var", torch.ones(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """y = x / max(batch_std, v * x + instance_std) * weight + bias, of the shape of x."""
         var = self.running_var
         if self.training:
             var = widened(x).var(BATCH, correction=0)
@@ -115,12 +111,8 @@ class EvoNormB0(ScaleAndShift):
             update = var.detach() * self.momentum * (count / (count - 1))
             self.running_var.copy_(self.running_var * (1 - self.momentum) + update)
         batch_std = of_channels((var + self.eps).sqrt()).to(x.dtype)
-        line = x * of_channels(self.v).to(x.dtype) + self._instance_std(x)
-        return scale_and_shift(x / torch.maximum(batch_std, line), self.weight, self.bias)
-
-    def _instance_std(self, x: Tensor) -> Tensor:
-        var = widened(x).var(PIXELS, correction=0, keepdim=True)
-        return (var + self.eps).sqrt().to(x.dtype)
+        line = x * of_channels(self.v).to(x.dtype) + deviation(x, PIXELS, self.eps)
+        return super().forward(x / torch.maximum(batch_std, line))
 
 
 class FilterResponseNorm(ScaleAndShift):
@@ -131,9 +123,7 @@ class FilterResponseNorm(ScaleAndShift):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        mean_square = widened(x.square()).mean(PIXELS, keepdim=True)
-        y = x * (mean_square + self.eps).rsqrt().to(x.dtype)
-        return scale_and_shift(y, self.weight, self.bias)
+        return super().forward(over_root_mean_square(x, PIXELS, self.eps))
 
 
 class ThresholdedFilterResponseNorm(FilterResponseNorm):

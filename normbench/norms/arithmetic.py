@@ -1,4 +1,4 @@
-"""Shared arithmetic of norms of feature maps: axes, normalization, scale and shift."""
+"""Shared arithmetic of norms of feature maps: axes, statistics, scale and shift."""
 
 from __future__ import annotations
 
@@ -30,15 +30,25 @@ def of_channels(values: Tensor) -> Tensor:
 
 def widened(x: Tensor) -> Tensor:
     """Casts half precision to float32, the least precision for statistics."""
-    if x.dtype in (torch.bfloat16, torch.float16):
-        return x.float()
-    return x
+    return x.float() if x.itemsize == 2 else x
 
 
 def unbiased_factor(x: Tensor) -> float:
     """N / (N - 1) for the N = n * h * w values of a channel: biased to unbiased variance."""
     count = x.numel() // x.shape[1]
     return count / max(count - 1, 1)
+
+
+def deviation(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
+    """sqrt(var(x) + eps) over the axes, kept with length 1, in x's type."""
+    var = widened(x).var(axes, correction=0, keepdim=True)
+    return (var + eps).sqrt().to(x.dtype)
+
+
+def over_root_mean_square(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) over the axes, in x's type."""
+    mean_square = widened(x.square()).mean(axes, keepdim=True)
+    return x * (mean_square + eps).rsqrt().to(x.dtype)
 
 
 def normalized(x: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:

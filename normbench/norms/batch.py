@@ -6,6 +6,7 @@ biased, divided by the number of its values, unless called unbiased.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Annotated
 
@@ -21,6 +22,10 @@ from normbench.norms.batch_layers import (
 from normbench.norms.refusals import one_value_per_channel
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, Momentum, NormSpec, Refusal, Shape
+
+
+def _over_the_batch(norm: Callable[[int], nn.Module]) -> NormSpec:
+    return NormSpec("batch", norm, refuse=one_value_per_channel)
 
 
 @norms.register("bn", title="BatchNorm")
@@ -39,12 +44,10 @@ def bn(
     average over all batches when momentum is None. Without `track_running_stats` evaluation uses
     the statistics of each test batch: 250 images at a time, in the order of the data set.
     """
-    return NormSpec(
-        scope="batch",
-        norm=lambda num_features: nn.BatchNorm2d(
+    return _over_the_batch(
+        lambda num_features: nn.BatchNorm2d(
             num_features, eps, momentum, affine, track_running_stats
-        ),
-        refuse=one_value_per_channel,
+        )
     )
 
 
@@ -56,11 +59,7 @@ def bn_custom(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
     torch's the unbiased variances: with N = n * h * w values per channel the variance in evaluation
     is smaller than bn's by a factor of nearly 1 - 1 / N.
     """
-    return NormSpec(
-        scope="batch",
-        norm=lambda num_features: WrittenOutBatchNorm(num_features, eps, momentum),
-        refuse=one_value_per_channel,
-    )
+    return _over_the_batch(lambda num_features: WrittenOutBatchNorm(num_features, eps, momentum))
 
 
 @norms.register("lazy_bn", title="LazyBatchNorm")
@@ -69,11 +68,7 @@ def lazy_bn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1, affine: bool = True) -
 
     Formula and evaluation as for bn. The first input gives no statistics, only the channels.
     """
-    return NormSpec(
-        scope="batch",
-        norm=lambda num_features: nn.LazyBatchNorm2d(eps, momentum, affine),
-        refuse=one_value_per_channel,
-    )
+    return _over_the_batch(lambda num_features: nn.LazyBatchNorm2d(eps, momentum, affine))
 
 
 @norms.register("ghost_bn", title="Ghost BatchNorm")
@@ -93,18 +88,16 @@ def ghost_bn(
     """
 
     def refuse(shape: Shape) -> Refusal | None:
-        samples, _, *places = shape
+        samples = shape[0]
         smallest_chunk = samples % size or min(samples, size)
-        if smallest_chunk * prod(places) > 1:
+        if smallest_chunk * prod(shape[2:]) > 1:
             return None
-        return Refusal(
-            f"size={size} leaves a chunk of one sample, whose 1x1 map has no variance, "
-            f"in a batch of {samples}"
-        )
+        chunk = f"size={size} leaves a chunk of one sample, whose 1x1 map has no variance"
+        return Refusal(f"{chunk}, in a batch of {samples}")
 
     return NormSpec(
-        scope="batch",
-        norm=lambda num_features: GhostBatchNorm(num_features, size, eps, momentum, affine),
+        "batch",
+        lambda num_features: GhostBatchNorm(num_features, size, eps, momentum, affine),
         refuse=refuse,
     )
 
@@ -128,12 +121,10 @@ def batch_renorm(
     numbers to the length of the run. Evaluation as for bn. Departures from the paper: the running
     average is of the variance, as in bn, not of the deviation; both bounds grow at the same time.
     """
-    return NormSpec(
-        scope="batch",
-        norm=lambda num_features: BatchRenorm(
+    return _over_the_batch(
+        lambda num_features: BatchRenorm(
             num_features, eps, momentum, r_max, d_max, warmup_steps, ramp_steps
-        ),
-        refuse=one_value_per_channel,
+        )
     )
 
 
@@ -145,8 +136,4 @@ def sync_bn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1, affine: bool = True) -
     there is a single process. Evaluation as for bn. On a GPU the layer is torch's own; elsewhere,
     where torch's layer raises an error, two all-reduces over the default process group.
     """
-    return NormSpec(
-        scope="batch",
-        norm=lambda num_features: SyncBatchNorm(num_features, eps, momentum, affine),
-        refuse=one_value_per_channel,
-    )
+    return _over_the_batch(lambda num_features: SyncBatchNorm(num_features, eps, momentum, affine))

@@ -1,4 +1,7 @@
-"""Layers of batch normalization's variants that torch lacks, written out from their papers."""
+"""Layers of batch normalization's variants that torch lacks, written out from their papers.
+
+Each takes x of shape (n, c, h, w) and gives y of this shape.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ from normbench.norms.arithmetic import (
 
 
 class WrittenOutBatchNorm(ScaleAndShift):
-    """Batch normalization of x (n, c, h, w); `running_var` averages biased variances."""
+    """Batch normalization: y = (x - mean) / sqrt(var + eps) * weight + bias.
+
+    `running_var` averages biased variances.
+    """
 
     running_mean: Tensor
     running_var: Tensor
@@ -32,16 +38,19 @@ class WrittenOutBatchNorm(ScaleAndShift):
         self.register_buffer("running_var", torch.ones(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """y = (x - mean) / sqrt(var + eps) * weight + bias, of the shape of x."""
         dtype, x = x.dtype, widened(x)
-        mean, var = self.running_mean, self.running_var
-        if self.training:
-            var, mean = torch.var_mean(x, BATCH, correction=0)
-            with torch.no_grad():
-                self.running_mean.lerp_(mean, self.momentum)
-                self.running_var.lerp_(var, self.momentum)
-        y = normalized(x, mean, var, self.eps)
-        return scale_and_shift(y, self.weight, self.bias).to(dtype)
+        mean, var = self._moments(x)
+        return super().forward(normalized(x, mean, var, self.eps)).to(dtype)
+
+    def _moments(self, x: Tensor, correction: float = 1.0) -> tuple[Tensor, Tensor]:
+        """The batch's mean and variance; `running_var` averages the variances * correction."""
+        if not self.training:
+            return self.running_mean, self.running_var
+        var, mean = torch.var_mean(x, BATCH, correction=0)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * correction, self.momentum)
+        return mean, var
 
 
 class GhostBatchNorm(nn.BatchNorm2d):
@@ -54,18 +63,17 @@ class GhostBatchNorm(nn.BatchNorm2d):
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        """The concatenated outputs of the chunks, of the shape of x."""
-        if not self.training:
-            return super().forward(x)
         normalize = super().forward
+        if not self.training:
+            return normalize(x)
         return torch.cat([normalize(chunk) for chunk in x.split(self.size)])
 
 
 class BatchRenorm(nn.BatchNorm2d):
-    """Batch normalization whose training output is corrected towards the running statistics.
+    """Batch normalization corrected towards the running statistics in training.
 
-    The bounds r_max and d_max of the correction grow from 1 and 0, linearly over `ramp` batches
-    after the first `warmup` batches.
+    y = ((x - mean) / std * r + d) * weight + bias. The bounds r_max and d_max of the correction
+    grow from 1 and 0, linearly over `ramp` batches after the first `warmup` batches.
     """
 
     running_mean: Tensor
@@ -87,7 +95,6 @@ class BatchRenorm(nn.BatchNorm2d):
         self.r_max, self.d_max, self.warmup, self.ramp = r_max, d_max, warmup, ramp
 
     def forward(self, x: Tensor) -> Tensor:
-        """y = ((x - mean) / std * r + d) * weight + bias, of the shape of x."""
         if not self.training:
             return super().forward(x)
         dtype, x = x.dtype, widened(x)
@@ -116,23 +123,17 @@ class BatchRenorm(nn.BatchNorm2d):
 
 
 class SumOverProcesses(torch.autograd.Function):
-    """Sums a tensor over all processes, and in the backward pass its gradient."""
+    """The sum of every process's values, and in the backward pass of every process's gradients."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        """The sum of every process's values, of their shape."""
-        return _summed(values)
+        summed = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        """The sum of every process's gradients."""
-        return _summed(gradients[0])
-
-
-def _summed(values: Tensor) -> Tensor:
-    summed = values.clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(summed)
-    return summed
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return SumOverProcesses.apply(gradients[0])
 
 
 class SyncBatchNorm(nn.SyncBatchNorm):
@@ -149,7 +150,6 @@ class SyncBatchNorm(nn.SyncBatchNorm):
     momentum: float
 
     def forward(self, x: Tensor) -> Tensor:
-        """The output for this process's samples, of the shape of x."""
         is_distributed = dist.is_available() and dist.is_initialized()
         if x.is_cuda or not self.training or not is_distributed:
             return super().forward(x)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from normbench.norms.arithmetic import (
-    BATCH,
     PIXELS,
     SAMPLE,
     normalized,
@@ -21,7 +20,7 @@ from normbench.norms.arithmetic import (
     widened,
 )
 from normbench.norms.batch_layers import WrittenOutBatchNorm
-from normbench.norms.refusals import one_pixel
+from normbench.norms.refusals import one_pixel, single
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, Momentum, NormSpec, Refusal, Shape
 
@@ -36,17 +35,10 @@ def switchable(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
     running average. The paper averages some batches under the final weights instead:
     train.bn_evaluations does so over all images.
     """
-
-    def refuse(shape: Shape) -> Refusal | None:
-        samples, channels, *places = shape
-        if samples * prod(places) > 1 or channels > 1:
-            return None
-        return Refusal("one value has no variance")
-
     return NormSpec(
-        scope="batch",
-        norm=lambda num_features: SwitchableNorm(num_features, eps, momentum),
-        refuse=refuse,
+        "batch",
+        lambda num_features: SwitchableNorm(num_features, eps, momentum),
+        refuse=single(prod, "one value has no variance"),
     )
 
 
@@ -65,14 +57,15 @@ def ibn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
         return one_pixel(shape)
 
     return NormSpec(
-        scope="batch",
-        norm=lambda num_features: HalfInstanceNorm(num_features, eps, momentum),
-        refuse=refuse,
+        "batch", lambda num_features: HalfInstanceNorm(num_features, eps, momentum), refuse=refuse
     )
 
 
 class SwitchableNorm(WrittenOutBatchNorm):
-    """Normalization by learned mixes of the means and variances of in, ln and bn."""
+    """Normalization by learned mixes of the means and variances of in, ln and bn.
+
+    `running_var` averages unbiased variances.
+    """
 
     def __init__(self, num_features: int, eps: float, momentum: float) -> None:
         super().__init__(num_features, eps, momentum)
@@ -80,16 +73,10 @@ class SwitchableNorm(WrittenOutBatchNorm):
         self.var_logits = nn.Parameter(torch.zeros(3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """y = (x - mean) / sqrt(var + eps) * weight + bias, of the shape of x."""
         dtype, x = x.dtype, widened(x)
         var_in, mean_in = torch.var_mean(x, PIXELS, correction=0)  # (n, c)
         var_ln, mean_ln = torch.var_mean(x, SAMPLE, correction=0)  # (n,)
-        var_bn, mean_bn = self.running_var, self.running_mean  # (c,)
-        if self.training:
-            var_bn, mean_bn = torch.var_mean(x, BATCH, correction=0)
-            with torch.no_grad():
-                self.running_mean.lerp_(mean_bn, self.momentum)
-                self.running_var.lerp_(var_bn * unbiased_factor(x), self.momentum)
+        mean_bn, var_bn = self._moments(x, unbiased_factor(x))  # (c,)
         mean = _mix(self.mean_logits, mean_in, mean_ln[:, None], mean_bn[None])
         var = _mix(self.var_logits, var_in, var_ln[:, None], var_bn[None])
         y = normalized(x, mean, var, self.eps)
@@ -112,6 +99,5 @@ class HalfInstanceNorm(nn.Module):
         self.batch = nn.BatchNorm2d(num_features - self.num_instance, eps, momentum)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Both normalized halves, concatenated to the shape of x (n, c, h, w)."""
         first, rest = x[:, : self.num_instance], x[:, self.num_instance :]
         return torch.cat([self.instance(first), self.batch(rest)], dim=1)

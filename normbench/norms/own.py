@@ -9,7 +9,6 @@ chained to the NormbenchError raised here, so that the command line shows the us
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.util
 import inspect
 import json
@@ -37,7 +36,6 @@ from normbench.errors import USER_FILES, NormbenchError, invalid, unknown
 from normbench.norms.spec import NormSpec, Refusal, Scope, Shape
 
 MakeLayer = Callable[..., nn.Module]
-POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
@@ -58,9 +56,8 @@ def check(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     path = _source(name, given.get("file"))
     content = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     if given.get("content") not in (None, content):
-        raise NormbenchError(
-            f"norm {name}: '{path}' is not the file that this configuration was made for"
-        )
+        changed = f"'{path}' is not the file that this configuration was made for"
+        raise NormbenchError(f"norm {name}: {changed}")
     options = _checked_options(name, _load(name, path, content), given.get("options") or {})
     return {"file": str(path), "content": content, "options": options}
 
@@ -69,6 +66,9 @@ def build(name: str, given: Mapping[str, Any]) -> NormSpec:
     """The own norm with its options; refuses an input on which a trial of the layer fails."""
     checked = check(name, given)
     make = _load(name, Path(checked["file"]), checked["content"])
+    scope: Any = getattr(make, "scope", "undeclared")
+    if scope not in get_args(Scope):
+        raise unknown(f"scope of norm {name}", str(scope), get_args(Scope))
 
     def layer(num_features: int) -> nn.Module:
         made = make(num_features, **checked["options"])
@@ -79,19 +79,12 @@ def build(name: str, given: Mapping[str, Any]) -> NormSpec:
         return made
 
     return NormSpec(
-        scope=_scope(name, make),
+        scope=scope,
         norm=layer,
         norm_act=layer if getattr(make, "owns_activation", False) else None,
         conv_bias=bool(getattr(make, "conv_bias", False)),
         refuse=lambda shape: _try(layer, shape),
     )
-
-
-def _scope(name: str, make: MakeLayer) -> Scope:
-    scope: Any = getattr(make, "scope", "undeclared")
-    if scope not in get_args(Scope):
-        raise unknown(f"scope of norm {name}", str(scope), get_args(Scope))
-    return scope  # type: ignore[no-any-return]
 
 
 def described(name: str, checked: Mapping[str, Any]) -> tuple[str, str]:
@@ -103,25 +96,21 @@ def described(name: str, checked: Mapping[str, Any]) -> tuple[str, str]:
 def _source(name: str, file: str | None) -> Path:
     """The file that defines the class."""
     place = name.rpartition(":")[0]
-    if not place.endswith(".py"):
-        return _module_file(name, place)
-    path = Path(file or place).expanduser().absolute()
-    if not path.is_file():
-        raise NormbenchError(f"norm {name}: there is no file '{path}'")
-    return path
-
-
-def _module_file(name: str, module: str) -> Path:
+    if place.endswith(".py"):
+        path = Path(file or place).expanduser().absolute()
+        if not path.is_file():
+            raise NormbenchError(f"norm {name}: there is no file '{path}'")
+        return path
     found = None
-    with _users_code(name), suppress(ModuleNotFoundError):
-        if module:
-            found = importlib.util.find_spec(module)
-    if found is None or found.origin is None or not Path(found.origin).is_file():
+    # ValueError: an empty name.
+    with _users_code(name), suppress(ModuleNotFoundError, ValueError):
+        found = importlib.util.find_spec(place)
+    path = Path(found.origin or "") if found else Path()
+    if not path.is_file():
         raise NormbenchError(
-            f"norm {name}: there is no module '{module}' to import; "
-            "a file is given as file.py:Class"
+            f"norm {name}: there is no module '{place}' to import; a file is given as file.py:Class"
         )
-    return Path(found.origin)
+    return path
 
 
 @lru_cache(maxsize=64)
@@ -130,76 +119,67 @@ def _load(name: str, path: Path, content: str) -> MakeLayer:
     USER_FILES.add(str(path))
     place, _, attribute = name.rpartition(":")
     with _users_code(name):
-        is_file = place.endswith(".py")
-        module = _run_file(path, content) if is_file else importlib.import_module(place)
-    if attribute not in vars(module):
-        raise unknown(f"class of {place}", attribute, _layers_in(module))
-    make = getattr(module, attribute)
+        if place.endswith(".py"):
+            module = _run_file(path, content)
+        else:
+            module = importlib.import_module(place)
+    names = vars(module)
+    if attribute not in names:
+        # Layers that the module defines, and does not just import.
+        layers = [key for key in names if _is_layer(names[key], module.__name__)]
+        raise unknown(f"class of {place}", attribute, layers)
+    make: MakeLayer = names[attribute]
     if not inspect.isfunction(make) and not _is_layer(make):
         raise NormbenchError(
             f"norm {name}: {attribute} is no subclass of nn.Module and no function that makes one"
         )
-    return make  # type: ignore[no-any-return]
+    return make
 
 
 def _run_file(path: Path, content: str) -> ModuleType:
     """Runs the file as a module; as in a script, imports from the file's folder work."""
-    spec = importlib.util.spec_from_file_location(f"normbench_own_{content}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(f"normbench_own_{content}")
+    module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses look up a class's module here
     sys.path.insert(0, str(path.parent))
     try:
-        spec.loader.exec_module(module)
+        exec(compile(path.read_bytes(), path, "exec", dont_inherit=True), vars(module))
     finally:
         sys.path.remove(str(path.parent))
     return module
 
 
-def _is_layer(value: object) -> bool:
-    return inspect.isclass(value) and issubclass(value, nn.Module)
-
-
-def _layers_in(module: ModuleType) -> list[str]:
-    """The layers that the module defines, and does not just import: candidates for a typo."""
-    return [
-        name
-        for name, value in vars(module).items()
-        if _is_layer(value) and value.__module__ == module.__name__
-    ]
+def _is_layer(value: object, module: str | None = None) -> bool:
+    is_layer = inspect.isclass(value) and issubclass(value, nn.Module)
+    return is_layer and module in (None, value.__module__)
 
 
 def _checked_options(name: str, make: MakeLayer, given: Mapping[str, Any]) -> dict[str, Any]:
     """The constructor's options that YAML can hold: given values, checked, and defaults."""
-    parameters = list(inspect.signature(make).parameters.values())
-    positional = [parameter for parameter in parameters if parameter.kind in POSITIONAL]
-    if not positional:
+    parameters = [p for p in inspect.signature(make).parameters.values() if p.kind in NAMED]
+    if not parameters or parameters[0].kind is Parameter.KEYWORD_ONLY:
         raise NormbenchError(
             f"norm {name}: its constructor takes no num_features: name it as the first parameter"
         )
-    parameters.remove(positional[0])
-    defaults = {p.name: p.default for p in parameters if p.kind in NAMED}
+    defaults = {p.name: p.default for p in parameters[1:]}
     for key in given.keys() - defaults.keys():
         known = [f"norm.options.{option}" for option in defaults]
         raise unknown(f"option of norm {name}", key, known)
-    hints = _hints(make)
-    options = {}
-    for key, default in defaults.items():
-        if key in given:
-            options[key] = _converted(key, given[key], hints.get(key, Any))
-        elif default is Parameter.empty:
-            raise NormbenchError(f"norm {name} needs norm.options.{key}=VALUE")
-        else:
-            options[key] = default
-    return _plain(options)
-
-
-def _hints(make: MakeLayer) -> dict[str, Any]:
-    """The parameters' types; none where an annotation is no type but a remark or a number."""
+    hints: dict[str, Any] = {}
+    # An annotation may be no type but a remark or a number.
     with suppress(Exception):
-        return get_type_hints(make.__init__ if inspect.isclass(make) else make, include_extras=True)
-    return {}
+        function = make.__init__ if inspect.isclass(make) else make
+        hints = get_type_hints(function, include_extras=True)
+    options = {}
+    for key, value in {**defaults, **given}.items():
+        if value is Parameter.empty:
+            raise NormbenchError(f"norm {name} needs norm.options.{key}=VALUE")
+        if key in given:
+            value = _converted(key, value, hints.get(key, Any))
+        # A default such as a class, which YAML cannot hold, is left out.
+        with suppress(TypeError, ValueError):
+            options[key] = json.loads(json.dumps(value))
+    return options
 
 
 def _converted(key: str, value: Any, hint: Any) -> Any:
@@ -215,15 +195,6 @@ def _converted(key: str, value: Any, hint: Any) -> Any:
         raise invalid(f"norm.options.{key}", error) from None
 
 
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as YAML holds values; a default such as a class is left out."""
-    plain = {}
-    for key, value in options.items():
-        with suppress(TypeError, ValueError):
-            plain[key] = json.loads(json.dumps(value))
-    return plain
-
-
 def _try(layer: Callable[[int], nn.Module], shape: Shape) -> Refusal | None:
     """Refuses where a forward pass in training raises, changes the shape or is not finite."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -235,10 +206,9 @@ def _try(layer: Callable[[int], nn.Module], shape: Shape) -> Refusal | None:
     except Exception as error:
         first_line = f"{type(error).__name__}: {error}".splitlines()[0]
         return Refusal(f"on a batch of shape {shape} it raises {first_line}", error)
-    if not isinstance(y, Tensor):
-        return Refusal(f"it makes {type(y).__name__} of a batch of shape {shape}")
-    if y.shape != x.shape:
-        return Refusal(f"it makes {tuple(y.shape)} of a batch of shape {shape}")
+    made = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+    if made != shape:
+        return Refusal(f"it makes {made} of a batch of shape {shape}")
     if not y.isfinite().all():
         return Refusal(f"it gives values that are not finite on a batch of shape {shape}")
     return None

@@ -7,46 +7,37 @@ from math import prod
 
 from normbench.norms.spec import Refusal, Shape
 
-
-def one_value_per_channel(shape: Shape) -> Refusal | None:
-    """Refuses a single value per channel, for statistics over batch and places."""
-    samples, _, *places = shape
-    if samples * prod(places) > 1:
-        return None
-    return Refusal("one value per channel has no variance: a batch of 1 on a 1x1 map")
+Refuse = Callable[[Shape], Refusal | None]
 
 
-def one_pixel(shape: Shape) -> Refusal | None:
-    """Refuses maps of a single place, for statistics over places."""
-    if prod(shape[2:]) > 1:
-        return None
-    return Refusal("one value per sample and channel has no variance: a 1x1 map")
+def single(num_values: Callable[[Shape], int], reason: str) -> Refuse:
+    """Refuses shapes where a statistic runs over a single value, whose variance is 0."""
+
+    def refuse(shape: Shape) -> Refusal | None:
+        return Refusal(reason) if num_values(shape) == 1 else None
+
+    return refuse
 
 
-def one_channel(shape: Shape) -> Refusal | None:
-    """Refuses a single channel, for statistics over the channels of each place."""
-    if shape[1] > 1:
-        return None
-    return Refusal("one channel has no variance over channels")
+one_value_per_channel = single(
+    lambda shape: shape[0] * prod(shape[2:]),
+    "one value per channel has no variance: a batch of 1 on a 1x1 map",
+)
+one_pixel = single(
+    lambda shape: prod(shape[2:]), "one value per sample and channel has no variance: a 1x1 map"
+)
 
 
-def one_value_per_sample(shape: Shape) -> Refusal | None:
-    """Refuses a single value per sample, for statistics over channels and places."""
-    if prod(shape[1:]) > 1:
-        return None
-    return Refusal("one value per sample has no variance")
-
-
-def groups(num_groups: int) -> Callable[[Shape], Refusal | None]:
+def groups(num_groups: int) -> Refuse:
     """Refuses groups of unequal size or of one value, for statistics over groups of channels."""
 
     def refuse(shape: Shape) -> Refusal | None:
-        _, channels, *places = shape
+        channels = shape[1]
         if channels % num_groups:
             return Refusal(f"num_groups={num_groups} does not divide {channels} channels")
-        if channels // num_groups * prod(places) > 1:
-            return None
-        left = f"num_groups={num_groups} leaves one value per group"
-        return Refusal(f"{left}: {channels} channels on a 1x1 map")
+        reason = (
+            f"num_groups={num_groups} leaves one value per group: {channels} channels on a 1x1 map"
+        )
+        return single(lambda shape: prod(shape[1:]) // num_groups, reason)(shape)
 
     return refuse

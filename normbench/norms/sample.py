@@ -7,14 +7,16 @@ docstring describes evaluation.
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import UninitializedParameter, is_lazy
 
-from normbench.norms.arithmetic import of_channels, widened
-from normbench.norms.refusals import groups, one_channel, one_pixel, one_value_per_sample
+from normbench.norms.arithmetic import of_channels, over_root_mean_square
+from normbench.norms.refusals import groups, one_pixel, single
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups
 
@@ -28,8 +30,8 @@ def gn(*, num_groups: NumGroups = 4, eps: Eps = 1e-5, affine: bool = True) -> No
     paper has 32 groups; the default is 4, as in the comparison that this project began with.
     """
     return NormSpec(
-        scope="sample",
-        norm=lambda num_features: nn.GroupNorm(num_groups, num_features, eps, affine),
+        "sample",
+        lambda num_features: nn.GroupNorm(num_groups, num_features, eps, affine),
         refuse=groups(num_groups),
     )
 
@@ -88,9 +90,9 @@ def ln_chw(*, eps: Eps = 1e-5) -> NormSpec:
     a network works on a single size of image.
     """
     return NormSpec(
-        scope="sample",
-        norm=lambda num_features: ElementwiseLayerNorm(eps),
-        refuse=one_value_per_sample,
+        "sample",
+        lambda num_features: ElementwiseLayerNorm(eps),
+        refuse=single(lambda shape: prod(shape[1:]), "one value per sample has no variance"),
     )
 
 
@@ -101,9 +103,9 @@ def ln_c(*, eps: Eps = 1e-6) -> NormSpec:
     y = (x - mean) / sqrt(var + eps) * gamma + beta, mean and var of shape (n, h, w) over c.
     """
     return NormSpec(
-        scope="sample",
-        norm=lambda num_features: ChannelLayerNorm(num_features, eps),
-        refuse=one_channel,
+        "sample",
+        lambda num_features: ChannelLayerNorm(num_features, eps),
+        refuse=single(lambda shape: shape[1], "one channel has no variance over channels"),
     )
 
 
@@ -137,11 +139,10 @@ class ElementwiseLayerNorm(LazyModuleMixin, nn.Module):
     @torch.no_grad()
     def initialize_parameters(self, x: Tensor) -> None:
         """Gives weight 1 and bias 0 the shape of a sample of x (called by LazyModuleMixin)."""
-        if self.has_uninitialized_params():
-            self.weight.materialize(tuple(x.shape[1:]))
-            self.bias.materialize(tuple(x.shape[1:]))
-            self.weight.fill_(1)
-            self.bias.fill_(0)
+        for parameter, value in ((self.weight, 1), (self.bias, 0)):
+            if is_lazy(parameter):
+                parameter.materialize(tuple(x.shape[1:]))
+                parameter.fill_(value)
 
     def forward(self, x: Tensor) -> Tensor:
         return layer_norm(x, x.shape[1:], self.weight, self.bias, self.eps)
@@ -163,6 +164,5 @@ class ChannelRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        mean_square = widened(x.square()).mean(1, keepdim=True)
-        y = x * (mean_square + self.eps).rsqrt().to(x.dtype)
+        y = over_root_mean_square(x, (1,), self.eps)
         return y * of_channels(self.weight).to(x.dtype)

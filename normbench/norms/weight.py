@@ -25,29 +25,27 @@ RELU_GAIN = 1.7139588594436646
 
 
 class WeightStandardization(nn.Module):
-    """Standardizes a convolution's weight: mean 0 and variance 1 in every filter."""
+    """Standardizes each filter: (W - mean) / sqrt(var + eps) over the axes (in, h, w)."""
 
     def __init__(self, eps: float) -> None:
         super().__init__()
         self.eps = eps
 
     def forward(self, weight: Tensor) -> Tensor:
-        """(W - mean) / sqrt(var + eps), of the shape of W, over the axes (in, h, w)."""
         var, mean = torch.var_mean(weight, (1, 2, 3), correction=0, keepdim=True)
         standardized: Tensor = (weight - mean) * (var + self.eps).rsqrt()
         return standardized
 
 
 class ScaledWeightStandardization(WeightStandardization):
-    """Standardizes, and scales to keep the signal's variance; a learned gain per filter."""
+    """gain * RELU_GAIN / sqrt(fan_in) * the standardized weight; a learned gain per filter."""
 
-    def __init__(self, num_filters: int, fan_in: int, eps: float) -> None:
+    def __init__(self, weight: Tensor, eps: float) -> None:
         super().__init__(eps)
-        self.scale = RELU_GAIN * fan_in**-0.5
-        self.gain = nn.Parameter(torch.ones(num_filters, 1, 1, 1))
+        self.scale = RELU_GAIN * weight[0].numel() ** -0.5
+        self.gain = nn.Parameter(torch.ones(len(weight), 1, 1, 1))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """gain * RELU_GAIN / sqrt(fan_in) * the standardized weight, of the shape of W."""
         scaled: Tensor = super().forward(weight) * (self.gain * self.scale)
         return scaled
 
@@ -73,15 +71,19 @@ def ws_bn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1, weight_eps: Eps = 1e-5) 
 
 
 def _standardized(spec: NormSpec, weight_eps: float) -> NormSpec:
-    """The norm `spec`, after convolutions with standardized weights."""
+    make = _of_convolutions(lambda conv: WeightStandardization(weight_eps))
+    return replace(spec, reparametrize=make)
+
+
+def _of_convolutions(make: Callable[[nn.Conv2d], nn.Module]) -> Callable[[nn.Module], nn.Module]:
+    """Registers the parametrization made by `make` on convolutions, none on linear layers."""
 
     def reparametrize(module: nn.Module) -> nn.Module:
         if isinstance(module, nn.Conv2d):
-            standardization = WeightStandardization(weight_eps)
-            parametrize.register_parametrization(module, "weight", standardization)
+            parametrize.register_parametrization(module, "weight", make(module))
         return module
 
-    return replace(spec, reparametrize=reparametrize)
+    return reparametrize
 
 
 @norms.register("scaled_ws", title="Scaled Weight Standardization")
@@ -93,15 +95,9 @@ def scaled_ws(*, weight_eps: Eps = 1e-6) -> NormSpec:
     (out,) and the convolutions' biases. Evaluation as in training. Without g and fan-in the signal
     would grow by about sqrt(fan_in) a layer.
     """
-
-    def reparametrize(module: nn.Module) -> nn.Module:
-        if isinstance(module, nn.Conv2d):
-            fan_in = module.weight[0].numel()
-            scaled = ScaledWeightStandardization(module.out_channels, fan_in, weight_eps)
-            parametrize.register_parametrization(module, "weight", scaled)
-        return module
-
-    return _of_weights_alone(reparametrize)
+    return _of_weights_alone(
+        _of_convolutions(lambda conv: ScaledWeightStandardization(conv.weight, weight_eps))
+    )
 
 
 @norms.register("weight_norm", title="Weight Norm")
@@ -112,7 +108,7 @@ def weight_norm() -> NormSpec:
     (out,), starting at |v|, and v of the shape of W. Activations are not normalized. The paper's
     initialization from a first batch is left out. Evaluation as in training.
     """
-    return _of_weights_alone(lambda module: parametrizations.weight_norm(module))
+    return _of_weights_alone(parametrizations.weight_norm)
 
 
 @norms.register("spectral_norm", title="Spectral Norm")

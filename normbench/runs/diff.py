@@ -6,9 +6,8 @@ Only settings and parts of the environment with different values are shown.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from normbench.config.schema import flatten
 from normbench.errors import NormbenchError
@@ -20,17 +19,8 @@ from normbench.tasks.metric import Metric, metric_of
 
 SECTIONS = ("versions", "hardware", "git", "concurrent_runs")  # compared parts of env.json
 NEAREST = 3
-INDENT = 2
 LEAST_VALUE = 20  # columns of a value, even beside long names
-
-
-class Row(NamedTuple):
-    """A line of the comparison."""
-
-    name: str
-    first: str
-    second: str
-    difference: str = ""
+Row = tuple[str, str, str, str]  # name, first, second, difference
 
 
 def find_run(runs_dir: Path, name: str, *, whole: bool = False) -> Path:
@@ -68,112 +58,92 @@ def diff(first: Path, second: Path) -> str:
     """
     files = read_run(first), read_run(second)
     records = run_record(first, files[0]), run_record(second, files[1])
+    is_shared = any(record["concurrent_runs"] > 1 for record in records)
+    settings, environments = [], []
+    for run in files:
+        settings.append({key: run.config[key] for key in run.config if key != "system"})
+        known = [key for key in SECTIONS if key in run.environment]
+        environments.append({key: run.environment[key] for key in known})
+    seconds = [record["median_train_seconds"] for record in records]
+    time = _figures("median_train_seconds", QUANTITIES["seconds"], *seconds)
+    if is_shared:
+        time = (*time[:3], "")
     sections: dict[str, Sequence[Row] | str] = {
-        "config": _differing(_settings(files[0]), _settings(files[1])),
-        "result": [*_ending(*records), *_metrics(*files), _seconds(*records)],
-        "environment": _differing(_environment(files[0]), _environment(files[1])),
+        "config": _differing(*map(flatten, settings)),
+        "result": [*_ending(*records), *_metrics(*files), time],
+        "environment": _differing(*map(flatten, environments)),
     }
     lines = [f"first   {first}", f"second  {second}", *_aligned(sections)]
-    if _is_shared(*records):
+    if is_shared:
         lines += ["", "Seconds are not compared: a run shared the machine."]
     return "\n".join(lines)
 
 
-def _meant(name: str, runs: Mapping[str, Path], *, whole: bool) -> list[str]:
+def _meant(name: str, runs: Iterable[str], *, whole: bool) -> list[str]:
     if not name:
         return []
     begins = [] if whole else [run for run in runs if run.startswith(f"{name}-")]
     return begins + [run for run in runs if run.endswith(f"-{name}")]
 
 
-def _settings(files: RunFiles) -> dict[str, Any]:
-    return flatten({key: value for key, value in files.config.items() if key != "system"})
-
-
-def _environment(files: RunFiles) -> dict[str, Any]:
-    known = files.environment
-    return flatten({key: known[key] for key in SECTIONS if key in known})
-
-
 def _differing(first: Record, second: Record) -> Sequence[Row] | str:
     """A row for every key with different values; a sentence where all are equal."""
+    if not (first or second):
+        return "not recorded"
     rows = []
     for key in dict.fromkeys([*first, *second]):
-        rows.append(Row(key, _cell(first, key), _cell(second, key)))
-    if not rows:
-        return "not recorded"
-    return [row for row in rows if row.first != row.second] or "the same"
-
-
-def _cell(values: Record, key: str) -> str:
-    return text_of(values[key]) if key in values else "-"
+        one, other = (text_of(run[key]) if key in run else "-" for run in (first, second))
+        if one != other:
+            rows.append((key, one, other, ""))
+    return rows or "the same"
 
 
 def _ending(first: Record, second: Record) -> Iterator[Row]:
-    """How the runs ended, why, and after how many epochs."""
-    yield Row("status", first["status"], second["status"])
-    if first["reason"] or second["reason"]:
-        reasons = [one_line(run["reason"]) or "-" for run in (first, second)]
-        yield Row("reason", *reasons)
-    epochs = [f"{run['epochs']}/{run['planned_epochs'] or '?'}" for run in (first, second)]
-    yield Row("epochs", *epochs)
+    yield "status", first["status"], second["status"], ""
+    reasons = [one_line(run["reason"]) for run in (first, second)]
+    if any(reasons):
+        yield "reason", reasons[0] or "-", reasons[1] or "-", ""
+    one, other = (f"{run['epochs']}/{run['planned_epochs'] or '?'}" for run in (first, second))
+    yield "epochs", one, other, ""
 
 
 def _metrics(first: RunFiles, second: RunFiles) -> Iterator[Row]:
-    """The last epoch's metrics of the tasks."""
     metrics = task_of(first.environment).metrics + task_of(second.environment).metrics
     for column in dict.fromkeys([*first.metrics, *second.metrics]):
         metric = metric_of(column, metrics)
         if metric is not None:
-            last = [_last(run, column) for run in (first, second)]
-            yield _figures(column, metric, *last)
-
-
-def _last(files: RunFiles, column: str) -> float | None:
-    return files.metrics[column][-1].item() if column in files.metrics else None
-
-
-def _seconds(first: Record, second: Record) -> Row:
-    """The median over epochs, without a difference if a run shared the machine."""
-    name = "median_train_seconds"
-    row = _figures(name, QUANTITIES["seconds"], first[name], second[name])
-    return row._replace(difference="") if _is_shared(first, second) else row
-
-
-def _is_shared(*records: Record) -> bool:
-    return any(record["concurrent_runs"] > 1 for record in records)
+            values = [run.metrics.get(column, [None])[-1] for run in (first, second)]
+            yield _figures(column, metric, *values)
 
 
 def _figures(name: str, metric: Metric, first: float | None, second: float | None) -> Row:
-    """Two figures, and the second minus the first."""
     finer = metric.finer()
-    one, other = ["-" if value is None else finer.show(value) for value in (first, second)]
+    one, other = ("-" if value is None else finer.show(value) for value in (first, second))
     if first is None or second is None:
-        return Row(name, one, other)
-    return Row(name, one, other, finer.show_difference(second - first))
+        return name, one, other, ""
+    return name, one, other, finer.show_difference(second - first)
 
 
 def _aligned(sections: Mapping[str, Sequence[Row] | str]) -> Iterator[str]:
     """The lines of all sections, in the same columns; long values are cut."""
     rows = [row for section in sections.values() if not isinstance(section, str) for row in section]
-    names = max(len(row.name) for row in rows)
-    differences = max(len(row.difference) for row in rows)
-    longest = max(len(value) for row in rows for value in (row.first, row.second, "second"))
-    room = (WIDTH - INDENT - names - differences - 6) // 2
-    values = min(longest, max(room, LEAST_VALUE))
+    names, first_values, second_values, differences = (
+        max(map(len, column)) for column in zip(*rows, strict=True)
+    )
+    room = max((WIDTH - names - differences - 8) // 2, LEAST_VALUE)
+    values = min(max(first_values, second_values, len("second")), room)
     for title, section in sections.items():
         yield ""
         if isinstance(section, str):
             yield f"{title}: {section}"
             continue
-        yield f"{title:{names + INDENT}}  {'first':{values}}  second"
-        for row in section:
-            first, second = cut(row.first, values), cut(row.second, values)
-            if first == second and row.first != row.second:
-                first, second = row.first, row.second  # the cut parts differ
-            name = " " * INDENT + row.name.ljust(names)
-            cells = [name, first.ljust(values), second.ljust(values)]
-            yield "  ".join([*cells, row.difference.rjust(differences)]).rstrip()
+        yield f"{title:{names + 2}}  {'first':{values}}  second"
+        for name, first, second, difference in section:
+            one, other = cut(first, values), cut(second, values)
+            if one == other and first != second:
+                one, other = first, second  # the cut parts differ
+            shown = f"{one:{values}}  {other:{values}}  {difference:>{differences}}"
+            yield f"  {name:{names}}  {shown}".rstrip()
 
 
 def _some(names: Sequence[str]) -> str:

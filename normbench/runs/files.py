@@ -46,12 +46,13 @@ class RunFiles:
 
 def run_dirs(folder: Path) -> list[Path]:
     """The directories in `folder` with a config.yaml, by name, b8 before b64."""
-    return sorted(_with_file(folder, "config.yaml"), key=_by_numbers)
+    found = [path.parent for path in folder.glob("[!.]*/config.yaml")]
+    return sorted(found, key=_by_numbers)
 
 
 def half_written(folder: Path) -> list[Path]:
     """The directories in `folder` with a status.json and no config.yaml."""
-    begun = sorted(_with_file(folder, "status.json"))
+    begun = sorted(path.parent for path in folder.glob("[!.]*/status.json"))
     return [path for path in begun if not (path / "config.yaml").exists()]
 
 
@@ -69,14 +70,13 @@ def read_run(path: Path) -> RunFiles:
         except (ValueError, OSError, RecursionError, yaml.YAMLError):
             damaged[name] = "is damaged"
     config, environment, status, metrics = (found.get(name, {}) for name in PARSERS)
-    files = RunFiles(path.resolve().name, config, environment, status, metrics, damaged)
-    if not files.config:
+    if not config:
         damaged.setdefault("config.yaml", "is damaged")
-    if files.status.get("state") == "done":
-        lack = _lack(files.metrics, files.config)
-        if lack is not None:
+    if status.get("state") == "done":
+        lack = _lack(metrics, config)
+        if lack:
             damaged.setdefault("metrics.csv", lack)
-    return files
+    return RunFiles(path.resolve().name, config, environment, status, metrics, damaged)
 
 
 def standing(path: Path, files: RunFiles) -> dict[str, Any]:
@@ -90,13 +90,12 @@ def standing(path: Path, files: RunFiles) -> dict[str, Any]:
         state = run_state(path)
     except (OSError, RunFailure):  # no right to take locks in the folder
         return {}
-    if state == "killed":
-        return {"status": state, "reason": "its process is gone"}
-    return {"status": state, "reason": files.status.get("reason")}
+    reason = "its process is gone" if state == "killed" else files.status.get("reason")
+    return {"status": state, "reason": reason}
 
 
 def refused_run(run: str, config: dict[str, Any], reason: str) -> RunFiles:
-    """A planned run refused before training, as if read from files."""
+    """A planned run refused before training."""
     return RunFiles(run, config, {}, {"state": "refused", "reason": reason}, {}, {})
 
 
@@ -111,9 +110,13 @@ def read_columns(text: str) -> Columns:
         return {}
     if {len(row) for row in rows} != {len(names)} or "epoch" not in names:
         raise ValueError("a row of another length than the header, or no epochs")
-    columns: Columns = {}
+    columns = {}
     for name, column in zip(names, np.array(rows, dtype=float).T, strict=True):
-        columns[name] = _counts(column) if name in COUNTED else column.copy()
+        columns[name] = column.copy()
+        if name in COUNTED:
+            if not (np.abs(column) <= 2**53).all() or (column % 1 != 0).any():
+                raise ValueError("a count that is no whole number")
+            columns[name] = column.astype(np.int64)
     return columns
 
 
@@ -151,7 +154,7 @@ class UnknownSchema(ValueError):
 
 
 def _lack(metrics: Columns, config: Mapping[str, Any]) -> str | None:
-    """The damage of a finished run without a row per epoch; None with limited steps."""
+    """The damage of a finished run without a row per epoch; limited steps may end it early."""
     epochs = metrics.get("epoch", np.array([]))
     if not len(epochs) or (epochs != np.arange(1, len(epochs) + 1)).any():
         return "is damaged"
@@ -161,22 +164,9 @@ def _lack(metrics: Columns, config: Mapping[str, Any]) -> str | None:
     return f"ends at epoch {len(epochs)} of {planned}"
 
 
-def _with_file(folder: Path, name: str) -> list[Path]:
-    """The directories in `folder` with a file of that name, but hidden ones: runs being removed."""
-    found = [path.parent for path in folder.glob(f"*/{name}")]
-    return [path for path in found if not path.name.startswith(".")]
-
-
 def _by_numbers(path: Path) -> list[tuple[int, str]]:
-    """A sort key with shorter parts first, to put b8 before b64."""
     parts = re.split(r"(?<=\D)(?=\d)|-", path.name)
     return [(len(part), part) for part in parts]
-
-
-def _counts(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if not (np.abs(column) <= 2**53).all() or (column % 1 != 0).any():
-        raise ValueError("a count that is no whole number")
-    return column.astype(np.int64)
 
 
 def _parse_config(text: str) -> dict[str, Any]:

@@ -41,14 +41,12 @@ def task_of(environment: Mapping[str, Any]) -> TaskRecord:
 
 def row_columns(tasks: Iterable[TaskRecord]) -> list[str]:
     """The columns of rows for runs of the given tasks, in the order of runs.csv."""
-    figures: dict[str, None] = {}
-    for task in tasks:
-        figures |= dict.fromkeys(_figures(task))
+    figures = dict.fromkeys(column for task in tasks for column in _figures(task))
     return [*KEYS, *ENDING, *figures, *FACTS]
 
 
 def run_row(files: RunFiles) -> dict[str, Any]:
-    """The row of a run, with the columns of the run's task; None is unknown."""
+    """The row of a run, with the columns of the run's task in order; None is unknown."""
     config, environment = files.config, files.environment
     last = {name: column[-1].item() for name, column in files.metrics.items()}
     seconds = files.metrics.get("train_seconds")
@@ -96,7 +94,7 @@ def _concurrent_runs(config: Mapping[str, Any], environment: Mapping[str, Any]) 
 
     For a run without an environment the configuration has the planned number.
     """
-    sessions = [environment, *environment.get("resumed", [])]
-    counts = [at(session, "concurrent_runs") for session in sessions]
-    counts.append(at(config, "system.concurrent_runs"))
-    return max((count for count in counts if count is not None), default=1)
+    counts = [at(config, "system.concurrent_runs")]
+    for session in (environment, *environment.get("resumed", [])):
+        counts.append(at(session, "concurrent_runs"))
+    return max(count or 1 for count in counts)

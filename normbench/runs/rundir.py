@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -69,16 +69,15 @@ class RunDir:
             write_text(self.path / "config.yaml", config)
             content = {"schema_version": SCHEMA_VERSION, **environment, "resumed": []}
         write_json(self.path / "env.json", content)
-        started = self.status.get("started") or _now()
-        self._write_status("running", None, started, None)
+        self._write_status("running", started=self.status.get("started") or _now())
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Writes the row of an epoch through to the disk."""
-        _append_row(self.path / "metrics.csv", row, durable=True)
+        self._append("metrics.csv", row, durable=True)
 
     def append_step(self, row: Mapping[str, Any]) -> None:
         """Writes the row of a logged step; durable with the next checkpoint."""
-        _append_row(self.path / "steps.csv", row, durable=False)
+        self._append("steps.csv", row, durable=False)
 
     @property
     def has_checkpoint(self) -> bool:
@@ -125,7 +124,7 @@ class RunDir:
 
     def finish(self, state: str, reason: str | None = None) -> None:
         """Records how the run ended: done, diverged, failed or interrupted, and why."""
-        self._write_status(state, reason, self.status.get("started"), _now())
+        self._write_status(state, reason=reason, finished=_now())
 
     def fail(self, config: str, reason: str) -> None:
         """Records for a process that has failed, perhaps before config.yaml was written."""
@@ -144,17 +143,20 @@ class RunDir:
             return {}
         try:
             last = {key: float(value) for key, value in rows[-1].items()}
-        except (IndexError, ValueError):
+            return {"epoch": last.pop("epoch"), **last}
+        except (IndexError, KeyError, ValueError):
             raise _damaged(path) from None
-        if "epoch" not in last:
-            raise _damaged(path)
-        return last
 
-    def _write_status(
-        self, state: str, reason: str | None, started: str | None, finished: str | None
-    ) -> None:
-        status = {"state": state, "reason": reason, "started": started, "finished": finished}
-        write_json(self.path / "status.json", {"schema_version": SCHEMA_VERSION, **status})
+    def _append(self, name: str, row: Mapping[str, Any], *, durable: bool) -> None:
+        path = self.path / name
+        if not path.exists():
+            append_line(path, _line(row), durable=durable)
+        append_line(path, _line(row.values()), durable=durable)
+
+    def _write_status(self, state: str, **known: str | None) -> None:
+        status = {"schema_version": SCHEMA_VERSION, "state": state, "reason": None}
+        times = {"started": self.status.get("started"), "finished": None}
+        write_json(self.path / "status.json", status | times | known)
 
     def _keep_rows(
         self, name: str, keep: Callable[[Mapping[str, str]], bool], expected: int | None = None
@@ -167,7 +169,7 @@ class RunDir:
         if expected is not None and len(rows) != expected:
             raise _damaged(path)
         if rows:
-            lines = [_line(rows[0].keys()), *(_line(row.values()) for row in rows)]
+            lines = [_line(rows[0]), *(_line(row.values()) for row in rows)]
             write_text(path, "\n".join([*lines, ""]))
         else:
             path.unlink(missing_ok=True)
@@ -234,12 +236,10 @@ def is_held(path: Path) -> bool:
 
 def read_position(path: Path) -> int:
     """The number of finished steps of the run at `path`, by rows."""
-    position = 0
-    for row in _read_rows(path / "metrics.csv")[-1:]:
-        position = int(row["steps"])
-    for row in _read_rows(path / "steps.csv")[-1:]:
-        position = max(position, int(row["step"]) + 1)  # steps count from 0
-    return position
+    epochs, steps = _read_rows(path / "metrics.csv"), _read_rows(path / "steps.csv")
+    finished = int(epochs[-1]["steps"]) if epochs else 0
+    logged = int(steps[-1]["step"]) + 1 if steps else 0  # steps count from 0
+    return max(finished, logged)
 
 
 def last_output(path: Path, num_lines: int = 10) -> list[str]:
@@ -269,19 +269,13 @@ def remove_run(path: Path) -> None:
             shutil.rmtree(removed)
 
 
-def _append_row(path: Path, row: Mapping[str, Any], *, durable: bool) -> None:
-    if not path.exists():
-        append_line(path, _line(list(row)), durable=durable)
-    append_line(path, _line(row.values()), durable=durable)
-
-
 def _read_rows(path: Path) -> list[dict[str, str]]:
     """The whole rows of a CSV file, without an unfinished last row, as a power cut leaves."""
     if not path.exists():
         return []
     try:
         whole_lines, _, _ = path.read_text().rpartition("\n")
-        rows = list(csv.DictReader(io.StringIO(whole_lines)))
+        rows = list(csv.DictReader(whole_lines.splitlines()))
     except (UnicodeDecodeError, csv.Error):
         raise _damaged(path) from None
     return [row for row in rows if None not in row and None not in row.values()]
@@ -289,19 +283,16 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except ValueError:
+        return dict(json.loads(path.read_text()).items())
+    except (ValueError, AttributeError):
         raise _damaged(path) from None
-    if not isinstance(content, dict):
-        raise _damaged(path)
-    return content
 
 
 def _damaged(path: Path) -> RunFailure:
     return RunFailure(f"'{path}' is damaged: begin the run anew with --restart")
 
 
-def _line(values: Any) -> str:
+def _line(values: Iterable[Any]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="").writerow(values)
     return buffer.getvalue()

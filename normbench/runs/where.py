@@ -1,8 +1,7 @@
-"""Conditions on runs, in the grammar of settings: `norm=bn,gn`, `batch_size<=4`.
+"""Conditions on runs: `key op value[,value]`, as in `norm=bn,gn` and `batch_size<=4`.
 
-A condition is `key op value[,value]` with op among = != < <= > >=. Values are written as in
-settings, `model.widths=[4,8]`, and 70.9% is 0.709. `norm=bn,gn` holds for both norms,
-`norm!=bn,gn` for neither.
+Values are written as in settings, `model.widths=[4,8]`, and 70.9% is 0.709. Hydra's parser would
+read the commit 12e4 as a number, so values stay text here.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-VALUE = re.compile(r"\[[^\]'\"]*\]|[^\s,\[\]'\"][^,\[\]'\"]*")
-VALUES = rf"(?:{VALUE.pattern})(?:,\s*(?:{VALUE.pattern})\s*)*"
-CONDITION = re.compile(rf"\s*([A-Za-z_][\w.]*)\s*(!=|<=|>=|=|<|>)\s*(?![=<>])({VALUES})\s*")
+CONDITION = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(!=|<=|>=|=|<|>)\s*([^=<>].*)", re.DOTALL)
+BETWEEN_VALUES = re.compile(r",(?![^\[]*\])")  # a comma outside a list
+VALUE = re.compile(r"\[[^\[\]'\"]*\]|[^\[\]'\"]+")
 # A second comparison in one condition, as in `norm=bn and batch_size<=4`.
 JOINED = re.compile(r"[\s,][\w.]+\s*[!=<>]")
 
@@ -42,9 +41,10 @@ class Condition:
     values: tuple[str, ...]
 
     def holds(self, record: Record) -> bool:
-        """Whether the record's value compares so; a missing value is unequal to every value.
+        """Whether the record's value compares so with any value; for !=, with every value.
 
-        Numbers are compared as numbers, anything else as text.
+        A missing value is unequal to every value. Numbers are compared as numbers, anything else
+        as text.
         """
         value = record.get(self.key)
         if is_missing(value):
@@ -59,29 +59,30 @@ def select(records: Sequence[Record], conditions: Sequence[str]) -> list[Record]
 
     Raises NormbenchError for an unreadable condition, and for an unknown key.
     """
-    parsed = [parse(text) for text in conditions]
     known = {key for record in records for key in record}
-    for condition in parsed:
+    kept = list(records)
+    for condition in map(parse, conditions):
         if records and condition.key not in known:
             raise unknown("key", condition.key, known)
-    return [record for record in records if all(one.holds(record) for one in parsed)]
+        kept = [record for record in kept if condition.holds(record)]
+    return kept
 
 
 def parse(text: str) -> Condition:
     """The condition in `text`. Raises NormbenchError for none, or several."""
     found = CONDITION.fullmatch(text)
-    if found is None:
+    key, sign, given = found.groups() if found else ("", "", "")
+    if JOINED.search(given):
+        raise NormbenchError(f"'{text}' is several conditions: give each its own --where")
+    values = [value.strip() for value in BETWEEN_VALUES.split(given)]
+    if not all(map(VALUE.fullmatch, values)):
         raise NormbenchError(
             f"cannot read '{text}': a condition is key op value, with op one of "
             f"{' '.join(OPERATORS)}, as in norm=bn,gn or batch_size<=4"
         )
-    key, sign, given = found.groups()
-    if JOINED.search(given):
-        raise NormbenchError(f"'{text}' is several conditions: give each its own --where")
-    values = tuple(_tight(value) for value in VALUE.findall(given))
     if len(values) > 1 and sign not in ("=", "!="):
         raise NormbenchError(f"'{text}' compares with several values: only = and != take several")
-    return Condition(key, sign, values)
+    return Condition(key, sign, tuple(values))
 
 
 def is_missing(value: Any) -> bool:
@@ -107,29 +108,18 @@ def rank(value: Any) -> tuple[bool, float, str]:
 def number_in(text: str) -> float | None:
     """The number in a text, 70.9% being 0.709; None for words."""
     try:
-        return int(text)  # an integer stays exact: a float would round a large seed
-    except ValueError:
-        pass
-    try:
-        number = float(text.removesuffix("%"))
+        if text.endswith("%"):
+            return float(text[:-1]) / 100
+        # An integer stays exact: a float would round a large seed.
+        return int(text) if text.lstrip("-").isdecimal() else float(text)
     except ValueError:
         return None
-    if math.isnan(number):
-        return None
-    return number / 100 if text.endswith("%") else number
 
 
 def _comparable(value: Any, given: str) -> tuple[Any, Any]:
-    """Both as numbers where the record's value is a number, else both as text.
-
-    The commit 12e4 is text, although it reads as a number.
-    """
+    """Both as numbers where the record's value is a number, else both as text."""
     number = number_in(given)
     if isinstance(value, int | float) and not isinstance(value, bool) and number is not None:
         return value, number
-    return text_of(value), given
-
-
-def _tight(value: str) -> str:
-    """A value without outer spaces, a list without spaces, as `text_of` writes lists."""
-    return re.sub(r"\s", "", value) if value.startswith("[") else value.strip()
+    # `text_of` writes lists without spaces.
+    return text_of(value), given.replace(" ", "") if given.startswith("[") else given

@@ -59,7 +59,6 @@ def classification(
 ) -> Classification:
     """Cross-entropy and accuracy over the classes of the data.
 
-    label_smoothing: the share of the target that is spread over all classes
-        (arXiv:1512.00567, section 7).
+    label_smoothing: share of the target spread over all classes (arXiv:1512.00567, section 7).
     """
     return Classification(source, label_smoothing)

@@ -38,18 +38,6 @@ class Metric:
         if self.better not in ("larger", "smaller"):
             raise ValueError(f"better is larger or smaller, not {self.better!r}")
 
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Metric:
-        """The metric written by `to_json`. Raises ValueError for any other content."""
-        try:
-            return cls(**content)
-        except TypeError as error:
-            raise ValueError(f"not a metric: {error}") from None
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields by name, for env.json."""
-        return asdict(self)
-
     @property
     def title(self) -> str:
         """The name in words: `squared error`."""
@@ -71,21 +59,21 @@ class Metric:
 
     def show(self, value: float, half_width: float = math.nan) -> str:
         """A value with unit, and half width of an interval unless nan: `91.3 ± 0.2 %`."""
-        return self._written(f"{self.scale * value:.{self.decimals}f}", half_width, self.unit)
+        return self._written(value, half_width, self.unit)
 
     def show_difference(self, value: float, half_width: float = math.nan) -> str:
         """A signed difference of two values, likewise: `+0.8 ± 0.3 points`."""
-        unit = self.difference_unit or self.unit
-        return self._written(f"{self.scale * value:+.{self.decimals}f}", half_width, unit)
+        return self._written(value, half_width, self.difference_unit or self.unit, sign="+")
 
     def finer(self) -> Metric:
         """The metric with another decimal, for single runs side by side."""
         return replace(self, decimals=self.decimals + 1)
 
-    def _written(self, number: str, half_width: float, unit: str) -> str:
-        spread = f" ± {self.scale * half_width:.{self.decimals}f}"
-        interval = "" if math.isnan(half_width) else spread
-        return f"{number}{interval} {unit}".rstrip()
+    def _written(self, value: float, half_width: float, unit: str, sign: str = "-") -> str:
+        text = f"{self.scale * value:{sign}.{self.decimals}f}"
+        if not math.isnan(half_width):
+            text += f" ± {self.scale * half_width:.{self.decimals}f}"
+        return f"{text} {unit}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -100,7 +88,7 @@ class TaskRecord:
     def from_json(cls, content: Mapping[str, Any]) -> TaskRecord:
         """The record written by `to_json`. Raises ValueError for any other content."""
         try:
-            metrics = tuple(Metric.from_json(metric) for metric in content["metrics"])
+            metrics = tuple(Metric(**metric) for metric in content["metrics"])
             primary = {metric.name: metric for metric in metrics}[content["primary"]]
             return cls(str(content["name"]), primary, metrics)
         except (KeyError, TypeError) as error:
@@ -108,8 +96,7 @@ class TaskRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The section `task` of env.json."""
-        metrics = [metric.to_json() for metric in self.metrics]
-        return {"name": self.name, "primary": self.primary.name, "metrics": metrics}
+        return asdict(self) | {"primary": self.primary.name}
 
 
 # The task of runs without an environment, and so without figures.

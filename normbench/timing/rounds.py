@@ -96,7 +96,6 @@ def _parsed(file: Path) -> pd.DataFrame:
 
 
 def _check(rounds: pd.DataFrame) -> None:
-    """Raises ValueError for impossible rounds."""
     if rounds.isna().any(axis=None):
         raise ValueError("a row with an empty figure")
     if not rounds["seconds"].between(0, math.inf, inclusive="neither").all():

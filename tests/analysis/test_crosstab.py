@@ -40,7 +40,8 @@ def runs_of_a_study(draw: st.DrawFn) -> list[RunFiles]:
 
 
 def slow_value(run: RunFiles, metric: str) -> float | None:
-    """The figure of one run by hand: its last epoch's, or the median of its clocks; None where it has none."""
+    """The figure of one run by hand: its last epoch's, or the median of its clocks; None where it
+    has none."""
     if run.status["state"] != "done":
         return None
     if metric == "train_seconds":
@@ -52,7 +53,8 @@ def slow_value(run: RunFiles, metric: str) -> float | None:
 def slow_cells(
     runs: list[RunFiles], by: list[str], metric: str
 ) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-    """What each cell should say: n, mean, half width, and how many runs ended otherwise, by state."""
+    """What each cell should say: n, mean, half width, and how many runs ended otherwise, by
+    state."""
     found: dict[tuple[Any, ...], list[RunFiles]] = {}
     for run in runs:
         place = {"norm": run.config["norm"]["name"], "batch_size": run.config["batch_size"]}
@@ -99,7 +101,8 @@ def test_every_run_without_a_result_is_counted_in_a_note(runs: list[RunFiles]) -
 
 
 def grid() -> Study:
-    """bn and gn at batch sizes 8 and 64: one diverged, all of gn at 8 failed; ln was refused, in is only at 64."""
+    """bn and gn at batch sizes 8 and 64: one diverged, all of gn at 8 failed; ln was refused, in
+    is only at 64."""
     runs = [
         one_run("bn", batch, seed, 0.5 + seed / 10)
         for batch in (64, 8)
@@ -236,7 +239,8 @@ def test_a_setting_is_named_once() -> None:
 
 
 def rates(**held_out: float) -> list[RunFiles]:
-    """bn at three rates: by name of the rate's exponent, accuracy on held-out images; the best there is worst here."""
+    """bn at three rates: by name of the rate's exponent, accuracy on held-out images; the best
+    there is worst here."""
     return [
         one_run(
             "bn",

@@ -1,4 +1,5 @@
-"""BatchNorm's three evaluations in a table: each from its own column, and nothing invented for norms without."""
+"""BatchNorm's three evaluations in a table: each from its own column, and nothing invented for
+norms without."""
 
 from __future__ import annotations
 

@@ -306,7 +306,8 @@ def test_means_and_intervals_over_seeds_are_those_of_the_statistics(
         assert line.get_ydata()[known] == pytest.approx([100 * one.mean for one in expected])
         assert (norm == "bn") == (not known.all()), "a line is broken where no run finished"
         bars = error_bars(axes)[to_hex(line.get_color())]
-        assert bars == [pytest.approx((100 * one.low, 100 * one.high)) for one in expected]
+        ends = [(one.mean - one.half_width, one.mean + one.half_width) for one in expected]
+        assert bars == [pytest.approx((100 * low, 100 * high)) for low, high in ends]
 
 
 def test_every_seed_is_a_faint_dot(sweep: Study, draw: Draw) -> None:

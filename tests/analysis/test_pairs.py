@@ -107,7 +107,8 @@ def studies(draw: st.DrawFn) -> Study:
 
 
 def slowly_paired(table: pd.DataFrame) -> dict[tuple[str, str, int], tuple[list[float], float]]:
-    """The differences and scipy's p-value of each pair at each batch size; nan for a single seed."""
+    """The differences and scipy's p-value of each pair at each batch size; nan for a single
+    seed."""
     found = {}
     for size in table["batch_size"].unique():
         at = table[table["batch_size"] == size]
@@ -131,7 +132,8 @@ def slowly_paired(table: pd.DataFrame) -> dict[tuple[str, str, int], tuple[list[
 
 
 def slow_holm(p_values: list[float]) -> list[float]:
-    """Holm's rule by its definition: the largest over all p not above this one of p times how many are not below it."""
+    """Holm's rule by its definition: the largest over all p not above this one of p times how many
+    are not below it."""
     return [
         min(1.0, max(q * sum(r >= q for r in p_values) for q in p_values if q <= p))
         for p in p_values

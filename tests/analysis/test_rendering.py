@@ -1,6 +1,8 @@
-"""Every form of every table of one small study, as it was written before; LaTeX that sets what is meant.
+"""Every form of every table of one small study, as it was written before; LaTeX that sets what is
+meant.
 
-After a change that is meant: .venv/bin/python tests/analysis/test_rendering.py writes golden/ anew; read its diff.
+After a change that is meant, `python tests/analysis/test_rendering.py` writes golden/ anew: read
+its diff.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ TABLES: dict[str, Callable[[Study], Table]] = {
 
 
 def small_study() -> Study:
-    """bn, ln and gn at batch sizes 64 and 1: bn diverged once at 1, ln was refused there, and gn has no run there.
+    """bn, ln and gn at batch sizes 64 and 1: bn diverged once at 1, ln was refused there, and gn
+    has no run there.
 
     All were timed in turns but those at batch size 1.
     """
@@ -77,7 +80,8 @@ def test_a_table_is_written_as_it_always_was(name: str, form: str) -> None:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_the_figures_of_a_table_are_what_they_always_were(name: str) -> None:
-    """Every field as it was; a figure to 12 digits, since the last ones are those of scipy's version."""
+    """Every field as it was; a figure to 12 digits, since the last ones are those of scipy's
+    version."""
     written, golden = (
         list(csv.reader(io.StringIO(text)))
         for text in (to_csv(TABLES[name](small_study())), (GOLDEN / f"{name}.csv").read_text())
@@ -147,7 +151,8 @@ def of_text(text: str) -> Table:
 
 
 def plain(latex: str) -> str:
-    """What LaTeX sets for a piece of text, by its commands; fails where a special sign stands bare."""
+    """What LaTeX sets for a piece of text, by its commands; fails where a special sign stands
+    bare."""
     said = {
         r"\textbackslash{}": "\\",
         r"\textasciitilde{}": "~",

@@ -39,7 +39,8 @@ element => {
   const luminance = rgb => rgb.slice(0, 3)
     .map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
     .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-  const both = [luminance(channels(getComputedStyle(element).color)), luminance(background(element))];
+  const ink = luminance(channels(getComputedStyle(element).color));
+  const both = [ink, luminance(background(element))];
   return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
 }
 """
@@ -379,7 +380,8 @@ def test_text_stands_out_from_what_is_behind_it(window: Open, scheme: str) -> No
 def test_figures_take_the_colours_of_the_page(window: Open, scheme: str) -> None:
     with window(color_scheme=scheme) as page:
         colour, background = page.evaluate(
-            "() => [getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+            "() => [getComputedStyle(document.body).color,"
+            " getComputedStyle(document.body).backgroundColor]"
         )
         assert (background == "rgb(255, 255, 255)") == (scheme == "light")
         for label in (
@@ -388,7 +390,8 @@ def test_figures_take_the_colours_of_the_page(window: Open, scheme: str) -> None
             assert label.evaluate("text => getComputedStyle(text).fill") == colour
         opaque = page.evaluate(
             """() => [...document.querySelectorAll("figure svg [id*=patch_]  path")]
-              .map(path => getComputedStyle(path).fill).filter(fill => /^rgb\\(255, 255, 255\\)$/.test(fill))"""
+              .map(path => getComputedStyle(path).fill)
+              .filter(fill => /^rgb\\(255, 255, 255\\)$/.test(fill))"""
         )
         assert scheme == "light" or opaque == []
 

@@ -1,4 +1,5 @@
-"""The source's table: what it claims stays what it claims, and what was measured stands beside it."""
+"""The source's table: what it claims stays what it claims, and what was measured stands beside
+it."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ LN = (0.11, 0.26, 0.4, 0.14, 0.24, 0.09, 0.3)
 
 
 def measured() -> list[RunFiles]:
-    """bn and ln at batch 64 with three seeds each, bn diverged at batch 1, ln there with one seed; gn at batch 8."""
+    """bn and ln at batch 64 with three seeds each, bn diverged at batch 1, ln there with one seed;
+    gn at batch 8."""
     runs = [one_run("bn", 64, seed, 0.7 + seed / 100) for seed in (0, 1, 2)]
     runs += [one_run("ln", 64, seed, 0.6 + seed / 100) for seed in (2, 0, 1)]
     runs += [

@@ -329,7 +329,8 @@ def test_no_file_is_a_mistake_and_a_folder_in_its_place_a_failure(tmp_path: Path
 
 
 def runs_and_benches(tmp_path: Path) -> tuple[Study, Path, Path]:
-    """bn and gn at batch 64 and bn at batch 8; a bench of the first two in one folder, of the last in another."""
+    """bn and gn at batch 64 and bn at batch 8; a bench of the first two in one folder, of the last
+    in another."""
     study = in_study(one_run("bn"), one_run("gn", **{"norm.num_groups": 2}), one_run("bn", 8))
     bn, gn, bn_at_8 = study.configs.values()
     write_rounds(

@@ -108,7 +108,7 @@ def test_layers_are_timed_alone(normbench: Run, tmp_path: Path) -> None:
     rounds = pd.read_csv(folder / "layers.csv")
     assert out == (folder / "layers.md").read_text() == to_markdown(layers_table(rounds))
     layouts = ("contiguous", "channels_last")
-    expected = [[norm, layout, "eager"] for layout in layouts for norm in ("bn", "gn")]
+    expected = [[norm, layout, "eager"] for norm in ("bn", "gn") for layout in layouts]
     assert [row[1:4] for row in rows_of(out)[1:]] == expected
 
 

@@ -22,7 +22,8 @@ def config(norm: str, batch_size: int = 8) -> RunConfig:
 
 @pytest.fixture
 def paths(normbench: Run, leave_run: LeaveRun) -> dict[str, Path]:
-    """Under results/runs: bn and gn done, ln failed in its second epoch, in diverged in its first."""
+    """Under results/runs: bn and gn done, ln failed in its second epoch, in diverged in its
+    first."""
     return {
         "bn": leave_run(config("bn"), reached=0.5),
         "gn": leave_run(config("gn", 4), reached=0.75),

@@ -39,7 +39,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def runs(leave_run: LeaveRun, normbench: Run) -> None:
-    """Under results/runs: bn and gn with two seeds each at batch 8, bn at batch 4, and a gn there that diverged."""
+    """Under results/runs: bn and gn with two seeds each at batch 8, bn at batch 4, and a gn there
+    that diverged."""
     for seed in (0, 1):
         leave_run(config("bn", seed=seed), reached=0.5 + seed / 4, train_seconds=4.0)
         leave_run(config("gn", seed=seed), reached=0.25 + seed / 2, train_seconds=5.0)

@@ -1,4 +1,5 @@
-"""Hydra's grammar for settings and axes: what `key=value`, `key=a,b`, choice(), range() and glob() stand for."""
+"""Hydra's grammar for settings and axes: what `key=value`, `key=a,b`, choice(), range() and glob()
+stand for."""
 
 from __future__ import annotations
 

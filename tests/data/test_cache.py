@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 import threading
@@ -59,7 +58,7 @@ def never() -> tuple[Split, Split]:
 
 
 def assert_is_what_was_decoded(dataset: Dataset) -> None:
-    assert (dataset.name, dataset.content, dataset.classes) == ("tiny", "content-1", CLASSES)
+    assert dataset.name == "tiny"
     for split, expected in ((dataset.train, TRAIN), (dataset.test, TEST)):
         assert list(split.arrays) == ["images", "labels"]
         for name, array in split.arrays.items():
@@ -110,12 +109,9 @@ def test_arrays_are_mapped_and_writing_into_them_does_not_reach_the_disk(home: D
 
 
 def test_other_content_or_another_name_has_a_folder_of_its_own(home: DataHome) -> None:
-    folders = set()
-    for name, content in itertools.product(("one", "two"), ("a", "b")):
-        source = Source(name, content, CLASSES, SHAPE, 6, 4, never)
-        folders.add(cache.cache_folder(source, home))
-    assert len(folders) == 4
-    assert {folder.parent for folder in folders} == {home.cache_dir}
+    source = source_of(never)
+    changed = (source, replace(source, name="other"), replace(source, content="other"))
+    assert len({cache.cache_folder(each, home) for each in changed}) == 3
 
 
 def flip_a_byte(folder: Path) -> None:
@@ -123,6 +119,10 @@ def flip_a_byte(folder: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
     path.write_bytes(data)
+
+
+def write_manifest(content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / "manifest.json").write_bytes(content)
 
 
 def truncate(folder: Path) -> None:
@@ -140,15 +140,13 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a truncated array": truncate,
     "a missing array": lambda folder: (folder / "train_labels.npy").unlink(),
     "a missing manifest": lambda folder: (folder / "manifest.json").unlink(),
-    "half a manifest": lambda folder: (folder / "manifest.json").write_text('{"format": 1, "na'),
-    "a manifest that is a list": lambda folder: (folder / "manifest.json").write_text("[]"),
+    "half a manifest": write_manifest(b'{"format": 1, "na'),
+    "a manifest that is a list": write_manifest(b"[]"),
+    "a manifest of binary garbage": write_manifest(b"\xff\xfe\x00"),
     "a manifest with another checksum": lambda folder: change_manifest(
         folder, sha256={"train_images": "0"}
     ),
     "a manifest of another format": lambda folder: change_manifest(folder, format=0),
-    "a manifest of binary garbage": lambda folder: (folder / "manifest.json").write_bytes(
-        b"\xff\xfe\x00"
-    ),
 }
 
 
@@ -209,7 +207,7 @@ def test_the_cache_is_where_the_environment_says(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache.default_cache_dir() == tmp_path / "xdg" / "normbench"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     assert cache.default_cache_dir() == tmp_path / ".cache" / "normbench"
 
 
@@ -247,7 +245,7 @@ def test_what_was_imported_is_recalled_when_its_folder_is_gone(
     np.testing.assert_array_equal(after.test["labels"], before.test["labels"])
 
 
-def test_a_damaged_cache_of_what_was_imported_is_decoded_from_its_folder(
+def test_a_damaged_cache_of_what_was_imported_is_decoded_from_its_folder_or_names_the_folder(
     folder: Path, home: DataHome
 ) -> None:
     source = imported(folder, home)
@@ -256,12 +254,6 @@ def test_a_damaged_cache_of_what_was_imported_is_decoded_from_its_folder(
     assert recalled.content == source.content
     cache.load(recalled, home)
     assert cache.is_intact(cache.cache_folder(source, home))
-
-
-def test_a_damaged_cache_whose_folder_is_gone_is_refused_by_the_folder_s_name(
-    folder: Path, home: DataHome
-) -> None:
-    source = imported(folder, home)
     flip_a_byte(cache.cache_folder(source, home))
     shutil.rmtree(folder)
     with pytest.raises(NormbenchError, match=f"there is no folder '{folder}'"):
@@ -340,17 +332,12 @@ def test_unpacked_data_are_found_by_their_content_without_decoding(carried: Carr
     assert folders == [carried.name]
 
 
-def test_unpacking_twice_leaves_the_first_files_alone(carried: Carried) -> None:
+def test_unpacking_twice_leaves_the_first_files_alone_unless_damaged(carried: Carried) -> None:
     carried.unpack()
     before = {path: path.stat().st_ino for path in carried.folder.iterdir()}
     carried.unpack()
     assert {path: path.stat().st_ino for path in carried.folder.iterdir()} == before
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_unpacking_replaces_a_damaged_folder(carried: Carried, damage: str) -> None:
-    carried.unpack()
-    DAMAGES[damage](carried.folder)
+    flip_a_byte(carried.folder)
     carried.unpack()
     carried.assert_arrived()
 

@@ -98,10 +98,8 @@ def test_an_epoch_s_order_is_a_permutation_that_repeats(
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     loader = loader_of(60)
-    orders = {
-        tuple(loader.shuffled(epoch, seed).tolist()) for epoch in range(5) for seed in range(5)
-    }
-    assert len(orders) == 25
+    drawn = [loader.shuffled(epoch, seed) for epoch in range(5) for seed in range(5)]
+    assert len({tuple(order.tolist()) for order in drawn}) == 25
 
 
 def test_shuffling_an_epoch_starts_its_augmentation() -> None:
@@ -116,9 +114,8 @@ def test_shuffling_an_epoch_starts_its_augmentation() -> None:
     expected = FlipAndCrop(30, 0, CPU)
     expected.start_epoch(2)
     augmented = expected(torch.from_numpy(split_of(30)["images"]), indices)
-    scaled = (augmented / 255 - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(
-        1, 3, 1, 1
-    )
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    scaled = (augmented / 255 - mean) / std
     torch.testing.assert_close(batches[0], scaled, rtol=1e-6, atol=1e-6)
 
 

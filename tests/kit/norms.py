@@ -19,19 +19,8 @@ NAMES = [entry.name for entry in norms]
 # One norm of each kind: where statistics run, with state or without, written out or torch's, with
 # its activation, lazy, of weights.
 KINDS = {
-    "bn",
-    "evonorm_b0",
-    "evonorm_s0",
-    "frn",
-    "ghost_bn",
-    "gn",
-    "in_affine",
-    "ln_c",
-    "ln_chw",
-    "none",
-    "spectral_norm",
-    "switchable",
-    "ws_gn",
+    *("bn", "ghost_bn", "switchable", "gn", "in_affine", "ln_c", "ln_chw", "none"),
+    *("evonorm_b0", "evonorm_s0", "frn", "spectral_norm", "ws_gn"),
 }
 OWN_ACTIVATION = [name for name in NAMES if norms.build(name).norm_act is not None]
 REPARAMETRIZING = [name for name in NAMES if norms.build(name).reparametrize is not None]

@@ -14,9 +14,14 @@ TINY = (
 
 
 def tiny(*changed: str) -> list[str]:
-    """The settings with changes and additions; of a key given twice, the last counts.
+    """The settings with changes and additions, which come last: `tiny("epochs=1", "norm=gn")`.
 
-    `tiny("epochs=1", "norm=gn")`
+    Of a key given twice the last counts.
     """
-    settings = [*TINY, *changed]
-    return [*{setting.partition("=")[0]: setting for setting in settings}.values()]
+    settings: dict[str, str] = {}
+    for setting in (*TINY, *changed):
+        key = setting.partition("=")[0]
+        # Removed first: a changed key is an axis after those that stay.
+        settings.pop(key, None)
+        settings[key] = setting
+    return [*settings.values()]

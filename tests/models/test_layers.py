@@ -18,23 +18,6 @@ from normbench.norms import NormSpec, norms
 CONVS_ALONE = {"ws_gn", "ws_bn", "scaled_ws"}
 
 
-class NormWithActivation(nn.Module):
-    """Stands for a norm with an activation, such as EvoNorm and FRN with TLU."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(num_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
-def owning_spec() -> NormSpec:
-    return NormSpec(
-        scope="sample", norm=lambda num_features: nn.Identity(), norm_act=NormWithActivation
-    )
-
-
 def test_a_layer_draws_torch_s_default_distribution() -> None:
     layers = Layers(norms.build("none"), seed=0)
     for layer, fan_in in ((layers.conv(32, 64, 3), 32 * 9), (layers.linear(300, 200), 300)):
@@ -125,12 +108,6 @@ def test_norm_act_activates_and_norm_does_not(name: str) -> None:
         assert torch.equal(activated, plain.relu())
     else:
         assert not torch.equal(activated, plain)
-
-
-def test_a_norm_that_owns_its_activation_is_not_activated_again() -> None:
-    layers = Layers(owning_spec(), seed=0)
-    assert type(layers.norm_act(4)) is NormWithActivation
-    assert type(layers.norm(4)) is nn.Identity
 
 
 def test_reparametrize_sees_the_drawn_weights_of_every_convolution_and_linear_layer() -> None:

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from kit.norms import every_kind_of_norm, every_norm
-from torch import Tensor, nn
+from kit.norms import every_kind_of_norm
+from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.nn.utils import parametrize
 
 from normbench.models import Layers, materialize, models
 from normbench.norms import NormSpec, norms
@@ -23,20 +22,6 @@ def build(model_name: str, layers: Layers) -> nn.Module:
     return models.build(model_name, layers, 10)
 
 
-def weights(model: nn.Module) -> list[Tensor]:
-    """The weights of all convolutions and linear layers, before any reparametrization."""
-    modules = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    return [drawn(module) for module in modules]
-
-
-def drawn(module: nn.Module) -> Tensor:
-    if not parametrize.is_parametrized(module):
-        return module.weight
-    below = dict(module.parametrizations["weight"].named_parameters())
-    # Weight norm keeps the weight's direction in its second parameter.
-    return below.get("original", below.get("original1"))
-
-
 @every_model
 @every_kind_of_norm
 def test_a_model_gives_outputs_and_takes_a_finite_step(model_name: str, name: str) -> None:
@@ -48,22 +33,6 @@ def test_a_model_gives_outputs_and_takes_a_finite_step(model_name: str, name: st
         assert parameter.grad is not None
         assert parameter.grad.isfinite().all()
     assert all(value.isfinite().all() for value in model.state_dict().values())
-
-
-@every_model
-@every_norm
-def test_equal_seeds_give_equal_initial_weights_under_every_norm(
-    model_name: str, name: str
-) -> None:
-    plain = weights(build(model_name, Layers(norms.build("none"), seed=0)))
-    same = weights(build(model_name, Layers(norms.build(name), seed=0)))
-    assert all(torch.equal(a, b) for a, b in zip(plain, same, strict=True))
-
-
-@every_model
-def test_another_seed_gives_other_weights_in_every_layer(model_name: str) -> None:
-    first, second = (weights(build(model_name, Layers(norms.build("bn"), s))) for s in (0, 1))
-    assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 class Recording(Layers):
@@ -96,17 +65,3 @@ def test_a_model_builds_no_layer_norm_or_activation_of_its_own(model_name: str) 
     assert {type(module).__module__ for module in own} <= allowed
     handed_out = {id(p) for module in layers.handed_out for p in module.parameters()}
     assert {id(p) for p in model.parameters()} == handed_out
-
-
-@every_model
-def test_every_convolution_and_linear_layer_is_reparametrized_once(model_name: str) -> None:
-    seen: list[nn.Module] = []
-
-    def reparametrize(module: nn.Module) -> nn.Module:
-        seen.append(module)
-        return module
-
-    spec = NormSpec("weight", lambda num_features: nn.Identity(), reparametrize=reparametrize)
-    model = build(model_name, Layers(spec, seed=0))
-    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    assert sorted(map(id, seen)) == sorted(map(id, layers))

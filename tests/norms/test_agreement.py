@@ -21,9 +21,7 @@ from kit.norms import (
     with_statistics,
 )
 from torch import Tensor, nn
-from torch.nn.utils import spectral_norm
 from torchvision.models.convnext import LayerNorm2d as ConvNeXtLayerNorm
-from torchvision.ops import FrozenBatchNorm2d
 
 from normbench.norms.weight import RELU_GAIN
 
@@ -54,7 +52,6 @@ def assert_agrees(name: str, options: Options, theirs: nn.Module) -> None:
 
 
 LIBRARY: list[tuple[str, Options, MakeLayer]] = [
-    ("bn", {"eps": 0.01}, lambda: nn.SyncBatchNorm(CHANNELS, 0.01)),  # in one process
     ("ln_chw", {"eps": 0.01}, lambda: nn.LayerNorm(SHAPE[1:], 0.01)),
     ("ln_c", {}, lambda: ConvNeXtLayerNorm(CHANNELS, eps=1e-6)),
     ("rms", {"eps": 0.01}, lambda: ChannelsLast(CHANNELS, eps=0.01)),
@@ -66,27 +63,12 @@ def test_a_norm_agrees_with_the_library_s(name: str, options: Options, make: Mak
     assert_agrees(name, options, make())
 
 
-@pytest.mark.parametrize(
-    "name", ["bn", "bn_custom", "lazy_bn", "ghost_bn", "sync_bn", "batch_renorm", "ws_bn"]
-)
-def test_batch_norm_and_its_kin_evaluate_as_torchvision_s_frozen_layer(name: str) -> None:
-    x = normal(*SHAPE)
-    ours = with_statistics(layer_of(name, x, eps=0.01)).eval()
-    theirs = FrozenBatchNorm2d(CHANNELS, eps=0.01).double()
-    state = ours.state_dict()
-    state.pop("num_batches_tracked", None)
-    theirs.load_state_dict(state)
-    torch.testing.assert_close(ours(x), theirs(x))
-
-
 def reparametrized(name: str, **options: object) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A convolution under the norm, and its parameters, named as in older torch and timm."""
+    """A convolution under the norm, and its parameters, named as in timm."""
     conv = spec_of(name, **options).reparametrize(nn.Conv2d(3, 4, 3, padding=1)).double()
     names = {
         "parametrizations.weight.original": "weight",
         "parametrizations.weight.0.gain": "gain",
-        "parametrizations.weight.original0": "weight_g",
-        "parametrizations.weight.original1": "weight_v",
     }
     parameters = dict(randomize(conv).named_parameters())
     return conv, {names.get(key, key): value for key, value in parameters.items()}
@@ -105,41 +87,6 @@ def assert_same_convolution(
     assert parameters.keys() == dict(theirs.named_parameters()).keys()
     found |= {key: parameter.grad for key, parameter in parameters.items()}
     assert_equal_results(found, wanted)
-
-
-@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
-def test_weight_norm_agrees_with_torch_s_older_function() -> None:
-    theirs = torch.nn.utils.weight_norm(nn.Conv2d(3, 4, 3, padding=1).double())
-    assert_same_convolution(*reparametrized("weight_norm"), theirs)
-
-
-@pytest.mark.parametrize("num_power_iterations", [1, 3])
-@pytest.mark.parametrize("training", [True, False])
-def test_spectral_norm_agrees_with_torch_s_older_function(
-    num_power_iterations: int, training: bool
-) -> None:
-    ours, parameters = reparametrized("spectral_norm", num_power_iterations=num_power_iterations)
-    theirs = spectral_norm(
-        nn.Conv2d(3, 4, 3, padding=1).double(), n_power_iterations=num_power_iterations
-    )
-    vectors = ours.parametrizations.weight[0]
-    with torch.no_grad():
-        theirs.weight_orig.copy_(parameters["weight"])
-        theirs.bias.copy_(parameters["bias"])
-        theirs.weight_u.copy_(vectors._u)
-        theirs.weight_v.copy_(vectors._v)
-        if training:
-            # The older function begins an iteration with v, the newer with u.
-            rows = parameters["weight"].flatten(1)
-            for _ in range(num_power_iterations):
-                theirs.weight_u.copy_(nn.functional.normalize(rows @ theirs.weight_v, dim=0))
-                theirs.weight_v.copy_(nn.functional.normalize(rows.T @ theirs.weight_u, dim=0))
-    x, gradient = normal(2, 3, 5, 4), normal(2, 4, 5, 4, seed=2)
-    found = results(ours.train(training), x, gradient)
-    wanted = results(theirs.eval(), x, gradient)
-    torch.testing.assert_close(found["y"], wanted["y"])
-    torch.testing.assert_close(found["x"], wanted["x"])
-    torch.testing.assert_close(parameters["weight"].grad, wanted["weight_orig"])
 
 
 # timm: slow, since importing timm takes seconds.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from kit.norms import every_kind_of_norm, every_norm, new_layers, normal
+from kit.norms import every_kind_of_norm, every_norm, new_layers, normal, results
 from torch import Tensor, nn
 
 from normbench.certificates import CHECKS, Broken, broken, contract
@@ -45,17 +45,12 @@ def test_a_norm_with_options_keeps_the_contract(name: str, options: dict[str, An
 
 
 @every_norm
-@pytest.mark.parametrize("training", [True, False])
-def test_a_constant_sample_alone_gives_finite_values_and_gradients(
-    name: str, training: bool
-) -> None:
+def test_a_constant_sample_alone_gives_finite_values_and_gradients(name: str) -> None:
     for layer in new_layers(name, normal(1, 8, 4, 4)):
-        x = torch.zeros(1, 8, 4, 4, dtype=torch.float64, requires_grad=True)
-        y = layer.train(training)(x)
-        y.square().sum().backward()
-        assert x.grad is not None
-        assert y.isfinite().all()
-        assert x.grad.isfinite().all()
+        for training in (True, False):
+            x = torch.zeros(1, 8, 4, 4, dtype=torch.float64)
+            found = results(layer.train(training), x, torch.ones_like(x))
+            assert all(value.isfinite().all() for value in found.values())
 
 
 def test_a_norm_that_refuses_every_network_is_not_tried() -> None:

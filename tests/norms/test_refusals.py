@@ -109,6 +109,10 @@ def test_a_shape_has_any_number_of_places(name: str) -> None:
 
 PER_CHANNEL = "one value per channel has no variance: a batch of 1 on a 1x1 map"
 A_PIXEL = "one value per sample and channel has no variance: a 1x1 map"
+NO_DIVISOR = "num_groups=3 does not divide 8 channels"
+OF_THE_BATCH = ["bn", "bn_custom", "lazy_bn", "batch_renorm", "sync_bn", "evonorm_b0", "ws_bn"]
+A_GROUP = "num_groups=8 leaves one value per group: 8 channels on a 1x1 map"
+A_CHUNK = "size=4 leaves a chunk of one sample, whose 1x1 map has no variance, in a batch of 9"
 
 
 @pytest.mark.parametrize(
@@ -118,65 +122,47 @@ A_PIXEL = "one value per sample and channel has no variance: a 1x1 map"
         ("in_affine", {}, (64, 8, 1, 1), A_PIXEL),
         ("ibn", {}, (64, 8, 1, 1), A_PIXEL),
         ("ibn", {}, (64, 1, 4, 4), "one channel has no half"),
-        ("gn", {"num_groups": 3}, (64, 8, 4, 4), "num_groups=3 does not divide 8 channels"),
-        ("ws_gn", {"num_groups": 3}, (64, 8, 4, 4), "num_groups=3 does not divide 8 channels"),
+        ("gn", {"num_groups": 3}, (64, 8, 4, 4), NO_DIVISOR),
+        ("ws_gn", {"num_groups": 3}, (64, 8, 4, 4), NO_DIVISOR),
         ("evonorm_s0", {}, (64, 12, 4, 4), "num_groups=8 does not divide 12 channels"),
-        (
-            "gn",
-            {"num_groups": 8},
-            (64, 8, 1, 1),
-            "num_groups=8 leaves one value per group: 8 channels on a 1x1 map",
-        ),
+        ("gn", {"num_groups": 8}, (64, 8, 1, 1), A_GROUP),
         ("ln_c", {}, (64, 1, 4, 4), "one channel has no variance over channels"),
         ("ln_chw", {}, (64, 1, 1, 1), "one value per sample has no variance"),
         ("switchable", {}, (1, 1, 1, 1), "one value has no variance"),
-        (
-            "ghost_bn",
-            {"size": 4},
-            (9, 8, 1, 1),
-            "size=4 leaves a chunk of one sample, whose 1x1 map has no variance, in a batch of 9",
-        ),
-        *(
-            (name, {}, (1, 8, 1, 1), PER_CHANNEL)
-            for name in (
-                *("bn", "bn_custom", "lazy_bn", "batch_renorm", "sync_bn", "evonorm_b0", "ws_bn"),
-            )
-        ),
+        ("ghost_bn", {"size": 4}, (9, 8, 1, 1), A_CHUNK),
+        *((name, {}, (1, 8, 1, 1), PER_CHANNEL) for name in OF_THE_BATCH),
     ],
 )
 def test_refuse_names_the_reason(name: str, options: Options, shape: Shape, reason: str) -> None:
     assert spec_of(name, **options).refuse(shape) == Refusal(reason)
 
 
+AT_LEAST_0, AT_LEAST_1 = "greater than or equal to 0", "greater than or equal to 1"
+
+
 @pytest.mark.parametrize(
-    ("name", "options", "message"),
+    ("name", "option", "value", "rule"),
     [
-        ("gn", {"num_groups": 0}, "norm.num_groups: should be greater than or equal to 1, not 0"),
-        ("bn", {"eps": 0.0}, "norm.eps: should be greater than 0, not 0.0"),
-        ("bn", {"momentum": 1.5}, "norm.momentum: should be less than or equal to 1, not 1.5"),
-        ("in", {"momentum": -0.1}, "norm.momentum: should be greater than or equal to 0, not -0.1"),
-        ("ln", {"num_groups": 2}, "unknown option of norm ln 'num_groups': allowed: affine, eps"),
-        ("ghost_bn", {"size": 0}, "norm.size: should be greater than or equal to 1, not 0"),
-        (
-            "batch_renorm",
-            {"r_max": 0.5},
-            "norm.r_max: should be greater than or equal to 1, not 0.5",
-        ),
-        (
-            "batch_renorm",
-            {"d_max": -1.0},
-            "norm.d_max: should be greater than or equal to 0, not -1.0",
-        ),
-        ("dyt", {"alpha": 0.0}, "norm.alpha: should be greater than 0, not 0.0"),
-        (
-            "spectral_norm",
-            {"num_power_iterations": 0},
-            "norm.num_power_iterations: should be greater than or equal to 1, not 0",
-        ),
-        ("scaled_ws", {"weight_eps": 0.0}, "norm.weight_eps: should be greater than 0, not 0.0"),
+        ("gn", "num_groups", 0, AT_LEAST_1),
+        ("bn", "eps", 0.0, "greater than 0"),
+        ("bn", "momentum", 1.5, "less than or equal to 1"),
+        ("in", "momentum", -0.1, AT_LEAST_0),
+        ("ghost_bn", "size", 0, AT_LEAST_1),
+        ("batch_renorm", "r_max", 0.5, AT_LEAST_1),
+        ("batch_renorm", "d_max", -1.0, AT_LEAST_0),
+        ("dyt", "alpha", 0.0, "greater than 0"),
+        ("spectral_norm", "num_power_iterations", 0, AT_LEAST_1),
+        ("scaled_ws", "weight_eps", 0.0, "greater than 0"),
     ],
 )
-def test_an_option_out_of_range_is_refused(name: str, options: Options, message: str) -> None:
+def test_an_option_out_of_range_is_refused(name: str, option: str, value: float, rule: str) -> None:
     with pytest.raises(NormbenchError) as caught:
-        spec_of(name, **options)
+        spec_of(name, **{option: value})
+    assert str(caught.value) == f"norm.{option}: should be {rule}, not {value}"
+
+
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(NormbenchError) as caught:
+        spec_of("ln", num_groups=2)
+    message = "unknown option of norm ln 'num_groups': allowed: affine, eps"
     assert str(caught.value) == message

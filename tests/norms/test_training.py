@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kit.norms import every_kind_of_norm
+from kit.norms import every_norm
 
 from normbench.config.compose import compose
 from normbench.errors import NormbenchError
@@ -30,8 +30,9 @@ def train(folder: Path, name: str, batch_size: int, widths: str, *changed: str) 
     return execute(compose([*settings, *changed], system))
 
 
-@every_kind_of_norm
-@pytest.mark.parametrize("batch_size", [1, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@every_norm
+@pytest.mark.parametrize("batch_size", [1, 8])
 def test_every_norm_trains_for_twenty_steps_with_a_finite_loss(
     name: str, batch_size: int, tmp_path: Path
 ) -> None:
@@ -69,6 +70,8 @@ def test_where_the_last_map_is_one_pixel_a_norm_is_refused_before_any_file_is_wr
     [
         ("switchable", 1, []),
         ("ln_chw", 1, []),
+        ("ws_gn", 1, ["norm.num_groups=2"]),
+        ("spectral_norm", 1, []),
         ("evonorm_b0", 8, []),
         ("bn", 8, []),
         ("bn", 8, ["norm.track_running_stats=false"]),

@@ -39,7 +39,8 @@ def found(listing: Listing) -> list[Any]:
 
 @pytest.fixture
 def runs_dir(tmp_path: Path, write_run: WriteRun) -> Path:
-    """One run done, one failed after its first epoch, one diverged before it, and what is no run."""
+    """One run done, one failed after its first epoch, one diverged before it, and what is no
+    run."""
     write_run(LN, (), state="diverged", reason="the loss of step 3 is nan")
     write_run(
         GN,

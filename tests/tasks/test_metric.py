@@ -18,6 +18,7 @@ def test_values_carry_their_unit_and_interval() -> None:
     assert ACCURACY.finer().show(0.9132) == "91.32 %"
     assert LOSS.show_difference(-0.5) == "-0.500 nats"
     assert SQUARED_ERROR.show(0.25, math.nan) == "0.2500"
+    assert (ACCURACY.label, SQUARED_ERROR.label) == ("accuracy (%)", "squared error")
 
 
 def test_a_direction_says_which_value_is_better() -> None:
@@ -26,10 +27,6 @@ def test_a_direction_says_which_value_is_better() -> None:
     assert not SQUARED_ERROR.is_better(0.8, 0.8)
     with pytest.raises(ValueError, match="better is larger or smaller, not 'more'"):
         Metric("loss", "nats", "more")  # type: ignore[arg-type]
-
-
-def test_words_for_people() -> None:
-    assert (ACCURACY.label, SQUARED_ERROR.label) == ("accuracy (%)", "squared error")
 
 
 @pytest.mark.parametrize("task", [CLASSIFICATION, REGRESSION])

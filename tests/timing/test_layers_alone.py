@@ -47,7 +47,9 @@ def test_sites_are_the_distinct_shapes_at_which_the_network_has_a_norm() -> None
 
 def test_every_norm_has_a_row_for_each_site_layout_part_and_round() -> None:
     calls: list[int] = []
-    configs = [tiny("bn"), tiny("gn", **{"norm.num_groups": 2}), tiny("bn", 8)]
+    threads = {"system.threads": 2}
+    configs = [tiny(norm, size, **threads) for norm, size in (("bn", 4), ("gn", 4), ("bn", 8))]
+    before = torch.get_num_threads()
     rows = list(bench_layers(configs, 3, lambda: calls.append(1), ("eager",)))
     names = ("batch_size", "norm", "site", "layout", "part", "round")
     keys = [tuple(row[name] for name in names) for row in rows]
@@ -59,8 +61,9 @@ def test_every_norm_has_a_row_for_each_site_layout_part_and_round() -> None:
     for row in rows:
         assert {*row} == MACHINE | {*names} | measured
         assert row["seconds"] > 0
-        assert row["mode"] == "eager"
+        assert (row["mode"], row["threads"]) == ("eager", 2)
         assert not row["own_activation"]
+    assert torch.get_num_threads() == before
     assert all(row["own_activation"] for row in bench(tiny("frn")))
 
 
@@ -94,13 +97,6 @@ def test_however_many_norms_there_are_all_are_compiled(monkeypatch: pytest.Monke
     many = ("bn", "ln", "in", "gn", "in_affine", "ln_c")
     bench(*(tiny(name) for name in many), rounds=1, mode="compiled")
     assert counts.frame_count >= len(many) * len(LAYOUTS) * len(SITES)
-
-
-def test_threads_are_those_of_the_configuration_and_then_those_of_before() -> None:
-    before = torch.get_num_threads()
-    rows = bench(tiny("bn", **{"system.threads": 2}), rounds=1)
-    assert {row["threads"] for row in rows} == {2}
-    assert torch.get_num_threads() == before
 
 
 def test_steps_and_layers_say_the_same_of_the_machine() -> None:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from normbench.timing import race as race_module
 from normbench.timing.race import WARM_UP_CALLS, Timer, Work, race, timer_for
 
-NAMES = ("a", "b", "c")
 SECONDS = {"a": 0.004, "b": 0.002, "c": 0.03}
 STEPS = st.dictionaries(st.sampled_from("abcdef"), st.floats(1e-6, 10), min_size=1)
 
@@ -40,26 +39,17 @@ class Clock:
         return list(race(self.works(), self.timer, rounds=rounds, least_seconds=least_seconds))
 
 
-def test_contestants_take_their_turns_after_a_warm_up_of_all() -> None:
-    clock = Clock(SECONDS)
-    found = clock.run(3, least_seconds=0.01)
-    warm_up, rest = clock.turns[:3], clock.turns[3:]
-    assert warm_up == [(name, WARM_UP_CALLS) for name in NAMES]
-    assert [name for name, _ in rest] == [*NAMES] * 4, (
-        "once to find the quickest, then three rounds"
-    )
-    assert [calls for _, calls in rest] == [1] * 3 + [5] * 9
-    assert [list(one) for one in found] == [[*NAMES]] * 3
-
-
 @given(steps=STEPS, rounds=st.integers(0, 5), least=st.floats(0, 1))
 def test_all_are_called_as_often_as_the_quickest_needs_for_the_least_seconds(
     steps: dict[str, float], rounds: int, least: float
 ) -> None:
     clock = Clock(steps)
     found = clock.run(rounds, least)
+    warm_up, quickest = clock.turns[: len(steps)], clock.turns[len(steps) : 2 * len(steps)]
+    assert warm_up == [(name, WARM_UP_CALLS) for name in steps]
+    assert quickest == [(name, 1) for name in steps]
     counted = clock.turns[2 * len(steps) :]
-    assert len(found) == rounds
+    assert [[*seconds] for seconds in found] == [[*steps]] * rounds
     assert [name for name, _ in counted] == [*steps] * rounds
     expected = max(1, math.ceil(least / min(steps.values())))
     assert {calls for _, calls in counted} <= {expected}

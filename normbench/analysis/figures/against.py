@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import matplotlib as mpl
@@ -12,20 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from normbench.analysis.figures import style
 from normbench.analysis.figures.labels import add_labels
 from normbench.analysis.figures.layout import basis, by_panel, link, prepared
-from normbench.analysis.figures.style import (
-    PAGE,
-    Look,
-    Looks,
-    Size,
-    add_caption,
-    drawing,
-    is_first,
-    panels,
-    set_title,
-)
-from normbench.analysis.stats import Estimate, mean_interval
+from normbench.analysis.stats import mean_interval
 from normbench.analysis.study import Study
 from normbench.analysis.tables.crosstab import final
 from normbench.analysis.tables.table import in_words
@@ -50,7 +39,7 @@ BATCH_SIZE = Axis("batch_size", "batch size (images, log2)", 2)
 LEARNING_RATE = Axis("lr", "learning rate (log)", 10)
 
 
-def batch_size(study: Study, size: Size = PAGE) -> Figure:
+def batch_size(study: Study, size: style.Size = style.PAGE) -> Figure:
     """The primary metric on the test set against batch size.
 
     Figure 1 of Group Normalization (arXiv:1803.08494) shows the error on the same log2 axis.
@@ -60,7 +49,7 @@ def batch_size(study: Study, size: Size = PAGE) -> Figure:
     return _against(study.chosen, looks, BATCH_SIZE, study.test_column, size)
 
 
-def learning_rate(study: Study, size: Size = PAGE) -> Figure:
+def learning_rate(study: Study, size: style.Size = style.PAGE) -> Figure:
     """The primary metric against the learning rate: on held-out images, or else the test set.
 
     Raises NormbenchError where all runs have the same learning rate.
@@ -70,29 +59,29 @@ def learning_rate(study: Study, size: Size = PAGE) -> Figure:
     return _against(study, looks, LEARNING_RATE, column, size)
 
 
-def _against(study: Study, looks: Looks, axis: Axis, column: str, size: Size) -> Figure:
+def _against(study: Study, looks: style.Looks, axis: Axis, column: str, size: style.Size) -> Figure:
     runs, metric = study.runs, study.metric(column)
     if runs[axis.setting].nunique() < 2:
         only = runs[axis.setting].iloc[0]
         raise NormbenchError(f"no figure against {axis.setting}: all runs have {only}")
     values = metric.scale * runs["run"].map(final(study, column))
     results = dict(zip(runs["run"], values, strict=True))
-    with drawing(size):
+    with style.drawing(size):
         facets = by_panel(study, axis.setting)
-        figure, axes = panels(size, len(facets))
+        figure, axes = style.panels(size, len(facets))
         for ax, (title, panel) in zip(axes, facets, strict=True):
             _draw_panel(ax, panel.runs.assign(result=panel.runs["run"].map(results)), looks, axis)
-            set_title(ax, title)
-            if is_first(ax):
+            style.set_title(ax, title)
+            if style.is_first(ax):
                 ax.set_ylabel(replace(metric, name=in_words(column)).label)
         add_labels(figure, axes, size)
         interval = INTERVAL if runs["seed"].nunique() > 1 else ""
         lost = "" if study.unfinished.runs.empty else NO_RESULT
-        add_caption(figure, basis(study, interval, lost), size)
+        style.add_caption(figure, basis(study, interval, lost), size)
     return figure
 
 
-def _draw_panel(ax: Axes, runs: pd.DataFrame, looks: Looks, axis: Axis) -> None:
+def _draw_panel(ax: Axes, runs: pd.DataFrame, looks: style.Looks, axis: Axis) -> None:
     ticks = sorted(runs[axis.setting].unique())
     lines = runs.groupby("line", sort=False)
     apart = APART * min(1, MOST_APART / lines.ngroups)
@@ -109,52 +98,33 @@ def _draw_panel(ax: Axes, runs: pd.DataFrame, looks: Looks, axis: Axis) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
 
 
-def _draw_line(ax: Axes, runs: pd.DataFrame, x: str, look: Look, factor: float) -> Line2D:
+def _draw_line(ax: Axes, runs: pd.DataFrame, x: str, look: style.Look, factor: float) -> Line2D:
     """Draws a norm: means joined, intervals, each seed as a faint dot, an x for no result."""
     colour, marker = look
     font = mpl.rcParams["font.size"]
-    places, values, links = [], [], []
+    means: dict[float, float] = {}
+    links, known, seeds = [], [], []
     for at, group in runs.groupby(x):
-        places.append(float(str(at)) * factor)
-        values.append(group["result"].dropna().tolist())
-        links.append(link(group, ("batch_size", x)))
-    estimates = [mean_interval(found) for found in values]
-    # Without a finished run the mean is nan, which breaks the line.
-    means = [estimate.mean for estimate in estimates]
-    (line,) = ax.plot(places, means, color=colour, marker=marker, zorder=2)
+        place = float(str(at)) * factor
+        values = group["result"].dropna().tolist()
+        estimate = mean_interval(values)
+        means[place] = estimate.mean  # without a finished run nan, which breaks the line
+        if values:
+            links.append(link(group, ("batch_size", x)))
+        if len(values) > 1:
+            known.append((place, estimate.mean, estimate.half_width))
+            seeds += [(place, value) for value in values]
+    (line,) = ax.plot([*means], [*means.values()], color=colour, marker=marker, zorder=2)
     # The same points again: only the points of a scatter can each have a link.
-    reached = [index for index, estimate in enumerate(estimates) if estimate.n]
-    x_y = [places[index] for index in reached], [means[index] for index in reached]
-    dots = ax.scatter(*x_y, color=colour, marker=marker, s=font * 3.5, zorder=3)
-    dots.set_urls([links[index] for index in reached])
-    _draw_intervals(ax, places, estimates, colour)
-    _draw_seeds(ax, places, values, colour)
-    lost = [place for place, found in zip(places, values, strict=True) if not found]
-    foot = [0.02] * len(lost)
-    marks = ax.scatter(lost, foot, color=colour, marker="x", transform=ax.get_xaxis_transform())
-    marks.set_clip_on(False)
-    return line
-
-
-def _draw_intervals(
-    ax: Axes, places: Sequence[float], estimates: Sequence[Estimate], colour: str
-) -> None:
-    known = [pair for pair in zip(places, estimates, strict=True) if pair[1].n > 1]
+    reached = pd.Series(means).dropna()
+    dots = ax.scatter(reached.index, reached, color=colour, marker=marker, s=font * 3.5, zorder=3)
+    dots.set_urls(links)
     if known:
-        x = [place for place, _ in known]
-        means = [estimate.mean for _, estimate in known]
-        half_widths = [estimate.half_width for _, estimate in known]
-        ax.errorbar(x, means, yerr=half_widths, fmt="none", color=colour, capsize=2, zorder=2)
-
-
-def _draw_seeds(
-    ax: Axes, places: Sequence[float], values: Sequence[Sequence[float]], colour: str
-) -> None:
-    """Draws each seed as a faint dot, from two seeds on."""
-    x: list[float] = []
-    y: list[float] = []
-    for place, found in zip(places, values, strict=True):
-        if len(found) > 1:
-            x += [place] * len(found)
-            y += found
-    ax.scatter(x, y, color=colour, alpha=0.45, s=mpl.rcParams["font.size"], zorder=2)
+        x_known, y_known, widths = zip(*known, strict=True)
+        ax.errorbar(x_known, y_known, widths, fmt="none", color=colour, capsize=2, zorder=2)
+        x_seeds, y_seeds = zip(*seeds, strict=True)
+        ax.scatter(x_seeds, y_seeds, color=colour, alpha=0.45, s=font, zorder=2)
+    lost = [place for place in means if place not in reached]
+    foot, inside = [0.02] * len(lost), ax.get_xaxis_transform()
+    ax.scatter(lost, foot, color=colour, marker="x", transform=inside, clip_on=False)
+    return line

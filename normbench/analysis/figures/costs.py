@@ -12,18 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from normbench.analysis.captions import machine, networks, time_note
+from normbench.analysis.figures import style
 from normbench.analysis.figures.layout import by_panel, prepared
-from normbench.analysis.figures.style import (
-    PAGE,
-    Look,
-    Looks,
-    Size,
-    add_caption,
-    drawing,
-    looks_of,
-    panels,
-    set_title,
-)
 from normbench.analysis.settings import describe
 from normbench.analysis.stats import median_ratio, with_interval
 from normbench.analysis.study import BASELINE, Study
@@ -40,7 +30,7 @@ MARGIN = 0.12  # of the axis, at both ends, for the dots and their numbers
 LINES_A_ROW = 2.2  # lines of text: a name at the axis, and a number above the dot
 
 
-def time(study: Study, size: Size = PAGE) -> Figure:
+def time(study: Study, size: style.Size = style.PAGE) -> Figure:
     """Training seconds per epoch of each norm, by the rounds of `normbench bench`.
 
     Raises NormbenchError where no run was timed.
@@ -49,21 +39,21 @@ def time(study: Study, size: Size = PAGE) -> Figure:
     timed = study.done.chosen.only(study.clocks)
     if timed.runs.empty:
         raise NormbenchError("no times: normbench bench measures them")
-    with drawing(size):
+    with style.drawing(size):
         facets = by_panel(timed)
         rows = max(panel.runs["line"].nunique() for _, panel in facets)
-        figure, axes = panels(_tall(size, rows), len(facets), sharey=False)
+        figure, axes = style.panels(_tall(size, rows), len(facets), sharey=False)
         for ax, (title, panel) in zip(axes, facets, strict=True):
             clocks = {}
             for label, of_line in panel.runs.groupby("line", sort=False):
                 clocks[str(label)] = panel.clock(of_line["run"])
             _draw_clocks(ax, clocks, looks)
-            set_title(ax, title)
-        add_caption(figure, f"{time_note(timed)}{MIDDLE_HALF}", size)
+            style.set_title(ax, title)
+        style.add_caption(figure, f"{time_note(timed)}{MIDDLE_HALF}", size)
     return figure
 
 
-def costs_figure(rounds: pd.DataFrame, size: Size = PAGE) -> Figure:
+def costs_figure(rounds: pd.DataFrame, size: style.Size = style.PAGE) -> Figure:
     """The time of a step over bn's, a panel for each batch size and choice of settings."""
     data = costs(rounds)
     settings = [str(name) for name in data.loc[:, "batch_size":"seconds"].columns[:-1]]
@@ -72,7 +62,7 @@ def costs_figure(rounds: pd.DataFrame, size: Size = PAGE) -> Figure:
     return _ratios_figure(data, settings, "time of a step over bn's", note, size)
 
 
-def layers_figure(rounds: pd.DataFrame, size: Size = PAGE) -> Figure:
+def layers_figure(rounds: pd.DataFrame, size: style.Size = style.PAGE) -> Figure:
     """The time of the norm layers, both ways, over bn's, a panel for each layout and mode."""
     settings = ["batch_size", "layout", "mode"]
     interval = with_interval([rounds["round"].nunique()])
@@ -81,28 +71,27 @@ def layers_figure(rounds: pd.DataFrame, size: Size = PAGE) -> Figure:
 
 
 def _ratios_figure(
-    data: pd.DataFrame, settings: list[str], label: str, caption: str, size: Size
+    data: pd.DataFrame, settings: list[str], label: str, caption: str, size: style.Size
 ) -> Figure:
-    """A row per norm with its ratio to bn; all panels have the same axis."""
-    looks = looks_of(data["norm"].unique())
+    looks = style.looks_of(data["norm"].unique())
     ends = [1.0, *data[RATIO].to_numpy().ravel()]
     low, high = float(np.nanmin(ends)), float(np.nanmax(ends))
     margin = MARGIN * max(high - low, 0.1)
     varying = [name for name in settings if data[name].nunique() > 1]
     facets = [*data.groupby(varying, sort=False)] if varying else [((), data)]
-    with drawing(size):
+    with style.drawing(size):
         rows = max(len(group) for _, group in facets)
-        figure, axes = panels(_tall(size, rows), len(facets), sharey=False)
+        figure, axes = style.panels(_tall(size, rows), len(facets), sharey=False)
         for ax, (key, group) in zip(axes, facets, strict=True):
             ax.set_xlim(low - margin, high + margin)
             ax.set_xlabel(label)
             _draw_ratios(ax, group, looks)
-            set_title(ax, describe(dict(zip(varying, key, strict=True))))
-        add_caption(figure, caption, size)
+            style.set_title(ax, describe(dict(zip(varying, key, strict=True))))
+        style.add_caption(figure, caption, size)
     return figure
 
 
-def _draw_ratios(ax: Axes, group: pd.DataFrame, looks: Looks) -> None:
+def _draw_ratios(ax: Axes, group: pd.DataFrame, looks: style.Looks) -> None:
     ax.axvline(1, linewidth=0.8, alpha=0.5, color="0.4", zorder=0)
     for row, (norm, ratio) in enumerate(zip(group["norm"], group[RATIO].to_numpy(), strict=True)):
         middle, low, high = map(float, ratio)
@@ -115,8 +104,7 @@ def _draw_ratios(ax: Axes, group: pd.DataFrame, looks: Looks) -> None:
     _name_rows(ax, [*group["norm"]])
 
 
-def _draw_clocks(ax: Axes, clocks: dict[str, Clock], looks: Looks) -> None:
-    """Draws the middle half of each norm's rounds, the median, and the ratio to bn in words."""
+def _draw_clocks(ax: Axes, clocks: dict[str, Clock], looks: style.Looks) -> None:
     longest = max(median(clock.values()) for clock in clocks.values())
     for row, (label, clock) in enumerate(clocks.items()):
         low, middle, high = np.percentile([*clock.values()], [25, 50, 75])
@@ -133,12 +121,11 @@ def _draw_clocks(ax: Axes, clocks: dict[str, Clock], looks: Looks) -> None:
     ax.set_xlabel("training time per epoch (s)")
 
 
-def _tall(size: Size, rows: int) -> Size:
-    """The size with panels high enough for so many rows."""
+def _tall(size: style.Size, rows: int) -> style.Size:
     return replace(size, row=max(size.row, 1 + rows * LINES_A_ROW * size.font / 72))
 
 
-def _draw_bar(ax: Axes, row: int, low: float, middle: float, high: float, look: Look) -> None:
+def _draw_bar(ax: Axes, row: int, low: float, middle: float, high: float, look: style.Look) -> None:
     """Draws a dot with a bar from low to high; without a bar where the ends are unknown."""
     colour, marker = look
     bars = None if math.isnan(low) else [[middle - low], [high - middle]]
@@ -146,6 +133,5 @@ def _draw_bar(ax: Axes, row: int, low: float, middle: float, high: float, look: 
 
 
 def _name_rows(ax: Axes, names: list[str]) -> None:
-    """Names the rows, the first on top, with room for a number above each dot."""
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.6)

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from normbench.analysis.figures import style
 from normbench.analysis.figures.labels import add_labels
 from normbench.analysis.figures.layout import basis, by_panel, link, of_lines, prepared
-from normbench.analysis.figures.style import (
-    PAGE,
-    PAPER,
-    Look,
-    Looks,
-    Size,
-    add_caption,
-    drawing,
-    is_first,
-    panels,
-    set_title,
-)
 from normbench.analysis.study import Study
 from normbench.errors import NormbenchError
 from normbench.tasks.metric import Metric
@@ -33,7 +20,7 @@ MOST_SMOOTHED = 9  # logged steps
 OVER_SEEDS = "Lines: mean over seeds; bands: lowest to highest."
 
 
-def loss(study: Study, size: Size = PAGE, smooth: int | None = None) -> Figure:
+def loss(study: Study, size: style.Size = style.PAGE, smooth: int | None = None) -> Figure:
     """The training loss of logged steps, the mean over seeds, with all norms in a panel.
 
     smooth: logged steps in a centred running mean, drawn over the faint raw line; an odd number,
@@ -49,32 +36,32 @@ def loss(study: Study, size: Size = PAGE, smooth: int | None = None) -> Figure:
     study = study.done.chosen
     if study.steps.empty:
         raise NormbenchError("no steps.csv: these runs logged no steps")
-    with drawing(size):
+    with style.drawing(size):
         facets = by_panel(study)
-        figure, axes = panels(size, len(facets))
+        figure, axes = style.panels(size, len(facets))
         widths = []
         for ax, (title, panel) in zip(axes, facets, strict=True):
             widths += _loss_lines(ax, panel, looks, smooth)
             label = f"training {study.metric('train_loss').label}"
-            _finish(ax, title, "step", label if is_first(ax) else "")
+            _finish(ax, title, "step", label if style.is_first(ax) else "")
         add_labels(figure, axes, size)
         over_seeds = "Mean over seeds." if study.runs["seed"].nunique() > 1 else ""
-        add_caption(figure, basis(study, _how_smooth(widths), over_seeds), size)
+        style.add_caption(figure, basis(study, _how_smooth(widths), over_seeds), size)
     return figure
 
 
-def epochs(study: Study, size: Size = PAGE) -> Figure:
+def epochs(study: Study, size: style.Size = style.PAGE) -> Figure:
     """The loss and the primary metric by epoch, on the training set and on the test set."""
     study, looks = prepared(study)
     study = study.done.chosen
     metrics = [one for one in study.task.metrics if one.name == "loss" or one == study.primary]
-    with drawing(size):
+    with style.drawing(size):
         facets = by_panel(study)
         columns = min(len(facets), size.columns)
         order = _in_rows(facets, metrics, columns)
         # A single facet has the metrics side by side.
         wide = min(len(metrics), size.columns) if columns == 1 else columns
-        figure, axes = panels(size, len(order), wide, sharey=False)
+        figure, axes = style.panels(size, len(order), wide, sharey=False)
         for ax, (title, panel, metric) in zip(axes, order, strict=True):
             _epoch_lines(ax, panel, metric, looks)
             _finish(ax, title, "epoch", metric.label)
@@ -84,7 +71,7 @@ def epochs(study: Study, size: Size = PAGE) -> Figure:
         add_labels(figure, axes, size)
         over_seeds = OVER_SEEDS if study.runs["seed"].nunique() > 1 else ""
         how = "Solid: test set; dashed: training, as the epoch went."
-        add_caption(figure, basis(study, how, over_seeds), size)
+        style.add_caption(figure, basis(study, how, over_seeds), size)
     return figure
 
 
@@ -100,31 +87,24 @@ def _in_rows(
     return order
 
 
-def _loss_lines(ax: Axes, panel: Study, looks: Looks, smooth: int | None) -> list[int]:
+def _loss_lines(ax: Axes, panel: Study, looks: style.Looks, smooth: int | None) -> list[int]:
     """Draws a line per norm; returns the widths of the running means."""
     means = of_lines(panel.steps, panel).groupby(["line", "step"], sort=False)["loss"].mean()
     widths = []
     for place, (label, of_line) in enumerate(means.groupby(level="line", sort=False)):
         raw = of_line.droplevel("line").sort_index()
+        colour, marker = looks[str(label)]
         width = _width(len(raw)) if smooth is None else smooth
-        line = _loss_line(ax, raw, width, str(label), looks[str(label)], place)
-        line.set_url(link(panel.runs[panel.runs["line"] == label]))
         widths.append(width)
+        if width > 1:
+            ax.plot(raw.index, raw, color=colour, alpha=0.3, linewidth=0.7, label="_")
+        shown = raw.rolling(width, center=True, min_periods=1).mean()
+        (line,) = ax.plot(shown.index, shown, color=colour, marker=marker, label=str(label))
+        # Markers of different lines start at different steps, lest markers hide each other.
+        every = max(1, len(shown) // MARKED)
+        line.set_markevery((every * place // 5 % every, every))
+        line.set_url(link(panel.runs[panel.runs["line"] == label]))
     return widths
-
-
-def _loss_line(ax: Axes, raw: pd.Series, width: int, label: str, look: Look, place: int) -> Line2D:
-    colour, marker = look
-    if width > 1:
-        ax.plot(raw.index, raw, color=colour, alpha=0.3, linewidth=0.7, label="_")
-    shown = raw.rolling(width, center=True, min_periods=1).mean()
-    # Markers of different lines start at different steps, lest markers hide each other.
-    every = max(1, len(shown) // MARKED)
-    markers = (every * place // 5 % every, every)
-    (line,) = ax.plot(
-        shown.index, shown, color=colour, marker=marker, markevery=markers, label=label
-    )
-    return line
 
 
 def _width(length: int) -> int:
@@ -133,15 +113,14 @@ def _width(length: int) -> int:
 
 
 def _how_smooth(widths: Sequence[int]) -> str:
-    low, high = min(widths), max(widths)
+    high = max(widths)
     if high == 1:
         return "Single logged steps."
-    span = f"{high}" if low == high else f"up to {high}"
-    return f"Bold: running mean of {span} logged steps; faint: each."
+    up_to = "" if min(widths) == high else "up to "
+    return f"Bold: running mean of {up_to}{high} logged steps; faint: each."
 
 
-def _epoch_lines(ax: Axes, panel: Study, metric: Metric, looks: Looks) -> None:
-    """Draws a dashed line of training and a solid line of the test set per norm."""
+def _epoch_lines(ax: Axes, panel: Study, metric: Metric, looks: style.Looks) -> None:
     rows = of_lines(panel.metrics, panel)
     for label, of_line in rows.groupby("line", sort=False):
         colour, marker = looks[str(label)]
@@ -153,15 +132,13 @@ def _epoch_lines(ax: Axes, panel: Study, metric: Metric, looks: Looks) -> None:
                 ax.fill_between(low.index, low, high, color=colour, alpha=0.15, linewidth=0)
             (line,) = ax.plot(over_seeds.index, over_seeds["mean"], dashes, color=colour)
             line.set(marker=marker, markevery=max(1, len(over_seeds) // MARKED))
-            is_test = split == "test"
-            line.set_label(str(label) if is_test else "_")
-            if is_test:
-                line.set_url(link(panel.runs[panel.runs["line"] == label]))
+            if split == "test":
+                runs = panel.runs[panel.runs["line"] == label]
+                line.set(label=str(label), url=link(runs))
             else:
-                line.set_markerfacecolor(PAPER)
+                line.set(label="_", markerfacecolor=style.PAPER)
 
 
 def _finish(ax: Axes, title: str, x: str, y: str) -> None:
-    set_title(ax, title)
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
+    style.set_title(ax, title)
+    ax.set(xlabel=x, ylabel=y)

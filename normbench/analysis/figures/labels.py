@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -58,18 +58,13 @@ def spread_out(places: Sequence[float], least: float) -> list[float]:
     """Ascending places moved so that neighbours are `least` apart, with the least squared moves.
 
     Place i owes a distance of i * least. Without the owed distances, the moved places only have to
-    ascend: an isotonic regression, solved by pooling adjacent violators.
+    ascend: an isotonic regression.
     """
-    pools: list[list[float]] = []
-    for index, place in enumerate(places):
-        pools.append([place - index * least])
-        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
-            last = pools.pop()
-            pools[-1] += last
-    moved: list[float] = []
-    for pool in pools:
-        moved += [fmean(pool)] * len(pool)
-    return [place + index * least for index, place in enumerate(moved)]
+    from scipy.optimize import isotonic_regression
+
+    owed = least * np.arange(len(places))
+    moved = isotonic_regression(np.array(places) - owed).x if places else owed
+    return [float(place) for place in moved + owed]
 
 
 def _add_legend(figure: Figure, named: dict[str, Line2D], size: Size) -> None:
@@ -88,30 +83,26 @@ def _label_ends(axes: Axes, size: Size) -> None:
     axes.margins(x=0.02)
     reaching = []
     for line in named_lines(axes):
-        y = np.asarray(line.get_ydata(), float)
-        if np.isfinite(y[-1]):
+        x, y = (np.asarray(values, float) for values in line.get_data())
+        known = np.flatnonzero(np.isfinite(y))
+        if len(known) and known[-1] == len(y) - 1:
             reaching.append((float(y[-1]), line))
-        elif np.isfinite(y).any():
-            _label_broken(axes, line, size)
+        elif len(known):
+            # A line that ends early is named at the last known point.
+            end = (x[known[-1]], y[known[-1]])
+            _write(axes, line, end, (size.font, 0), textcoords="offset points")
     reaching.sort(key=lambda end: end[0])
     low, high = axes.get_ylim()
     line_height = 1.25 * size.font / (72 * 0.7 * (size.height or size.row))
     places = spread_out([(y - low) / (high - low) for y, _ in reaching], line_height)
     beside = 1.0 + size.font / 72 / size.width
     for (_, line), place in zip(reaching, places, strict=True):
-        name = str(line.get_label())
         offset = (1.5 * size.font, 0)
-        text = axes.annotate(name, (1.0, place), offset, "axes fraction", "offset points")
-        text.set(verticalalignment="center", annotation_clip=False)
+        _write(axes, line, (1.0, place), offset, "axes fraction", "offset points")
         (mark,) = axes.plot([beside], [place], transform=axes.transAxes, label="_", linestyle="")
         mark.set(marker=line.get_marker(), color=line.get_color(), clip_on=False)
 
 
-def _label_broken(axes: Axes, line: Line2D, size: Size) -> None:
-    """Writes the name of a line that ends early beside the last known point."""
-    x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
-    last = np.flatnonzero(np.isfinite(y))[-1]
-    text = axes.annotate(
-        str(line.get_label()), (x[last], y[last]), (size.font, 0), textcoords="offset points"
-    )
-    text.set_verticalalignment("center")
+def _write(axes: Axes, line: Line2D, *place: Any, **options: Any) -> None:
+    text = axes.annotate(str(line.get_label()), *place, **options)
+    text.set(verticalalignment="center", annotation_clip=False)

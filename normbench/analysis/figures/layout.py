@@ -36,16 +36,15 @@ def by_panel(study: Study, x: str | None = None) -> list[tuple[str, Study]]:
     names = study.varying([name for name in study.shared_settings if name != x])
     if not names:
         return [("", study)]
-    groups = [*study.runs.groupby(names, dropna=False)["run"]]
+    groups = dict(iter(study.runs.groupby(names, dropna=False)["run"]))
     if len(groups) > MAX_PANELS:
         raise NormbenchError(
             f"{len(groups)} panels, for {', '.join(names)}: choose among them with --where"
         )
-    groups.sort(key=lambda group: [rank(value) for value in group[0]])
     found = []
-    for key, ids in groups:
+    for key in sorted(groups, key=lambda key: list(map(rank, key))):
         title = describe(dict(zip(names, key, strict=True)))
-        found.append((title, study.only(set(ids))))
+        found.append((title, study.only(set(groups[key]))))
     return found
 
 

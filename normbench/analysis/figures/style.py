@@ -30,40 +30,28 @@ BLUE, SKY, ORANGE, GREEN = "#0072B2", "#56B4E9", "#E69F00", "#009E73"
 RED, PINK, GREY = "#D55E00", "#CC79A7", "#777777"
 
 # The same in every figure: the colour tells the family, the marker the norm, also in grey print.
-STYLES: Looks = {
-    # Statistics of the batch.
-    "bn": (BLUE, "o"),
-    "bn_custom": (BLUE, "v"),
-    "lazy_bn": (BLUE, "P"),
-    "sync_bn": (BLUE, "*"),
-    # Statistics of the batch, corrected or mixed.
-    "ghost_bn": (SKY, "o"),
-    "batch_renorm": (SKY, "v"),
-    "ws_bn": (SKY, "P"),
-    "evonorm_b0": (SKY, "*"),
-    "switchable": (SKY, "<"),
-    "ibn": (SKY, ">"),
-    # Statistics of the sample.
-    "ln": (ORANGE, "s"),
-    "ln_chw": (ORANGE, "v"),
-    "ln_c": (ORANGE, "P"),
-    "rms": (ORANGE, "*"),
-    # Statistics of a channel of a sample.
-    "in": (GREEN, "^"),
-    "in_affine": (GREEN, "v"),
-    "frn": (GREEN, "P"),
-    # Statistics of a group of channels.
-    "gn": (RED, "D"),
-    "ws_gn": (RED, "v"),
-    "evonorm_s0": (RED, "P"),
-    # Normalized weights.
-    "weight_norm": (PINK, "v"),
-    "spectral_norm": (PINK, "P"),
-    "scaled_ws": (PINK, "*"),
-    # No statistics.
-    "none": (GREY, "X"),
-    "dyt": (GREY, "v"),
+FAMILIES = {
+    # Statistics of the batch; the same, corrected or mixed.
+    BLUE: {"bn": "o", "bn_custom": "v", "lazy_bn": "P", "sync_bn": "*"},
+    SKY: {
+        "ghost_bn": "o",
+        "batch_renorm": "v",
+        "ws_bn": "P",
+        "evonorm_b0": "*",
+        "switchable": "<",
+        "ibn": ">",
+    },
+    # Statistics of the sample, of a channel of a sample, of a group of channels.
+    ORANGE: {"ln": "s", "ln_chw": "v", "ln_c": "P", "rms": "*"},
+    GREEN: {"in": "^", "in_affine": "v", "frn": "P"},
+    RED: {"gn": "D", "ws_gn": "v", "evonorm_s0": "P"},
+    # Normalized weights; no statistics.
+    PINK: {"weight_norm": "v", "spectral_norm": "P", "scaled_ws": "*"},
+    GREY: {"none": "X", "dyt": "v"},
 }
+STYLES: Looks = {}
+for colour, markers in FAMILIES.items():
+    STYLES |= {norm: (colour, marker) for norm, marker in markers.items()}
 # Norms of the user take the free pairs, the markers of no norm above first: each of the first 21
 # norms differs in colour from the norm before.
 FREE_MARKERS = ("h", "p", "d", "<", ">", "*", "P", "v", "o", "s", "^", "D", "X")
@@ -127,9 +115,8 @@ def drawing(size: Size) -> Iterator[None]:
         "svg.hashsalt": "normbench",
         "svg.fonttype": "none",
     }
-    for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"):
-        rc[name] = INK
-    with mpl.rc_context(rc):
+    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    with mpl.rc_context(rc | dict.fromkeys(inked, INK)):
         yield
 
 

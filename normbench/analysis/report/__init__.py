@@ -10,7 +10,7 @@ from typing import Any
 from normbench.analysis.figures.labels import alt_text
 from normbench.analysis.figures.saving import save, to_svg, without_links
 from normbench.analysis.figures.style import PAGE
-from normbench.analysis.outputs import Kind, outputs
+from normbench.analysis.outputs import OUTPUTS, Kind, output_named, outputs
 from normbench.analysis.report.page import Drawing, page
 from normbench.analysis.study import Study
 from normbench.analysis.study_files import write_study
@@ -34,11 +34,9 @@ def write_report(study: Study, folder: Path, command: str | None = None) -> Path
     tables = _made("table", study, missing)
     figures = _made("figure", study, missing)
     drawings = {}
-    for output in outputs("figure"):
-        figure = figures.get(output.name)
-        if figure is not None:
-            caption, svg = str(figure.get_label()), to_svg(figure, PAGE)
-            drawings[output.name] = Drawing(output.titled(study), caption, alt_text(figure), svg)
+    for name, figure in figures.items():
+        title, svg = output_named("figure", name).titled(study), to_svg(figure, PAGE)
+        drawings[name] = Drawing(title, str(figure.get_label()), alt_text(figure), svg)
     html = page(study, tables, drawings, missing, command)
     # Nothing is written before: a failure leaves the last report whole.
     write_study(study, folder)
@@ -68,15 +66,13 @@ def _made(kind: Kind, study: Study, missing: list[str]) -> dict[str, Any]:
 
 
 def _discard_stale(folder: Path, tables: Collection[str], figures: Collection[str]) -> None:
-    """Removes tables and figures of an earlier report, unless made again."""
-    stale = []
-    for output in outputs("figure"):
-        if output.name not in figures:
-            stale += [folder / f"{output.name}{suffix}" for suffix in FIGURE_SUFFIXES]
-    for output in outputs("table"):
-        if output.name not in tables:
-            stale += [folder / "tables" / f"{output.name}{end}" for end in SUFFIXES.values()]
+    kinds = {
+        "figure": (folder, figures, FIGURE_SUFFIXES),
+        "table": (folder / "tables", tables, SUFFIXES.values()),
+    }
     with disk_errors(folder / "tables"):
         (folder / "tables").mkdir(exist_ok=True)
-        for path in stale:
-            path.unlink(missing_ok=True)
+        for output in OUTPUTS:
+            place, made, suffixes = kinds[output.kind]
+            for suffix in suffixes if output.name not in made else ():
+                (place / f"{output.name}{suffix}").unlink(missing_ok=True)

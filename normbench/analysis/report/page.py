@@ -106,9 +106,8 @@ def page(
 
 
 def _norms(runs: pd.DataFrame) -> str:
-    """The names of the norms, or their number where a heading has no room for the names."""
-    names = [str(norm) for norm in runs["norm"].unique()]
-    return ", ".join(names) if len(names) <= MOST_IN_TITLE else f"{len(names)} norms"
+    names = runs["norm"].unique()
+    return ", ".join(map(str, names)) if len(names) <= MOST_IN_TITLE else f"{len(names)} norms"
 
 
 def _cells(table: Table) -> list[dict[str, Cell]]:
@@ -120,15 +119,13 @@ def _cells(table: Table) -> list[dict[str, Cell]]:
     for place, texts in enumerate(table.shown.to_dict("records")):
         row = {}
         for heading, text in texts.items():
-            known = heading in table.numbers
-            value = table.numbers[heading].iloc[place] if known else text
+            value = table.numbers.get(heading, table.shown[heading]).iloc[place]
             row[str(heading)] = Cell(text, _number(value))
         rows.append(row)
     return rows
 
 
 def _number(value: Any) -> float | None:
-    """The value as a number; None for words, and for missing values."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -155,7 +152,6 @@ def _inline(runs: pd.DataFrame, figures: Mapping[str, Drawing]) -> dict[str, Dra
 
 
 def _filters(study: Study) -> dict[str, tuple[str, list[str]]]:
-    """The heading and choices of each filter: numbers ascending, names in the order of runs."""
     found = {}
     for name, heading in FILTERS.items():
         values = study.runs[name].dropna().unique().tolist()
@@ -167,7 +163,6 @@ def _filters(study: Study) -> dict[str, tuple[str, list[str]]]:
 
 
 def _figure_columns(study: Study) -> list[str]:
-    """The columns of the last epoch's figures in the table of runs, each once."""
     columns = dict.fromkeys([study.test_column, "test_loss", "train_loss"])
     return [name for name in columns if name in study.runs]
 
@@ -188,11 +183,8 @@ def _rows(study: Study) -> list[dict[Any, Any]]:
 
 
 def _environments(study: Study) -> list[tuple[int, dict[str, Any]]]:
-    """The distinct environments, each with the number of its runs."""
     count: Counter[tuple[tuple[str, Any], ...]] = Counter()
     for environment in study.environments.values():
-        count[tuple((label, at(environment, key)) for label, key in ENVIRONMENT.items())] += 1
-    found = []
-    for values, number in count.items():
-        found.append((number, {label: value for label, value in values if value is not None}))
-    return found
+        values = [(label, at(environment, key)) for label, key in ENVIRONMENT.items()]
+        count[tuple((label, value) for label, value in values if value is not None)] += 1
+    return [(number, dict(values)) for values, number in count.items()]

@@ -70,7 +70,6 @@ def path(values: Values, low: float, high: float) -> str:
 
 
 def _by_run(table: pd.DataFrame, column: str) -> dict[str, Values]:
-    """The values of each run, in the order of the rows."""
     if table.empty:
         return {}
     runs = table.groupby("run", sort=False)[column]

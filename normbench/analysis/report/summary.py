@@ -8,6 +8,7 @@ from itertools import pairwise
 import pandas as pd
 
 from normbench.analysis.captions import (
+    UNTIMED,
     chosen_rates,
     counted,
     distinct,
@@ -122,10 +123,10 @@ def _changes(done: Study) -> Iterator[str]:
         return
     changes = []
     for norm, of_norm in runs.groupby("norm", sort=False):
-        results = of_norm.set_index(["batch_size", "seed"])[done.test_column]
+        # A column for each batch size, a row for each seed.
+        results = of_norm.pivot(index="seed", columns="batch_size", values=done.test_column)
         at_small, at_large = (
-            results[results.index.get_level_values(0) == size].droplevel(0).to_dict()
-            for size in (small, large)
+            results.get(size, pd.Series(dtype=float)).dropna().to_dict() for size in (small, large)
         )
         difference = paired_difference(at_small, at_large)
         if difference is not None:
@@ -164,8 +165,7 @@ def _order(done: Study, pairs: Sequence[Paired]) -> Iterator[str]:
 def _times(study: Study) -> Iterator[str]:
     """Epoch times relative to bn, with the name of the network, or a word that none are known."""
     if not study.clocks:
-        yield "Times are not measured here: normbench bench does that."
-        return
+        yield UNTIMED.strip()
     done = study.done.runs
     norms = [str(norm) for norm in done["norm"].unique() if norm != BASELINE]
     for batch_size in sorted(done["batch_size"].unique()):

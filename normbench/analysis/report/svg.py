@@ -50,7 +50,8 @@ def _linked(text: str, first_run: FirstRun) -> str:
     seen: set[str] = set()
 
     def link(found: re.Match[str]) -> str:
-        settings = _settings_of(found[1])
+        parts = [part.partition("=") for part in html.unescape(found[1]).split(";")]
+        settings = tuple((name, value) for name, _, value in parts)
         data = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in settings)
         # A line of many points is a single stop of the tab key.
         stop = ' tabindex="-1"' if found[1] in seen else ""
@@ -61,16 +62,7 @@ def _linked(text: str, first_run: FirstRun) -> str:
     return LINK.sub(link, text)
 
 
-def _settings_of(link: str) -> Settings:
-    settings = []
-    for part in html.unescape(link).split(";"):
-        name, _, value = part.partition("=")
-        settings.append((name, value))
-    return tuple(settings)
-
-
 def _label(settings: dict[str, str]) -> str:
-    """The runs in words: `Runs of bn at batch size 64`."""
     norm = settings.pop("norm")
     rest = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
     return f"Runs of {norm} at {rest}" if rest else f"Runs of {norm}"

@@ -11,10 +11,8 @@ import pandas as pd
 from normbench.analysis.captions import caption, chosen_rates, distinct, unfinished
 from normbench.analysis.loading import COMPARABLE
 from normbench.analysis.settings import describe
-from normbench.analysis.stats import mean_interval
 from normbench.analysis.study import Study
-from normbench.analysis.tables.comparison import test_set_half_width
-from normbench.analysis.tables.table import NOT_MEASURED, Table, ended_otherwise, in_words
+from normbench.analysis.tables.table import Table, in_words, result, show_result
 from normbench.errors import NormbenchError, unknown
 from normbench.runs.row import KEYS
 from normbench.tasks.metric import Metric, metric_of
@@ -31,11 +29,8 @@ def cross_table(study: Study, by: Sequence[str], column: str | None = None) -> T
     """
     column = column or study.test_column
     data = cells(study, by, column)
-    shown = _grid(data.assign(cell=_readable(study, data, column, by)), by, NO_RUN)
-    numbers = _grid(data.assign(cell=data[column]), by, math.nan)
-    headings = {"cell": in_words(column), **{name: in_words(name) for name in by}}
-    shown = shown.rename(columns=headings).astype(str)
-    numbers = numbers.rename(columns=headings)
+    shown = _grid(_readable(study, data, column, by), data[[*by]], NO_RUN).astype(str)
+    numbers = _grid(data[column], data[[*by]], math.nan)
     heading = f"{in_words(column).capitalize()} by {' and '.join(map(in_words, by))}"
     basis = " ".join([caption(study), *_remarks(study, data, by, study.metric(column))])
     return Table(heading, data, shown, basis, unfinished(study), numbers)
@@ -44,10 +39,9 @@ def cross_table(study: Study, by: Sequence[str], column: str | None = None) -> T
 def cells(study: Study, by: Sequence[str], column: str) -> pd.DataFrame:
     """A row for each choice of the settings `by` with a run.
 
-    n, `column` and half_width: the mean of the final figure over seeds, with an interval.
-    test_set_half_width: the interval of the test set, for metrics with a range. status: the runs
-    without a result. Times leave out runs on a shared machine. Where `by` leaves the learning
-    rate open, each norm is at its chosen rate.
+    `column`: the mean of the final figure, with the columns of `table.result`. Times leave out
+    runs on a shared machine. Where `by` leaves the learning rate open, each norm is at its chosen
+    rate.
 
     Raises NormbenchError for an unknown setting or figure, and where runs of one cell differ in
     more than their seed.
@@ -57,11 +51,13 @@ def cells(study: Study, by: Sequence[str], column: str) -> pd.DataFrame:
         study = study.chosen
     runs = study.runs.assign(value=study.runs["run"].map(final(study, column)))
     groups = _ascending(runs, by).groupby(list(by), sort=False, dropna=False)
+    metric = metric_of(column, study.task.metrics) if column.startswith("test_") else None
     rows = []
     for key, group in groups:
         settings = dict(zip(by, key, strict=True))
         _check_alike(study, settings, group)
-        rows.append(_cell(study, settings, group, column))
+        values = group["value"].dropna().tolist()
+        rows.append(settings | result(group, column, values, metric))
     return pd.DataFrame(rows)
 
 
@@ -82,70 +78,34 @@ def final(study: Study, column: str) -> dict[Any, float]:
     return dict(zip(last["run"], last[column], strict=True))
 
 
-def _cell(
-    study: Study, settings: dict[str, Any], group: pd.DataFrame, column: str
-) -> dict[str, Any]:
-    values = group["value"].dropna().tolist()
-    estimate = mean_interval(values)
-    floor = {}
-    metric = metric_of(column, study.task.metrics)
-    if metric is not None and column.startswith("test_"):
-        num_test = group["num_test"].dropna().iloc[0] if values else None
-        floor = test_set_half_width(metric, estimate.mean, num_test)
-    return {
-        **settings,
-        "n": estimate.n,
-        column: estimate.mean,
-        "half_width": estimate.half_width,
-        **floor,
-        "status": ended_otherwise(group),
-    }
-
-
-def _readable(study: Study, data: pd.DataFrame, column: str, by: Sequence[str]) -> list[str]:
+def _readable(study: Study, data: pd.DataFrame, column: str, by: Sequence[str]) -> pd.Series:
     """The readable cells, with a mark at the best learning rate of each row."""
-    is_uniform = data.loc[data["n"] > 0, "n"].nunique() <= 1
+    with_n = data.loc[data["n"] > 0, "n"].nunique() > 1
     metric = study.metric(column)
-    texts = []
-    for cell in data.to_dict("records"):
-        texts.append(_cell_text(cell, metric, column, is_uniform=is_uniform))
+    cells = data.to_dict("records")
+    found = [show_result(metric, cell, column, with_n=with_n) for cell in cells]
+    texts = pd.Series(found, name=column)
     if len(by) > 1 and by[-1] == "lr" and column == study.val_column and study.chooses_rates:
-        for place in _best_of_rows(study, data, by):
-            texts[place] += " (best)"
+        sign = 1 if metric.is_larger_better else -1
+        # Rows without a result have no best cell.
+        scores = (sign * data[column]).dropna()
+        texts[scores.groupby([data[name] for name in by[:-1]], sort=False).idxmax()] += " (best)"
     return texts
 
 
-def _best_of_rows(study: Study, data: pd.DataFrame, by: Sequence[str]) -> list[int]:
-    """The place of the best cell of each row of the table; rows without a result have none."""
-    sign = 1 if study.primary.is_larger_better else -1
-    scores = (sign * data[study.val_column]).dropna()
-    return scores.groupby([data[name] for name in by[:-1]], sort=False).idxmax().tolist()
-
-
-def _cell_text(cell: dict[Any, Any], metric: Metric, column: str, *, is_uniform: bool) -> str:
-    """The result of a cell, or the states of runs without a result; n if cells differ in n."""
-    if cell["n"] == 0:
-        return str(cell["status"]) or NOT_MEASURED
-    text = metric.show(cell[column], cell["half_width"])
-    remarks = [] if is_uniform else [f"n = {cell['n']}"]
-    if cell["status"]:
-        remarks.append(cell["status"])
-    return f"{text} ({', '.join(remarks)})" if remarks else text
-
-
-def _grid(cells: pd.DataFrame, by: Sequence[str], empty: Any) -> pd.DataFrame:
-    """The column `cell` in a grid, with a column for each value of the last of several settings."""
-    if len(by) == 1:
-        return cells[[*by, "cell"]]
-    last = by[-1]
-    grid = cells.set_index(list(by))["cell"].unstack(last, fill_value=empty, sort=False)
-    grid = grid[[value for value in cells[last].unique() if value in grid.columns]]
+def _grid(cells: pd.Series, settings: pd.DataFrame, empty: Any) -> pd.DataFrame:
+    """The cells in a grid, with a column for each value of the last of several settings."""
+    if settings.shape[1] == 1:
+        return settings.join(cells).rename(columns=in_words)
+    last = settings.columns[-1]
+    places = pd.MultiIndex.from_frame(settings)
+    grid = cells.set_axis(places).unstack(last, fill_value=empty, sort=False)
+    grid = grid[[value for value in settings[last].unique() if value in grid.columns]]
     grid.columns = pd.Index([describe({last: value}) for value in grid.columns])
-    return grid.reset_index()
+    return grid.reset_index().rename(columns=in_words)
 
 
 def _remarks(study: Study, data: pd.DataFrame, by: Sequence[str], metric: Metric) -> Iterator[str]:
-    """Sentences for the caption: the interval of the test set, the chosen learning rates."""
     if "test_set_half_width" in data:
         widest = metric.show_difference(data["test_set_half_width"].max())
         images = distinct(study.runs, "num_test")
@@ -165,7 +125,6 @@ def _check_names(study: Study, by: Sequence[str]) -> None:
 
 
 def _check_alike(study: Study, settings: dict[str, Any], group: pd.DataFrame) -> None:
-    """Raises NormbenchError where runs of one cell differ in more than their seed."""
     done = group[group["status"] == "done"]
     for name in ("norm", *COMPARABLE, *study.settings):
         if name not in settings and done[name].nunique() > 1:
@@ -176,6 +135,5 @@ def _check_alike(study: Study, settings: dict[str, Any], group: pd.DataFrame) ->
 
 
 def _ascending(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """The runs with numbers in ascending order, and names in the order of the runs."""
     numbers = [name for name in by if pd.api.types.is_numeric_dtype(runs[name])]
     return runs.sort_values(numbers, kind="stable") if numbers else runs

@@ -9,8 +9,7 @@ import pandas as pd
 from normbench.analysis.captions import caption, unfinished
 from normbench.analysis.study import Study
 from normbench.analysis.tables.crosstab import cells
-from normbench.analysis.tables.table import NOT_MEASURED, Table, in_words
-from normbench.tasks.metric import Metric
+from normbench.analysis.tables.table import NOT_MEASURED, Table, in_words, show_result
 
 # By the end of their column in metrics.csv: where the statistics of an evaluation come from.
 SOURCES = {"": "running averages", "_precise": "whole training set", "_batch": "test batch"}
@@ -35,16 +34,19 @@ def evaluations_table(study: Study) -> Table:
     """
     measured = study.test_column
     asked = _asked(study)
-    parts, columns, numbers = [], {}, {}
+    parts, numbers = [], {}
+    columns: dict[str, list[str]] = {}
     for end, source in SOURCES.items():
         part = cells(study, BY, measured + end).rename(columns={measured + end: measured})
         parts.append(part.assign(statistics=source))
         numbers[source] = part[measured]
-        columns[source] = [
-            _cell_text(cell, study.primary, measured, lacks=bool(end) and asked[key])
-            for cell in part.to_dict("records")
-            for key in [(cell["norm"], cell["batch_size"])]
-        ]
+        columns[source] = []
+        for cell in part.to_dict("records"):
+            # A norm asked for all evaluations, and without one, keeps no statistics for it.
+            is_asked = asked[cell["norm"], cell["batch_size"]]
+            lacking = NO_STATISTICS if end and is_asked else NOT_MEASURED
+            text = show_result(study.primary, cell, measured, lacking=lacking)
+            columns[source].append(text)
     shown = parts[0][BY].rename(columns=in_words).assign(**columns).astype(str)
     title = f"{in_words(measured).capitalize()} by statistics of evaluation"
     data = pd.concat(parts, ignore_index=True)
@@ -58,10 +60,3 @@ def _asked(study: Study) -> dict[Any, bool]:
     asked = [run for run, config in configs if config.get("train.bn_evaluations")]
     is_asked = study.runs["run"].isin(asked)
     return dict(study.runs.assign(asked=is_asked).groupby(BY)["asked"].all())
-
-
-def _cell_text(cell: dict[Any, Any], metric: Metric, column: str, *, lacks: bool) -> str:
-    """The result of an evaluation; lacks: the norm keeps no statistics to evaluate with."""
-    if cell["n"]:
-        return metric.show(cell[column], cell["half_width"])
-    return cell["status"] or (NO_STATISTICS if lacks else NOT_MEASURED)

@@ -7,7 +7,7 @@ import pandas as pd
 from normbench.analysis.captions import machine
 from normbench.analysis.stats import median_ratio, with_interval
 from normbench.analysis.study import BASELINE
-from normbench.analysis.tables.table import RATIO, Table, ratio_columns, show_ratios
+from normbench.analysis.tables.table import Table, in_words, ratio_columns, show_ratios
 
 NOTE = (
     "Each norm layer alone, summed over the network's sites ({sites}), median over {rounds} rounds "
@@ -34,28 +34,25 @@ def layers(rounds: pd.DataFrame) -> pd.DataFrame:
     forward_seconds, backward_seconds: medians of the sums over sites. The columns RATIO: forward
     and backward together, relative to bn.
     """
-    keys = ["batch_size", "layout", "mode", "norm"]
+    keys = ["batch_size", "norm", "layout", "mode"]
     sums = rounds.groupby([*keys, "part", "round"], sort=False)["seconds"].sum().unstack("part")
-    groups = {key: table.droplevel([0, 1, 2, 3]) for key, table in sums.groupby(keys, sort=False)}
+    both = {}
+    for key, table in sums.groupby(keys):
+        both[key] = table["both"].droplevel([0, 1, 2, 3]).to_dict()
     rows = []
-    for (batch_size, layout, mode, norm), table in groups.items():
-        of_bn = groups.get((batch_size, layout, mode, BASELINE))
-        seconds_of_bn = {} if of_bn is None else of_bn["both"].to_dict()
-        row = {
-            "batch_size": batch_size,
-            "norm": norm,
-            "layout": layout,
-            "mode": mode,
-            "forward_seconds": table["forward"].median(),
-            "backward_seconds": (table["both"] - table["forward"]).median(),
-        }
-        rows.append(row | ratio_columns(median_ratio(table["both"].to_dict(), seconds_of_bn)))
+    for key, table in sums.groupby(keys, sort=False):
+        batch_size, _, layout, mode = key
+        row = dict(zip(keys, key, strict=True))
+        row["forward_seconds"] = table["forward"].median()
+        row["backward_seconds"] = (table["both"] - table["forward"]).median()
+        of_bn = both.get((batch_size, BASELINE, layout, mode), {})
+        rows.append(row | ratio_columns(median_ratio(both[key], of_bn)))
     return pd.DataFrame(rows)
 
 
 def _readable(data: pd.DataFrame) -> pd.DataFrame:
-    shown = data.drop(columns=[*RATIO, "forward_seconds", "backward_seconds"])
-    shown = shown.rename(columns={"batch_size": "batch size"})
+    shown = data[["batch_size", "norm", "layout", "mode"]].rename(columns=in_words)
     for part in ("forward", "backward"):
-        shown[part] = [f"{1000 * value:.2f} ms" for value in data[f"{part}_seconds"]]
-    return shown.assign(**{f"relative to {BASELINE}": show_ratios(data)}).astype(str)
+        shown[part] = (1000 * data[f"{part}_seconds"]).map("{:.2f} ms".format)
+    shown[f"relative to {BASELINE}"] = show_ratios(data)
+    return shown.astype(str)

@@ -114,14 +114,12 @@ def pairs_table(study: Study) -> Table:
     )
     basis = f"{caption(study)} {note} {chosen_rates(study)}".rstrip()
     numbers = data.rename(columns={"p_adjusted": "p"})
-    return Table("Norm against norm", data, _readable(found), basis, numbers=numbers)
+    return Table("Norm against norm", data, _readable(found, data), basis, numbers=numbers)
 
 
 def _compare_all(study: Study, pairs: Sequence[tuple[str, str]]) -> list[Paired]:
     study = study.chosen
-    settings = list(study.shared_settings)
-    if not study.varying(["model"]):
-        settings.remove("model")
+    settings = [name for name in study.shared_settings if name != "model" or study.varying([name])]
     compared = {norm for pair in pairs for norm in pair}
     done = study.done.runs
     groups = done[done["norm"].isin(compared)].groupby(settings, sort=False, dropna=False)
@@ -138,16 +136,16 @@ def _compare_all(study: Study, pairs: Sequence[tuple[str, str]]) -> list[Paired]
 
 def _by_seed(group: pd.DataFrame, column: str) -> dict[str, dict[int, float]]:
     """The results by norm and seed. Raises NormbenchError where a norm has a seed twice."""
-    results: dict[str, dict[int, float]] = {}
+    twice = group.loc[group.duplicated(["norm", "seed"]), "norm"]
+    if len(twice):
+        raise NormbenchError(
+            f"several runs of {twice.iloc[0]} have the same seed and settings: "
+            "choose among them with --where"
+        )
+    found: dict[str, dict[int, float]] = {}
     for norm, seed, value in zip(group["norm"], group["seed"], group[column], strict=True):
-        of_norm = results.setdefault(norm, {})
-        if int(seed) in of_norm:
-            raise NormbenchError(
-                f"several runs of {norm} have the same seed and settings: "
-                "choose among them with --where"
-            )
-        of_norm[int(seed)] = float(value)
-    return results
+        found.setdefault(norm, {})[int(seed)] = float(value)
+    return found
 
 
 def _row(paired: Paired) -> dict[str, Any]:
@@ -165,20 +163,15 @@ def _row(paired: Paired) -> dict[str, Any]:
     }
 
 
-def _readable(found: Sequence[Paired]) -> pd.DataFrame:
-    """The readable pairs, without settings shared by all rows."""
-    columns: dict[str, Any] = {"pair": [f"{one.first} - {one.second}" for one in found]}
-    settings = pd.DataFrame([one.settings for one in found])
-    for name in settings:
-        if settings[name].nunique() > 1:
-            columns[in_words(str(name))] = settings[name]
-    columns["difference"] = [one.shown for one in found]
-    columns["seeds"] = [one.difference.estimate.n for one in found]
-    columns["p"] = [_p_cell(one.adjusted) for one in found]
-    columns["better"] = [one.verdict for one in found]
-    return pd.DataFrame(columns).astype(str)
-
-
-def _p_cell(p_value: float) -> str:
-    """The p-value without p: `< 0.001`, `0.031`; "" for nan."""
-    return "" if math.isnan(p_value) else p_text(p_value).removeprefix("p ").removeprefix("= ")
+def _readable(found: Sequence[Paired], data: pd.DataFrame) -> pd.DataFrame:
+    shown = pd.DataFrame({"pair": data["first"] + " - " + data["second"]})
+    for name in found[0].settings:
+        if data[name].nunique() > 1:
+            shown[in_words(name)] = data[name]
+    shown["difference"] = [paired.shown for paired in found]
+    shown["seeds"] = data["n"]
+    # Without p: `< 0.001`, `0.031`.
+    p_values = data["p_adjusted"].map(p_text).str.removeprefix("p ").str.removeprefix("= ")
+    shown["p"] = p_values.where(data["p_adjusted"].notna(), "")
+    shown["better"] = data["verdict"]
+    return shown.astype(str)

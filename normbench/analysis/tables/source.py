@@ -7,25 +7,35 @@ The source is a tutorial, silent on how figures were obtained; the protocol is b
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import pandas as pd
 
 from normbench.analysis.captions import caption, time_note, unfinished
-from normbench.analysis.stats import Estimate, Ratio, median_ratio
-from normbench.analysis.study import BASELINE, Study
+from normbench.analysis.stats import Ratio, median_ratio
+from normbench.analysis.study import Study
 from normbench.analysis.tables.crosstab import cells
-from normbench.analysis.tables.table import NOT_MEASURED, Table, times
-from normbench.tasks.metric import Metric
+from normbench.analysis.tables.table import Table, show_result, times
 
 METRIC = "accuracy"  # the claims are about accuracy: no table for another metric
 BATCH = 64
+TIME = ("time", "time_low", "time_high", "time_n")
+NO_RATIO = Ratio(math.nan, math.nan, math.nan, 0)
 SMALLEST = 1
 NOTE = (
     f"Claimed: at batch {BATCH}, by a tutorial that does not say how; "
     "measured: the same batch sizes here."
 )
+
+
+HEADINGS = {
+    f"claimed_{METRIC}": f"{METRIC} claimed",
+    METRIC: f"{METRIC} measured",
+    "claimed_time": "time claimed",
+    "time": "time measured",
+    "at_batch_1": "batch 1 measured",
+}
 
 
 @dataclass(frozen=True)
@@ -61,84 +71,58 @@ def source_table(study: Study) -> Table:
 
     Raises NormbenchError where runs of a norm differ in more than seed and batch size.
     """
-    data = pd.DataFrame([_row(study, norm, claim) for norm, claim in CLAIMS.items()])
+    rows, shown = [], []
+    for norm, claim in CLAIMS.items():
+        ratio = relative_time(study, norm)
+        at_batch, at_batch_1 = (_reached(study, norm, size) for size in (BATCH, SMALLEST))
+        rows.append(
+            {
+                "norm": norm,
+                f"claimed_{METRIC}": claim.reached,
+                **_columns(METRIC, at_batch),
+                "claimed_time": claim.relative_time,
+                **dict(zip(TIME, astuple(ratio or NO_RATIO), strict=True)),
+                "time_shown": times(ratio),
+                "claimed_at_batch_1": claim.at_batch_1,
+                **_columns("at_batch_1", at_batch_1),
+            }
+        )
+        metric = study.primary
+        shown.append(
+            {
+                "norm": norm,
+                f"{METRIC} claimed": metric.show(claim.reached),
+                f"{METRIC} measured": show_result(metric, at_batch, METRIC, with_n=True),
+                "time claimed": f"{claim.relative_time:.2f}x",
+                "time measured": times(ratio),
+                "batch 1 claimed": claim.at_batch_1,
+                "batch 1 measured": show_result(metric, at_batch_1, METRIC, with_n=True),
+            }
+        )
+    data = pd.DataFrame(rows)
     runs = study.runs
     is_claimed = runs["norm"].isin(CLAIMS) & runs["batch_size"].isin((BATCH, SMALLEST))
     claimed = study.only(runs.loc[is_claimed, "run"])
     basis = f"{caption(claimed, times=time_note(study))} {NOTE}"
-    shown = _readable(study.primary, data)
-    headings = {
-        f"claimed_{METRIC}": f"{METRIC} claimed",
-        METRIC: f"{METRIC} measured",
-        "claimed_time": "time claimed",
-        "time": "time measured",
-        "at_batch_1": "batch 1 measured",
-    }
-    numbers = data.rename(columns=headings)
+    numbers = data.rename(columns=HEADINGS)
     title = "The source's table, claimed and measured"
-    return Table(title, data, shown, basis, unfinished(claimed), numbers)
+    return Table(title, data, pd.DataFrame(shown), basis, unfinished(claimed), numbers)
 
 
 def relative_time(study: Study, norm: str, batch_size: int = BATCH) -> Ratio | None:
     """Seconds of an epoch over bn's at a batch size, by rounds; None if not timed."""
-    runs = study.at(batch_size=batch_size).chosen.runs
-    of_norm, of_bn = (
-        study.clock(runs.loc[runs["norm"] == name, "run"]) for name in (norm, BASELINE)
-    )
-    return median_ratio(of_norm, of_bn)
+    chosen = study.at(norm=norm, batch_size=batch_size).chosen
+    return median_ratio(study.clock(chosen.runs["run"]), study.clock_of_bn)
 
 
-def _row(study: Study, norm: str, claim: Claim) -> dict[str, object]:
-    ratio = relative_time(study, norm) or Ratio(math.nan, math.nan, math.nan, 0)
-    return {
-        "norm": norm,
-        f"claimed_{METRIC}": claim.reached,
-        **_reached(study, METRIC, norm, BATCH),
-        "claimed_time": claim.relative_time,
-        "time": ratio.median,
-        "time_low": ratio.low,
-        "time_high": ratio.high,
-        "time_n": ratio.n,
-        "time_shown": times(ratio if ratio.n else None),
-        "claimed_at_batch_1": claim.at_batch_1,
-        **_reached(study, "at_batch_1", norm, SMALLEST),
-    }
-
-
-def _reached(study: Study, name: str, norm: str, batch_size: int) -> dict[str, object]:
-    """The result of a norm, and the runs without a result."""
+def _reached(study: Study, norm: str, batch_size: int) -> dict[Any, Any]:
     runs = study.at(norm=norm, batch_size=batch_size)
-    estimate, status = Estimate(math.nan, math.nan, 0), ""
-    if not runs.runs.empty:
-        cell = cells(runs, ["norm"], study.test_column).iloc[0]
-        estimate = Estimate(cell[study.test_column], cell["half_width"], int(cell["n"]))
-        status = str(cell["status"])
-    return {
-        name: estimate.mean,
-        f"{name}_half_width": estimate.half_width,
-        f"{name}_n": estimate.n,
-        f"{name}_status": status,
-    }
+    if runs.runs.empty:
+        return {"n": 0, METRIC: math.nan, "half_width": math.nan, "status": ""}
+    cell = cells(runs, ["norm"], study.test_column).to_dict("records")[0]
+    return {**cell, METRIC: cell[study.test_column]}
 
 
-def _readable(metric: Metric, data: pd.DataFrame) -> pd.DataFrame:
-    rows = data.to_dict("records")
-    return pd.DataFrame(
-        {
-            "norm": data["norm"],
-            f"{METRIC} claimed": [metric.show(row[f"claimed_{METRIC}"]) for row in rows],
-            f"{METRIC} measured": [_measured(row, METRIC, metric) for row in rows],
-            "time claimed": [f"{row['claimed_time']:.2f}x" for row in rows],
-            "time measured": data["time_shown"],
-            "batch 1 claimed": data["claimed_at_batch_1"],
-            "batch 1 measured": [_measured(row, "at_batch_1", metric) for row in rows],
-        }
-    )
-
-
-def _measured(row: dict[Any, Any], name: str, metric: Metric) -> str:
-    number, status = row[f"{name}_n"], row[f"{name}_status"]
-    if not number:
-        return status or NOT_MEASURED
-    remarks = f"n = {number}, {status}" if status else f"n = {number}"
-    return f"{metric.show(row[name], row[f'{name}_half_width'])} ({remarks})"
+def _columns(name: str, reached: dict[Any, Any]) -> dict[str, Any]:
+    parts = {f"{name}_{part}": reached[part] for part in ("half_width", "n", "status")}
+    return {name: reached[METRIC], **parts}

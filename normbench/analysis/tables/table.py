@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.stats import Ratio
+from normbench.analysis.stats import Ratio, half_width_of_test_set, mean_interval
 from normbench.tasks.metric import Metric
 
 NOT_MEASURED = "not measured"
@@ -32,15 +33,46 @@ class Table:
     numbers: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
-def in_words(column: str) -> str:
+def in_words(column: object) -> str:
     """The heading of a column: `batch size`, `validation accuracy`."""
-    return column.replace("val_", "validation ").replace("_", " ")
+    return str(column).replace("val_", "validation ").replace("_", " ")
 
 
-def ended_otherwise(runs: pd.DataFrame) -> str:
-    """The number of runs without a result, by state: `1 diverged, 2 failed`."""
+def result(
+    runs: pd.DataFrame, column: str, values: Sequence[float], metric: Metric | None
+) -> dict[str, Any]:
+    """The mean over seeds in `column`, with n, half_width, and status: the runs without a result.
+
+    metric: of the test set, or None; a metric from 0 to 1 has test_set_half_width too, the
+    interval due to the finite test set, whatever the number of seeds.
+    """
+    estimate = mean_interval(values)
+    found: dict[str, Any] = {"n": estimate.n, column: estimate.mean}
+    found["half_width"] = estimate.half_width
+    if metric is not None and (metric.low, metric.high) == (0, 1):
+        num_test = runs["num_test"].max() if values else 1
+        found["test_set_half_width"] = half_width_of_test_set(estimate.mean, num_test)
     ended = runs.loc[runs["status"] != "done", "status"].value_counts()
-    return ", ".join(f"{count} {state}" for state, count in ended.items())
+    found["status"] = ", ".join(f"{count} {state}" for state, count in ended.items())
+    return found
+
+
+def show_result(
+    metric: Metric,
+    cell: Mapping[Any, Any],
+    column: str,
+    *,
+    with_n: bool = False,
+    lacking: str = NOT_MEASURED,
+) -> str:
+    """A `result`: `91.3 ± 0.2 % (n = 3, 1 failed)`, or the runs without a result, or `lacking`."""
+    if cell["n"] == 0:
+        return str(cell["status"]) or lacking
+    remarks = [f"n = {cell['n']}"] if with_n else []
+    if cell["status"]:
+        remarks.append(cell["status"])
+    text = metric.show(cell[column], cell["half_width"])
+    return f"{text} ({', '.join(remarks)})" if remarks else text
 
 
 def show_all(metric: Metric, values: Iterable[float]) -> list[str]:
@@ -52,8 +84,8 @@ def times(ratio: Ratio | None) -> str:
     """How many times as long, with an interval, if known: `1.05x (1.02 to 1.09)`."""
     if ratio is None:
         return NOT_MEASURED
-    is_known = not math.isnan(ratio.low) and ratio.low < ratio.high
-    interval = f" ({ratio.low:.2f} to {ratio.high:.2f})" if is_known else ""
+    # Without an interval the ends are nan, which is not below nan.
+    interval = f" ({ratio.low:.2f} to {ratio.high:.2f})" if ratio.low < ratio.high else ""
     return f"{ratio.median:.2f}x{interval}"
 
 

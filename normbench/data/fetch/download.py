@@ -1,10 +1,7 @@
 """Fetches a file of known size and checksum from several mirrors, for formats/cifar10.py.
 
-The usual way (a single host, no resuming, straight onto the final name) takes an hour at 50 kB/s
-and starts over when the connection breaks. Here a `.part` file grows beside the target, from any
-mirror: the checksum makes mirrors interchangeable. The target appears in one step, complete and
-checked. Ctrl-C, kill and a second process leave nothing but a `.part` to go on from and an empty
-`.lock`.
+A `.part` file grows beside the target, from any mirror: the checksum makes mirrors interchangeable.
+The target appears in one step, complete and checked; a kill leaves a `.part` to go on from.
 """
 
 from __future__ import annotations
@@ -41,26 +38,29 @@ def fetch(urls: Sequence[str], target: Path, *, md5: str, size: int) -> Path:
     """
     for url in urls:
         if urlsplit(url).scheme not in ("http", "https"):
-            raise NormbenchError(
-                f"mirror '{url}': must be an http:// or https:// address of the file"
-            )
+            address = "an http:// or https:// address of the file"
+            raise NormbenchError(f"mirror '{url}': must be {address}")
     wanted = Wanted(target.with_name(f"{target.name}.part"), md5, size)
     try:
-        if not _is_complete(target, md5):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with _lock(target):
-                # The process before may have fetched the file.
-                if not _is_complete(target, md5):
-                    _require_space(wanted)
-                    _load(urls, wanted)
-                    # Renamed before the bytes are on the disk, a power cut could leave an empty
-                    # target.
-                    with wanted.part.open("r+b") as file:
-                        os.fsync(file.fileno())
-                    wanted.part.replace(target)
+        if _is_complete(target, md5):
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(target):
+            # The process before may have fetched the file.
+            if not _is_complete(target, md5):
+                _require_space(wanted)
+                _load(urls, wanted)
+                # Renamed first, an empty target could be left by a power cut.
+                with wanted.part.open("r+b") as file:
+                    os.fsync(file.fileno())
+                wanted.part.replace(target)
     # Errors of the network have become a mirror's reason: only the disk's arrive here.
     except OSError as error:
-        raise RunFailure(_disk_trouble(error, wanted)) from error
+        message = f"cannot use {error.filename or wanted.part}: {error.strerror or error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            needs = f"{wanted.part} needs {wanted.size:,} bytes, has {wanted.present:,}"
+            message = f"disk full: {needs}; make room and go on"
+        raise RunFailure(message) from error
     return target
 
 
@@ -75,7 +75,6 @@ def _is_complete(target: Path, md5: str) -> bool:
 
 
 def _lock(target: Path) -> FileLock:
-    """The lock to hold while loading; says so where taking the lock means waiting."""
     lock = FileLock(target.with_name(f"{target.name}.lock"))
     try:
         lock.acquire(timeout=0)
@@ -93,28 +92,24 @@ def _require_space(wanted: Wanted) -> None:
 
 
 def _load(urls: Sequence[str], wanted: Wanted) -> None:
-    """Completes the part, or raises MirrorsFailed."""
-    reasons: dict[str, str] = {}
-    to_ask = list(dict.fromkeys(urls))
+    failures: dict[str, Left] = {}
     name = wanted.part.stem
     # disable=None draws no bar where stderr is not a terminal; lines are printed either way.
     bar = tqdm(total=wanted.size, unit="B", unit_scale=True, desc=name, disable=None, leave=False)
     with bar:
         for patient in (False, True):
-            again = []
-            for url in to_ask:
+            for url in dict.fromkeys(urls):
+                if url in failures and not failures[url].again:
+                    continue
                 try:
                     _load_from(url, wanted, Pace(patient), bar)
                     return
                 except Left as left:
                     say(f"left {url}: {left}")
-                    reasons[url] = str(left)
-                    if left.again:
-                        again.append(url)
-            to_ask = again
+                    failures[url] = left
     kept = f" ({wanted.present:,} of {wanted.size:,} bytes are kept)" if wanted.present else ""
-    listed = "; ".join(f"{url}: {reason}" for url, reason in reasons.items())
-    raise MirrorsFailed(f"no mirror gave {name}{kept}: {listed or 'no mirrors given'}")
+    listed = "; ".join(f"{url}: {left}" for url, left in failures.items())
+    raise MirrorsFailed(f"no mirror gave {name}{kept}: {listed}")
 
 
 def _load_from(url: str, wanted: Wanted, pace: Pace, bar: tqdm[Any]) -> None:
@@ -129,10 +124,3 @@ def _load_from(url: str, wanted: Wanted, pace: Pace, bar: tqdm[Any]) -> None:
             raise Left("wrong checksum", again=False)
         # The wrong bytes may be another mirror's, found on disk: this mirror gets a second try.
         say(f"{wanted.part} had a wrong checksum: starting over")
-
-
-def _disk_trouble(error: OSError, wanted: Wanted) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        needs = f"{wanted.part} needs {wanted.size:,} bytes, has {wanted.present:,}"
-        return f"disk full: {needs}; make room and go on"
-    return f"cannot use {error.filename or wanted.part}: {error.strerror or error}"

@@ -68,17 +68,15 @@ class Pace:
         """Counts received bytes; 0 where a connection broke off, so that stalling counts too."""
         self._num_bytes += num_bytes
         elapsed = time.monotonic() - self._start
-        if elapsed < WINDOW_SECONDS:
-            return
-        if self._num_bytes < self.min_rate * elapsed:
-            rate = self._num_bytes / elapsed / 1000
-            raise Left(f"too slow ({rate:.3g} kB/s, wanted {self.min_rate / 1000:.3g})", again=True)
-        self._start, self._num_bytes = time.monotonic(), 0
+        if elapsed >= WINDOW_SECONDS:
+            rate = self._num_bytes / elapsed
+            if rate < self.min_rate:
+                rates = f"{rate / 1000:.3g} kB/s, wanted {self.min_rate / 1000:.3g}"
+                raise Left(f"too slow ({rates})", again=True)
+            self._start, self._num_bytes = time.monotonic(), 0
 
 
 class _NoDowngrade(HTTPRedirectHandler):
-    """Follows redirects, except from https to http."""
-
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
     ) -> Request | None:
@@ -127,10 +125,9 @@ def _append(url: str, wanted: Wanted, pace: Pace, bar: tqdm[Any]) -> None:
 
 def _open(url: str, offset: int) -> HTTPResponse:
     """Asks for the bytes from `offset` on, or for the whole file of a server without ranges."""
-    headers = {"User-Agent": "normbench"}
+    request = Request(url, headers={"User-Agent": "normbench"})
     if offset:
-        headers["Range"] = f"bytes={offset}-"
-    request = Request(url, headers=headers)
+        request.add_header("Range", f"bytes={offset}-")
     try:
         response: HTTPResponse = build_opener(_NoDowngrade).open(request, timeout=TIMEOUT_SECONDS)
         return response
@@ -148,14 +145,13 @@ def _open(url: str, offset: int) -> HTTPResponse:
 
 
 def _start_of(response: HTTPResponse, wanted: Wanted) -> int:
-    """The place in the file of an answer's first byte. Raises Left for headers of another file."""
+    """The position of an answer's first byte. Raises Left for headers of another file."""
     if response.headers.get_content_type() == "text/html":
         raise Left("sent a web page instead of the file", again=False)
     if response.status == 206:
         given = response.headers.get("Content-Range", "")
         # A server may leave the size unsaid, as *.
-        expected = rf"bytes {wanted.present}-\d+/({wanted.size}|\*)"
-        if not re.fullmatch(expected, given.strip()):
+        if not re.fullmatch(rf"bytes {wanted.present}-\d+/({wanted.size}|\*)", given.strip()):
             asked = f"bytes from {wanted.present} on of {wanted.size}"
             raise Left(f"sent another range ('{given}') than asked for ({asked})", again=False)
         return wanted.present

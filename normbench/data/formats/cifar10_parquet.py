@@ -36,12 +36,16 @@ def cifar10_parquet(home: DataHome, *, root: Root = None) -> Source:
     """
     if root is None:
         return recall("cifar10_parquet", home)
-    files = {split: parquet_files(Path(root).expanduser(), split) for split in ROWS}
+    files = {split: _parquet_files(Path(root).expanduser(), split) for split in ROWS}
     lossy = _first_image(files["train"][0]).startswith(JPEG)
     # The place in the order and not the path: a renamed folder holds the same data.
     parts = []
     for split, paths in files.items():
         parts += [(f"{split}/{place}", path.read_bytes()) for place, path in enumerate(paths)]
+
+    def decode_split(split: str) -> Split:
+        return _decode_split(files[split], split, home.workers)
+
     return Source(
         name="cifar10-jpeg" if lossy else "cifar10",
         content=content_hash(parts),
@@ -49,18 +53,11 @@ def cifar10_parquet(home: DataHome, *, root: Root = None) -> Source:
         image_shape=IMAGE_SHAPE,
         num_train=ROWS["train"],
         num_test=ROWS["test"],
-        decode=lambda: (
-            _decode_split(files["train"], "train", home.workers),
-            _decode_split(files["test"], "test", home.workers),
-        ),
+        decode=lambda: (decode_split("train"), decode_split("test")),
     )
 
 
-def parquet_files(root: Path, split: str) -> list[Path]:
-    """The parquet files of a split, in `root` or in `root`/plain_text.
-
-    Raises NormbenchError where the folder or its files are missing.
-    """
+def _parquet_files(root: Path, split: str) -> list[Path]:
     if not root.is_dir():
         raise NormbenchError(f"data.root: there is no folder '{root}'")
     for folder in (root / "plain_text", root):
@@ -96,8 +93,7 @@ def _first_image(path: Path) -> bytes:
     """The bytes of the first image; empty where the row is missing, which decoding reports."""
     with _opened(path) as file:
         for batch in file.iter_batches(batch_size=1, columns=["img"]):
-            image = batch["img"].to_pylist()[0]
-            return (image and image["bytes"]) or b""
+            return batch["img"].field("bytes").to_pylist()[0] or b""
     return b""
 
 

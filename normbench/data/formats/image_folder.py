@@ -53,13 +53,11 @@ def image_folder(home: DataHome, *, root: Root = None) -> Source:
 
 def _common_classes(folder: Path) -> tuple[str, ...]:
     """The classes of both sides, sorted by name: a label is a place in this order."""
-    classes = _classes(folder / "train")
-    odd = set(classes) ^ set(_classes(folder / "test"))
-    if odd:
-        raise NormbenchError(
-            f"'{folder}': train/ and test/ must have the same classes; only on one side: "
-            f"{', '.join(sorted(odd))}"
-        )
+    classes, others = _classes(folder / "train"), _classes(folder / "test")
+    if classes != others:
+        odd = ", ".join(sorted(set(classes) ^ set(others)))
+        rule = "train/ and test/ must have the same classes; only on one side"
+        raise NormbenchError(f"'{folder}': {rule}: {odd}")
     return classes
 
 
@@ -67,27 +65,22 @@ def _classes(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         expected = "expected train/CLASS/*.png and test/CLASS/*.png"
         raise NormbenchError(f"data.root: there is no folder '{folder}'; {expected}")
-    names = [path.name for path in folder.iterdir() if path.is_dir()]
-    classes = tuple(sorted(name for name in names if not name.startswith(".")))
+    classes = tuple(sorted(path.name for path in folder.glob("[!.]*/")))
     if len(classes) < 2:
         raise NormbenchError(f"'{folder}': {len(classes)} class folders; at least 2 are needed")
     return classes
 
 
 def _files(folder: Path, classes: tuple[str, ...]) -> list[Path]:
-    """The image files of one side, class by class."""
     files: list[Path] = []
     for name in classes:
-        found = sorted(path for path in (folder / name).iterdir() if _is_image(path))
+        # Some systems leave hidden files such as ._cat.png beside the images.
+        visible = sorted((folder / name).glob("[!.]*"))
+        found = [path for path in visible if path.suffix.lower() in SUFFIXES and path.is_file()]
         if not found:
             raise NormbenchError(f"'{folder / name}' holds no image ({', '.join(SUFFIXES)})")
         files += found
     return files
-
-
-def _is_image(path: Path) -> bool:
-    # Some systems leave hidden files such as ._cat.png beside the images.
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _image_shape(path: Path) -> tuple[int, int, int]:

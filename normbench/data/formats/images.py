@@ -31,8 +31,7 @@ def decode_images(
     # Pillow decodes outside the interpreter lock, so threads help.
     with ThreadPoolExecutor(workers) as pool:
         # Only reading the results raises what a thread raised.
-        for _ in pool.map(decode, range(len(encoded))):
-            pass
+        list(pool.map(decode, range(len(encoded))))
     return images
 
 
