@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from normbench.config.compose import from_settings
+from normbench.config.grammar import literal
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, Unsupported
 from normbench.runs.rundir import RunDir, run_state
@@ -95,6 +96,7 @@ def make_plan(
     single possible run.
     """
     resolver = resolver or Resolver()
+    on_top = {key: literal(value) for key, value in (flags or {}).items()}
     runs: dict[str, PlannedRun] = {}
     excluded: Counter[str] = Counter()
     number = 0
@@ -102,7 +104,7 @@ def make_plan(
         if left_out:
             excluded[left_out] += 1
             continue
-        run = _planned(from_settings(settings | dict(flags or {})), resolver)
+        run = _planned(from_settings(settings | on_top), resolver)
         runs.setdefault(run.config.run_id, run)
         number += 1
     tasks = {run.config.task.name for run in runs.values()}
