@@ -24,7 +24,6 @@ from kit.tiny import tiny
 from normbench.config.schema import RunConfig
 from normbench.errors import RunFailure
 from normbench.runs.rundir import open_run, read_status, run_state
-from normbench.sweeps.carry_out import prepare_data
 from normbench.sweeps.launchers import Event, Launcher, launchers
 from normbench.sweeps.launchers.launcher import StopAsked, train
 from normbench.sweeps.plan import make_plan
@@ -60,6 +59,9 @@ def launched(
     launcher: Launcher, configs: Sequence[RunConfig], should_stop: StopAsked = never
 ) -> list[Event]:
     """The events of a launch, with the data decoded before, as `run_plan` does."""
+    # Not at the top: the import loads pandas, for seconds in every process that unpickles work.
+    from normbench.sweeps.carry_out import prepare_data
+
     prepare_data(configs)
     return list(launcher.launch(configs, should_stop))
 
