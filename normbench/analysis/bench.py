@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from normbench.analysis.figures.costs import costs_figure, layers_figure
 from normbench.analysis.figures.saving import save
 from normbench.analysis.study_files import check_folder
-from normbench.analysis.tables.costs import costs_table
-from normbench.analysis.tables.layers import layers_table
+from normbench.analysis.tables.layer_costs import layers_table
 from normbench.analysis.tables.rendering import to_markdown
+from normbench.analysis.tables.step_costs import costs_table
 from normbench.analysis.tables.table import Table
 from normbench.atomic import disk_errors, write_text
 from normbench.errors import NormbenchError

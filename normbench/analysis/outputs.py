@@ -16,8 +16,8 @@ from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.crosstab import cross_table
 from normbench.analysis.tables.evaluations import evaluations_table, has_evaluations
 from normbench.analysis.tables.pairs import pairs_table
-from normbench.analysis.tables.source import has_claims, source_table
 from normbench.analysis.tables.table import Table
+from normbench.analysis.tables.tutorial import has_claims, source_table
 from normbench.errors import unknown
 
 Kind = Literal["table", "figure"]

@@ -92,7 +92,7 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     from tqdm import tqdm
 
-    from normbench.timing.layers import MODES, bench_layers, sites_of
+    from normbench.timing.norm_layers import MODES, bench_layers, sites_of
     from normbench.timing.steps import bench_steps
 
     # A round of all norms at a batch size is a turn of the bar; of layers, at each site.

@@ -63,7 +63,7 @@ def table(
     """
     from normbench.analysis.tables.comparison import comparison_table
     from normbench.analysis.tables.crosstab import cross_table
-    from normbench.analysis.tables.source import source_table
+    from normbench.analysis.tables.tutorial import source_table
 
     forms = {"markdown": markdown, "latex": latex, "csv": csv}
     asked = [form for form, is_wanted in forms.items() if is_wanted]

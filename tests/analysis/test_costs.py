@@ -23,8 +23,8 @@ from normbench.analysis.captions import machine
 from normbench.analysis.figures.costs import costs_figure, layers_figure
 from normbench.analysis.figures.saving import save
 from normbench.analysis.figures.style import STYLES, size_called
-from normbench.analysis.tables.costs import costs, costs_table
-from normbench.analysis.tables.layers import layers, layers_table
+from normbench.analysis.tables.layer_costs import layers, layers_table
+from normbench.analysis.tables.step_costs import costs, costs_table
 from normbench.config.compose import compose
 from normbench.config.schema import flatten
 from normbench.timing.rounds import as_rounds

@@ -26,8 +26,8 @@ from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.crosstab import cross_table
 from normbench.analysis.tables.pairs import pairs_table
 from normbench.analysis.tables.rendering import FORMS, SUFFIXES, to_csv, to_latex, to_markdown
-from normbench.analysis.tables.source import source_table
 from normbench.analysis.tables.table import Table
+from normbench.analysis.tables.tutorial import source_table
 
 GOLDEN = Path(__file__).parent / "golden"
 FIGURE = re.compile(r"-?\d+\.\d+(e-?\d+)?")

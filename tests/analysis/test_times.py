@@ -27,8 +27,8 @@ from normbench.analysis.loading import benches, load_study, with_bench
 from normbench.analysis.study import Study
 from normbench.analysis.study_files import write_study
 from normbench.analysis.tables.comparison import comparison_table
-from normbench.analysis.tables.costs import costs_table
 from normbench.analysis.tables.rendering import to_markdown
+from normbench.analysis.tables.step_costs import costs_table
 from normbench.analysis.times import Clock
 from normbench.config.schema import flatten
 from normbench.errors import NormbenchError, RunFailure

@@ -15,12 +15,12 @@ import pytest
 from kit.tiny import tiny
 
 from normbench.analysis.bench import of_steps
-from normbench.analysis.tables.costs import costs_table
-from normbench.analysis.tables.layers import layers_table
+from normbench.analysis.tables.layer_costs import layers_table
 from normbench.analysis.tables.rendering import to_markdown
+from normbench.analysis.tables.step_costs import costs_table
 from normbench.config.compose import compose
 from normbench.config.schema import RunConfig
-from normbench.timing import layers as layers_module
+from normbench.timing import norm_layers as layers_module
 from normbench.timing import steps
 from normbench.timing.rounds import read_bench
 from normbench.train.resolve import resolve

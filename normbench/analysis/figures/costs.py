@@ -17,8 +17,8 @@ from normbench.analysis.figures.layout import by_panel, prepared
 from normbench.analysis.settings import describe
 from normbench.analysis.stats import median_ratio, with_interval
 from normbench.analysis.study import BASELINE, Study
-from normbench.analysis.tables.costs import costs
-from normbench.analysis.tables.layers import layers
+from normbench.analysis.tables.layer_costs import layers
+from normbench.analysis.tables.step_costs import costs
 from normbench.analysis.tables.table import RATIO, times
 from normbench.analysis.times import Clock
 from normbench.errors import NormbenchError

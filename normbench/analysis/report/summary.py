@@ -20,8 +20,8 @@ from normbench.analysis.settings import describe
 from normbench.analysis.stats import mean_interval, paired_difference
 from normbench.analysis.study import BASELINE, Study
 from normbench.analysis.tables.pairs import UNDECIDED, Paired, every_pair, p_text
-from normbench.analysis.tables.source import BATCH, CLAIMS, has_claims, relative_time
 from normbench.analysis.tables.table import times
+from normbench.analysis.tables.tutorial import BATCH, CLAIMS, has_claims, relative_time
 from normbench.errors import NormbenchError
 
 MOST = 12  # sentences of a kind

@@ -14,8 +14,8 @@ from normbench.config.compose import compose
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError
 from normbench.norms import norms
-from normbench.timing import layers as layers_module
-from normbench.timing.layers import LAYOUTS, PARTS, bench_layers, sites_of
+from normbench.timing import norm_layers as layers_module
+from normbench.timing.norm_layers import LAYOUTS, PARTS, bench_layers, sites_of
 from normbench.timing.race import Timer, Work
 from normbench.timing.steps import bench_steps
 from normbench.train.resolve import resolve

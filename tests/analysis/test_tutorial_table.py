@@ -10,7 +10,7 @@ from kit.runs import REGRESSION, Seconds, in_study, one_run, rows_of, timed
 
 from normbench.analysis.loading import with_bench
 from normbench.analysis.stats import mean_interval
-from normbench.analysis.tables.source import CLAIMS, has_claims, relative_time, source_table
+from normbench.analysis.tables.tutorial import CLAIMS, has_claims, relative_time, source_table
 from normbench.errors import NormbenchError
 from normbench.runs.files import RunFiles
 from normbench.timing.rounds import as_rounds
