@@ -188,13 +188,14 @@ def _holds(folder: str) -> None:
 
 
 def _sleeps(folder: str) -> None:
-    """Starts a process, notes both, and never begins to train."""
-    note(folder, "grandchildren", subprocess.Popen(["sleep", str(AT_MOST)]).pid)
+    """Notes the process under `starting`, and never begins to train."""
     note(folder, "starting", os.getpid())
     time.sleep(AT_MOST)
 
 
 def _sleeps_deaf(folder: str) -> None:
+    """Sleeps without hearing SIGTERM, beside a child noted under `grandchildren`."""
+    note(folder, "grandchildren", subprocess.Popen(["sleep", str(AT_MOST)]).pid)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _sleeps(folder)
 
