@@ -128,7 +128,7 @@ def test_a_refused_cell_says_why_and_does_not_stop_the_others() -> None:
     assert refused == [("bn", 1), ("in", 1), ("in", 4)]
     assert "norm bn cannot train normresnet at batch 1: " in str(reasons["bn", 1])
     assert "a 1x1 map" in str(reasons["in", 4])
-    assert [config.norm.name for config in plan.open()] == ["ln", "gn", "bn", "ln", "gn"]
+    assert [config.norm.name for config in plan.open()] == ["bn", "ln", "ln", "gn", "gn"]
 
 
 def test_groups_that_do_not_divide_are_refused() -> None:
