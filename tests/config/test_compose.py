@@ -43,6 +43,9 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "configs"
     shutil.copytree(config_dir(), folder)
     monkeypatch.setattr(normbench.config.compose, "config_dir", lambda: folder)
+    # pytest removes the folders of passed tests, and gives their names to later tests.
+    normbench.config.compose._composed.cache_clear()
+    normbench.config.compose._groups.cache_clear()
     return folder
 
 
