@@ -1,3 +1,3 @@
 """normbench: compare normalization layers by measuring."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
