@@ -12,7 +12,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from normbench.errors import NormbenchError, unknown
 
@@ -25,6 +25,7 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+EQUALITY = ("=", "!=")  # of text too, and of several values
 CONDITION = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(!=|<=|>=|=|<|>)\s*([^=<>].*)", re.DOTALL)
 BETWEEN_VALUES = re.compile(r",(?![^\[]*\])")  # a comma outside a list
 VALUE = re.compile(r"\[[^\[\]'\"]*\]|[^\[\]'\"]+")
@@ -44,11 +45,14 @@ class Condition:
         """Whether the record's value compares so with any value; for !=, with every value.
 
         A missing value is unequal to every value. Numbers are compared as numbers, anything else
-        as text.
+        as text. Raises NormbenchError for a number smaller or larger than a word.
         """
         value = record.get(self.key)
         if is_missing(value):
             return self.sign == "!="
+        if self.sign not in EQUALITY and _is_number(value) and number_in(self.values[0]) is None:
+            compared = f"'{self.key}{self.sign}{self.values[0]}'"
+            raise NormbenchError(f"{compared}: {self.key} is a number, {self.values[0]} is none")
         compare = OPERATORS[self.sign]
         found = [compare(*_comparable(value, given)) for given in self.values]
         return all(found) if self.sign == "!=" else any(found)
@@ -57,7 +61,8 @@ class Condition:
 def select(records: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
     """The records for which all conditions hold.
 
-    Raises NormbenchError for an unreadable condition, and for an unknown key.
+    Raises NormbenchError for an unreadable condition, for an unknown key, and for a number smaller
+    or larger than a word.
     """
     known = {key for record in records for key in record}
     kept = list(records)
@@ -80,7 +85,7 @@ def parse(text: str) -> Condition:
             f"cannot read '{text}': a condition is key op value, with op one of "
             f"{' '.join(OPERATORS)}, as in norm=bn,gn or batch_size<=4"
         )
-    if len(values) > 1 and sign not in ("=", "!="):
+    if len(values) > 1 and sign not in EQUALITY:
         raise NormbenchError(f"'{text}' compares with several values: only = and != take several")
     return Condition(key, sign, tuple(values))
 
@@ -100,9 +105,9 @@ def text_of(value: Any) -> str:
 def rank(value: Any) -> tuple[bool, float, str]:
     """A key to sort by: numbers by size, numbers in text too, before words by the alphabet."""
     number = number_in(value) if isinstance(value, str) else value
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        return (True, 0.0, text_of(value))
-    return (False, number, "")
+    if _is_number(number):
+        return (False, number, "")
+    return (True, 0.0, text_of(value))
 
 
 def number_in(text: str) -> float | None:
@@ -116,10 +121,14 @@ def number_in(text: str) -> float | None:
         return None
 
 
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _comparable(value: Any, given: str) -> tuple[Any, Any]:
     """Both as numbers where the record's value is a number, else both as text."""
     number = number_in(given)
-    if isinstance(value, int | float) and not isinstance(value, bool) and number is not None:
+    if _is_number(value) and number is not None:
         return value, number
     # `text_of` writes lists without spaces.
     return text_of(value), given.replace(" ", "") if given.startswith("[") else given

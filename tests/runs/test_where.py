@@ -166,6 +166,13 @@ def test_only_equality_takes_a_list() -> None:
         parse("seed<1,2")
 
 
+@pytest.mark.parametrize("sign", ["<", "<=", ">", ">="])
+def test_a_number_is_not_ordered_beside_a_word(sign: str) -> None:
+    with pytest.raises(NormbenchError) as refused:
+        select(RUNS, [f"batch_size{sign}small"])
+    assert str(refused.value) == f"'batch_size{sign}small': batch_size is a number, small is none"
+
+
 def test_an_unknown_key_names_the_nearest() -> None:
     with pytest.raises(
         NormbenchError, match=r"unknown key 'norm.num_group': did you mean 'norm\.num_groups'\?"
