@@ -212,6 +212,17 @@ def test_a_line_too_short_to_be_smoothed_stays_as_it_is(one_panel: Study, draw: 
     assert "running mean" not in figure.get_label()
 
 
+def test_a_running_mean_is_never_longer_than_the_line(one_panel: Study, draw: Draw) -> None:
+    steps = one_panel.steps["step"].nunique()
+    longest = steps if steps % 2 else steps - 1
+    figure, longer = draw("loss", one_panel, smooth=longest), draw("loss", one_panel, smooth=999)
+    assert f"running mean of {longest} logged steps" in longer.get_label()
+    assert longer.get_label() == figure.get_label()
+    drawn, drawn_longer = lines(figure.axes[0]), lines(longer.axes[0])
+    for norm, line in drawn.items():
+        assert drawn_longer[norm].get_ydata() == pytest.approx(line.get_ydata())
+
+
 @pytest.mark.parametrize("smooth", [0, -3, 4])
 def test_a_running_mean_over_no_odd_number_of_steps_is_refused(
     one_panel: Study, draw: Draw, smooth: int

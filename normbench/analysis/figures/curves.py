@@ -24,7 +24,7 @@ def loss(study: Study, size: style.Size = style.PAGE, smooth: int | None = None)
     """The training loss of logged steps, the mean over seeds, with all norms in a panel.
 
     smooth: logged steps in a centred running mean, drawn over the faint raw line; an odd number,
-    1 for the raw line alone, by default up to 9 where a line is long enough.
+    1 for the raw line alone, by default up to 9; never more than a line has.
 
     Raises NormbenchError for an even or negative number, and where no step was logged.
     """
@@ -94,7 +94,7 @@ def _loss_lines(ax: Axes, panel: Study, looks: style.Looks, smooth: int | None) 
     for place, (label, of_line) in enumerate(means.groupby(level="line", sort=False)):
         raw = of_line.droplevel("line").sort_index()
         colour, marker = looks[str(label)]
-        width = _width(len(raw)) if smooth is None else smooth
+        width = _width(len(raw), smooth)
         widths.append(width)
         if width > 1:
             ax.plot(raw.index, raw, color=colour, alpha=0.3, linewidth=0.7, label="_")
@@ -107,9 +107,15 @@ def _loss_lines(ax: Axes, panel: Study, looks: style.Looks, smooth: int | None) 
     return widths
 
 
-def _width(length: int) -> int:
-    """Logged steps to average over: odd, and so few that a short line keeps its shape."""
-    return min(MOST_SMOOTHED, 1 + length // 8 // 2 * 2)
+def _width(length: int, smooth: int | None) -> int:
+    """Logged steps to average over, odd: as asked, else so few that a line keeps its shape."""
+    if smooth is None:
+        return min(MOST_SMOOTHED, _odd(length // 8 + 1))
+    return min(smooth, _odd(length))
+
+
+def _odd(number: int) -> int:
+    return number - (number + 1) % 2
 
 
 def _how_smooth(widths: Sequence[int]) -> str:
