@@ -178,8 +178,8 @@ def test_labels_that_are_not_0_to_9_are_refused(
         for place in places:
             rows[place]["label"] = label
 
-    message = refusal(with_first_rows(tmp_path / "root", change))
-    assert message.startswith(f"'{tmp_path}/root/")
+    message = refusal(with_first_rows(tmp_path / "labels", change))
+    assert message.startswith(f"'{tmp_path}/labels/")
     assert message.endswith("CIFAR-10 has 0 to 9")
 
 

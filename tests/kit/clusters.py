@@ -117,7 +117,8 @@ def slurm_cluster() -> Iterator[None]:
                 yield
                 return
         done = subprocess.run(["bash", SLURM_SCRIPT, "start"], capture_output=True, text=True)
-        if done.returncode != 0:  # not root, or not installed; .ci/run installs Slurm
+        # Not every machine has Slurm or lets it be started; .ci/run installs it where it can.
+        if done.returncode != 0:
             pytest.skip(f"no Slurm: {done.stderr.strip()}")
         patched.setenv("SLURM_CONF", done.stdout.partition("=")[2].strip())
         try:

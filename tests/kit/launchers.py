@@ -23,7 +23,8 @@ from unittest import mock
 from kit.tiny import tiny
 from normbench.config.schema import RunConfig
 from normbench.errors import RunFailure
-from normbench.runs.rundir import open_run, read_status, run_state
+from normbench.runs.rundir import open_run
+from normbench.runs.state import read_status, run_state
 from normbench.sweeps.launchers import Event, Launcher, launchers
 from normbench.sweeps.launchers.launcher import StopAsked, train
 from normbench.sweeps.plan import make_plan

@@ -26,7 +26,7 @@ from kit.launchers import (
 )
 
 from normbench.config.schema import RunConfig
-from normbench.runs.rundir import is_held, last_output, run_state
+from normbench.runs.state import is_held, last_output, run_state
 from normbench.sweeps.carry_out import prepare_data
 from normbench.sweeps.launchers import Event, Launcher, launchers
 from normbench.sweeps.launchers.launcher import StopAsked, Work, train
@@ -181,6 +181,7 @@ def stopped(kind: Kind, notes: Path) -> Launch:
 
 
 def of_own_processes(kind: Kind) -> None:
+    # A run in this process cannot be killed or lost without this process.
     if not kind.has_own_processes:
         pytest.skip("runs in this process")
 
