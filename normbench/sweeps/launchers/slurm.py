@@ -21,7 +21,7 @@ from pydantic import Field
 
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, RunFailure, complaint
-from normbench.runs.rundir import read_status
+from normbench.runs.state import read_status
 from normbench.sweeps.launchers.child import print_to_file, settle
 from normbench.sweeps.launchers.launcher import (
     Event,
@@ -178,6 +178,7 @@ def _parameters(
         raise NormbenchError(
             "launcher slurm: there is no sbatch here; run this where you submit jobs"
         )
+    # Asked with a timeout too: an unknown partition is refused here.
     limit: str | int = _time_limit(partition)
     if timeout is not None:
         limit = math.ceil(timeout / 60) + MINUTES_TO_END
