@@ -28,6 +28,7 @@ LEVELS = (
         "train.progress",
         "train.runtime",
         "train.signals",
+        "train.sums",
     },
     {"certificates", "timing", "analysis", "train"},
     {"sweeps"},

@@ -1,1 +1,1 @@
-"""Runs on disk: written by `rundir`, read by `files`, shown by `listing` and `diff`."""
+"""Runs on disk: `rundir` writes, `state` says how a run stands, `files` reads all of it."""

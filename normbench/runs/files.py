@@ -1,4 +1,4 @@
-"""Reads the directory of a run, each file as far as possible: the only reader of runs.
+"""Reads a whole run for tables and lists, each file as far as possible.
 
 `normbench runs` lists damaged runs with their damage; tables leave damaged runs out, with a note.
 """
@@ -19,7 +19,8 @@ import yaml
 
 from normbench.config.schema import LOADER
 from normbench.errors import RunFailure
-from normbench.runs.rundir import OVER, SCHEMA_VERSION, run_state
+from normbench.runs.rundir import SCHEMA_VERSION
+from normbench.runs.state import OVER, run_state
 from normbench.tasks.metric import TaskRecord
 
 Columns = dict[str, npt.NDArray[Any]]

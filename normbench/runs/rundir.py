@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,9 +29,9 @@ from normbench.atomic import (
     write_text,
 )
 from normbench.errors import RunFailure
+from normbench.runs.state import OVER, damaged, read_json, read_rows, read_status
 
 SCHEMA_VERSION = 1
-OVER = ("done", "diverged")
 STEP_COLUMNS = ("step", "epoch", "loss", "lr")
 RESUMED = ("started", "command", "concurrent_runs", "versions", "hardware", "git")
 FILES = ("checkpoint.pt", "status.json", "metrics.csv", "steps.csv", "env.json", "config.yaml")
@@ -63,7 +62,7 @@ class RunDir:
         A resumed run keeps its first environment, and lists later environments in `resumed`.
         """
         if self.has_checkpoint:
-            content = _read_json(self.path / "env.json")
+            content = read_json(self.path / "env.json")
             content["resumed"].append({key: environment[key] for key in RESUMED})
         else:
             write_text(self.path / "config.yaml", config)
@@ -107,7 +106,7 @@ class RunDir:
             epoch, step, version = state["epoch"], state["step"], state["schema_version"]
         # torch raises another type for every kind of damage, and advises to trust the file.
         except Exception:
-            raise _damaged(path) from None
+            raise damaged(path) from None
         if version != SCHEMA_VERSION:
             raise RunFailure(
                 f"'{path}' is of schema {version}, "
@@ -138,14 +137,14 @@ class RunDir:
         Raises RunFailure for a damaged row, and where a finished run has no row.
         """
         path = self.path / "metrics.csv"
-        rows = _read_rows(path)
+        rows = read_rows(path)
         if not rows and self.status.get("state") != "done":
             return {}
         try:
             last = {key: float(value) for key, value in rows[-1].items()}
             return {"epoch": last.pop("epoch"), **last}
         except (IndexError, KeyError, ValueError):
-            raise _damaged(path) from None
+            raise damaged(path) from None
 
     def _append(self, name: str, row: Mapping[str, Any], *, durable: bool) -> None:
         path = self.path / name
@@ -163,11 +162,11 @@ class RunDir:
     ) -> None:
         path = self.path / name
         try:
-            rows = [row for row in _read_rows(path) if keep(row)]
+            rows = [row for row in read_rows(path) if keep(row)]
         except (KeyError, ValueError):
-            raise _damaged(path) from None
+            raise damaged(path) from None
         if expected is not None and len(rows) != expected:
-            raise _damaged(path)
+            raise damaged(path)
         if rows:
             lines = [_line(rows[0]), *(_line(row.values()) for row in rows)]
             write_text(path, "\n".join([*lines, ""]))
@@ -200,56 +199,6 @@ def open_run(path: Path, *, restart: bool = False, patience: float = 0.5) -> Ite
         lock.release()
 
 
-def read_status(path: Path) -> dict[str, Any]:
-    """The content of status.json in `path`; {} without a file."""
-    file = path / "status.json"
-    with disk_errors(file):
-        return _read_json(file) if file.exists() else {}
-
-
-def run_state(path: Path) -> str:
-    """The state of the run at `path`: of status.json, or new, damaged, running, killed.
-
-    A run is killed if status.json says running and no process holds the lock. Unlike a process id,
-    the lock is free as soon as the holder is gone, and works across machines.
-    """
-    try:
-        state: str = read_status(path).get("state", "new")
-    except RunFailure:
-        return "damaged"
-    if state not in OVER and is_held(path):
-        return "running"
-    return "killed" if state == "running" else state
-
-
-def is_held(path: Path) -> bool:
-    """Whether a process is training in `path` now."""
-    if not (path / ".lock").exists():
-        return False
-    with disk_errors(path):
-        try:
-            with FileLock(path / ".lock", timeout=0):
-                return False
-        except Timeout:
-            return True
-
-
-def read_position(path: Path) -> int:
-    """The number of finished steps of the run at `path`, by rows."""
-    epochs, steps = _read_rows(path / "metrics.csv"), _read_rows(path / "steps.csv")
-    finished = int(epochs[-1]["steps"]) if epochs else 0
-    logged = int(steps[-1]["step"]) + 1 if steps else 0  # steps count from 0
-    return max(finished, logged)
-
-
-def last_output(path: Path, num_lines: int = 10) -> list[str]:
-    """The last lines printed by the process of a run; [] without such a process."""
-    log = path / "output.log"
-    if not log.exists():
-        return []
-    return log.read_text(errors="replace").splitlines()[-num_lines:]
-
-
 def remove_run(path: Path) -> None:
     """Removes a run as a whole; the next removal clears the leftovers of a killed one.
 
@@ -267,29 +216,6 @@ def remove_run(path: Path) -> None:
         sync_folder(path.parent)  # a power cut must not leave half a run
         with suppress(FileNotFoundError):  # another removal may clear the folder meanwhile
             shutil.rmtree(removed)
-
-
-def _read_rows(path: Path) -> list[dict[str, str]]:
-    """The whole rows of a CSV file, without an unfinished last row, as a power cut leaves."""
-    if not path.exists():
-        return []
-    try:
-        whole_lines, _, _ = path.read_text().rpartition("\n")
-        rows = list(csv.DictReader(whole_lines.splitlines()))
-    except (UnicodeDecodeError, csv.Error):
-        raise _damaged(path) from None
-    return [row for row in rows if None not in row and None not in row.values()]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()).items())
-    except (ValueError, AttributeError):
-        raise _damaged(path) from None
-
-
-def _damaged(path: Path) -> RunFailure:
-    return RunFailure(f"'{path}' is damaged: begin the run anew with --restart")
 
 
 def _line(values: Iterable[Any]) -> str:

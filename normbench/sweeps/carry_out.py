@@ -12,7 +12,7 @@ from normbench.analysis.study import Study
 from normbench.config.schema import RunConfig
 from normbench.data.cache import load
 from normbench.runs.files import refused_run
-from normbench.runs.rundir import last_output, read_status, run_state
+from normbench.runs.state import last_output, read_status, run_state
 from normbench.sweeps.display import open_display
 from normbench.sweeps.launchers import Launcher
 from normbench.sweeps.plan import UNFINISHED, Plan, PlannedRun

@@ -14,7 +14,7 @@ from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError
 from normbench.runs.files import read_run
 from normbench.runs.row import task_of
-from normbench.runs.rundir import read_position
+from normbench.runs.state import read_position
 from normbench.sweeps.estimate import Estimator, duration
 
 Steps = Mapping[str, int]  # number of steps, by run id

@@ -11,7 +11,8 @@ from normbench.config.compose import from_settings
 from normbench.config.grammar import literal
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, Unsupported
-from normbench.runs.rundir import RunDir, run_state
+from normbench.runs.rundir import RunDir
+from normbench.runs.state import run_state
 from normbench.sweeps.estimate import Estimator, duration
 from normbench.sweeps.sweep import Sweep
 from normbench.train.engine import count_steps
@@ -25,7 +26,7 @@ WORDS = (*ENDS, "running elsewhere", "resumable", "to do", "refused")
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of the plan. state: `refused`, or a state of `rundir.run_state`; num_steps: in all."""
+    """A run of the plan. state: `refused`, or one of `run_state`; num_steps: in all."""
 
     config: RunConfig
     state: str

@@ -19,8 +19,9 @@ from normbench.data.loader import DeviceLoader
 from normbench.errors import NormbenchError
 from normbench.seeds import stream
 from normbench.tasks.task import Batch, Task
-from normbench.train.engine import EVAL_BATCH_SIZE, Sums, evaluate, exact_dtype
+from normbench.train.engine import EVAL_BATCH_SIZE, evaluate
 from normbench.train.runtime import Runtime
+from normbench.train.sums import Sums, exact_dtype
 
 RUNNING = ("running_mean", "running_var")
 

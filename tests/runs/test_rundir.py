@@ -15,7 +15,8 @@ import torch
 
 from normbench.errors import RunFailure
 from normbench.runs import rundir
-from normbench.runs.rundir import RunDir, is_held, open_run, read_status, remove_run, run_state
+from normbench.runs.rundir import RunDir, open_run, remove_run
+from normbench.runs.state import is_held, read_status, run_state
 
 ENVIRONMENT = {
     "started": "now",

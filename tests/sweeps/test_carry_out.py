@@ -16,7 +16,7 @@ from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.rendering import to_markdown
 from normbench.config.schema import RunConfig
 from normbench.errors import RunFailure
-from normbench.runs.rundir import read_status
+from normbench.runs.state import read_status
 from normbench.sweeps.carry_out import exit_code, planned_study, run_plan, summary
 from normbench.sweeps.launchers.inline import inline
 from normbench.sweeps.plan import Plan, PlannedRun, make_plan

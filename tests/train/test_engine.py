@@ -33,13 +33,13 @@ from normbench.train.engine import (
     EpochResult,
     StepLog,
     Stopped,
-    Sums,
     Trainer,
     check_finite,
     evaluate,
 )
 from normbench.train.optim import cosine
 from normbench.train.runtime import Runtime
+from normbench.train.sums import Sums
 
 NUM_IMAGES = 50
 

@@ -20,7 +20,8 @@ from typing import Any
 
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, complaint
-from normbench.runs.rundir import OVER, last_output, open_run, read_status, run_state
+from normbench.runs.rundir import open_run
+from normbench.runs.state import OVER, last_output, read_status, run_state
 from normbench.sweeps.launchers.launcher import StopAsked, Work, train
 
 # Between the request to stop and SIGKILL; the run finishes a step and saves a checkpoint.

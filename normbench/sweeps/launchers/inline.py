@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, complaint
-from normbench.runs.rundir import read_status, run_state
+from normbench.runs.state import read_status, run_state
 from normbench.sweeps.launchers.child import settle
 from normbench.sweeps.launchers.launcher import Event, Launcher, StopAsked, Work, launchers, train
 

@@ -25,7 +25,8 @@ from normbench.atomic import disk_errors, write_bytes
 from normbench.config.schema import RunConfig
 from normbench.data.cache import cached_source, pack, unpack
 from normbench.errors import NormbenchError
-from normbench.runs.rundir import open_run, read_status
+from normbench.runs.rundir import open_run
+from normbench.runs.state import read_status
 from normbench.sweeps.launchers.child import Child, settle
 from normbench.sweeps.launchers.launcher import (
     Event,

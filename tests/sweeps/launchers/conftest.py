@@ -13,7 +13,7 @@ from kit.clusters import RayCluster, ray_cluster, slurm_cluster  # noqa: E402
 from kit.launchers import assert_same_numbers  # noqa: E402
 
 from normbench.config.schema import RunConfig  # noqa: E402
-from normbench.runs.rundir import run_state  # noqa: E402
+from normbench.runs.state import run_state  # noqa: E402
 from normbench.sweeps.launchers import slurm as slurm_launcher  # noqa: E402
 from normbench.train.run import execute  # noqa: E402
 

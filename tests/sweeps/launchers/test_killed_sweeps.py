@@ -13,7 +13,7 @@ from kit.launchers import SweepCommand, modified, noted, planned, states, times_
 from kit.tiny import tiny
 
 from normbench.config.schema import RunConfig
-from normbench.runs.rundir import is_held, read_status
+from normbench.runs.state import is_held, read_status
 
 pytestmark = [
     pytest.mark.slow,

@@ -9,7 +9,7 @@ import pytest
 from kit.launchers import Scripted, noted
 from kit.tiny import tiny
 
-from normbench.runs.rundir import read_status
+from normbench.runs.state import read_status
 from normbench.sweeps.carry_out import exit_code, run_plan, summary
 from normbench.sweeps.launchers import launchers
 from normbench.sweeps.plan import make_plan

@@ -25,7 +25,7 @@ from kit.launchers import (
 
 from normbench.config.compose import compose
 from normbench.config.schema import RunConfig
-from normbench.runs.rundir import is_held
+from normbench.runs.state import is_held
 from normbench.sweeps.launchers import Launcher, child, launchers, processes
 from normbench.sweeps.launchers.launcher import Work, share, train
 
