@@ -81,6 +81,7 @@ class DataConfig(Choice):
     val_fraction: Fraction
     limit_train: Count | None
     limit_test: Count | None
+    subset_seed: Annotated[int, Field(ge=0)]
     content: str | None = None
 
 

@@ -70,7 +70,8 @@ def execute(config: RunConfig, *, restart: bool = False, patience: float = 0.5) 
     if not restart and RunDir(path).is_over:
         return _outcome(RunDir(path), task)
     dataset = load(source, data_home(config))
-    dataset = limit(dataset, config.data.limit_train, config.data.limit_test, config.seed)
+    data = config.data
+    dataset = limit(dataset, data.limit_train, data.limit_test, data.subset_seed)
     splits = _splits(dataset, config)
     # Asked again: images are held out class by class, so the number to train on was an estimate.
     resolver.check_supported(config, source, len(splits["train"]))
@@ -84,7 +85,7 @@ def execute(config: RunConfig, *, restart: bool = False, patience: float = 0.5) 
 def _splits(dataset: Dataset, config: RunConfig) -> Splits:
     if config.data.val_fraction == 0:
         return {"train": dataset.train, "test": dataset.test}
-    train, val = hold_out(dataset.train, config.data.val_fraction, config.seed)
+    train, val = hold_out(dataset.train, config.data.val_fraction, config.data.subset_seed)
     return {"train": train, "val": val, "test": dataset.test}
 
 

@@ -20,11 +20,13 @@ import yaml
 from kit.training import run_in
 
 from normbench.config.compose import compose
-from normbench.config.schema import from_yaml
+from normbench.config.schema import RunConfig, from_yaml
+from normbench.data import Source
 from normbench.errors import NormbenchError, RunFailure
 from normbench.runs.rundir import RunDir
+from normbench.tasks.task import Task
 from normbench.train.engine import Trainer
-from normbench.train.run import Outcome, execute
+from normbench.train.run import Outcome, Splits, execute
 
 CLOCKS = ("train_seconds", "eval_seconds", "compile_seconds", "images_per_second")
 MEASURED = {*CLOCKS, "peak_memory_mib"}
@@ -130,6 +132,23 @@ def test_a_validation_split_adds_its_columns_and_leaves_the_test_set_alone(tmp_p
     assert "train_accuracy,val_loss,val_accuracy,test_loss" in header
     # 80 images in batches of 16.
     assert torch.load(path / "checkpoint.pt", weights_only=True)["step"] == 5
+
+
+def test_the_seed_changes_neither_the_subset_nor_the_images_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, bytes]] = []
+
+    def look(run: RunDir, config: RunConfig, source: Source, task: Task, splits: Splits) -> None:
+        seen.append({name: split["images"].tobytes() for name, split in splits.items()})
+        run.finish("diverged")
+
+    monkeypatch.setattr("normbench.train.run._train", look)
+    subset = ("data.limit_train=50", "data.limit_test=10", "data.val_fraction=0.2")
+    for choice in ("seed=0", "seed=1", "data.subset_seed=1"):
+        train(tmp_path, *subset, choice)
+    assert seen[0] == seen[1]
+    assert all(seen[0][name] != seen[2][name] for name in ("train", "val", "test"))
 
 
 # The same numbers
