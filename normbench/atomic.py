@@ -13,8 +13,11 @@ from typing import Any
 from normbench.errors import RunFailure
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replaces `path` by `content` at once. Raises RunFailure where the disk refuses."""
+def write_bytes(path: Path, content: bytes, *, keep: Path | None = None) -> None:
+    """Replaces `path` by `content` at once; `keep` is a name for what was there before.
+
+    Raises RunFailure where the disk refuses.
+    """
     # Renaming is atomic within a folder; the process id keeps two writers apart.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -24,6 +27,8 @@ def write_bytes(path: Path, content: bytes) -> None:
                 file.flush()
                 # A rename may reach the disk before unsynced bytes, leaving an empty file.
                 os.fsync(file.fileno())
+            if keep is not None and path.exists():
+                path.replace(keep)
             temporary.replace(path)
     except BaseException:
         with suppress(OSError):
@@ -40,6 +45,17 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Replaces `path` by indented JSON at once."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a regular file; opening a pipe would wait for ever.
+
+    Raises RunFailure for anything else, and where the disk refuses.
+    """
+    with disk_errors(path, "read"):
+        if not path.is_file():
+            raise FileNotFoundError(errno.ENOENT, "there is no such file")
+        return path.read_bytes()
 
 
 def append_line(path: Path, line: str, *, durable: bool) -> None:
@@ -71,12 +87,12 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path, done: str = "written") -> Iterator[None]:
     """Turns an OSError into a RunFailure of one line with the file's name."""
     try:
         yield
     except OSError as error:
-        message = f"'{path}' cannot be written: {error.strerror}"
+        message = f"'{path}' cannot be {done}: {error.strerror or error}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             message = f"the disk is full: '{path}' is not written; what was there before is intact"
         raise RunFailure(message) from None

@@ -14,7 +14,7 @@ import normbench
 # A room imports from its own level and from the levels below. Modules that are not named have the
 # level of their package.
 LEVELS = (
-    {"normbench", "errors", "seeds", "registry", "atomic", "environment"},
+    {"normbench", "errors", "seeds", "registry", "atomic", "checksums", "environment"},
     {"config"},
     {"norms", "data", "tasks"},
     {
@@ -121,7 +121,7 @@ def test_the_package_is_found() -> None:
 
 def test_the_root_has_five_modules_besides_init_and_main() -> None:
     files = {path.stem for path in PACKAGE.glob("*.py")}
-    ground = {"errors", "seeds", "registry", "atomic", "environment"}
+    ground = {"errors", "seeds", "registry", "atomic", "checksums", "environment"}
     assert files == ground | {"__init__", "__main__"}
 
 

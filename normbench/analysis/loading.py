@@ -14,16 +14,10 @@ from normbench.analysis.study import Study
 from normbench.analysis.study_files import NUMBERS, STEPS, metric_columns, read_study, tidy
 from normbench.config.schema import flatten
 from normbench.errors import NormbenchError
-from normbench.runs.files import (
-    Columns,
-    RunFiles,
-    half_written,
-    read_run,
-    read_steps,
-    run_dirs,
-    standing,
-)
-from normbench.runs.row import KEYS, row_columns, run_row, task_of
+from normbench.runs.columns import Columns
+from normbench.runs.files import RunFiles, read_run, read_steps, run_dirs, standing
+from normbench.runs.records import task_of
+from normbench.runs.row import KEYS, row_columns, run_row
 from normbench.runs.where import select
 from normbench.timing.rounds import FILE, read_bench, together
 
@@ -68,14 +62,15 @@ def read_runs(paths: Iterable[Path], refused: Iterable[RunFiles] = ()) -> Study:
     """
     files, steps, rows, notes = [], [], [], []
     for path in paths:
-        run, columns = read_run(path), read_steps(path)
-        if run.damaged or columns is None:
-            name, damage = next(iter(run.damaged.items()), ("steps.csv", "is damaged"))
-            notes.append(f"left out: {path}: {name} {damage}")
+        run = read_run(path)
+        stands = standing(path, run)
+        columns = read_steps(path) if stands.is_usable else {}
+        if not stands.is_usable or columns is None:
+            notes.append(f"left out: {path}: {stands.reason or 'steps.csv is damaged'}")
         else:
             files.append(run)
             steps.append(columns)
-            rows.append(run_row(run) | standing(path, run))
+            rows.append(run_row(run) | {"status": stands.state, "reason": stands.reason})
     for run in refused:
         files.append(run)
         rows.append(run_row(run))
@@ -122,9 +117,9 @@ def check_comparable(study: Study, apart: Sequence[str] = ()) -> None:
 
 
 def _directories(path: Path) -> list[Path]:
-    if (path / "config.yaml").exists():
+    if (path / "config.yaml").exists() or (path / "status.json").exists():
         return [path]
-    found = [*run_dirs(path), *half_written(path)]
+    found = run_dirs(path)
     if not found:
         raise NormbenchError(f"no runs in {path}")
     return found

@@ -23,7 +23,8 @@ import pandas as pd
 from normbench.analysis.settings import describe, is_setting
 from normbench.analysis.times import Clock, epoch_clocks, united
 from normbench.errors import NormbenchError
-from normbench.runs.row import quantity_of, task_of
+from normbench.runs.columns import quantity_of
+from normbench.runs.records import task_of
 from normbench.tasks.metric import UNKNOWN_TASK, Metric, TaskRecord
 
 BASELINE = "bn"  # the norm to which times are relative

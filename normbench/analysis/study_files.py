@@ -1,22 +1,37 @@
-"""The files of a study: runs.csv, metrics.csv, steps.csv, env.json, configs.json, bench.csv."""
+"""The files of a study: runs.csv, metrics.csv, steps.csv, env.json, configs.json, bench.csv.
+
+SHA256SUMS beside them tells whether they are as they were written.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import Field
 
 from normbench.analysis.settings import is_setting, with_settings
 from normbench.analysis.study import Study
 from normbench.atomic import disk_errors, write_json, write_text
+from normbench.checksums import SUMS, check_sum, record_sums
 from normbench.errors import NormbenchError, RunFailure
-from normbench.runs.files import known_schema, run_dirs
-from normbench.runs.row import KEYS, row_columns, task_of
-from normbench.runs.rundir import SCHEMA_VERSION
+from normbench.runs.columns import check_range, quantity_of
+from normbench.runs.files import run_dirs
+from normbench.runs.records import (
+    SCHEMA_VERSION,
+    Count,
+    Record,
+    UnknownSchema,
+    check_environment,
+    check_record,
+    task_of,
+)
+from normbench.runs.row import KEYS, row_columns
 from normbench.tasks.metric import SPLITS, TaskRecord
 from normbench.timing.rounds import FILE, write_rounds
 
@@ -24,22 +39,48 @@ NUMBERS = ("batch_size", "seed", "lr", "epochs", "epoch", "step", "loss")
 COUNTS = ("num_test", "threads")  # unknown for runs without an environment
 METRICS = ("epoch", "steps", "train_seconds")
 STEPS = ("step", "epoch", "loss", "lr")
+COUNTED = ("epoch", "epochs", "steps", "step", "batch_size", "lr")
+STATES = ("done", "diverged", "failed", "interrupted", "killed", "running", "new", "refused")
+
+
+class Packed(Record):
+    """configs.json: the settings shared by all runs, and those of each; notes on runs left out."""
+
+    shared: dict[str, Any]
+    runs: dict[str, dict[str, Any]]
+    left_out: list[str]
+
+
+class Settings(Record):
+    """The settings of a run that are calculated with, as flat keys of configs.json."""
+
+    norm: str = Field("", alias="norm.name")
+    model: str = Field("", alias="model.name")
+    batch_size: Count = 1
+    seed: int = 0
+    accumulate: Count = Field(1, alias="train.accumulate")
+    limit_train: Count | None = Field(None, alias="data.limit_train")
+    val_fraction: float = Field(0.0, alias="data.val_fraction", ge=0, lt=1)
 
 
 def read_study(file: Path) -> Study:
-    """The study of a runs.csv and the files beside it. Raises RunFailure for a damaged file."""
-    environments = _read(file.with_name("env.json"), _read_json, {})
-    tasks = [task_of(environment) for environment in environments.values()]
+    """The study of a runs.csv and the files beside it.
+
+    Raises RunFailure for a file that is damaged, or was changed after it was written.
+    """
+    environments = _read(file.with_name("env.json"), _read_environments, {})
+    tasks = {task.name: task for task in map(task_of, environments.values())}
     settings, notes = _read(file.with_name("configs.json"), _read_configs, ({}, ()))
-    runs = _read(file, partial(_read_runs, row_columns(tasks)))
-    metrics = _read(file.with_name("metrics.csv"), partial(_read_rows, metric_columns(tasks)))
+    runs = _read(file, partial(_read_runs, [*tasks.values()]))
+    metrics = _read(file.with_name("metrics.csv"), partial(_read_metrics, [*tasks.values()]))
     steps = _read(file.with_name("steps.csv"), partial(_read_rows, STEPS))
-    if (runs["status"] == "done").any() and metrics.empty:
-        raise RunFailure(
-            f"'{file.with_name('metrics.csv')}' cannot be read: it has no rows, and runs are done"
-        )
     runs = tidy(with_settings(runs, settings))
-    return Study(runs, metrics, steps, environments, settings, notes)
+    study = Study(runs, metrics, steps, environments, settings, notes)
+    _check_agreement(study, file)
+    if not file.with_name(SUMS).exists():
+        unchecked = f"'{file.parent}' has no {SUMS}: whether its files were changed is not known"
+        notes = (*notes, unchecked)
+    return replace(study, notes=notes)
 
 
 def write_study(study: Study, folder: Path) -> None:
@@ -56,6 +97,7 @@ def write_study(study: Study, folder: Path) -> None:
         write_rounds(study.bench, folder / FILE)
     write_json(folder / "env.json", study.environments)
     write_json(folder / "configs.json", _packed(study))
+    record_sums(folder, [*(f"{name}.csv" for name in tables), "env.json", "configs.json"])
 
 
 def common_settings(configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -113,22 +155,73 @@ def _packed(study: Study) -> dict[str, Any]:
 def _read(file: Path, parse: Callable[[Path], Any], absent: Any = None) -> Any:
     """The result of `parse`, or `absent`, if given, for a missing file.
 
-    Raises RunFailure with the file's name for a damaged file.
+    Raises RunFailure with the file's name for a file that is damaged or was changed.
     """
     if absent is not None and not file.exists():
+        check_sum(file)
         return absent
+    if file.exists() and not file.is_file():  # reading a pipe would wait for ever
+        raise RunFailure(f"'{file}' is no file")
     try:
-        return parse(file)
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
-        raise RunFailure(f"'{file}' cannot be read: {str(error).splitlines()[0]}") from None
+        found = parse(file)
+    except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = [*str(error).splitlines(), type(error).__name__][0]
+        raise RunFailure(f"'{file}' cannot be read: {reason}") from None
+    check_sum(file)
+    return found
 
 
-def _read_runs(needed: Collection[str], file: Path) -> pd.DataFrame:
-    runs = _read_table(file, [name for name in needed if not name.startswith("val_")])
-    if runs["status"].isna().any():
-        raise ValueError("a run without its status")
+def _read_runs(tasks: Sequence[TaskRecord], file: Path) -> pd.DataFrame:
+    needed = [name for name in row_columns(tasks) if not name.startswith("val_")]
+    runs = _read_table(file, needed)
+    if not set(runs["status"]) <= {*STATES}:
+        raise ValueError("a run of a status that does not exist, or of none")
+    if runs["run"].duplicated().any() or runs["run"].isna().any():
+        raise ValueError("a run that comes twice, or has no id")
+    done = runs[runs["status"] == "done"]
+    if done[["norm", "batch_size", "seed"]].isna().any(axis=None):
+        raise ValueError("a finished run without its norm, batch size or seed")
+    _check_ranges(done, tasks)
     reasons = runs["reason"].astype(object)
     return runs.assign(reason=reasons.where(reasons != "", None))
+
+
+def _read_metrics(tasks: Sequence[TaskRecord], file: Path) -> pd.DataFrame:
+    metrics = _read_rows(metric_columns(tasks), file)
+    _check_ranges(metrics, tasks)
+    return metrics
+
+
+def _check_ranges(table: pd.DataFrame, tasks: Sequence[TaskRecord]) -> None:
+    metrics = [metric for task in tasks for metric in task.metrics]
+    for name in table.columns:
+        metric = quantity_of(str(name), metrics)
+        if metric is not None or name in COUNTED:
+            check_range(str(name), table[name].dropna().to_numpy(float), metric)
+
+
+def _check_agreement(study: Study, file: Path) -> None:
+    """Raises RunFailure where the files of a study do not tell the same of a run."""
+    runs, metrics = study.runs, study.metrics
+    known = {*runs["run"]}
+    named = {"env.json": study.environments, "configs.json": study.configs}
+    for name, content in named.items():
+        if strange := {*content} - known:
+            raise RunFailure(
+                f"'{file.with_name(name)}' has a run that is not in runs.csv: {min(strange)}"
+            )
+    last = metrics.drop_duplicates("run", keep="last").set_index("run")
+    done = runs[runs["status"] == "done"].set_index("run")
+    if missing := {*done.index} - {*last.index}:
+        raise RunFailure(f"'{file.with_name('metrics.csv')}' has no row of {min(missing)}")
+    columns = [str(name) for name in last if name in done]
+    for name in [name for name in columns if name.startswith("test_")]:
+        told = last[name].reindex(done.index)
+        differs = (told != done[name]) & (told.notna() | done[name].notna())
+        if differs.any():
+            raise RunFailure(
+                f"'{file}' and metrics.csv do not agree on {name} of {done.index[differs][0]}"
+            )
 
 
 def _read_rows(needed: Sequence[str], file: Path) -> pd.DataFrame:
@@ -160,15 +253,26 @@ def _read_table(file: Path, needed: Collection[str] = ()) -> pd.DataFrame:
     return table
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    content = known_schema(json.loads(file.read_text()))
-    for part in content.values():
-        if isinstance(part, dict):
-            task_of(known_schema(part))
+def _read_environments(file: Path) -> dict[str, Any]:
+    content = _read_object(file)
+    for environment in content.values():
+        check_environment(environment)
     return content
 
 
 def _read_configs(file: Path) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
-    content = _read_json(file)
-    settings = {run: content["shared"] | own for run, own in content.get("runs", {}).items()}
-    return settings, tuple(content.get("left_out", ()))
+    content = _read_object(file)
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise UnknownSchema(content.get("schema_version"))
+    check_record(Packed, content)
+    settings = {run: content["shared"] | own for run, own in content["runs"].items()}
+    for own in settings.values():
+        check_record(Settings, own)
+    return settings, tuple(content["left_out"])
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    content = json.loads(file.read_text())
+    if not isinstance(content, dict):
+        raise ValueError("it is no object")
+    return content

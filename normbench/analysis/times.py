@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from normbench.errors import NormbenchError
-from normbench.runs.files import at
+from normbench.runs.records import at
 from normbench.timing.rounds import FILE, MACHINE, shared_columns
 
 # Seconds by race, round, and all costly settings but the norm's: two norms are compared at the

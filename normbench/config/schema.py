@@ -81,7 +81,7 @@ class DataConfig(Choice):
     val_fraction: Fraction
     limit_train: Count | None
     limit_test: Count | None
-    subset_seed: Annotated[int, Field(ge=0)]
+    subset_seed: Annotated[int, Field(ge=0)] | None
     content: str | None = None
 
 
@@ -154,6 +154,11 @@ class RunConfig(Section):
         return values
 
     @property
+    def subset_seed(self) -> int:
+        """The seed by which the subset and the held-out images are drawn."""
+        return self.seed if self.data.subset_seed is None else self.data.subset_seed
+
+    @property
     def fingerprint(self) -> str:
         """The first 12 hex digits of the sha256 of `identity()`."""
         return _short_hash(self.identity())
@@ -191,6 +196,9 @@ class RunConfig(Section):
         """The configuration as YAML, in the order of the fields."""
         values = self.model_dump(mode="json")
         return yaml.safe_dump(values, sort_keys=False, default_flow_style=None)
+
+
+SECTIONS = frozenset(RunConfig.model_fields)
 
 
 def from_yaml(text: str) -> RunConfig:

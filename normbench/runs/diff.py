@@ -11,9 +11,10 @@ from pathlib import Path
 
 from normbench.config.schema import flatten
 from normbench.errors import NormbenchError
+from normbench.runs.columns import QUANTITIES
 from normbench.runs.files import RunFiles, read_run, run_dirs
 from normbench.runs.listing import WIDTH, cut, one_line, run_record
-from normbench.runs.row import QUANTITIES, task_of
+from normbench.runs.records import task_of
 from normbench.runs.where import Record, text_of
 from normbench.tasks.metric import Metric, metric_of
 
@@ -31,7 +32,7 @@ def find_run(runs_dir: Path, name: str, *, whole: bool = False) -> Path:
 
     Raises NormbenchError with the nearest names where no run is meant, or several.
     """
-    if name and (Path(name) / "config.yaml").is_file():
+    if name and any((Path(name) / file).exists() for file in ("config.yaml", "status.json")):
         return Path(name)
     paths = {path.name: path for path in run_dirs(runs_dir)}
     if name in paths:

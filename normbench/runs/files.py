@@ -1,32 +1,41 @@
-"""Reads a whole run for tables and lists, each file as far as possible.
+"""Reads a whole run for tables, lists and plans: one reader, so that all give the same answer.
 
-`normbench runs` lists damaged runs with their damage; tables leave damaged runs out, with a note.
+No content of any file raises. `normbench runs` lists damaged runs with their damage; tables leave
+damaged runs out, with a note; a sweep names them.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import yaml
 
-from normbench.config.schema import LOADER
-from normbench.errors import RunFailure
-from normbench.runs.rundir import SCHEMA_VERSION
-from normbench.runs.state import OVER, run_state
-from normbench.tasks.metric import TaskRecord
+from normbench.checksums import digest_of
+from normbench.config.schema import LOADER, SECTIONS, validate
+from normbench.errors import NormbenchError, RunFailure
+from normbench.runs.columns import Columns, check_metrics, check_steps, read_columns
+from normbench.runs.records import (
+    OVER,
+    UnknownSchema,
+    WrongField,
+    check_environment,
+    check_status,
+    check_text,
+    parse_record,
+    task_of,
+)
+from normbench.runs.rundir import SEALED
+from normbench.runs.state import is_held
 
-Columns = dict[str, npt.NDArray[Any]]
 SECTION = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # the beginning of a top-level key
-COUNTED = ("epoch", "steps", "step")  # whole numbers; the rest is measured
-IDENTITY = ("model.name", "norm.name", "batch_size", "seed")
+MAX_BYTES = 2**28  # of a file: a million logged steps take 60 MB
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,8 @@ class RunFiles:
     """The content of a run directory, empty for absent files.
 
     metrics: the columns of metrics.csv by name, with a value per epoch. damaged: the damage of
-    each damaged file, by name.
+    each damaged file, by name. owner: the id that the configuration has, other than the name of
+    the directory: a copied or renamed run. unreachable: the file that the disk refuses to give.
     """
 
     run: str
@@ -42,127 +52,175 @@ class RunFiles:
     environment: dict[str, Any]
     status: dict[str, Any]
     metrics: Columns
-    damaged: dict[str, str]
+    damaged: dict[str, str] = field(default_factory=dict)
+    owner: str | None = None
+    unreachable: str | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether status.json says that the run has a result."""
+        return self.status.get("state") in OVER
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a run stands.
+
+    state: new, running, killed, interrupted, failed, done, diverged; damaged; misnamed, in a
+    directory of another name than its id; or unreachable, where the disk refuses.
+    """
+
+    state: str
+    reason: str | None = None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether tables may show the run."""
+        return self.state not in ("damaged", "misnamed", "unreachable")
 
 
 def run_dirs(folder: Path) -> list[Path]:
-    """The directories in `folder` with a config.yaml, by name, b8 before b64."""
-    found = [path.parent for path in folder.glob("[!.]*/config.yaml")]
+    """The directories in `folder` with a config.yaml or a status.json, by name, b8 before b64."""
+    found = set()
+    for name in ("config.yaml", "status.json"):
+        found |= {path.parent for path in folder.glob(f"[!.]*/{name}")}
     return sorted(found, key=_by_numbers)
-
-
-def half_written(folder: Path) -> list[Path]:
-    """The directories in `folder` with a status.json and no config.yaml."""
-    begun = sorted(path.parent for path in folder.glob("[!.]*/status.json"))
-    return [path for path in begun if not (path / "config.yaml").exists()]
 
 
 def read_run(path: Path) -> RunFiles:
     """The files of the run at `path`, each as far as possible; never raises for any content."""
     found: dict[str, Any] = {}
     damaged: dict[str, str] = {}
+    digests: dict[str, str] = {}
+    unreachable = None
     for name, parse in PARSERS.items():
         try:
-            found[name] = parse((path / name).read_text())
-        except FileNotFoundError:
-            pass
-        except UnknownSchema as error:
-            damaged[name] = str(error)
-        except (ValueError, OSError, RecursionError, yaml.YAMLError):
-            damaged[name] = "is damaged"
-    config, environment, status, metrics = (found.get(name, {}) for name in PARSERS)
-    if not config:
-        damaged.setdefault("config.yaml", "is damaged")
-    if status.get("state") == "done":
-        lack = _lack(metrics, config)
-        if lack:
-            damaged.setdefault("metrics.csv", lack)
-    return RunFiles(path.resolve().name, config, environment, status, metrics, damaged)
+            content = _bytes_of(path / name)
+            if content is not None:
+                digests[name] = hashlib.sha256(content).hexdigest()
+                found[name] = parse(content.decode())
+        except OSError as error:
+            unreachable = f"'{path / name}' cannot be read: {error.strerror}"
+        except (ValueError, RecursionError, yaml.YAMLError, NormbenchError) as error:
+            damaged[name] = _damage(error)
+    parsed, environment, status, metrics = (found.get(name, {}) for name in PARSERS)
+    config, run_id = parsed or ({}, None)
+    if not config and (status or "status.json" in damaged):
+        damaged.setdefault("config.yaml", "is missing")
+    if config and not damaged:
+        try:
+            check_metrics(metrics, task_of(environment), config)
+        except ValueError as error:
+            damaged["metrics.csv"] = str(error)
+    if status.get("state") in OVER:
+        damaged = _broken_seals(path, status, digests) | damaged
+    if status.get("state") == "done" and not damaged:
+        damaged = _lack(metrics, config)
+    run = path.resolve().name
+    owner = run_id if run_id != run else None
+    return RunFiles(run, config, environment, status, metrics, damaged, owner, unreachable)
 
 
-def standing(path: Path, files: RunFiles) -> dict[str, Any]:
-    """`status` and `reason` of a run without a result, by damage and lock; else {}."""
+def standing(path: Path, files: RunFiles) -> Standing:
+    """How the run at `path` stands. Its lock says whether it is running, not its status."""
+    if files.unreachable is not None:
+        return Standing("unreachable", files.unreachable)
+    if files.owner is not None and not files.damaged:
+        place = "a copied or renamed directory, or a changed config.yaml"
+        return Standing("misnamed", f"its configuration is that of {files.owner}: {place}")
+    state = files.status.get("state", "new")
+    reason = files.status.get("reason")
+    if not files.is_over:
+        with suppress(OSError, RunFailure):  # no right to take locks in the folder
+            if is_held(path):
+                return Standing("running")
+        if state == "running":
+            state, reason = "killed", "its process is gone"
     if files.damaged:
-        damage = "; ".join(f"{name} {what}" for name, what in files.damaged.items())
-        return {"status": "damaged", "reason": damage}
-    if files.status.get("state") in OVER:
-        return {}
-    try:
-        state = run_state(path)
-    except (OSError, RunFailure):  # no right to take locks in the folder
-        return {}
-    reason = "its process is gone" if state == "killed" else files.status.get("reason")
-    return {"status": state, "reason": reason}
+        told = [f"{name} {what}" for name, what in files.damaged.items()]
+        return Standing("damaged", "; ".join(told))
+    return Standing(state, reason)
+
+
+def run_standing(path: Path) -> Standing:
+    """How the run at `path` stands, for a process that may go on with it.
+
+    Unlike in `standing`, a run that is not over may lack a usable config.yaml, which is written
+    anew; and a directory in which no lock can be taken is unreachable.
+    """
+    files = read_run(path)
+    if not files.is_over:
+        damaged = {name: what for name, what in files.damaged.items() if name != "config.yaml"}
+        files = replace(files, config={}, owner=None, damaged=damaged)
+        try:
+            is_held(path)
+        except (OSError, RunFailure) as error:
+            return Standing("unreachable", str(error))
+    return standing(path, files)
 
 
 def refused_run(run: str, config: dict[str, Any], reason: str) -> RunFiles:
     """A planned run refused before training."""
-    return RunFiles(run, config, {}, {"state": "refused", "reason": reason}, {}, {})
-
-
-def read_columns(text: str) -> Columns:
-    """The columns of a CSV file of numbers, without an unfinished last row, as a power cut leaves.
-
-    Raises ValueError for a row of another length than the header, and for words.
-    """
-    whole_lines = text.split("\n")[:-1]
-    names, *rows = [line.split(",") for line in whole_lines] or [[]]
-    if not rows:
-        return {}
-    if {len(row) for row in rows} != {len(names)} or "epoch" not in names:
-        raise ValueError("a row of another length than the header, or no epochs")
-    columns = {}
-    for name, column in zip(names, np.array(rows, dtype=float).T, strict=True):
-        columns[name] = column.copy()
-        if name in COUNTED:
-            if not (np.abs(column) <= 2**53).all() or (column % 1 != 0).any():
-                raise ValueError("a count that is no whole number")
-            columns[name] = column.astype(np.int64)
-    return columns
+    return RunFiles(run, config, {}, {"state": "refused", "reason": reason}, {})
 
 
 def read_steps(path: Path) -> Columns | None:
     """The logged steps of the run at `path`, by column; None for a damaged file."""
-    file = path / "steps.csv"
     try:
-        return read_columns(file.read_text()) if file.exists() else {}
+        content = _bytes_of(path / "steps.csv")
+        columns = {} if content is None else read_columns(content.decode())
+        check_steps(columns)
     except (ValueError, OSError):
         return None
+    return columns
 
 
-def at(content: Any, key: str) -> Any:
-    """The value under a dotted key, or None."""
-    for part in key.split("."):
-        content = content.get(part) if isinstance(content, Mapping) else None
-    return content
-
-
-def known_schema(content: Any) -> dict[str, Any]:
-    """The content. Raises ValueError for anything but a mapping, and UnknownSchema."""
-    if not isinstance(content, dict):
-        raise ValueError("no mapping")
-    version = content.get("schema_version", SCHEMA_VERSION)
-    if version != SCHEMA_VERSION:
-        raise UnknownSchema(version)
-    return content
-
-
-class UnknownSchema(ValueError):
-    """A file of another version of normbench, whose keys may mean something else."""
-
-    def __init__(self, version: object) -> None:
-        super().__init__(f"is of schema {version}, this normbench reads {SCHEMA_VERSION}")
-
-
-def _lack(metrics: Columns, config: Mapping[str, Any]) -> str | None:
-    """The damage of a finished run without a row per epoch; limited steps may end it early."""
-    epochs = metrics.get("epoch", np.array([]))
-    if not len(epochs) or (epochs != np.arange(1, len(epochs) + 1)).any():
-        return "is damaged"
-    planned = at(config, "epochs")
-    if at(config, "train.max_steps") or planned in (None, len(epochs)):
+def _bytes_of(file: Path) -> bytes | None:
+    """The content of a regular file; None without a file. Raises ValueError for anything else."""
+    if not file.exists():
         return None
-    return f"ends at epoch {len(epochs)} of {planned}"
+    if not file.is_file():  # opening a pipe would wait for ever
+        raise NoFile("is no file")
+    if file.stat().st_size > MAX_BYTES:
+        raise NoFile(f"is larger than {MAX_BYTES >> 20} MiB")
+    return file.read_bytes()
+
+
+class NoFile(ValueError):
+    """Something else than a file of usual size."""
+
+
+def _damage(error: Exception) -> str:
+    """What is wrong with a file, for `config.yaml {what}`."""
+    if isinstance(error, NormbenchError):
+        return f"is not of this version of normbench: {error}"
+    if isinstance(error, UnknownSchema | NoFile | WrongField):
+        return str(error)
+    return "is damaged"
+
+
+def _broken_seals(
+    path: Path, status: Mapping[str, Any], digests: Mapping[str, str]
+) -> dict[str, str]:
+    """The files of a finished run that are not as the run left them, with what has happened."""
+    broken = {}
+    seals = status.get("sha256", {})
+    for name in SEALED:
+        digest = digests.get(name)
+        if digest is None and (path / name).is_file():
+            with suppress(OSError):
+                digest = digest_of(path / name)
+        if digest != seals.get(name):
+            broken[name] = "is missing" if digest is None else "was changed after the run"
+    return broken
+
+
+def _lack(metrics: Columns, config: Mapping[str, Any]) -> dict[str, str]:
+    """The damage of a finished run without a row per epoch; limited steps may end it early."""
+    number, planned = len(metrics.get("epoch", ())), config["epochs"]
+    if number == planned or (number and config["train"]["max_steps"]):
+        return {}
+    return {"metrics.csv": f"ends at epoch {number} of {planned}"}
 
 
 def _by_numbers(path: Path) -> list[tuple[int, str]]:
@@ -170,14 +228,20 @@ def _by_numbers(path: Path) -> list[tuple[int, str]]:
     return [(len(part), part) for part in parts]
 
 
-def _parse_config(text: str) -> dict[str, Any]:
-    """A configuration with all of IDENTITY: half a config.yaml can be valid YAML."""
-    config: dict[str, Any] = {}
+def _parse_config(text: str) -> tuple[dict[str, Any], str]:
+    """A configuration and its run id.
+
+    Raises ValueError for half a configuration, and NormbenchError for a key or value not known.
+    """
+    sections: dict[str, Any] = {}
     for section in SECTION.split(text):
-        config |= _parse_section(section)
-    if any(at(config, key) is None for key in IDENTITY):
+        sections |= _parse_section(section)
+    if SECTIONS - sections.keys():
         raise ValueError("half a configuration")
-    return config
+    config = validate(sections)
+    values = config.model_dump(mode="json")
+    check_text(values)
+    return values, config.run_id
 
 
 @lru_cache(maxsize=1024)
@@ -189,23 +253,9 @@ def _parse_section(text: str) -> dict[str, Any]:
     return section or {}
 
 
-def _parse_environment(text: str) -> dict[str, Any]:
-    environment = known_schema(json.loads(text))
-    if "task" in environment:
-        TaskRecord.from_json(environment["task"])  # a ValueError here names the damaged file
-    return environment
-
-
-def _parse_status(text: str) -> dict[str, Any]:
-    status = known_schema(json.loads(text))
-    if not isinstance(at(status, "state"), str):
-        raise ValueError("no state")
-    return status
-
-
 PARSERS: dict[str, Callable[[str], Any]] = {
     "config.yaml": _parse_config,
-    "env.json": _parse_environment,
-    "status.json": _parse_status,
+    "env.json": lambda text: check_environment(parse_record(text)),
+    "status.json": lambda text: check_status(parse_record(text)),
     "metrics.csv": read_columns,
 }

@@ -16,7 +16,8 @@ from typing import Any
 from normbench.config.schema import flatten
 from normbench.errors import unknown
 from normbench.runs.files import RunFiles, read_run, run_dirs, standing
-from normbench.runs.row import row_columns, run_row, task_of
+from normbench.runs.records import task_of
+from normbench.runs.row import row_columns, run_row
 from normbench.runs.where import Record, is_missing, rank, select
 from normbench.tasks.metric import TaskRecord
 
@@ -62,8 +63,15 @@ def list_runs(runs_dir: Path, where: Sequence[str] = (), sort: str | None = None
 def run_record(path: Path, files: RunFiles) -> dict[str, Any]:
     """The row of a run with planned epochs, time of start, and flat configuration."""
     config = flatten(files.config)
-    planned = {"planned_epochs": config.get("epochs"), "started": files.status.get("started")}
-    return config | run_row(files) | standing(path, files) | planned
+    stands = standing(path, files)
+    return {
+        **config,
+        **run_row(files),
+        "status": stands.state,
+        "reason": stands.reason,
+        "planned_epochs": config.get("epochs"),
+        "started": files.status.get("started"),
+    }
 
 
 def to_text(listing: Listing) -> str:

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
 
-from normbench.runs.files import RunFiles, at
-from normbench.tasks.metric import UNKNOWN_TASK, Metric, TaskRecord, metric_of
+from normbench.runs.files import RunFiles
+from normbench.runs.records import at, task_of
+from normbench.tasks.metric import UNKNOWN_TASK, TaskRecord
 
 KEYS = ("run", "model", "norm", "batch_size", "seed")
 ENDING = ("lr", "status", "reason", "epochs")
@@ -24,19 +25,6 @@ PLACE = {
     "dirty": "git.dirty",
 }
 FACTS = ("median_train_seconds", "num_test", *PLACE, "precision", "concurrent_runs")
-
-# Figures of every task, by the last word of their column in metrics.csv.
-QUANTITIES = {
-    "seconds": Metric("time", "s", "smaller", decimals=1, low=0),
-    "second": Metric("speed", "images/s", "larger", decimals=0, low=0),
-    "mib": Metric("memory", "MiB", "smaller", decimals=0, low=0),
-}
-
-
-def task_of(environment: Mapping[str, Any]) -> TaskRecord:
-    """The task in an env.json, or UNKNOWN_TASK."""
-    task = environment.get("task")
-    return UNKNOWN_TASK if task is None else TaskRecord.from_json(task)
 
 
 def row_columns(tasks: Iterable[TaskRecord]) -> list[str]:
@@ -69,11 +57,6 @@ def run_row(files: RunFiles) -> dict[str, Any]:
     task = task_of(environment)
     row |= {column: last.get(column) for column in _figures(task)}
     return {column: row[column] for column in row_columns([task])}
-
-
-def quantity_of(column: str, metrics: Iterable[Metric]) -> Metric | None:
-    """The metric in a column, or the quantity of every task: seconds, images per second, MiB."""
-    return metric_of(column, metrics) or QUANTITIES.get(column.rpartition("_")[2])
 
 
 def norm_label(name: str | None) -> str | None:

@@ -7,10 +7,9 @@ lets a single process write.
 
 from __future__ import annotations
 
-import csv
 import io
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,21 +19,31 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from normbench.atomic import (
-    append_line,
     disk_errors,
+    read_file,
     sync_file,
     sync_folder,
     write_bytes,
-    write_json,
     write_text,
 )
+from normbench.checksums import digest_of, sealed_bytes, unsealed_bytes
 from normbench.errors import RunFailure
-from normbench.runs.state import OVER, damaged, read_json, read_rows, read_status
+from normbench.runs.records import (
+    OVER,
+    SCHEMA_VERSION,
+    check_environment,
+    parse_record,
+    write_record,
+)
+from normbench.runs.rows import Rows
+from normbench.runs.state import damaged, read_rows, read_status
 
-SCHEMA_VERSION = 1
-STEP_COLUMNS = ("step", "epoch", "loss", "lr")
 RESUMED = ("started", "command", "concurrent_runs", "versions", "hardware", "git")
-FILES = ("checkpoint.pt", "status.json", "metrics.csv", "steps.csv", "env.json", "config.yaml")
+ROWS = ("metrics.csv", "steps.csv")
+# Files whose checksums status.json holds once the run is over.
+SEALED = ("config.yaml", "env.json", *ROWS)
+CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
+FILES = (*CHECKPOINTS, "status.json", *ROWS, "env.json", "config.yaml")
 
 
 @dataclass
@@ -42,6 +51,9 @@ class RunDir:
     """The directory of a run, locked by this process; made by `open_run`."""
 
     path: Path
+
+    def __post_init__(self) -> None:
+        self._rows = {name: Rows(self.path / name) for name in ROWS}
 
     @property
     def status(self) -> dict[str, Any]:
@@ -59,76 +71,91 @@ class RunDir:
     def begin(self, config: str, environment: Mapping[str, Any]) -> None:
         """Writes config.yaml and env.json, and marks the run as running.
 
-        A resumed run keeps its first environment, and lists later environments in `resumed`.
+        A resumed run keeps its first environment, and lists later environments in `resumed`. Its
+        config.yaml is written anew, and so mended: only `system` can differ.
         """
+        content = {**environment, "resumed": []}
         if self.has_checkpoint:
-            content = read_json(self.path / "env.json")
+            content = self._environment()
             content["resumed"].append({key: environment[key] for key in RESUMED})
-        else:
-            write_text(self.path / "config.yaml", config)
-            content = {"schema_version": SCHEMA_VERSION, **environment, "resumed": []}
-        write_json(self.path / "env.json", content)
+        write_text(self.path / "config.yaml", config)
+        write_record(self.path / "env.json", content)
         self._write_status("running", started=self.status.get("started") or _now())
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Writes the row of an epoch through to the disk."""
-        self._append("metrics.csv", row, durable=True)
+        self._rows["metrics.csv"].append(row, durable=True)
 
     def append_step(self, row: Mapping[str, Any]) -> None:
         """Writes the row of a logged step; durable with the next checkpoint."""
-        self._append("steps.csv", row, durable=False)
+        self._rows["steps.csv"].append(row, durable=False)
 
     @property
     def has_checkpoint(self) -> bool:
         """Whether the run can be resumed."""
-        return (self.path / "checkpoint.pt").exists()
+        return any((self.path / name).exists() for name in CHECKPOINTS)
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Replaces the checkpoint by a state with `epoch` and `step`; atomic on a full disk too."""
-        import torch
+        """Writes a state with `epoch` and `step`, and keeps the checkpoint before.
 
-        sync_file(self.path / "steps.csv")  # rows reach the disk before the checkpoint over them
-        # torch.save into a file reports a full disk as a RuntimeError of its own.
-        buffer = io.BytesIO()
-        torch.save({"schema_version": SCHEMA_VERSION, **state}, buffer)
-        write_bytes(self.path / "checkpoint.pt", buffer.getvalue())
-
-    def load_checkpoint(self) -> dict[str, Any]:
-        """The last saved state; drops the rows after it.
-
-        Raises RunFailure for a damaged checkpoint, or another schema.
+        The checkpoint vouches for the rows up to here. Atomic on a full disk too.
         """
         import torch
 
-        path = self.path / "checkpoint.pt"
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            epoch, step, version = state["epoch"], state["step"], state["schema_version"]
-        # torch raises another type for every kind of damage, and advises to trust the file.
-        except Exception:
-            raise damaged(path) from None
-        if version != SCHEMA_VERSION:
-            raise RunFailure(
-                f"'{path}' is of schema {version}, "
-                f"this normbench writes {SCHEMA_VERSION}: use --restart"
-            )
-        self._keep_rows("metrics.csv", lambda row: int(row["epoch"]) <= epoch, expected=epoch)
-        self._keep_rows("steps.csv", lambda row: int(row["step"]) < step)
-        return state
+        sync_file(self.path / "steps.csv")  # rows reach the disk before the checkpoint over them
+        rows = {name: rows.mark for name, rows in self._rows.items()}
+        # torch.save into a file reports a full disk as a RuntimeError of its own.
+        buffer = io.BytesIO()
+        torch.save({"schema_version": SCHEMA_VERSION, "rows": rows, **state}, buffer)
+        last, before = (self.path / name for name in CHECKPOINTS)
+        write_bytes(last, sealed_bytes(buffer.getvalue()), keep=before)
+
+    def load_checkpoint(self) -> tuple[dict[str, Any], str | None]:
+        """The last whole checkpoint, and a remark if an older one had to do; drops later rows.
+
+        Raises RunFailure where no checkpoint is whole, for one of another schema, and for rows
+        that are not those of the checkpoint.
+        """
+        last, before = (self.path / name for name in CHECKPOINTS)
+        state, remark = _read_checkpoint(last), None
+        if state is None:
+            state = _read_checkpoint(before)
+            if state is None:
+                raise damaged(last)
+            is_missing = not last.exists()  # a kill between two renames
+            what = "missing" if is_missing else "damaged"
+            remark = f"'{last}' is {what}: going on from the checkpoint before it"
+            last.unlink(missing_ok=True)  # or the next save would keep it in place of the whole one
+        for name, rows in self._rows.items():
+            rows.go_back(tuple(state["rows"][name]))
+        return state, remark
 
     def discard_rows(self) -> None:
         """Removes all rows: a run killed before its first checkpoint starts from nothing."""
-        for name in ("metrics.csv", "steps.csv"):
-            (self.path / name).unlink(missing_ok=True)
+        for rows in self._rows.values():
+            rows.discard()
 
     def finish(self, state: str, reason: str | None = None) -> None:
-        """Records how the run ended: done, diverged, failed or interrupted, and why."""
-        self._write_status(state, reason=reason, finished=_now())
+        """Records how the run ended: done, diverged, failed or interrupted, and why.
+
+        A run that is over gets the checksums of its files, and keeps one checkpoint. Raises
+        RunFailure where the rows are not those that this process wrote.
+        """
+        sums = {}
+        if state in OVER:
+            for rows in self._rows.values():
+                rows.check()
+            present = [name for name in SEALED if (self.path / name).exists()]
+            with disk_errors(self.path):
+                sums = {name: digest_of(self.path / name) for name in present}
+        self._write_status(state, reason=reason, finished=_now(), sha256=sums)
+        if state in OVER:
+            with suppress(OSError):
+                (self.path / CHECKPOINTS[1]).unlink()
 
     def fail(self, config: str, reason: str) -> None:
         """Records for a process that has failed, perhaps before config.yaml was written."""
-        if not (self.path / "config.yaml").exists():
-            write_text(self.path / "config.yaml", config)
+        write_text(self.path / "config.yaml", config)
         self.finish("failed", reason)
 
     def last_metrics(self) -> dict[str, float]:
@@ -146,32 +173,17 @@ class RunDir:
         except (IndexError, KeyError, ValueError):
             raise damaged(path) from None
 
-    def _append(self, name: str, row: Mapping[str, Any], *, durable: bool) -> None:
-        path = self.path / name
-        if not path.exists():
-            append_line(path, _line(row), durable=durable)
-        append_line(path, _line(row.values()), durable=durable)
-
-    def _write_status(self, state: str, **known: str | None) -> None:
-        status = {"schema_version": SCHEMA_VERSION, "state": state, "reason": None}
-        times = {"started": self.status.get("started"), "finished": None}
-        write_json(self.path / "status.json", status | times | known)
-
-    def _keep_rows(
-        self, name: str, keep: Callable[[Mapping[str, str]], bool], expected: int | None = None
-    ) -> None:
-        path = self.path / name
+    def _environment(self) -> dict[str, Any]:
+        file = self.path / "env.json"
         try:
-            rows = [row for row in read_rows(path) if keep(row)]
-        except (KeyError, ValueError):
-            raise damaged(path) from None
-        if expected is not None and len(rows) != expected:
-            raise damaged(path)
-        if rows:
-            lines = [_line(rows[0]), *(_line(row.values()) for row in rows)]
-            write_text(path, "\n".join([*lines, ""]))
-        else:
-            path.unlink(missing_ok=True)
+            return check_environment(parse_record(read_file(file).decode()))
+        except (ValueError, RecursionError):
+            raise damaged(file) from None
+
+    def _write_status(self, state: str, **known: Any) -> None:
+        status = {"state": state, "reason": None}
+        times = {"started": self.status.get("started"), "finished": None}
+        write_record(self.path / "status.json", status | times | known)
 
 
 @contextmanager
@@ -193,7 +205,8 @@ def open_run(path: Path, *, restart: bool = False, patience: float = 0.5) -> Ite
         if restart:
             stale += [path / name for name in FILES]
         for file in stale:
-            file.unlink(missing_ok=True)
+            with disk_errors(file):
+                file.unlink(missing_ok=True)
         yield RunDir(path)
     finally:
         lock.release()
@@ -218,10 +231,28 @@ def remove_run(path: Path) -> None:
             shutil.rmtree(removed)
 
 
-def _line(values: Iterable[Any]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow(values)
-    return buffer.getvalue()
+def _read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The state in a checkpoint; None for a damaged or missing file.
+
+    Raises RunFailure for another schema, and where the disk refuses.
+    """
+    import torch
+
+    content = read_file(path) if path.exists() else b""
+    try:
+        plain = io.BytesIO(unsealed_bytes(content))
+        state: dict[str, Any] = torch.load(plain, map_location="cpu", weights_only=True)
+        version = state["schema_version"]
+        _ = [state["rows"][name] for name in ROWS]
+    # torch raises another type for every kind of damage, and advises to trust the file.
+    except Exception:
+        return None
+    if version != SCHEMA_VERSION:
+        raise RunFailure(
+            f"'{path}' is of schema {version}, this normbench writes {SCHEMA_VERSION}: "
+            "use --restart"
+        )
+    return state
 
 
 def _now() -> str:

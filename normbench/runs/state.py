@@ -1,44 +1,39 @@
-"""How a run stands, asked from outside: its state, its position, the last lines it printed."""
+"""What the files of a run say while it trains: status, position, the last lines printed."""
 
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from normbench.atomic import disk_errors
+from normbench.atomic import disk_errors, read_file
 from normbench.errors import RunFailure
-
-OVER = ("done", "diverged")
+from normbench.runs.records import UnknownSchema, check_status, parse_record
 
 
 def read_status(path: Path) -> dict[str, Any]:
     """The content of status.json in `path`; {} without a file. Raises RunFailure if damaged."""
     file = path / "status.json"
-    with disk_errors(file):
-        return read_json(file) if file.exists() else {}
-
-
-def run_state(path: Path) -> str:
-    """The state of the run at `path`: of status.json, or new, damaged, running, killed.
-
-    A run is killed if status.json says running and no process holds the lock. Unlike a process id,
-    the lock is free as soon as the holder is gone, and works across machines.
-    """
     try:
-        state: str = read_status(path).get("state", "new")
-    except RunFailure:
-        return "damaged"
-    if state not in OVER and is_held(path):
-        return "running"
-    return "killed" if state == "running" else state
+        return check_status(parse_record(read_file(file).decode())) if file.exists() else {}
+    except UnknownSchema as error:
+        raise RunFailure(f"'{file}' {error}: begin the run anew with --restart") from None
+    except (ValueError, RecursionError):
+        raise damaged(file) from None
+
+
+def status_bytes(path: Path) -> bytes | None:
+    """The bytes of status.json, to see whether it has changed; None where nothing can be read."""
+    try:
+        return (path / "status.json").read_bytes()
+    except OSError:
+        return None
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process is training in `path` now."""
+    """Whether a process is training in `path` now. Raises RunFailure where no lock can be taken."""
     if not (path / ".lock").exists():
         return False
     with disk_errors(path):
@@ -59,10 +54,11 @@ def read_position(path: Path) -> int:
 
 def last_output(path: Path, num_lines: int = 10) -> list[str]:
     """The last lines printed by the process of a run; [] without such a process."""
-    log = path / "output.log"
-    if not log.exists():
+    try:
+        text = (path / "output.log").read_text(errors="replace")
+    except OSError:
         return []
-    return log.read_text(errors="replace").splitlines()[-num_lines:]
+    return text.splitlines()[-num_lines:]
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -73,19 +69,11 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     try:
-        whole_lines, _, _ = path.read_text().rpartition("\n")
+        whole_lines, _, _ = read_file(path).decode().rpartition("\n")
         rows = list(csv.DictReader(whole_lines.splitlines()))
     except (UnicodeDecodeError, csv.Error):
         raise damaged(path) from None
     return [row for row in rows if None not in row and None not in row.values()]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; raises RunFailure for other content."""
-    try:
-        return dict(json.loads(path.read_text()).items())
-    except (ValueError, AttributeError):
-        raise damaged(path) from None
 
 
 def damaged(path: Path) -> RunFailure:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -12,10 +13,10 @@ from normbench.analysis.study import Study
 from normbench.config.schema import RunConfig
 from normbench.data.cache import load
 from normbench.runs.files import refused_run
-from normbench.runs.state import last_output, read_status, run_state
+from normbench.runs.state import last_output
 from normbench.sweeps.display import open_display
 from normbench.sweeps.launchers import Launcher
-from normbench.sweeps.plan import UNFINISHED, Plan, PlannedRun
+from normbench.sweeps.plan import UNFINISHED, Plan, PlannedRun, as_on_disk
 from normbench.train.resolve import Resolver, data_home
 from normbench.train.signals import stop_signals
 
@@ -27,6 +28,7 @@ def run_plan(plan: Plan, open_runs: Sequence[RunConfig], launcher: Launcher) -> 
     prepare_data(open_runs)
     steps = {run.config.run_id: run.num_steps for run in plan.runs}
     jobs = launcher.at_once(open_runs)
+    troubles: dict[str, str] = {}
     with (
         stop_signals() as should_stop,
         open_display(open_runs, steps, jobs) as display,
@@ -37,7 +39,9 @@ def run_plan(plan: Plan, open_runs: Sequence[RunConfig], launcher: Launcher) -> 
                 display.run_started(event.config)
             else:
                 display.run_ended(event.config)
-    return replace(plan, runs=tuple(_updated(run) for run in plan.runs))
+                if event.trouble is not None:
+                    troubles[event.config.run_id] = event.trouble
+    return replace(plan, runs=tuple(_updated(run, troubles) for run in plan.runs))
 
 
 def prepare_data(configs: Sequence[RunConfig]) -> None:
@@ -48,7 +52,7 @@ def prepare_data(configs: Sequence[RunConfig]) -> None:
 
 
 def planned_study(planned: Sequence[PlannedRun]) -> Study:
-    """Reads the tables of all runs begun but damaged ones, with a row for each refused run."""
+    """Reads the tables of all runs begun, with a row for each refused run."""
     begun, refused = [], []
     for run in planned:
         config = run.config
@@ -56,7 +60,7 @@ def planned_study(planned: Sequence[PlannedRun]) -> Study:
             settings = config.model_dump(mode="json")
             refused.append(refused_run(config.run_id, settings, run.reason or ""))
         # A run killed at its start has a status and no configuration.
-        elif run.state not in ("damaged", "new") and (config.run_path / "config.yaml").exists():
+        elif run.state != "new" and (config.run_path / "config.yaml").exists():
             begun.append(config.run_path)
     return read_runs(begun, refused)
 
@@ -66,14 +70,15 @@ def summary(plan: Plan, again: str) -> Iterator[str]:
     counts = Counter(run.state for run in plan.runs)
     states = [f"{number} {state}" for state, number in counts.most_common()]
     yield f"{plan.name}: {', '.join(states)}"
-    remedy = "remove it with normbench runs rm --failed, then run this again"
     for run in plan.runs:
         if run.state == "damaged":
-            yield f"  damaged: {run.config.run_path}: {remedy}"
-    failed = [run.config for run in plan.runs if run.state == "failed"]
-    for config in failed[:MAX_SHOWN]:
-        yield f"  failed: {config.run_id}: {read_status(config.run_path).get('reason')}"
-        for line in last_output(config.run_path, 3):
+            path = shlex.quote(str(run.config.run_path))
+            yield f"  damaged: {run.config.run_id}: {run.reason}"
+            yield f"    remove it with normbench runs rm {path}, then run this again"
+    failed = [run for run in plan.runs if run.state == "failed"]
+    for run in failed[:MAX_SHOWN]:
+        yield f"  failed: {run.config.run_id}: {run.reason}"
+        for line in last_output(run.config.run_path, 3):
             yield f"    | {line}"
     if len(failed) > MAX_SHOWN:
         yield f"  and {len(failed) - MAX_SHOWN} more: normbench runs --where status=failed"
@@ -97,6 +102,9 @@ def _is_unfinished(plan: Plan) -> bool:
     return any(run.state in (*UNFINISHED, "running") for run in plan.runs)
 
 
-def _updated(run: PlannedRun) -> PlannedRun:
-    """Returns the run with the present state; a refused run has no directory to ask."""
-    return run if run.state == "refused" else replace(run, state=run_state(run.config.run_path))
+def _updated(run: PlannedRun, troubles: Mapping[str, str]) -> PlannedRun:
+    """Returns the run with its present state, failed where its end could not be recorded."""
+    trouble = troubles.get(run.config.run_id)
+    if trouble is not None:
+        return replace(run, state="failed", reason=trouble)
+    return as_on_disk(run)

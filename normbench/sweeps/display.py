@@ -12,8 +12,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError
-from normbench.runs.files import read_run
-from normbench.runs.row import task_of
+from normbench.runs.files import read_run, standing
+from normbench.runs.records import task_of
 from normbench.runs.state import read_position
 from normbench.sweeps.estimate import Estimator, duration
 
@@ -151,12 +151,10 @@ def open_display(open_runs: Sequence[RunConfig], steps: Steps, jobs: int) -> Ite
 
 def _outcome(config: RunConfig) -> str:
     files = read_run(config.run_path)
-    state = files.status.get("state", "stopped")
-    result = files.status.get("reason") or "before it had begun"
-    if files.damaged and (files.status or "status.json" in files.damaged):
-        state = "damaged"
-        result = "; ".join(f"{name} {damage}" for name, damage in files.damaged.items())
-    elif state == "done":
+    stands = standing(config.run_path, files)
+    state = "stopped" if stands.state == "new" else stands.state
+    result = stands.reason or "before it had begun"
+    if state == "done":
         metric = task_of(files.environment).primary
         result = f"test {metric.title} {files.metrics[f'test_{metric.name}'][-1]:.4f}"
     return f"{state:9} {config.run_id}  {result}"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from normbench.config.compose import from_settings
 from normbench.config.grammar import literal
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, Unsupported
+from normbench.runs.files import run_standing
 from normbench.runs.rundir import RunDir
-from normbench.runs.state import run_state
 from normbench.sweeps.estimate import Estimator, duration
 from normbench.sweeps.sweep import Sweep
 from normbench.train.engine import count_steps
@@ -26,7 +26,7 @@ WORDS = (*ENDS, "running elsewhere", "resumable", "to do", "refused")
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of the plan. state: `refused`, or one of `run_state`; num_steps: in all."""
+    """A run of the plan. state: `refused`, or as told by `run_standing`; num_steps: in all."""
 
     config: RunConfig
     state: str
@@ -129,7 +129,19 @@ def _planned(config: RunConfig, resolver: Resolver) -> PlannedRun:
         return PlannedRun(config, "refused", str(error))
     images_per_step = config.batch_size * config.train.accumulate
     num_steps = count_steps(num_train, images_per_step, config.epochs, config.train.max_steps)
-    return PlannedRun(config, run_state(config.run_path), num_steps=num_steps)
+    return as_on_disk(PlannedRun(config, "new", num_steps=num_steps))
+
+
+def as_on_disk(run: PlannedRun) -> PlannedRun:
+    """Returns the run with its present state; a refused run has no directory to ask.
+
+    A run that the disk refuses counts as failed, and one in a wrong directory as damaged.
+    """
+    if run.state == "refused":
+        return run
+    standing = run_standing(run.config.run_path)
+    state = {"unreachable": "failed", "misnamed": "damaged"}.get(standing.state, standing.state)
+    return replace(run, state=state, reason=standing.reason)
 
 
 def _word(run: PlannedRun) -> str:

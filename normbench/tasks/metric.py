@@ -6,10 +6,13 @@ so judge runs of any task without importing tasks or torch.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter
 
 SPLITS = ("train", "val", "test")
 
@@ -29,7 +32,7 @@ class Metric:
     unit: str
     better: Literal["larger", "smaller"]
     scale: float = 1.0
-    decimals: int = 3
+    decimals: Annotated[int, Field(ge=0, le=12)] = 3
     difference_unit: str = ""
     low: float | None = None
     high: float | None = None
@@ -88,16 +91,20 @@ class TaskRecord:
     def from_json(cls, content: Mapping[str, Any]) -> TaskRecord:
         """The record written by `to_json`. Raises ValueError for any other content."""
         try:
-            metrics = tuple(Metric(**metric) for metric in content["metrics"])
+            metrics = METRICS.validate_json(json.dumps(content["metrics"]))
             primary = {metric.name: metric for metric in metrics}[content["primary"]]
             return cls(str(content["name"]), primary, metrics)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a task: {error}") from None
+        except (KeyError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"not a task: {reason}") from None
 
     def to_json(self) -> dict[str, Any]:
         """The section `task` of env.json."""
         return asdict(self) | {"primary": self.primary.name}
 
+
+# Read from JSON text, in which a list may stand for the tuple; every type is checked.
+METRICS = TypeAdapter(tuple[Metric, ...], config=ConfigDict(strict=True))
 
 # The task of runs without an environment, and so without figures.
 NO_METRIC = Metric("result", "", "larger")

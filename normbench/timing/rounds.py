@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from normbench.atomic import disk_errors, write_text
+from normbench.checksums import check_sum, record_sums
 from normbench.errors import NormbenchError, RunFailure
 
 FILE = "bench.csv"
@@ -42,11 +43,14 @@ def read_bench(path: Path) -> pd.DataFrame:
         raise NormbenchError(f"'{file}' is no CSV file: name a {FILE} or its folder")
     if not file.exists():
         raise NormbenchError(f"no {FILE} in {path}: `normbench bench -o {path}` writes it")
+    if not file.is_file():  # reading a pipe would wait for ever
+        raise RunFailure(f"'{file}' is no file")
     try:
         rounds = _parsed(file)
         _check(rounds)
     except (ValueError, OSError) as error:
         raise RunFailure(f"'{file}' cannot be read: {str(error).splitlines()[0]}") from None
+    check_sum(file)
     return rounds
 
 
@@ -64,6 +68,7 @@ def write_rounds(rounds: pd.DataFrame, path: Path) -> None:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, rounds.to_csv(index=False))
+    record_sums(path.parent, [path.name])
 
 
 def together(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:

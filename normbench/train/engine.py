@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from normbench.data.loader import DeviceLoader
 from normbench.tasks.task import Task
 from normbench.train.capture import Captured
-from normbench.train.optim import Schedule, make_capturable, set_lr
+from normbench.train.optim import Schedule, check_shapes, make_capturable, set_lr
 from normbench.train.runtime import Runtime
 from normbench.train.sums import Sums
 
@@ -198,13 +198,22 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state_dict` was taken."""
+        """Goes on where `state_dict` was taken.
+
+        Raises KeyError, ValueError or RuntimeError for a state of another model, optimizer or
+        length of run.
+        """
+        epoch, step = state["epoch"], state["step"]
+        first, last = (min(n * self.steps_per_epoch, self.num_steps) for n in (epoch, epoch + 1))
+        if not 0 <= epoch <= self.epochs or not first <= step <= last:
+            raise ValueError(f"it is at step {step} after epoch {epoch}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        check_shapes(self.optimizer)
         if self.runtime.cuda_graphs:
             make_capturable(self.optimizer, self.runtime.device)
         self.sums.load_state_dict(state["sums"])
-        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.epoch, self.step, self.seconds = epoch, step, state["seconds"]
 
 
 def check_finite(loss: float, where: str) -> None:

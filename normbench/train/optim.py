@@ -104,6 +104,15 @@ def parameter_groups(model: nn.Module) -> ParamGroups:
     return [{"params": list(decaying.values())}, {"params": rest, "weight_decay": 0.0}]
 
 
+def check_shapes(optimizer: torch.optim.Optimizer) -> None:
+    """Raises ValueError where a loaded state has another shape than its parameter."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if value.dim() > 0 and value.shape != parameter.shape:
+                shapes = f"{tuple(value.shape)}, its parameter {tuple(parameter.shape)}"
+                raise ValueError(f"{name} has the shape {shapes}")
+
+
 def scaled_lr(lr: float, scaling: str, batch_size: int, reference_batch_size: int) -> float:
     """The peak learning rate at `batch_size` images a step.
 

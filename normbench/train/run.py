@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,8 +16,11 @@ from normbench.data import Dataset, Source, Split
 from normbench.data.cache import load
 from normbench.data.loader import DeviceLoader
 from normbench.data.subset import hold_out, limit
-from normbench.errors import NormbenchError
-from normbench.runs.rundir import STEP_COLUMNS, RunDir, open_run
+from normbench.errors import NormbenchError, RunFailure
+from normbench.runs.columns import STEP_COLUMNS
+from normbench.runs.files import run_standing
+from normbench.runs.records import OVER
+from normbench.runs.rundir import RunDir, open_run
 from normbench.tasks.metric import Metric, TaskRecord
 from normbench.tasks.task import Task
 from normbench.train.build import build_loader, build_trainer, runtime_of, task_of
@@ -67,11 +71,15 @@ def execute(config: RunConfig, *, restart: bool = False, patience: float = 0.5) 
     config, source = resolver.resolve(config)
     task = task_of(config, source)
     path = config.run_path
-    if not restart and RunDir(path).is_over:
-        return _outcome(RunDir(path), task)
+    standing = run_standing(path)
+    if not restart:
+        if not standing.is_usable:
+            raise RunFailure(f"'{path}': {standing.reason}: begin the run anew with --restart")
+        if standing.state in OVER:
+            return _outcome(RunDir(path), task)
     dataset = load(source, data_home(config))
     data = config.data
-    dataset = limit(dataset, data.limit_train, data.limit_test, data.subset_seed)
+    dataset = limit(dataset, data.limit_train, data.limit_test, config.subset_seed)
     splits = _splits(dataset, config)
     # Asked again: images are held out class by class, so the number to train on was an estimate.
     resolver.check_supported(config, source, len(splits["train"]))
@@ -85,7 +93,7 @@ def execute(config: RunConfig, *, restart: bool = False, patience: float = 0.5) 
 def _splits(dataset: Dataset, config: RunConfig) -> Splits:
     if config.data.val_fraction == 0:
         return {"train": dataset.train, "test": dataset.test}
-    train, val = hold_out(dataset.train, config.data.val_fraction, config.data.subset_seed)
+    train, val = hold_out(dataset.train, config.data.val_fraction, config.subset_seed)
     return {"train": train, "val": val, "test": dataset.test}
 
 
@@ -132,7 +140,7 @@ def _train_all_epochs(
         statistics = build_loader(splits["train"], config, trainer.runtime)
     seconds_compiling = compile_seconds(trainer, evaluated.values())
     if run.has_checkpoint:
-        trainer.load_state_dict(run.load_checkpoint())
+        _resume(run, trainer)
     else:
         run.discard_rows()
     progress = Progress(config.system.progress)
@@ -145,6 +153,20 @@ def _train_all_epochs(
         run.append_metrics(row)
         run.save_checkpoint(trainer.state_dict())
         progress.epoch_done(row, config.epochs, trainer.task.metrics)
+
+
+def _resume(run: RunDir, trainer: Trainer) -> None:
+    state, remark = run.load_checkpoint()
+    if remark is not None:
+        print(remark, file=sys.stderr)
+    try:
+        trainer.load_state_dict(state)
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise RunFailure(
+            f"the checkpoint in '{run.path}' is not of this run ({reason}): "
+            "begin the run anew with --restart"
+        ) from None
 
 
 def _train_one_epoch(

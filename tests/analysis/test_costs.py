@@ -25,6 +25,7 @@ from normbench.analysis.figures.saving import save
 from normbench.analysis.figures.style import STYLES, size_called
 from normbench.analysis.tables.layer_costs import layers, layers_table
 from normbench.analysis.tables.step_costs import costs, costs_table
+from normbench.checksums import SUMS
 from normbench.config.compose import compose
 from normbench.config.schema import flatten
 from normbench.timing.rounds import as_rounds
@@ -377,7 +378,7 @@ def test_a_report_of_a_bench_is_files_that_are_called_alike(tmp_path: Path) -> N
     report = of_steps(many_rounds([BN, GN]).to_dict("records"))
     report.write(tmp_path / "new")
     names = {path.name for path in (tmp_path / "new").iterdir()}
-    assert names == {f"bench{end}" for end in (".csv", ".md", ".svg", ".png")}
+    assert names == {SUMS, *(f"bench{end}" for end in (".csv", ".md", ".svg", ".png"))}
     assert report.table.caption in (tmp_path / "new" / "bench.md").read_text()
     timed = layer_rounds(TWO_SITES, TWO_SITES)
     of_layers(timed.to_dict("records")).write(tmp_path / "new")

@@ -32,6 +32,7 @@ from normbench.analysis.report.run_curves import HEIGHT, MOST_POINTS, WIDTH, pat
 from normbench.analysis.study import Study
 from normbench.analysis.study_files import check_folder, check_keeps, write_study
 from normbench.analysis.tables.comparison import comparison_table
+from normbench.checksums import SUMS
 from normbench.errors import NormbenchError
 from normbench.runs.files import refused_run
 
@@ -195,7 +196,7 @@ def test_a_report_has_its_page_its_tables_in_three_forms_and_its_runs_as_csv(
     written: Report,
 ) -> None:
     names = {*written.files}
-    of_study = {"runs.csv", "metrics.csv", "steps.csv", "env.json", "configs.json"}
+    of_study = {"runs.csv", "metrics.csv", "steps.csv", "env.json", "configs.json", SUMS}
     assert {"report.html", "table.md"} | of_study <= names
     assert ("bench.csv" in names) == bool(written.study.clocks)
     assert "comparison" in written.tables

@@ -30,6 +30,7 @@ from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.rendering import to_markdown
 from normbench.analysis.tables.step_costs import costs_table
 from normbench.analysis.times import Clock
+from normbench.checksums import SUMS
 from normbench.config.schema import flatten
 from normbench.errors import NormbenchError, RunFailure
 from normbench.timing.rounds import as_rounds, read_bench, setting_columns, write_rounds
@@ -386,7 +387,8 @@ def test_a_study_keeps_its_rounds_and_another_bench_goes_before_them(tmp_path: P
 
 def test_runs_without_their_configurations_have_no_times(tmp_path: Path) -> None:
     write_study(timed(in_study(one_run("bn")), {"bn": [0.1]}), tmp_path)
-    (tmp_path / "configs.json").unlink()
+    for name in ("configs.json", SUMS):
+        (tmp_path / name).unlink()
     study = load_study([tmp_path])
     assert study.clocks == {}
     assert math.isnan(comparison_table(study).data["seconds"].iloc[0])

@@ -18,6 +18,7 @@ from normbench.analysis.bench import of_steps
 from normbench.analysis.tables.layer_costs import layers_table
 from normbench.analysis.tables.rendering import to_markdown
 from normbench.analysis.tables.step_costs import costs_table
+from normbench.checksums import SUMS
 from normbench.config.compose import compose
 from normbench.config.schema import RunConfig
 from normbench.timing import norm_layers as layers_module
@@ -55,6 +56,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     return found
 
 
+LAYERS = {"layers.csv", "layers.md", "layers.svg", "layers.png", SUMS}
+
+
 def settings(*overrides: str) -> list[str]:
     return tiny("epochs=1", "batch_size=4", *overrides)
 
@@ -78,7 +82,7 @@ def test_the_printed_table_is_that_of_the_written_rounds(normbench: Run, tmp_pat
     )
     assert (code, err) == (0, "")
     folder = tmp_path / "new" / "speed"
-    assert files_in(folder) == {"bench.csv", "bench.md", "bench.svg", "bench.png"}
+    assert files_in(folder) == {"bench.csv", "bench.md", "bench.svg", "bench.png", SUMS}
     rounds = read_bench(folder)
     assert out == (folder / "bench.md").read_text() == to_markdown(costs_table(rounds))
     cells = [["norm", "batch size"], ["bn", "4"], ["gn", "4"], ["bn", "8"], ["gn", "8"]]
@@ -103,7 +107,7 @@ def test_layers_are_timed_alone(normbench: Run, tmp_path: Path) -> None:
         "bench", *settings("norm=bn,gn"), "--layers", "--rounds", "2", "-o", "speed"
     )
     assert (code, err) == (0, "")
-    assert files_in(tmp_path) == {f"speed/layers{end}" for end in (".csv", ".md", ".svg", ".png")}
+    assert files_in(tmp_path) == {f"speed/{name}" for name in LAYERS}
     folder = tmp_path / "speed"
     rounds = pd.read_csv(folder / "layers.csv")
     assert out == (folder / "layers.md").read_text() == to_markdown(layers_table(rounds))

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from kit.tiny import tiny
 
+from normbench.checksums import SUMS
 from normbench.cli import sweep as sweep_module
 from normbench.config.compose import compose
 from normbench.sweeps.plan import make_plan
@@ -21,7 +22,7 @@ from normbench.train.engine import Trainer
 
 ON_A_PIXEL = "model.widths=[8,8,8,8,8,8]"  # a 1x1 map before the last norm
 INLINE = ["--launcher", "inline"]
-STUDY = {"runs.csv", "metrics.csv", "steps.csv", "env.json", "configs.json"}
+STUDY = {"runs.csv", "metrics.csv", "steps.csv", "env.json", "configs.json", SUMS}
 Run = Callable[..., tuple[int, str, str]]
 LeaveRun = Callable[..., Path]
 
@@ -252,10 +253,10 @@ def test_the_demo_compares_norms_and_what_it_says_of_a_failed_run_can_be_done(
 def test_the_runs_of_the_demo_are_those_that_they_always_were() -> None:
     plan = make_plan(load_sweep("demo").with_overrides(["runtime.device=cpu"]))
     assert [run.config.run_id for run in plan.runs] == [
-        "normresnet-bn-b64-s0-49299c2db335",
-        "normresnet-ln-b64-s0-493c222913b5",
-        "normresnet-in-b64-s0-3dc6337af22b",
-        "normresnet-gn-b64-s0-59aa1cf54ab6",
+        "normresnet-bn-b64-s0-59d0b168a098",
+        "normresnet-ln-b64-s0-f628b41132cb",
+        "normresnet-in-b64-s0-c101ceeba9b7",
+        "normresnet-gn-b64-s0-15f2b5128c67",
     ]
 
 

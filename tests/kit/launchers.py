@@ -23,8 +23,9 @@ from unittest import mock
 from kit.tiny import tiny
 from normbench.config.schema import RunConfig
 from normbench.errors import RunFailure
+from normbench.runs.files import run_standing
 from normbench.runs.rundir import open_run
-from normbench.runs.state import read_status, run_state
+from normbench.runs.state import read_status
 from normbench.sweeps.launchers import Event, Launcher, launchers
 from normbench.sweeps.launchers.launcher import StopAsked, train
 from normbench.sweeps.plan import make_plan
@@ -68,7 +69,7 @@ def launched(
 
 
 def states(configs: Sequence[RunConfig]) -> list[str]:
-    return [run_state(config.run_path) for config in configs]
+    return [run_standing(config.run_path).state for config in configs]
 
 
 def reason(config: RunConfig) -> str:
@@ -250,7 +251,8 @@ class Telling:
         start = time.monotonic()
         time.sleep(0.2)
         with open_run(config.run_path) as run:
-            run.finish("done")
+            run.begin(config.to_yaml(), {})
+            run.finish("diverged")
         value = os.environ.get(self.variable)
         note(self.folder, "told", f"{value}|{Path.cwd()}|{start}|{time.monotonic()}")
 

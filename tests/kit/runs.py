@@ -15,9 +15,12 @@ import yaml
 
 from normbench.analysis.loading import read_runs, with_bench
 from normbench.analysis.study import Study
-from normbench.config.schema import COST_KEYS, RunConfig, flatten
-from normbench.runs.files import Columns, RunFiles
-from normbench.runs.rundir import open_run
+from normbench.checksums import digest_of
+from normbench.config.schema import COST_KEYS, RunConfig, flatten, validate
+from normbench.runs.columns import Columns
+from normbench.runs.files import RunFiles
+from normbench.runs.records import parse_record, write_record
+from normbench.runs.rundir import SEALED, open_run
 from normbench.tasks.metric import Metric, TaskRecord
 from normbench.timing.rounds import as_rounds
 
@@ -95,22 +98,37 @@ def in_study(*runs: RunFiles) -> Study:
     return read_runs((), runs)
 
 
+def id_of(name: str = "normresnet-bn-b64-s0", **settings: Any) -> str:
+    """The id of the run that `write_run` writes with the same arguments and two epochs."""
+    return validate(_named_config(name, settings)).run_id
+
+
 def write(folder: Path, files: RunFiles, steps: Columns | None = None) -> Path:
-    """Writes the directory of a run, as training leaves it."""
-    path = folder / files.run
+    """Writes the directory of a run, as training leaves it, under the id of its configuration."""
+    path = folder / validate(files.config).run_id
     path.mkdir(parents=True)
     (path / "config.yaml").write_text(yaml.safe_dump(files.config, sort_keys=False))
-    (path / "env.json").write_text(json.dumps(files.environment))
-    (path / "status.json").write_text(json.dumps(files.status))
+    write_record(path / "env.json", files.environment)
     for name, columns in (("metrics.csv", files.metrics), ("steps.csv", steps)):
         if columns:
             (path / name).write_text(pd.DataFrame(columns).to_csv(index=False))
+    write_record(path / "status.json", files.status)
+    if files.is_over:
+        seal(path)
     return path
+
+
+def seal(path: Path, **changed: Any) -> None:
+    """Lets status.json vouch for the files as they are now, with changes of its own."""
+    status = parse_record((path / "status.json").read_text()) | changed
+    present = [name for name in SEALED if (path / name).exists()]
+    status["sha256"] = {name: digest_of(path / name) for name in present}
+    write_record(path / "status.json", status)
 
 
 def write_run(
     folder: Path,
-    name: str = "normresnet-bn-b64-s0-0123456789ab",
+    name: str = "normresnet-bn-b64-s0",
     reached: Sequence[float] = (0.5, 0.75),
     *,
     state: str = "done",
@@ -120,17 +138,14 @@ def write_run(
     torch: str = "2.15.0",
     **settings: Any,
 ) -> Path:
-    """Writes the run that an id tells, with an epoch for each value of its primary metric.
+    """Writes the run that an id tells but for its hash, an epoch for each value of its metric.
 
     Losses are 1 / epoch, seconds 10 + epoch. A run that is done was to take the epochs that it
     has, any other run two. settings: by dotted key, or a whole section.
     """
-    model, norm, batch, seed, _ = name.split("-")
-    config = _config(norm, int(batch[1:]), int(seed[1:]), 0.001, concurrent_runs, task)
-    config["model"] = {"name": model, "widths": [4, 8]}
-    config["epochs"] = len(reached) if state == "done" else 2
-    for key, value in settings.items():
-        _set(config, key, value)
+    epochs = {"epochs": len(reached)} if state == "done" else {}
+    concurrent = {"system.concurrent_runs": concurrent_runs, "task.name": task.name}
+    config = _named_config(name, {**epochs, **concurrent, **settings})
     environment = _environment(config, concurrent_runs, task)
     environment["versions"]["torch"] = torch
     times = {"started": "2026-01-01T00:00:00+00:00", "finished": None}
@@ -139,10 +154,11 @@ def write_run(
     if reached:
         epochs = np.arange(1, len(reached) + 1)
         metrics = {"epoch": epochs, "steps": 10 * epochs, "lr": np.full(len(epochs), 0.001)}
-        for split, metric in itertools.product(("train", "test"), task.metrics):
+        splits = ["train", "test", *(["val"] if config["data"]["val_fraction"] else [])]
+        for split, metric in itertools.product(splits, task.metrics):
             values = np.array(reached) if metric == task.primary else 1 / epochs
             metrics[f"{split}_{metric.name}"] = values
-        metrics |= {"train_seconds": 10.0 + epochs, "eval_seconds": np.ones(len(epochs))}
+        metrics |= _clocks(10.0 + epochs)
     return write(folder, RunFiles(name, config, environment, status, metrics, {}))
 
 
@@ -222,7 +238,7 @@ def leave_run(
     for split, metric in itertools.product(splits, task.metrics):
         is_result = metric == task.primary and split != "train"
         row[f"{split}_{metric.name}"] = reached if is_result else 1.0
-    row |= {"train_seconds": train_seconds, "eval_seconds": 1.0}
+    row |= {name: float(value[0]) for name, value in _clocks(np.array([train_seconds])).items()}
     with open_run(config.run_path) as run:
         run.begin(config.to_yaml(), environment)
         for epoch in range(1, (config.epochs if epochs is None else epochs) + 1):
@@ -292,18 +308,65 @@ def _config(
         "model": {"name": "normresnet"},
         "data": {
             "name": "cifar10_parquet",
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
             "augment": "none",
             "limit_train": None,
             "limit_test": None,
+            "subset_seed": 0,
             "val_fraction": 0.0,
         },
-        "optim": {"name": "adam", "lr": lr, "weight_decay": 0.0},
-        "train": {"accumulate": 1},
-        "runtime": {"device": "cpu", "precision": "fp32"},
+        "optim": {
+            "name": "adam",
+            "lr": lr,
+            "lr_scaling": "none",
+            "reference_batch_size": 64,
+            "schedule": "constant",
+            "warmup_fraction": 0.0,
+            "weight_decay": 0.0,
+        },
+        "train": {"accumulate": 1, "max_steps": None, "log_every": 100, "bn_evaluations": False},
+        "runtime": {
+            "device": "cpu",
+            "precision": "fp32",
+            "channels_last": False,
+            "compile": False,
+            "cuda_graphs": False,
+        },
         "batch_size": batch_size,
         "epochs": 2,
         "seed": seed,
-        "system": {"runs_dir": "results/runs", "concurrent_runs": concurrent_runs},
+        "system": {
+            "runs_dir": "results/runs",
+            "cache_dir": None,
+            "mirrors": [],
+            "workers": None,
+            "threads": None,
+            "concurrent_runs": concurrent_runs,
+            "progress": "none",
+        },
+    }
+
+
+def _named_config(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration told by the parts of an id, with settings by dotted key or section."""
+    model, norm, batch, seed, *_ = name.split("-")
+    config = _config(norm, int(batch[1:]), int(seed[1:]), 0.001, 1, CLASSIFICATION)
+    config["model"] = {"name": model, "widths": [4, 8]}
+    for key, value in settings.items():
+        _set(config, key, value)
+    return config
+
+
+def _clocks(seconds: np.ndarray) -> Columns:
+    """The measured columns of metrics.csv for epochs that took these seconds."""
+    ones = np.ones(len(seconds))
+    return {
+        "train_seconds": seconds,
+        "eval_seconds": ones,
+        "compile_seconds": 0 * ones,
+        "images_per_second": 1000 / seconds,
+        "peak_memory_mib": 500 * ones,
     }
 
 
@@ -343,9 +406,8 @@ def _metrics(
         f"train_{primary}": reached * grown / 2,
         "test_loss": 1.0 + reached / epochs,
         f"test_{primary}": reached * grown,
-        "train_seconds": seconds,
-        "images_per_second": 1000 / seconds,
         **({} if held_out is None else {f"val_{primary}": held_out * grown}),
+        **_clocks(seconds),
     }
 
 
@@ -356,11 +418,11 @@ def _random(
     names = []
     for split in ("train", "test", "val") if held_out else ("train", "test"):
         names += [f"{split}_{metric.name}" for metric in task.metrics]
-    names += ["train_seconds", "eval_seconds"]
     drawn = generator.uniform(0.1, 0.9, (epochs, len(names)))
     epoch = np.arange(1, epochs + 1)
     metrics = {"epoch": epoch, "steps": 100 * epoch, "lr": np.full(epochs, 0.001)}
     metrics |= dict(zip(names, drawn.T, strict=True))
+    metrics |= _clocks(generator.uniform(0.1, 0.9, epochs))
     step = np.arange(logged) * 100 * epochs // max(logged, 1)
     loss = 2.3 * 0.9 ** np.arange(logged) + generator.uniform(0, 0.5, logged)
     steps = {"step": step, "epoch": 1 + step // 100, "loss": loss, "lr": np.full(logged, 0.001)}

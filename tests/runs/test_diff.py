@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import kit.runs
 import pytest
+from kit.runs import id_of
 
 from normbench.errors import NormbenchError
 from normbench.runs.diff import diff, find_run
 
 WriteRun = Callable[..., Path]
-BN, GN = f"normresnet-bn-b64-s0-{'0' * 12}", f"normresnet-gn-b64-s0-{'1' * 12}"
+BN = id_of("normresnet-bn-b64-s0")
+GN = id_of("normresnet-gn-b64-s0", norm={"name": "gn", "num_groups": 32})
 
 
 @pytest.fixture
@@ -24,7 +28,7 @@ def runs(write_run: WriteRun) -> tuple[Path, Path]:
 def test_a_run_is_found_by_path_id_beginning_and_hash(
     runs: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    for name in (str(runs[0]), f"{runs[0]}/", BN, "normresnet-bn", "0" * 12):
+    for name in (str(runs[0]), f"{runs[0]}/", BN, "normresnet-bn", BN[-12:]):
         assert find_run(tmp_path / "runs", name) == runs[0]
     assert find_run(tmp_path / "elsewhere", str(runs[1])) == runs[1]
 
@@ -32,9 +36,11 @@ def test_a_run_is_found_by_path_id_beginning_and_hash(
 def test_an_id_is_not_ambiguous_for_being_the_beginning_of_another(
     write_run: WriteRun, tmp_path: Path
 ) -> None:
-    path, longer = write_run(BN), write_run(f"{BN}1")
+    path = write_run(BN)
+    longer = path.with_name(f"{BN}-1")
+    shutil.copytree(path, longer)
     assert find_run(tmp_path / "runs", BN) == path
-    assert find_run(tmp_path / "runs", f"{BN}1") == longer
+    assert find_run(tmp_path / "runs", f"{BN}-1") == longer
 
 
 @pytest.mark.usefixtures("runs")
@@ -46,9 +52,7 @@ def test_a_name_of_several_runs_is_refused_with_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("runs")
-@pytest.mark.parametrize(
-    "name", [f"normresnet-bn-b64-s0-{'0' * 11}2", "normresnt-bn-b64-s0-000000"]
-)
+@pytest.mark.parametrize("name", [f"{BN[:-1]}x", "normresnt-bn-b64-s0-000000"])
 def test_an_unknown_run_names_the_nearest_and_how_runs_are_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(
         NormbenchError, match=f"unknown run '{name}': did you mean '{BN}'"
@@ -96,9 +100,10 @@ def test_a_run_and_itself_are_the_same(runs: tuple[Path, Path]) -> None:
     assert "+0.0000" in text
 
 
-def test_where_a_run_writes_is_no_difference(write_run: WriteRun) -> None:
+def test_where_a_run_writes_is_no_difference(write_run: WriteRun, tmp_path: Path) -> None:
     system = {"system": {"runs_dir": "elsewhere", "concurrent_runs": 1}}
-    assert "config: the same" in diff(write_run(BN), write_run(f"{BN}1", **system))
+    other = kit.runs.write_run(tmp_path / "elsewhere", BN, **system)
+    assert "config: the same" in diff(write_run(BN), other)
 
 
 def test_seconds_of_a_shared_machine_are_shown_and_not_compared(write_run: WriteRun) -> None:
@@ -139,13 +144,13 @@ def test_what_neither_run_has_recorded_is_not_called_the_same(write_run: WriteRu
 
 def test_values_are_cut_to_100_columns_but_never_to_look_alike(write_run: WriteRun) -> None:
     long = [
-        {"data": {"name": "x" * 70 + end, "augment": "y" * 70 * copies}}
+        {"data": {"name": "x" * 70 + end, "root": "y" * 70 * copies}}
         for copies, end in ((1, "a"), (2, "b"))
     ]
     first, second = write_run(BN, **long[0]), write_run(GN, **long[1])
     lines = diff(first, second).splitlines()[2:]
     name, augment = (
-        next(line for line in lines if key in line) for key in ("data.name", "data.augment")
+        next(line for line in lines if key in line) for key in ("data.name", "data.root")
     )
     assert "x" * 70 + "a" in name
     assert "x" * 70 + "b" in name

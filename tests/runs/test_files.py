@@ -16,16 +16,20 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kit.runs import id_of, seal
 
 from normbench.analysis.loading import load_study, read_runs
 from normbench.config.schema import flatten
-from normbench.runs.files import COUNTED, at, read_columns, read_run, run_dirs
+from normbench.runs.columns import COUNTED, read_columns
+from normbench.runs.files import read_run, run_dirs
 from normbench.runs.listing import list_runs
+from normbench.runs.records import SCHEMA_VERSION, at
 
 WriteRun = Callable[..., Path]
-BN, GN = (f"normresnet-{norm}-b64-s0-{digit * 12}" for norm, digit in (("bn", "0"), ("gn", "1")))
+BN, GN = (id_of(f"normresnet-{norm}-b64-s0") for norm in ("bn", "gn"))
 MEASURED = ("lr", "train_loss", "test_accuracy")
 COUNT = st.integers(0, 2**53)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
 FIGURE = st.floats() | st.integers(-(10**6), 10**6)
 
 
@@ -157,9 +161,12 @@ def test_a_done_run_whose_epochs_do_not_follow_each_other_is_damaged(
     write_run: WriteRun, epochs: tuple[int, int]
 ) -> None:
     path = write_run(BN)
-    rows = "".join(f"{epoch},1,0.5\n" for epoch in epochs)
-    (path / "metrics.csv").write_text(f"epoch,steps,test_accuracy\n{rows}")
-    assert read_run(path).damaged == {"metrics.csv": "is damaged"}
+    header, *rows = (path / "metrics.csv").read_text().splitlines()
+    changed = [f"{epoch},{row.partition(',')[2]}" for epoch, row in zip(epochs, rows, strict=True)]
+    (path / "metrics.csv").write_text("\n".join([header, *changed, ""]))
+    seal(path)
+    follow = "has epochs or steps that do not follow each other"
+    assert read_run(path).damaged == {"metrics.csv": follow}
 
 
 # Configurations
@@ -168,20 +175,20 @@ def test_a_done_run_whose_epochs_do_not_follow_each_other_is_damaged(
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=st.text(min_size=1),
-    value=st.text() | st.lists(st.text()) | st.none() | st.booleans() | st.floats(),
+    value=st.text() | st.lists(st.text()) | st.none() | st.booleans() | FINITE,
 )
 def test_a_configuration_is_read_as_yaml_reads_the_whole_of_it(
     write_run: WriteRun, text: str, value: object
 ) -> None:
     changed = {
-        "norm": {"name": text, "value": value},
+        "norm": {"text": text, "value": value},
         "system": {"runs_dir": text, "mirrors": [text, text * 40]},
     }
     path = write_run(BN, **changed)
     files, oracle = read_run(path), yaml.safe_load((path / "config.yaml").read_text())
     shutil.rmtree(path)
     assert files.damaged == {}
-    assert repr(files.config) == repr(oracle)  # nan is not equal to itself
+    assert files.config == oracle | {"data": oracle["data"] | {"content": None}}
 
 
 def test_a_run_without_its_configuration_is_left_out_with_a_note(
@@ -192,7 +199,7 @@ def test_a_run_without_its_configuration_is_left_out_with_a_note(
     (path / "config.yaml").unlink()
     study = load_study([tmp_path / "runs"])
     assert study.runs["run"].tolist() == [GN]
-    assert study.notes == (f"left out: {path}: config.yaml is damaged",)
+    assert study.notes == (f"left out: {path}: config.yaml is missing",)
 
 
 # Files of another version
@@ -205,22 +212,24 @@ def test_files_of_an_unknown_schema_are_named_and_the_run_is_left_out(
     path, other = write_run(BN), write_run(GN)
     content = json.loads((path / name).read_text())
     (path / name).write_text(json.dumps(content | {"schema_version": 99}))
-    (other / name).write_text(json.dumps(content | {"schema_version": 1}))
-    assert read_run(path).damaged == {name: "is of schema 99, this normbench reads 1"}
+    told = f"is of schema 99, this normbench reads {SCHEMA_VERSION}"
+    assert read_run(path).damaged[name] == told
     study = read_runs([path, other])
     assert study.runs["run"].tolist() == [GN]
-    assert study.notes == (f"left out: {path}: {name} is of schema 99, this normbench reads 1",)
+    (note,) = study.notes
+    assert note.startswith(f"left out: {path}: ")
+    assert f"{name} {told}" in note
 
 
-def test_damaged_steps_leave_a_run_out_of_tables_and_not_of_the_list(
+def test_damaged_steps_of_a_finished_run_leave_it_out_of_tables_and_are_listed(
     write_run: WriteRun, tmp_path: Path
 ) -> None:
     path = write_run(BN)
     (path / "steps.csv").write_text("step,epoch,loss,lr\n0,1,x,0.1\n")
     study = read_runs([path])
     assert study.runs.empty
-    assert study.notes == (f"left out: {path}: steps.csv is damaged",)
-    assert [row["status"] for row in list_runs(tmp_path / "runs").rows] == ["done"]
+    assert study.notes == (f"left out: {path}: steps.csv was changed after the run",)
+    assert [row["status"] for row in list_runs(tmp_path / "runs").rows] == ["damaged"]
 
 
 # Keys

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kit.runs import REGRESSION
+from kit.runs import REGRESSION, id_of
 
 from normbench.analysis.loading import read_runs
 from normbench.errors import NormbenchError
@@ -23,10 +22,8 @@ from normbench.runs.rundir import open_run
 
 WriteRun = Callable[..., Path]
 FILES = ("config.yaml", "env.json", "status.json", "metrics.csv")
-BN, GN, LN = (
-    f"normresnet-{norm}-b64-s0-{digit * 12}"
-    for norm, digit in (("bn", "0"), ("gn", "1"), ("ln", "2"))
-)
+BN, LN = (id_of(f"normresnet-{norm}-b64-s0") for norm in ("bn", "ln"))
+GN = id_of("normresnet-gn-b64-s0", norm={"name": "gn", "g": 8})
 
 
 def values(listing: Listing, column: str) -> list[Any]:
@@ -146,19 +143,19 @@ def test_runs_of_two_tasks_have_a_column_for_the_metric_of_each(
     tmp_path: Path, write_run: WriteRun
 ) -> None:
     write_run(BN)
-    write_run(GN, (0.5, 0.25), task=REGRESSION)
+    other = write_run("normresnet-gn-b64-s0", (0.5, 0.25), task=REGRESSION)
     header, bn, gn, *_ = to_text(list_runs(tmp_path / "runs")).splitlines()
     assert header.split()[3:] == ["accuracy", "squared", "error", "s/epoch"]
     assert bn.split()[3:] == ["75.0", "%", "11.5"]
     assert gn.split()[3:] == ["0.2500", "11.5"]
-    assert found(list_runs(tmp_path / "runs", ["task=regression"])) == [GN]
-    assert found(list_runs(tmp_path / "runs", ["test_squared_error<0.3"])) == [GN]
+    assert found(list_runs(tmp_path / "runs", ["task=regression"])) == [other.name]
+    assert found(list_runs(tmp_path / "runs", ["test_squared_error<0.3"])) == [other.name]
 
 
 def test_the_json_has_every_column_and_null_for_what_is_missing(
     runs_dir: Path, write_run: WriteRun
 ) -> None:
-    write_run(f"normresnet-in-b64-s0-{'3' * 12}", (math.nan,), optim={"lr": math.inf})
+    write_run("normresnet-in-b64-s0", (), state="failed")
     records = json.loads(
         to_json(list_runs(runs_dir)), parse_constant=lambda name: pytest.fail(name)
     )
@@ -166,7 +163,7 @@ def test_the_json_has_every_column_and_null_for_what_is_missing(
     assert by_norm["gn"]["norm.g"] == 8
     assert by_norm["bn"]["norm.g"] is None
     assert by_norm["bn"]["model.widths"] == [4, 8]
-    assert by_norm["in"]["test_accuracy"] is by_norm["in"]["lr"] is None
+    assert by_norm["in"]["test_accuracy"] is by_norm["in"]["train_loss"] is None
     assert len({frozenset(record) for record in records}) == 1
 
 
@@ -190,14 +187,16 @@ def test_a_damaged_file_makes_a_damaged_row_that_names_it(
 ) -> None:
     (runs_dir / BN / name).write_bytes(content)
     (row,) = [row for row in list_runs(runs_dir).rows if row["run"] == BN]
-    assert (row["status"], row["reason"]) == ("damaged", f"{name} is damaged")
+    is_table = name == "metrics.csv" and content in (b"", b"{")
+    damage = f"{name} {'was changed after the run' if is_table else 'is damaged'}"
+    assert (row["status"], row["reason"]) == ("damaged", damage)
     # env.json says which metrics there are, so without it the figures are not known either.
     is_known = name not in ("metrics.csv", "env.json")
     assert (row.get("test_accuracy") == 0.75) is is_known, "what is known is shown"
     assert "damaged" in to_text(list_runs(runs_dir))
     study = read_runs([runs_dir / BN, runs_dir / GN])
     assert study.runs["run"].tolist() == [GN]
-    assert study.notes == (f"left out: {runs_dir / BN}: {name} is damaged",)
+    assert study.notes == (f"left out: {runs_dir / BN}: {damage}",)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
@@ -225,7 +224,7 @@ def test_a_last_row_that_a_power_cut_left_unfinished_is_not_read(runs_dir: Path)
 
 def test_a_run_that_is_done_and_has_no_rows_is_damaged(runs_dir: Path) -> None:
     (runs_dir / BN / "metrics.csv").unlink()
-    assert values(list_runs(runs_dir, ["norm=bn"]), "reason") == ["metrics.csv is damaged"]
+    assert values(list_runs(runs_dir, ["norm=bn"]), "reason") == ["metrics.csv is missing"]
 
 
 def test_a_run_that_failed_before_it_knew_its_environment_is_a_row_of_both_tables(
@@ -250,21 +249,21 @@ def test_a_run_that_failed_before_it_knew_its_environment_is_a_row_of_both_table
     assert study.metrics["run"].unique().tolist() == [BN]
 
 
-def test_validation_accuracy_is_a_column_where_any_run_has_one(runs_dir: Path) -> None:
+def test_validation_accuracy_is_a_column_where_any_run_has_one(
+    runs_dir: Path, write_run: WriteRun
+) -> None:
     assert "val_accuracy" not in read_runs(run_dirs(runs_dir)).runs
     assert set(values(list_runs(runs_dir), "val_accuracy")) == {None}
-    file = runs_dir / BN / "metrics.csv"
-    file.write_text(file.read_text().replace("train_accuracy", "val_accuracy"))
-    held_out = read_runs(run_dirs(runs_dir)).runs["val_accuracy"]
-    assert held_out.tolist()[0] == 0.75
-    assert held_out.isna().tolist() == [False, True, True]
-    assert values(list_runs(runs_dir), "val_accuracy") == [0.75, None, None]
-    assert found(list_runs(runs_dir, ["val_accuracy>0.7"])) == [BN]
+    path = write_run(BN, (0.5, 0.75), **{"data.val_fraction": 0.1})
+    held_out = read_runs(run_dirs(runs_dir)).runs.set_index("run")["val_accuracy"]
+    assert held_out[path.name] == 0.75
+    assert held_out.drop(path.name).isna().all()
+    assert found(list_runs(runs_dir, ["val_accuracy>0.7"])) == [path.name]
 
 
 def test_figures_are_read_to_the_last_digit(runs_dir: Path, write_run: WriteRun) -> None:
     accuracy = 0.1 + 0.2
-    path = write_run(f"normresnet-in-b64-s0-{'3' * 12}", (accuracy,))
+    path = write_run("normresnet-in-b64-s0", (accuracy,))
     study = read_runs([path])
     assert (
         study.runs["test_accuracy"].tolist()
@@ -276,8 +275,8 @@ def test_figures_are_read_to_the_last_digit(runs_dir: Path, write_run: WriteRun)
 def test_a_folder_in_which_no_lock_can_be_taken_is_listed_by_its_status(
     runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path) -> str:
+    def refuse(path: Path) -> bool:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("normbench.runs.files.run_state", refuse)
+    monkeypatch.setattr("normbench.runs.files.is_held", refuse)
     assert values(list_runs(runs_dir), "status") == ["done", "failed", "diverged"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -12,11 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from kit.runs import write_run
 
+from normbench.checksums import sealed_bytes
 from normbench.errors import RunFailure
 from normbench.runs import rundir
-from normbench.runs.rundir import RunDir, open_run, remove_run
-from normbench.runs.state import is_held, read_status, run_state
+from normbench.runs.files import run_standing
+from normbench.runs.rows import START
+from normbench.runs.rundir import ROWS, RunDir, open_run, remove_run
+from normbench.runs.state import is_held, read_status
 
 ENVIRONMENT = {
     "started": "now",
@@ -72,8 +77,8 @@ def test_rows_without_a_checkpoint_that_covers_them_are_dropped(tmp_path: Path) 
         covered = {name: (tmp_path / name).read_bytes() for name in ("metrics.csv", "steps.csv")}
         run.append_step({"step": 20, "loss": 0.5})
         run.append_metrics(row(3))
-        state = run.load_checkpoint()
-    assert (state["epoch"], state["step"]) == (2, 20)
+        state, remark = run.load_checkpoint()
+    assert (state["epoch"], state["step"], remark) == (2, 20, None)
     assert {name: (tmp_path / name).read_bytes() for name in covered} == covered
 
 
@@ -109,8 +114,10 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_schema_is_refused(tmp_path: Path) -> None:
     with open_run(tmp_path) as run:
-        torch.save({"schema_version": 0, "epoch": 1, "step": 1}, tmp_path / "checkpoint.pt")
-        with pytest.raises(RunFailure, match="is of schema 0, this normbench writes 1"):
+        buffer = io.BytesIO()
+        torch.save({"schema_version": 0, "rows": dict.fromkeys(ROWS, START)}, buffer)
+        (tmp_path / "checkpoint.pt").write_bytes(sealed_bytes(buffer.getvalue()))
+        with pytest.raises(RunFailure, match="is of schema 0, this normbench writes 2"):
             run.load_checkpoint()
 
 
@@ -135,9 +142,8 @@ def test_rows_that_a_checkpoint_covers_and_that_are_gone_are_missed(
             (tmp_path / "metrics.csv").write_bytes(content)
         with pytest.raises(RunFailure, match=r"metrics\.csv' is damaged"):
             run.load_checkpoint()
-        run.finish("done")
-        with pytest.raises(RunFailure, match=r"metrics\.csv' is damaged"):
-            run.last_metrics()
+        with pytest.raises(RunFailure, match=r"metrics\.csv' was changed while the run was train"):
+            run.finish("done")
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_and_no_debris(
@@ -153,7 +159,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_debris(
             patched.setattr(os, "fsync", full)
             with pytest.raises(RunFailure, match="the disk is full"):
                 run.save_checkpoint({"epoch": 2, "step": 20})
-        assert run.load_checkpoint()["epoch"] == 1
+        assert run.load_checkpoint()[0]["epoch"] == 1
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "checkpoint.pt", "metrics.csv"}
 
 
@@ -215,11 +221,10 @@ def test_a_run_is_held_while_it_is_open_and_never_by_having_been_asked(tmp_path:
 def test_a_run_is_running_where_a_process_holds_it_whatever_was_written(
     tmp_path: Path, state: str | None, while_held: str, after: str
 ) -> None:
-    with open_run(tmp_path) as run:
-        if state is not None:
-            run.finish(state)
-        assert run_state(tmp_path) == while_held
-    assert run_state(tmp_path) == after
+    path = tmp_path / "new" if state is None else write_run(tmp_path, state=state)
+    with open_run(path):
+        assert run_standing(path).state == while_held
+    assert run_standing(path).state == after
 
 
 def test_a_run_whose_process_was_killed_is_known_as_killed(tmp_path: Path) -> None:
@@ -236,11 +241,11 @@ def test_a_run_whose_process_was_killed_is_known_as_killed(tmp_path: Path) -> No
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"holding\n"
-        assert run_state(tmp_path) == "running"
+        assert run_standing(tmp_path).state == "running"
         with pytest.raises(RunFailure, match="another process"):
             remove_run(tmp_path)
         process.kill()
-    assert run_state(tmp_path) == "killed"
+    assert run_standing(tmp_path).state == "killed"
 
 
 def failed_run(path: Path) -> Path:

@@ -113,7 +113,7 @@ def test_a_run_whose_other_files_are_damaged_does_not_hide_the_others(
     again = carry_out(tiny_plan("seed=0,1"), finish)
     study = planned_study(again.runs)
     assert study.runs["seed"].tolist() == [1]
-    assert study.notes == (f"left out: {again.runs[0].config.run_path}: metrics.csv is damaged",)
+    assert study.notes == (f"left out: {again.runs[0].config.run_path}: metrics.csv is missing",)
 
 
 def test_nothing_that_is_over_is_done_again(

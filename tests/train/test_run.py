@@ -23,6 +23,7 @@ from normbench.config.compose import compose
 from normbench.config.schema import RunConfig, from_yaml
 from normbench.data import Source
 from normbench.errors import NormbenchError, RunFailure
+from normbench.runs.records import SCHEMA_VERSION
 from normbench.runs.rundir import RunDir
 from normbench.tasks.task import Task
 from normbench.train.engine import Trainer
@@ -106,7 +107,7 @@ def test_a_run_writes_the_files_it_promises(uninterrupted: Path) -> None:
 
 def test_the_environment_holds_all_that_the_numbers_depend_on(uninterrupted: Path) -> None:
     environment = json.loads((uninterrupted / "env.json").read_text())
-    assert environment["schema_version"] == 1
+    assert environment["schema_version"] == SCHEMA_VERSION
     assert environment["versions"]["torch"] == torch.__version__.partition("+")[0]
     task = environment["task"]
     assert (task["name"], task["primary"]) == ("classification", "accuracy")
@@ -145,10 +146,12 @@ def test_the_seed_changes_neither_the_subset_nor_the_images_held_out(
 
     monkeypatch.setattr("normbench.train.run._train", look)
     subset = ("data.limit_train=50", "data.limit_test=10", "data.val_fraction=0.2")
-    for choice in ("seed=0", "seed=1", "data.subset_seed=1"):
-        train(tmp_path, *subset, choice)
+    by_seed = "data.subset_seed=null"
+    for choice in (["seed=0"], ["seed=1"], ["data.subset_seed=1"], ["seed=1", by_seed]):
+        train(tmp_path, *subset, *choice)
     assert seen[0] == seen[1]
     assert all(seen[0][name] != seen[2][name] for name in ("train", "val", "test"))
+    assert seen[2] == seen[3]
 
 
 # The same numbers

@@ -22,7 +22,7 @@ from normbench.analysis.settings import is_setting
 from normbench.analysis.study import Study
 from normbench.analysis.study_files import common_settings
 from normbench.analysis.tables.table import Table, in_words
-from normbench.runs.files import at
+from normbench.runs.records import at
 
 MOST_IN_TITLE = 8
 # Columns by which rows are filtered, with their headings in tables.

@@ -18,10 +18,13 @@ from contextlib import suppress
 from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
+from normbench.atomic import disk_errors
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, complaint
+from normbench.runs.files import run_standing
+from normbench.runs.records import OVER
 from normbench.runs.rundir import open_run
-from normbench.runs.state import OVER, last_output, read_status, run_state
+from normbench.runs.state import last_output, status_bytes
 from normbench.sweeps.launchers.launcher import StopAsked, Work, train
 
 # Between the request to stop and SIGKILL; the run finishes a step and saves a checkpoint.
@@ -42,7 +45,7 @@ class Child:
     ) -> None:
         self.config = config
         self.timeout = timeout
-        self._before = read_status(config.run_path)
+        self._before = status_bytes(config.run_path)
         self._kill_at: float | None = None
         self._late = False
         arguments = (config, restart, {**os.environ, **(environment or {})}, work)
@@ -80,23 +83,26 @@ class Child:
         except ProcessLookupError:  # the process has no group yet
             self._process.kill()
 
-    def settle(self) -> None:
-        """Records the end of the process in the run's directory, where the run has not done so."""
+    def settle(self) -> str | None:
+        """Records the end of the process in the run's directory, where the run has not done so.
+
+        Returns the reason of a failure that could not be recorded.
+        """
         self._process.join()
         was_asked = self._kill_at is not None and not self._late
         if was_asked and self._process.exitcode < 0:
-            return  # asked to stop and killed: no failure, the same command resumes the run
+            return None  # asked to stop and killed: the same command resumes the run
         reason = f"over the time limit of {self.timeout:g} s" if self._late else self._exit()
-        settle(self.config, self._before, reason, failed_anyway=self._late)
+        return settle(self.config, self._before, reason, failed_anyway=self._late)
 
-    def wait(self, should_stop: StopAsked, every: float) -> None:
+    def wait(self, should_stop: StopAsked, every: float) -> str | None:
         """Waits for the end and settles; asks `should_stop` every so many seconds."""
         while self._process.is_alive():
             self._process.join(every)
             if should_stop():
                 self.stop()
             self.watch()
-        self.settle()
+        return self.settle()
 
     def _exit(self) -> str:
         """Describes the end of the process: the signal, or the exit code and the last output."""
@@ -109,29 +115,37 @@ class Child:
 
 
 def settle(
-    config: RunConfig, before: Mapping[str, Any], reason: str, *, failed_anyway: bool = False
-) -> None:
+    config: RunConfig, before: bytes | None, reason: str, *, failed_anyway: bool = False
+) -> str | None:
     """Marks the run failed for `reason`, unless its status has changed from `before` to an end.
 
-    failed_anyway: an interrupted run counts as failed too. On a full disk the state stays `killed`.
+    before: the bytes of status.json at the start. failed_anyway: an interrupted run counts as
+    failed too. Returns the reason where the disk refuses the record, else None.
     """
-    state = run_state(config.run_path)
-    if state in OVER or state == "damaged":  # the summary names damaged runs
-        return
-    has_ended = read_status(config.run_path) != before and state != "killed"
-    if has_ended and not (failed_anyway and state == "interrupted"):
-        return
-    with suppress(NormbenchError), open_run(config.run_path) as run:
-        run.fail(config.to_yaml(), reason)
+    standing = run_standing(config.run_path)
+    if standing.state in (*OVER, "damaged", "misnamed"):  # the summary names damaged runs
+        return None
+    has_changed = status_bytes(config.run_path) != before
+    has_ended = has_changed and standing.state not in ("killed", "unreachable")
+    if has_ended and not (failed_anyway and standing.state == "interrupted"):
+        return None
+    try:
+        with open_run(config.run_path) as run:
+            run.fail(config.to_yaml(), reason)
+    except (NormbenchError, OSError) as error:
+        return reason if str(error) in reason else f"{reason} ({error})"
+    return None
 
 
 def print_to_file(config: RunConfig, restart: bool) -> None:
     """Redirects the output of this process to the run's output.log."""
-    config.run_path.mkdir(parents=True, exist_ok=True)
-    with (config.run_path / "output.log").open("wb" if restart else "ab") as log:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-            os.dup2(log.fileno(), stream.fileno())
+    file = config.run_path / "output.log"
+    with disk_errors(file):
+        config.run_path.mkdir(parents=True, exist_ok=True)
+        with file.open("wb" if restart else "ab") as log:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+                os.dup2(log.fileno(), stream.fileno())
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
@@ -170,10 +184,10 @@ def _main(config: RunConfig, restart: bool, environment: Mapping[str, str], work
     # Ignoring the signal discards a pending Ctrl-C of the terminal left by setsid.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    print_to_file(config, restart)
-    faulthandler.enable()
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
+        print_to_file(config, restart)
+        faulthandler.enable()
         work(config, restart)
     except Exception as error:
         print(complaint(error), file=sys.stderr)

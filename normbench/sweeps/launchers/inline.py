@@ -7,7 +7,8 @@ from collections.abc import Generator, Sequence
 
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, complaint
-from normbench.runs.state import read_status, run_state
+from normbench.runs.files import run_standing
+from normbench.runs.state import status_bytes
 from normbench.sweeps.launchers.child import settle
 from normbench.sweeps.launchers.launcher import Event, Launcher, StopAsked, Work, launchers, train
 
@@ -23,10 +24,10 @@ def inline(restart: bool = False, work: Work = train) -> Launcher:
             if config.system.progress == "auto":  # the sweep's display shows the run
                 config = config.with_system(progress="none")
             yield Event("started", config)
-            before = read_status(config.run_path)
-            settle(config, before, _failure(work, config, restart))
-            yield Event("ended", config)
-            if run_state(config.run_path) == "interrupted":
+            before = status_bytes(config.run_path)
+            trouble = settle(config, before, _failure(work, config, restart))
+            yield Event("ended", config, trouble)
+            if run_standing(config.run_path).state == "interrupted":
                 return
 
     return Launcher(launch, at_once=lambda configs: 1)

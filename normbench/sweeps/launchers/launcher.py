@@ -25,10 +25,14 @@ PREFIX = "launcher."
 
 @dataclass(frozen=True)
 class Event:
-    """The start or the end of a run; the result is in the run's directory."""
+    """The start or the end of a run; the result is in the run's directory.
+
+    trouble: why a run failed, where its directory could not be told.
+    """
 
     kind: Literal["started", "ended"]
     config: RunConfig
+    trouble: str | None = None
 
 
 @dataclass(frozen=True)

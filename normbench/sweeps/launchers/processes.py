@@ -72,9 +72,9 @@ def processes(
                 for sentinel in wait(list(active), POLL_SECONDS):
                     assert isinstance(sentinel, int)
                     child, slot = active.pop(sentinel)
-                    child.settle()
+                    trouble = child.settle()
                     free.append(slot)
-                    yield Event("ended", child.config)
+                    yield Event("ended", child.config, trouble)
         finally:
             for child, _ in active.values():
                 child.kill()

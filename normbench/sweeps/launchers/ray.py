@@ -26,7 +26,7 @@ from normbench.config.schema import RunConfig
 from normbench.data.cache import cached_source, pack, unpack
 from normbench.errors import NormbenchError
 from normbench.runs.rundir import open_run
-from normbench.runs.state import read_status
+from normbench.runs.state import status_bytes
 from normbench.sweeps.launchers.child import Child, settle
 from normbench.sweeps.launchers.launcher import (
     Event,
@@ -79,7 +79,7 @@ def ray(
         for content, config in by_content.items():
             packed = pack(Resolver().source(config), data_home(config))
             data[content] = api.put(packed)
-        active: dict[Any, tuple[RunConfig, Mapping[str, Any]]] = {}
+        active: dict[Any, tuple[RunConfig, bytes | None]] = {}
         with _marker(waiting) as marker:
             while active or (waiting and not should_stop()):
                 if should_stop():
@@ -90,12 +90,12 @@ def ray(
                     # In a list, references travel as references; Ray would fetch bare arguments.
                     carried = [data[config.data.content], stop]
                     reference = task.remote(config, restart, timeout, work, marker, files, carried)
-                    active[reference] = config, read_status(config.run_path)
+                    active[reference] = config, status_bytes(config.run_path)
                     yield Event("started", config)
                 for reference in api.wait(list(active), timeout=POLL_SECONDS)[0]:
                     config, before = active.pop(reference)
-                    _bring_back(api, reference, config, before)
-                    yield Event("ended", config)
+                    trouble = _bring_back(api, reference, config, before)
+                    yield Event("ended", config, trouble)
 
     return Launcher(launch, at_once, "cuda" if gpus_per_run else "cpu")
 
@@ -147,7 +147,8 @@ def _run_on_node(
         return _files(away.run_path)
 
 
-def _bring_back(api: Any, reference: Any, config: RunConfig, before: Mapping[str, Any]) -> None:
+def _bring_back(api: Any, reference: Any, config: RunConfig, before: bytes | None) -> str | None:
+    """Writes the files of a run from its node; returns the reason of a failure not recorded."""
     try:
         # A task that returns has settled its run on the node. Without a status: stopped early.
         files = api.get(reference)
@@ -155,13 +156,21 @@ def _bring_back(api: Any, reference: Any, config: RunConfig, before: Mapping[str
             _write(config.run_path, files)
     except (api.exceptions.RayError, NormbenchError) as error:
         plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # Ray colours its tracebacks
-        settle(config, before, f"{type(error).__name__}: {plain.splitlines()[-1]}")
+        return settle(config, before, f"{type(error).__name__}: {plain.splitlines()[-1]}")
+    return None
 
 
 def _write(path: Path, files: Files) -> None:
-    """Writes the status last: after a kill half-way the run is not over and is trained again."""
+    """Writes the status last: after a kill half-way the run is not over and is trained again.
+
+    Checkpoints come after the rows that they vouch for.
+    """
+
+    def order(name: str) -> tuple[bool, bool]:
+        return name == "status.json", name.startswith("checkpoint")
+
     with open_run(path):
-        for name in sorted(files, key=lambda name: name == "status.json"):
+        for name in sorted(files, key=order):
             write_bytes(path / name, files[name])
 
 

@@ -21,7 +21,8 @@ from pydantic import Field
 
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, RunFailure, complaint
-from normbench.runs.state import read_status
+from normbench.runs.files import run_standing
+from normbench.runs.state import status_bytes
 from normbench.sweeps.launchers.child import print_to_file, settle
 from normbench.sweeps.launchers.launcher import (
     Event,
@@ -97,7 +98,7 @@ class Task:
     def __call__(self, config: RunConfig) -> None:
         """Trains the run; asks Slurm for another turn where the task's time ends before the run."""
         begin_anew = self.restart and "SLURM_RESTART_COUNT" not in os.environ
-        before = read_status(config.run_path)
+        before = status_bytes(config.run_path)
         print_to_file(config, begin_anew)
         heard: list[str] = []
         # submitit ignores SIGTERM; the training loop listens, and before training nothing is lost.
@@ -115,7 +116,7 @@ class Task:
             settle(config, before, str(error))
         if "late" in heard:
             settle(config, before, f"over the time limit of {self.timeout:g} s", failed_anyway=True)
-        elif heard and read_status(config.run_path).get("state") == "interrupted":
+        elif heard and run_standing(config.run_path).state == "interrupted":
             subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
 
 
@@ -128,7 +129,7 @@ def _stop(heard: list[str], reason: str) -> None:
 def _array(
     configs: Sequence[RunConfig], parameters: Mapping[str, Any], task: Task, should_stop: StopAsked
 ) -> Iterator[Event]:
-    before = {config.run_id: read_status(config.run_path) for config in configs}
+    before = {config.run_id: status_bytes(config.run_path) for config in configs}
     waiting = dict(zip(_submit(configs, parameters, task), configs, strict=True))
     running: set[str] = set()
     try:
@@ -143,10 +144,11 @@ def _array(
                     yield Event("started", config)
                 if state not in ALIVE:
                     del waiting[job]
+                    trouble = None
                     if not should_stop():  # a cancelled task has not failed
                         reason = f"its Slurm job {job} ended as {state}"
-                        settle(config, before[config.run_id], reason)
-                    yield Event("ended", config)
+                        trouble = settle(config, before[config.run_id], reason)
+                    yield Event("ended", config, trouble)
             if waiting:
                 time.sleep(POLL_SECONDS)
     finally:

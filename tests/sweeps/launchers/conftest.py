@@ -13,7 +13,7 @@ from kit.clusters import RayCluster, ray_cluster, slurm_cluster  # noqa: E402
 from kit.launchers import assert_same_numbers  # noqa: E402
 
 from normbench.config.schema import RunConfig  # noqa: E402
-from normbench.runs.state import run_state  # noqa: E402
+from normbench.runs.files import run_standing  # noqa: E402
 from normbench.sweeps.launchers import slurm as slurm_launcher  # noqa: E402
 from normbench.train.run import execute  # noqa: E402
 
@@ -26,9 +26,9 @@ def assert_as_alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., N
     def check(configs: Sequence[RunConfig]) -> None:
         for config in configs:
             alone = config.with_system(runs_dir=str(folder), progress="none")
-            if run_state(alone.run_path) == "new":
+            if run_standing(alone.run_path).state == "new":
                 execute(alone)
-            assert run_state(alone.run_path) == "done"
+            assert run_standing(alone.run_path).state == "done"
             assert_same_numbers(config.run_path, alone.run_path)
 
     return check

@@ -26,7 +26,8 @@ from kit.launchers import (
 )
 
 from normbench.config.schema import RunConfig
-from normbench.runs.state import is_held, last_output, run_state
+from normbench.runs.files import run_standing
+from normbench.runs.state import is_held, last_output
 from normbench.sweeps.carry_out import prepare_data
 from normbench.sweeps.launchers import Event, Launcher, launchers
 from normbench.sweeps.launchers.launcher import StopAsked, Work, train
@@ -103,7 +104,7 @@ class Launch:
             if event.kind == "ended" and is_held(event.config.run_path):
                 self.held_at_end.append(event.config.seed)
         for config in self.configs:
-            self.states[config.seed] = run_state(config.run_path)
+            self.states[config.seed] = run_standing(config.run_path).state
             self.reasons[config.seed] = reason(config)
             # submitit logs to the task's output.
             lines = last_output(config.run_path)

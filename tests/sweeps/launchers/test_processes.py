@@ -234,7 +234,7 @@ def test_runs_are_pinned_to_gpus_and_no_more_than_asked_share_one(
     launcher = built(Telling(str(tmp_path), "CUDA_VISIBLE_DEVICES"), runs_per_gpu=runs_per_gpu)
     assert launcher.at_once(configs) == 2 * runs_per_gpu
     launched(launcher, configs)
-    assert states(configs) == ["done"] * 5
+    assert states(configs) == ["diverged"] * 5
     told = [line.split("|") for line in noted(tmp_path, "told")]
     assert {name for name, *_ in told} == {"3", "GPU-5f"}
     for name in ("3", "GPU-5f"):

@@ -1,0 +1,87 @@
+"""Checksums, by which a file that was changed after it was written is recognised.
+
+JSON files carry theirs in the key `checksum`, other bytes at their end; a folder of tables has a
+file SHA256SUMS, which `sha256sum --check` reads too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from normbench.atomic import disk_errors, read_file, write_text
+from normbench.errors import RunFailure
+
+SUMS = "SHA256SUMS"
+KEY = "checksum"
+MARK = b"\nsha256 "
+
+
+def digest_of(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a JSON file with the checksum of all other keys."""
+    return {**content, KEY: _checksum(content)}
+
+
+def unsealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content without its checksum. Raises ValueError for a wrong or a missing checksum."""
+    plain = {key: value for key, value in content.items() if key != KEY}
+    if content.get(KEY) != _checksum(plain):
+        raise ValueError("its checksum is wrong")
+    return plain
+
+
+def sealed_bytes(content: bytes) -> bytes:
+    """The content with a last line of its checksum; readers of zip archives pass over the line."""
+    return content + MARK + hashlib.sha256(content).hexdigest().encode() + b"\n"
+
+
+def unsealed_bytes(content: bytes) -> bytes:
+    """The content without the last line. Raises ValueError for a wrong or a missing checksum."""
+    plain, _, _ = content.rpartition(MARK)
+    if sealed_bytes(plain) != content:
+        raise ValueError("its checksum is wrong")
+    return plain
+
+
+def record_sums(folder: Path, names: Iterable[str]) -> None:
+    """Writes the present checksums of these files of `folder` into SHA256SUMS, beside others'."""
+    sums = read_sums(folder)
+    for name in names:
+        sums[name] = digest_of(folder / name)
+    lines = [f"{digest}  {name}\n" for name, digest in sorted(sums.items())]
+    write_text(folder / SUMS, "".join(lines))
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """The checksums in SHA256SUMS by file name; {} without the file."""
+    file = folder / SUMS
+    if not file.exists():
+        return {}
+    text = read_file(file).decode(errors="replace")
+    lines = [line.partition("  ") for line in text.splitlines()]
+    return {name: digest for digest, _, name in lines}
+
+
+def check_sum(file: Path) -> None:
+    """Raises RunFailure for a file that SHA256SUMS beside it knows as another, or as there."""
+    known = read_sums(file.parent).get(file.name)
+    if known is None:
+        return
+    with disk_errors(file, "read"):
+        is_same = file.is_file() and digest_of(file) == known
+    if not is_same:
+        what = "was changed after it was written" if file.exists() else "is missing"
+        raise RunFailure(f"'{file}' {what}: {SUMS} has another checksum")
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,289 @@
+"""Damaged runs and studies: no traceback, and nothing is counted that differs."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kit.damage import OF_BYTES, OF_FILES, Damage, odd_value
+from kit.launchers import assert_same_numbers, at_step
+from kit.training import run_in
+
+from normbench.analysis.loading import load_study
+from normbench.analysis.report import write_report
+from normbench.analysis.study import Study
+from normbench.analysis.tables.comparison import comparison_table
+from normbench.analysis.tables.pairs import every_pair
+from normbench.analysis.tables.rendering import FORMS
+from normbench.errors import NormbenchError, RunFailure
+from normbench.runs.files import run_standing
+from normbench.runs.listing import list_runs, to_json, to_text
+from normbench.sweeps.plan import make_plan
+
+from kit.launchers import tiny_sweep  # isort: skip
+
+Run = Callable[..., tuple[int, str, str]]
+OF_RUN = ("config.yaml", "env.json", "status.json", "metrics.csv", "steps.csv")
+OF_STUDY = ("runs.csv", "metrics.csv", "steps.csv", "env.json", "configs.json", "SHA256SUMS")
+CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
+CELLS = [(norm, seed) for norm in ("bn", "gn") for seed in (0, 1)]
+QUICK, THOROUGH = 40, 400
+amount = pytest.mark.parametrize("number", [QUICK, pytest.param(THOROUGH, marks=pytest.mark.slow)])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four finished runs, and their report."""
+    folder = tmp_path_factory.mktemp("whole")
+    for norm, seed in CELLS:
+        run_in(folder / "runs", f"norm={norm}", f"seed={seed}", "train.log_every=3")
+    write_report(load_study([folder / "runs"]), folder / "studies" / "study", "a command")
+    shutil.copytree(folder / "studies" / "study", folder / "studies" / "other")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was asked to stop in its last epoch, with two checkpoints."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    import signal
+
+    with at_step(17, lambda: signal.raise_signal(signal.SIGINT)):
+        assert run_in(folder, "epochs=3").state == "interrupted"
+    return folder
+
+
+def damages(number: int, names: tuple[str, ...], kinds: tuple[Damage, ...]) -> Iterator[Any]:
+    """As many choices of a file's name, a kind of damage, and its random numbers."""
+    for index in range(number):
+        draw = random.Random(index)
+        yield names[index % len(names)], draw.choice(kinds), draw
+
+
+def figures(study: Study) -> dict[str, Any]:
+    """All that a study says of its finished runs, by run."""
+    done = study.done
+    found: dict[str, Any] = {}
+    for row in done.runs.to_dict("records"):
+        found[row["run"]] = {key: str(row[key]) for key in row}
+        for table in (done.metrics, done.steps):
+            rows = table[table["run"] == row["run"]]
+            found[row["run"]][str(len(table.columns))] = rows.to_csv(index=False)
+    return found
+
+
+def assert_nothing_else(found: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    for run, told in found.items():
+        assert told == known[run], run
+
+
+def one_answer(folder: Path, study: Study | None, notes: str) -> None:
+    """The list, the plan and the tables agree on which runs are done."""
+    listing = list_runs(folder)
+    assert to_text(listing)
+    json.loads(to_json(listing))
+    done = {row["run"] for row in listing.rows if row["status"] == "done"}
+    assert done == (set() if study is None else {*study.done.runs["run"]}), notes
+    for norm, seed in CELLS:
+        settings = (f"norm={norm}", f"seed={seed}", "train.log_every=3")
+        (run,) = make_plan(tiny_sweep(*settings), {"system.runs_dir": str(folder)}).runs
+        assert (run.state == "done") == (run.config.run_id in done)
+
+
+@amount
+def test_a_damaged_run_is_named_and_never_counted(whole: Path, tmp_path: Path, number: int) -> None:
+    known = figures(load_study([whole / "runs"]))
+    for name, damage, draw in damages(number, OF_RUN, OF_BYTES + OF_FILES):
+        folder = tmp_path / "runs"
+        shutil.copytree(whole / "runs", folder)
+        path = draw.choice(sorted(folder.iterdir()))
+        damage(path / name, draw)
+        study = load_study([folder])
+        found = figures(study)
+        assert_nothing_else(found, known)
+        if len(found) < len(CELLS):
+            unfinished = {*study.unfinished.runs["run"]}
+            assert path.name in " ".join([*study.notes, *unfinished]), (name, damage)
+        one_answer(folder, study, damage.__name__)
+        comparison_table(study)
+        every_pair(study)
+        shutil.rmtree(folder)
+
+
+@amount
+def test_values_of_a_wrong_type_under_a_right_checksum_are_no_traceback(
+    whole: Path, tmp_path: Path, number: int
+) -> None:
+    for name, damage, draw in damages(number, OF_RUN[:3], (odd_value,)):
+        folder = tmp_path / "runs"
+        shutil.copytree(whole / "runs", folder)
+        damage(draw.choice(sorted(folder.iterdir())) / name, draw)
+        study = load_study([folder])
+        one_answer(folder, study, name)
+        for form in FORMS.values():
+            form(comparison_table(study))
+        shutil.rmtree(folder)
+
+
+@amount
+def test_a_damaged_study_is_named_and_never_counted(
+    whole: Path, tmp_path: Path, number: int
+) -> None:
+    known = figures(load_study([whole / "studies" / "study"]))
+    for name, damage, draw in damages(number, OF_STUDY, OF_BYTES + OF_FILES):
+        folder = tmp_path / "studies"
+        shutil.copytree(whole / "studies", folder)
+        damage(folder / "study" / name, draw)
+        try:
+            study = load_study([folder / "study"])
+        except NormbenchError as error:
+            message = str(error)
+            assert "\n" not in message
+            assert str(folder) in message
+        else:
+            assert_nothing_else(figures(study), known)
+        shutil.rmtree(folder)
+
+
+@amount
+def test_values_of_a_wrong_type_in_a_study_without_checksums_are_no_traceback(
+    whole: Path, tmp_path: Path, number: int
+) -> None:
+    for name, damage, draw in damages(number, OF_STUDY[3:5], (odd_value,)):
+        folder = tmp_path / "study"
+        shutil.copytree(whole / "studies" / "study", folder)
+        (folder / "SHA256SUMS").unlink()
+        damage(folder / name, draw)
+        try:
+            study = load_study([folder])
+            comparison_table(study)
+            every_pair(study)
+        except NormbenchError as error:
+            message = str(error)
+            assert "\n" not in message
+        shutil.rmtree(folder)
+
+
+@amount
+def test_a_damaged_run_that_goes_on_reaches_the_same_numbers_or_says_why_not(
+    interrupted: Path, tmp_path: Path, number: int
+) -> None:
+    reference = tmp_path / "reference"
+    whole = run_in(reference, "epochs=3").path
+    resumed = 0
+    for name, damage, draw in damages(number, OF_RUN + CHECKPOINTS, OF_BYTES + OF_FILES):
+        folder = tmp_path / "runs"
+        shutil.copytree(interrupted, folder)
+        (path,) = folder.iterdir()
+        damage(path / name, draw)
+        try:
+            outcome = run_in(folder, "epochs=3")
+        except RunFailure as error:
+            message = str(error)
+            assert "\n" not in message
+            assert str(path) in message
+        else:
+            resumed += 1
+            assert outcome.state == "done"
+            assert run_standing(path).state == "done"
+            assert_same_numbers(path, whole)
+            assert len(load_study([folder]).done.runs) == 1
+        shutil.rmtree(folder)
+    assert resumed > number / 8, "most damage to one of two checkpoints is no loss"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cache_dir")
+def test_every_command_answers_a_damaged_folder_in_lines(
+    whole: Path, normbench: Run, tmp_path: Path
+) -> None:
+    commands = (
+        ("runs", "--runs-dir", "runs"),
+        ("runs", "--runs-dir", "runs", "--json"),
+        ("table", "runs"),
+        ("compare", "bn", "gn", "runs"),
+        ("plot", "loss", "runs", "-o", "figure.svg"),
+        ("report", "runs", "-o", "report"),
+        ("runs", "rm", "--failed", "--runs-dir", "runs"),
+    )
+    for name, damage, draw in damages(30, OF_RUN, (*OF_BYTES, *OF_FILES, odd_value)):
+        if damage is odd_value and name.endswith(".csv"):
+            continue
+        shutil.copytree(whole / "runs", "runs")
+        damage(draw.choice(sorted(Path("runs").iterdir())) / name, draw)
+        for command in commands:
+            code, _, errors = normbench(*command)
+            assert code in (0, 1, 2, 3), (command, errors)
+            assert "Traceback" not in errors
+        shutil.rmtree("runs")
+        shutil.rmtree("report", ignore_errors=True)
+
+
+def test_a_copied_run_is_not_counted_and_no_failure_is_removed_with_it(
+    whole: Path, tmp_path: Path, normbench: Run
+) -> None:
+    folder = tmp_path / "runs"
+    shutil.copytree(whole / "runs", folder)
+    run, *_ = sorted(folder.iterdir())
+    copy = folder / f"{run.name}.bak"
+    shutil.copytree(run, copy)
+    study = load_study([folder])
+    assert len(study.done.runs) == len(CELLS)
+    (note,) = study.notes
+    assert f"{copy}: its configuration is that of {run.name}" in note
+    listed = {row["run"]: row["status"] for row in list_runs(folder).rows}
+    assert listed[copy.name] == "misnamed"
+    assert normbench("runs", "rm", "--failed", "--runs-dir", str(folder))[0] == 0
+    assert copy.exists(), "a person's copy is no failed run"
+
+
+def test_an_older_checkpoint_goes_on_and_says_so_where_the_last_is_damaged(
+    interrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(interrupted, tmp_path / "runs")
+    (path,) = (tmp_path / "runs").iterdir()
+    content = bytearray((path / "checkpoint.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / "checkpoint.pt").write_bytes(content)
+    assert run_in(tmp_path / "runs", "epochs=3").state == "done"
+    told = capsys.readouterr().err
+    assert f"'{path / 'checkpoint.pt'}' is damaged: going on from the checkpoint before" in told
+
+
+def test_two_damaged_checkpoints_are_kept_and_named(interrupted: Path, tmp_path: Path) -> None:
+    shutil.copytree(interrupted, tmp_path / "runs")
+    (path,) = (tmp_path / "runs").iterdir()
+    for name in CHECKPOINTS:
+        (path / name).write_bytes(b"no checkpoint")
+    for _ in range(2):
+        with pytest.raises(RunFailure, match="is damaged: begin the run anew with --restart"):
+            run_in(tmp_path / "runs", "epochs=3")
+    assert run_in(tmp_path / "runs", "epochs=3", restart=True).state == "done"
+
+
+def test_a_configuration_damaged_while_the_run_was_interrupted_is_written_anew(
+    interrupted: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(interrupted, tmp_path / "runs")
+    (path,) = (tmp_path / "runs").iterdir()
+    (path / "config.yaml").write_text("seed: 7\n")
+    assert run_in(tmp_path / "runs", "epochs=3").state == "done"
+    assert len(load_study([tmp_path / "runs"]).done.runs) == 1
+
+
+def test_rows_removed_while_the_run_trains_fail_it(tmp_path: Path) -> None:
+    def remove() -> None:
+        (file,) = tmp_path.glob("*/metrics.csv")
+        file.unlink()
+
+    with at_step(10, remove), pytest.raises(RunFailure, match=r"metrics\.csv' was changed while"):
+        run_in(tmp_path)
+    (path,) = tmp_path.iterdir()
+    stands = run_standing(path)
+    assert stands.state == "failed"
+    assert "begin the run anew with --restart" in str(stands.reason)
