@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
-from kit import runs
 
-from normbench import cli
+pytest.register_assert_rewrite("kit")
+
+from kit import runs  # noqa: E402
+
+from normbench import cli  # noqa: E402
 
 Run = Callable[..., tuple[int, str, str]]
 LeaveRun = Callable[..., Path]

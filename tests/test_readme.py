@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from normbench import cli
+from normbench.analysis.loading import load_study
+from normbench.analysis.study_files import write_study
 from normbench.data import DataHome, Source
 from normbench.data.formats import cifar10
 from normbench.data.source import sources
@@ -80,7 +82,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of two runs, a part of first-sweep, an own norm and imported images."""
     folder = tmp_path_factory.mktemp("world")
     (folder / "my_norms.py").write_text(OWN_NORM)
-    copy_study(ROOT / "results" / "first-sweep", folder / "results" / "first-sweep")
+    study = load_study([ROOT / "results" / "first-sweep"], ["norm=bn,gn"])
+    write_study(study, folder / "results" / "first-sweep")
     for kind in ("train/cats", "train/dogs", "test/cats", "test/dogs"):
         (folder / "pets" / kind).mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(folder / "pets" / kind / "1.png")
@@ -90,17 +93,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for settings in (["norm=gn"], ["norm=bn", "batch_size=1"]):
             assert run(["train", *settings, "epochs=1", SMALL], patch) == 0
     return folder
-
-
-def copy_study(study: Path, copy: Path) -> None:
-    """Copies what the analysis reads of a study, with the runs of bn and gn alone."""
-    copy.mkdir(parents=True)
-    for name in ("configs.json", "env.json"):
-        shutil.copy(study / name, copy)
-    for name in ("runs.csv", "metrics.csv", "steps.csv", "bench.csv"):
-        head, *rows = (study / name).read_text().splitlines(keepends=True)
-        kept = [row for row in rows if re.search(r"\b(bn|gn)\b", row)]
-        (copy / name).write_text("".join([head, *kept]))
 
 
 def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:

@@ -241,6 +241,7 @@ def leave_run(
     row |= {name: float(value[0]) for name, value in _clocks(np.array([train_seconds])).items()}
     with open_run(config.run_path) as run:
         run.begin(config.to_yaml(), environment)
+        run.discard_rows()
         for epoch in range(1, (config.epochs if epochs is None else epochs) + 1):
             run.append_step({"step": 7 * epoch - 1, "epoch": epoch, "loss": 1.0, "lr": 0.1})
             run.append_metrics({"epoch": epoch, "steps": 7 * epoch, **row})

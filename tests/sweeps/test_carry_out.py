@@ -14,6 +14,7 @@ from kit.launchers import tiny_sweep
 from normbench.analysis.study_files import write_study
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.rendering import to_markdown
+from normbench.checksums import SUMS
 from normbench.config.schema import RunConfig
 from normbench.errors import RunFailure
 from normbench.runs.state import read_status
@@ -244,7 +245,7 @@ def compared(plan: Plan, folder: Path) -> tuple[set[str], pd.DataFrame, str]:
     return files, pd.read_csv(folder / "runs.csv"), to_markdown(comparison_table(study))
 
 
-FILES = {"runs.csv", "metrics.csv", "steps.csv", "env.json", "configs.json"}
+FILES = {"runs.csv", "metrics.csv", "steps.csv", "env.json", "configs.json", SUMS}
 
 
 def test_runs_that_differ_only_in_their_seed_are_a_row(finish: Work, tmp_path: Path) -> None:

@@ -6,16 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from kit.clusters import RayCluster, ray_cluster, slurm_cluster
+from kit.launchers import assert_same_numbers
 
-pytest.register_assert_rewrite("kit.launchers")
-
-from kit.clusters import RayCluster, ray_cluster, slurm_cluster  # noqa: E402
-from kit.launchers import assert_same_numbers  # noqa: E402
-
-from normbench.config.schema import RunConfig  # noqa: E402
-from normbench.runs.files import run_standing  # noqa: E402
-from normbench.sweeps.launchers import slurm as slurm_launcher  # noqa: E402
-from normbench.train.run import execute  # noqa: E402
+from normbench.config.schema import RunConfig
+from normbench.runs.files import run_standing
+from normbench.sweeps.launchers import slurm as slurm_launcher
+from normbench.train.run import execute
 
 
 @pytest.fixture(scope="session")
