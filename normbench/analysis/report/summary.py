@@ -19,7 +19,7 @@ from normbench.analysis.captions import (
 from normbench.analysis.settings import describe
 from normbench.analysis.stats import mean_interval, paired_difference
 from normbench.analysis.study import BASELINE, Study
-from normbench.analysis.tables.pairs import UNDECIDED, Paired, every_pair, p_text
+from normbench.analysis.tables.pairs import UNDECIDED, Paired, every_pair
 from normbench.analysis.tables.table import times
 from normbench.analysis.tables.tutorial import BATCH, CLAIMS, has_claims, relative_time
 from normbench.errors import NormbenchError
@@ -94,8 +94,7 @@ def _leaders(done: Study, pairs: Sequence[Paired]) -> Iterator[str]:
 def _lead(group: Lines, first: str, second: str, pairs: Sequence[Paired]) -> str:
     """The lead of the first over the second, as the table of pairs has it.
 
-    P-values are corrected for all pairs of the table. Two options of the same norm are no pair of
-    the table, and get no p-value.
+    Two options of the same norm are no pair of the table, and get no p-value.
     """
     here = group.iloc[0]
     for pair in pairs:
@@ -111,7 +110,7 @@ def _lead(group: Lines, first: str, second: str, pairs: Sequence[Paired]) -> str
     if estimate.n == 1:
         return f", {ahead} before {second}; one seed decides nothing"
     how = "more than chance explains" if pair.verdict == first else UNDECIDED
-    basis = f"paired over {seeds(estimate.n)}, {p_text(pair.adjusted)}"
+    basis = f"paired over {seeds(estimate.n)}, {pair.p_in_words}"
     return f", {ahead} before {second}, {basis}: {how}"
 
 
