@@ -12,6 +12,7 @@ import torch
 import yaml
 from kit.tiny import tiny
 
+from normbench.certificates import CHECKS
 from normbench.config.compose import compose
 from normbench.config.schema import from_yaml
 from normbench.errors import NormbenchError
@@ -89,6 +90,21 @@ class NeedsFour(Plain):
 class Pools(Plain):
     def forward(self, x):
         return x.mean((2, 3))
+
+
+class NotANumber(Plain):
+    def forward(self, x):
+        return x * float("nan")
+
+
+class Twice(Plain):
+    def forward(self, x):
+        return x, x
+
+
+class Grouped(nn.GroupNorm):
+    def __init__(self, num_features, groups=32):
+        super().__init__(groups, num_features)
 
 
 class TakesNothing(nn.Module):
@@ -369,6 +385,34 @@ def test_its_certificate_and_its_contract_are_computed(file: Path, normbench: Ru
     code, out, err = normbench("norms", "my_norms.py:NeedsFour", "--check")
     assert code == 1
     assert "BROKEN" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("Pools", "it makes (4, 16) of a batch of shape (4, 16, 5, 3)"),
+        ("NotANumber", "it gives values that are not finite on a batch of shape (4, 16, 5, 3)"),
+        ("FailsInForward", "on a batch of shape (4, 16, 5, 3) it raises NameError: "),
+        ("Twice", "it makes tuple of a batch of shape (4, 16, 5, 3)"),
+        ("Grouped norm.options.groups=5", "on a batch of shape (4, 16, 5, 3) it raises ValueError"),
+    ],
+)
+def test_the_check_calls_a_norm_broken_that_works_on_no_batch(
+    file: Path, normbench: Run, name: str, reason: str
+) -> None:
+    norm, *options = f"my_norms.py:{name}".split()
+    code, out, err = normbench("norms", norm, *options, "--check")
+    assert code == 1
+    assert out.startswith(f"{norm}: BROKEN {reason}")
+    assert out.endswith("; it works with none of 16, 32, 48, 64, 96, 128 channels\n")
+    assert out.count("\n") == 1
+    assert ("Traceback of your code:" in err) == ("it raises" in reason)
+
+
+def test_an_option_that_fits_no_16_channels_is_no_broken_norm(file: Path, normbench: Run) -> None:
+    _, out, _ = normbench("norms", "my_norms.py:Grouped", "norm.options.groups=12", "--check")
+    assert "BROKEN" not in out
+    assert out.count(": ok ") == len(CHECKS)
 
 
 def test_a_name_with_a_colon_is_no_list_of_names() -> None:
