@@ -14,7 +14,7 @@ from normbench.analysis.settings import is_setting, with_settings
 from normbench.analysis.study import Study
 from normbench.atomic import disk_errors, write_json, write_text
 from normbench.errors import NormbenchError, RunFailure
-from normbench.runs.files import known_schema, run_dirs
+from normbench.runs.files import defects_of, known_schema, run_dirs
 from normbench.runs.row import KEYS, row_columns, task_of
 from normbench.runs.rundir import SCHEMA_VERSION
 from normbench.tasks.metric import SPLITS, TaskRecord
@@ -165,6 +165,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     for part in content.values():
         if isinstance(part, dict):
             task_of(known_schema(part))
+            defects_of(part)
     return content
 
 

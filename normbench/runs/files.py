@@ -137,6 +137,17 @@ def at(content: Any, key: str) -> Any:
     return content
 
 
+def defects_of(environment: Mapping[str, Any]) -> list[str]:
+    """The defects, in an env.json, of an own norm by which its figures are not comparable.
+
+    Raises ValueError for anything but a list of texts.
+    """
+    found = environment.get("broken", [])
+    if not isinstance(found, list) or not all(isinstance(defect, str) for defect in found):
+        raise ValueError("broken is no list of texts")
+    return found
+
+
 def known_schema(content: Any) -> dict[str, Any]:
     """The content. Raises ValueError for anything but a mapping, and UnknownSchema."""
     if not isinstance(content, dict):
@@ -191,8 +202,9 @@ def _parse_section(text: str) -> dict[str, Any]:
 
 def _parse_environment(text: str) -> dict[str, Any]:
     environment = known_schema(json.loads(text))
+    defects_of(environment)  # a ValueError here names the damaged file
     if "task" in environment:
-        TaskRecord.from_json(environment["task"])  # a ValueError here names the damaged file
+        TaskRecord.from_json(environment["task"])  # and here
     return environment
 
 

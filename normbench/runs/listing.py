@@ -15,7 +15,7 @@ from typing import Any
 
 from normbench.config.schema import flatten
 from normbench.errors import unknown
-from normbench.runs.files import RunFiles, read_run, run_dirs, standing
+from normbench.runs.files import RunFiles, defects_of, read_run, run_dirs, standing
 from normbench.runs.row import row_columns, run_row, task_of
 from normbench.runs.where import Record, is_missing, rank, select
 from normbench.tasks.metric import TaskRecord
@@ -60,10 +60,14 @@ def list_runs(runs_dir: Path, where: Sequence[str] = (), sort: str | None = None
 
 
 def run_record(path: Path, files: RunFiles) -> dict[str, Any]:
-    """The row of a run with planned epochs, time of start, and flat configuration."""
+    """The row of a run with planned epochs, time of start, and flat configuration.
+
+    broken: the defects of an own norm by which its figures are not comparable; None without any.
+    """
     config = flatten(files.config)
     planned = {"planned_epochs": config.get("epochs"), "started": files.status.get("started")}
-    return config | run_row(files) | standing(path, files) | planned
+    broken = " and ".join(defects_of(files.environment)) or None
+    return config | run_row(files) | standing(path, files) | planned | {"broken": broken}
 
 
 def to_text(listing: Listing) -> str:
@@ -88,6 +92,8 @@ def to_text(listing: Listing) -> str:
     lines.append("")
     if any(row["s/epoch"].endswith("*") for row in rows):
         lines.append("* shared the machine with other runs: not to be compared")
+    broken = [f"{row['norm']} {row['broken']}" for row in listing.rows if row["broken"]]
+    lines += [f"{norm}: its figures are not comparable" for norm in dict.fromkeys(broken)]
     return "\n".join([*lines, _summary(listing.rows)])
 
 

@@ -97,6 +97,18 @@ class NotANumber(Plain):
         return x * float("nan")
 
 
+class Mates(Plain):
+    def forward(self, x):
+        return x - x.mean()
+
+
+class Remembers(Plain):
+    def forward(self, x):
+        if self.training:
+            self.mean = x.mean().detach()
+        return x - getattr(self, "mean", 0)
+
+
 class Twice(Plain):
     def forward(self, x):
         return x, x
@@ -169,6 +181,46 @@ def test_it_trains_and_is_known_by_its_class_its_file_and_its_options(
     assert (config["name"], config["file"]) == ("my_norms.py:MyNorm", str(file))
     assert config["options"] == {"alpha": 0.5, "mode": "plain", "axes": [1, 2, 3]}
     assert len(config["content"]) == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "defects"),
+    [
+        ("MyNorm", []),
+        ("Mates", ["evaluates with batch mates"]),
+        ("Remembers", ["keeps state outside its checkpoint"]),
+    ],
+)
+def test_a_run_warns_of_the_defects_that_spoil_its_figures_and_records_them(
+    file: Path, normbench: Run, name: str, defects: list[str]
+) -> None:
+    norm = f"my_norms.py:{name}"
+    code, _, err = normbench("train", "--norm", norm, *SMALL)
+    assert code == 0, err
+    warnings = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == len(defects)
+    for warning, defect in zip(warnings, defects, strict=True):
+        assert warning.startswith(f"warning: norm {norm} {defect} (")
+        assert warning.endswith(
+            "): its figures are not comparable; normbench norms --check says more"
+        )
+    [environment] = (file.parent / "results" / "runs").glob("*/env.json")
+    assert json.loads(environment.read_text())["broken"] == defects
+
+
+@pytest.mark.slow
+def test_a_run_of_a_sweep_warns_in_its_log_and_the_table_has_the_mark(
+    file: Path, normbench: Run
+) -> None:
+    processes = ["--launcher", "processes"]
+    code, out, err = normbench("sweep", "norm=gn,my_norms.py:Mates", *SMALL, *processes)
+    assert code == 0, err
+    assert "Mates evaluates with batch mates: its figures are not comparable" in out
+    runs = file.parent / "results" / "runs"
+    [log] = runs.glob("normresnet-Mates-*/output.log")
+    assert "warning: norm my_norms.py:Mates evaluates with batch mates" in log.read_text()
+    [of_gn] = runs.glob("normresnet-gn-*/env.json")
+    assert json.loads(of_gn.read_text())["broken"] == []
 
 
 @pytest.mark.slow

@@ -212,6 +212,14 @@ def test_files_of_an_unknown_schema_are_named_and_the_run_is_left_out(
     assert study.notes == (f"left out: {path}: {name} is of schema 99, this normbench reads 1",)
 
 
+@pytest.mark.parametrize("broken", [3, "mates", [1], None])
+def test_defects_of_a_norm_that_are_no_texts_are_damage(write_run: WriteRun, broken: Any) -> None:
+    path = write_run(BN)
+    content = json.loads((path / "env.json").read_text())
+    (path / "env.json").write_text(json.dumps(content | {"broken": broken}))
+    assert read_run(path).damaged == {"env.json": "is damaged"}
+
+
 def test_damaged_steps_leave_a_run_out_of_tables_and_not_of_the_list(
     write_run: WriteRun, tmp_path: Path
 ) -> None:

@@ -82,6 +82,16 @@ def test_a_run_without_rows_has_empty_figures(runs_dir: Path) -> None:
     assert row["train_loss"] is row["test_accuracy"] is row["median_train_seconds"] is None
 
 
+def test_a_norm_with_defects_is_named_below_the_runs(runs_dir: Path) -> None:
+    environment = json.loads((runs_dir / BN / "env.json").read_text())
+    defects = ["evaluates with batch mates", "does not repeat itself"]
+    (runs_dir / BN / "env.json").write_text(json.dumps(environment | {"broken": defects}))
+    listing = list_runs(runs_dir)
+    assert values(listing, "broken") == [" and ".join(defects), None, None]
+    told = f"bn {' and '.join(defects)}: its figures are not comparable"
+    assert to_text(listing).splitlines().count(told) == 1
+
+
 def test_every_key_of_the_configuration_can_be_asked_for(runs_dir: Path) -> None:
     where = ["norm.g=8", "optim.lr<0.01", "data.name=cifar10_parquet", "model.widths=[4,8]"]
     assert found(list_runs(runs_dir, where)) == [GN]

@@ -95,6 +95,7 @@ def page(
         filter_columns=FILTERS,
         filters=_filters(study),
         metric=study.primary,
+        broken=study.broken,
         runs=_rows(study),
         columns=study.varying(["lr", *filter(is_setting, runs.columns)]),
         figure_columns=[in_words(name) for name in _figure_columns(study)],

@@ -23,6 +23,7 @@ from normbench.tasks.metric import Metric
 
 SIGNIFICANCE = 0.05
 UNDECIDED = "undecided"
+NO_VERDICT = "no verdict"
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Paired:
     """First minus second in the final primary metric, at a choice of settings.
 
     adjusted: Holm's p-value over the family. num_tests: p-values in the family.
+    objection: what speaks against the figures of either norm; empty if nothing.
     """
 
     first: str
@@ -38,6 +40,7 @@ class Paired:
     difference: Difference
     adjusted: float
     num_tests: int
+    objection: str
     metric: Metric
 
     def turned(self) -> Paired:
@@ -50,12 +53,22 @@ class Paired:
     def verdict(self) -> str:
         """The better norm where the adjusted p-value is below 0.05, else undecided.
 
-        A single seed, or seeds with equal differences, have no p-value and decide nothing.
+        A single seed, or seeds with equal differences, have no p-value and decide nothing. There is
+        no verdict on a norm whose figures are not comparable.
         """
+        if self.objection:
+            return NO_VERDICT
         if math.isnan(self.adjusted) or self.adjusted >= SIGNIFICANCE:
             return UNDECIDED
         is_first = self.metric.is_better(self.difference.estimate.mean, 0.0)
         return self.first if is_first else self.second
+
+    @property
+    def outcome(self) -> str:
+        """The verdict in words, with the reason if there is none."""
+        if self.objection:
+            return f"{NO_VERDICT}, since {self.objection}"
+        return UNDECIDED if self.verdict == UNDECIDED else f"{self.verdict} is better"
 
     @property
     def shown(self) -> str:
@@ -73,12 +86,11 @@ class Paired:
         number = self.difference.estimate.n
         what = f"{describe(self.settings)}: {self.first} - {self.second} = {self.shown}"
         if number == 1:
-            return f"{what} at one seed: no interval, undecided."
+            return f"{what} at one seed: no interval, {self.outcome}."
         if math.isnan(self.adjusted):
-            return f"{what}, the same at {number} seeds: no spread to judge by, undecided."
-        outcome = UNDECIDED if self.verdict == UNDECIDED else f"{self.verdict} is better"
+            return f"{what}, the same at {number} seeds: no spread to judge by, {self.outcome}."
         basis = f"(95 % t interval, {number} seeds, paired)"
-        return f"{what} {basis}, {self.p_in_words}: {outcome}."
+        return f"{what} {basis}, {self.p_in_words}: {self.outcome}."
 
 
 def p_text(p_value: float) -> str:
@@ -131,10 +143,11 @@ def every_pair(study: Study) -> list[Paired]:
                 found.append((first, second, dict(zip(settings, key, strict=True)), difference))
     adjusted = holm([difference.p_value for *_, difference in found])
     num_tests = sum(not math.isnan(p_value) for p_value in adjusted)
-    return [
-        Paired(*one, p_value, num_tests, study.primary)
-        for one, p_value in zip(found, adjusted, strict=True)
-    ]
+    paired = []
+    for one, p_value in zip(found, adjusted, strict=True):
+        objection = _objection(study, one[:2])
+        paired.append(Paired(*one, p_value, num_tests, objection, study.primary))
+    return paired
 
 
 def pairs_table(study: Study) -> Table:
@@ -156,6 +169,11 @@ def pairs_table(study: Study) -> Table:
     basis = f"{caption(study)} {note} {chosen_rates(study)}".rstrip()
     numbers = data.rename(columns={"p_adjusted": "p"})
     return Table("Norm against norm", data, _readable(found, data), basis, numbers=numbers)
+
+
+def _objection(study: Study, norms: Sequence[str]) -> str:
+    """What speaks against the figures of the norms: `MyNorm evaluates with batch mates`."""
+    return "; ".join(f"{norm} {study.broken[norm]}" for norm in norms if norm in study.broken)
 
 
 def _by_seed(group: pd.DataFrame, column: str) -> dict[str, dict[int, float]]:
