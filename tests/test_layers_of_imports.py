@@ -177,5 +177,10 @@ def test_training_needs_neither_timm_nor_torchvision() -> None:
     assert all("torchvision" not in names for names in AT_IMPORT.values())
 
 
+def test_a_run_of_a_registered_norm_starts_without_the_certificates() -> None:
+    assert "certificates.breaches" not in loaded_by("train.run")
+    assert "certificates" in IMPORTS["train.run"]
+
+
 def test_the_command_line_loads_no_heavy_package_before_it_knows_the_command() -> None:
     assert not loaded_by("cli") & HEAVY

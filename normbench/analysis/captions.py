@@ -33,7 +33,16 @@ def caption(study: Study, *, test_set: bool = False, times: str = "") -> str:
         f"Data {distinct(runs, 'data')}, {epochs(done)}, final epoch; {finished}, {_spread(done)} "
         f"{floor}{times}{distinct(runs, 'device')}, threads: {distinct(runs, 'threads')}, "
         f"{distinct(runs, 'precision')}, torch {distinct(runs, 'torch')}, commit {commits(runs)}."
+        f"{''.join(f' {line}' for line in not_comparable(study))}"
     )
+
+
+def not_comparable(study: Study) -> list[str]:
+    """A sentence for each norm whose figures are not comparable, with the reason."""
+    return [
+        f"{norm} {defects}: its figures are not comparable, so there is no verdict on it."
+        for norm, defects in study.broken.items()
+    ]
 
 
 def unfinished(study: Study) -> tuple[str, ...]:

@@ -1,10 +1,11 @@
 """A study: the runs to be compared, as tables, and the decisions common to all outputs.
 
 `analysis.loading` reads a Study from run directories or CSV files. Each table, figure and page is
-made from a Study. The Study alone decides four questions:
+made from a Study. The Study alone decides five questions:
 
 - Which runs count? `done` has the finished runs, `chosen` each norm at a single learning rate.
 - Which runs differ only in their seed? Runs with equal values in `settings`.
+- Whose figures are not comparable? `broken` has own norms that break what figures rest on.
 - By which metric are runs judged? `primary`, from the task in env.json.
 - How long does an epoch take? `clocks`, from the rounds of `normbench bench`.
 
@@ -24,7 +25,7 @@ from normbench.analysis.settings import describe, is_setting
 from normbench.analysis.times import Clock, epoch_clocks, united
 from normbench.errors import NormbenchError
 from normbench.runs.columns import quantity_of
-from normbench.runs.records import task_of
+from normbench.runs.records import defects_of, task_of
 from normbench.tasks.metric import UNKNOWN_TASK, Metric, TaskRecord
 
 BASELINE = "bn"  # the norm to which times are relative
@@ -100,6 +101,21 @@ class Study:
             environments={run: self.environments[run] for run in self.environments if run in ids},
             configs={run: self.configs[run] for run in self.configs if run in ids},
         )
+
+    # Norms
+
+    @cached_property
+    def broken(self) -> dict[str, str]:
+        """The defects of own norms whose figures are not comparable, by norm, from env.json.
+
+        `{"MyNorm": "evaluates with batch mates and does not repeat itself"}`. No output names such
+        a norm as the better one.
+        """
+        found: dict[str, dict[str, None]] = {}
+        for run, norm in zip(self.runs["run"], self.runs["norm"], strict=True):
+            for phrase in defects_of(self.environments.get(run, {})):
+                found.setdefault(norm, {})[phrase] = None
+        return {norm: " and ".join(phrases) for norm, phrases in found.items()}
 
     # Settings
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from normbench.errors import NormbenchError
+from normbench.errors import NormbenchError, user_traceback
 
 if TYPE_CHECKING:
     from normbench.norms import NormSpec
@@ -43,13 +43,13 @@ def norms(
     from normbench.config.compose import compose
     from normbench.norms import norms as registry
 
+    chosen: dict[str, dict[str, Any]] = {entry.name: {} for entry in registry}
     if name:
-        chosen = compose(options or [], {"norm": name}).norm
-        found = [catalogue.listed(chosen.name, chosen.options)]
-    else:
-        found = [catalogue.listed(entry.name, {}) for entry in registry]
+        norm = compose(options or [], {"norm": name}).norm
+        chosen = {norm.name: norm.options}
     if check:
-        sys.exit(_check({facts["name"]: spec for facts, spec in found}))
+        sys.exit(_check({key: registry.build(key, options=chosen[key]) for key in chosen}))
+    found = [catalogue.listed(key, chosen[key]) for key in chosen]
     if not (name or as_json or markdown):
         print(catalogue.as_text(facts for facts, _ in found))
         return
@@ -68,6 +68,7 @@ def norms(
 def _check(specs: dict[str, NormSpec]) -> int:
     """Prints a line for every demand of the contract on every norm; returns the exit code."""
     from normbench.certificates import Broken, broken
+    from normbench.norms import own
 
     code = 0
     for name, spec in specs.items():
@@ -79,5 +80,10 @@ def _check(specs: dict[str, NormSpec]) -> int:
                     print(f"{name}: BROKEN {demand}: {failure}")
                     code = 1
         except Broken as error:
-            print(f"{name}: not tried: {error}")
+            code = 1
+            if own.is_own(name):
+                print(user_traceback(error) or "", end="", file=sys.stderr)
+                print(f"{name}: BROKEN {error}")
+            else:
+                print(f"{name}: not tried: {error}: choose other options")
     return code

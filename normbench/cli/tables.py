@@ -100,6 +100,8 @@ def compare(
 ) -> None:
     """Compare two norms over equal seeds: the paired difference, its interval, and the verdict.
 
+    P-values are Holm's over all pairs of norms in RUNS under --where, as in the report.
+
     \b
     normbench compare gn bn --where batch_size=64
     """

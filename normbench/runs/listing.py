@@ -16,7 +16,7 @@ from typing import Any
 from normbench.config.schema import flatten
 from normbench.errors import unknown
 from normbench.runs.files import RunFiles, read_run, run_dirs, standing
-from normbench.runs.records import task_of
+from normbench.runs.records import defects_of, task_of
 from normbench.runs.row import row_columns, run_row
 from normbench.runs.where import Record, is_missing, rank, select
 from normbench.tasks.metric import TaskRecord
@@ -61,7 +61,10 @@ def list_runs(runs_dir: Path, where: Sequence[str] = (), sort: str | None = None
 
 
 def run_record(path: Path, files: RunFiles) -> dict[str, Any]:
-    """The row of a run with planned epochs, time of start, and flat configuration."""
+    """The row of a run with planned epochs, time of start, and flat configuration.
+
+    broken: the defects of an own norm by which its figures are not comparable; None without any.
+    """
     config = flatten(files.config)
     stands = standing(path, files)
     return {
@@ -71,6 +74,7 @@ def run_record(path: Path, files: RunFiles) -> dict[str, Any]:
         "reason": stands.reason,
         "planned_epochs": config.get("epochs"),
         "started": files.status.get("started"),
+        "broken": " and ".join(defects_of(files.environment)) or None,
     }
 
 
@@ -96,6 +100,8 @@ def to_text(listing: Listing) -> str:
     lines.append("")
     if any(row["s/epoch"].endswith("*") for row in rows):
         lines.append("* shared the machine with other runs: not to be compared")
+    broken = [f"{row['norm']} {row['broken']}" for row in listing.rows if row["broken"]]
+    lines += [f"{norm}: its figures are not comparable" for norm in dict.fromkeys(broken)]
     return "\n".join([*lines, _summary(listing.rows)])
 
 

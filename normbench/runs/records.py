@@ -86,11 +86,15 @@ class Session(Record):
 
 
 class Environment(Session):
-    """env.json: task, data, and the sessions of a run, of which the first is the file itself."""
+    """env.json: task, data, and the sessions of a run, of which the first is the file itself.
+
+    broken: the defects of an own norm by which its figures are not comparable.
+    """
 
     task: dict[str, Any] | None = None
     data: DataRecord = DataRecord()
     cost_id: str | None = None
+    broken: list[str] = []
     resumed: list[Session] = []
 
 
@@ -135,6 +139,12 @@ def task_of(environment: Mapping[str, Any]) -> TaskRecord:
     """The task in an env.json, or UNKNOWN_TASK."""
     task = environment.get("task")
     return UNKNOWN_TASK if task is None else TaskRecord.from_json(task)
+
+
+def defects_of(environment: Mapping[str, Any]) -> list[str]:
+    """The defects, in an env.json, of an own norm by which its figures are not comparable."""
+    found: list[str] = environment.get("broken", [])
+    return found
 
 
 def at(content: Any, key: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from normbench.data.cache import load
 from normbench.data.loader import DeviceLoader
 from normbench.data.subset import hold_out, limit
 from normbench.errors import NormbenchError, RunFailure
+from normbench.norms import norms, own
 from normbench.runs.columns import STEP_COLUMNS
 from normbench.runs.files import run_standing
 from normbench.runs.records import OVER
@@ -72,6 +73,8 @@ def execute(config: RunConfig, *, restart: bool = False, patience: float = 0.5) 
     task = task_of(config, source)
     path = config.run_path
     standing = run_standing(path)
+    if standing.state == "unreachable":
+        raise RunFailure(str(standing.reason))
     if not restart:
         if not standing.is_usable:
             raise RunFailure(f"'{path}': {standing.reason}: begin the run anew with --restart")
@@ -86,7 +89,9 @@ def execute(config: RunConfig, *, restart: bool = False, patience: float = 0.5) 
     with open_run(path, restart=restart, patience=patience) as run:
         # Another process may have finished the run while this process loaded the data.
         if not run.is_over:
-            _train(run, config, source, task, splits)
+            channels = [site[0] for site in resolver.norm_sites(config, source)]
+            broken = warn_of_defects(config, channels)
+            _train(run, config, source, task, splits, broken)
         return _outcome(run, task)
 
 
@@ -97,9 +102,33 @@ def _splits(dataset: Dataset, config: RunConfig) -> Splits:
     return {"train": train, "val": val, "test": dataset.test}
 
 
-def _train(run: RunDir, config: RunConfig, source: Source, task: Task, splits: Splits) -> None:
+def warn_of_defects(config: RunConfig, channels: Sequence[int]) -> list[str]:
+    """Tries an own norm on the demands that its figures rest on; returns a phrase for each defect.
+
+    Each is a line on standard error. Registered norms are not tried: tests hold them to the
+    contract. channels: numbers of channels that the norm works with.
+    """
+    name = config.norm.name
+    if not own.is_own(name):
+        return []
+    # Runs of registered norms start without the import.
+    from normbench.certificates import defects
+
+    found = defects(norms.build(name, options=config.norm.options), channels)
+    for phrase, failure in found.items():
+        print(
+            f"warning: norm {name} {phrase} ({failure}): its figures are not comparable; "
+            "normbench norms --check says more",
+            file=sys.stderr,
+        )
+    return list(found)
+
+
+def _train(
+    run: RunDir, config: RunConfig, source: Source, task: Task, splits: Splits, broken: list[str]
+) -> None:
     with runtime_of(config) as runtime, stop_signals() as should_stop:
-        run.begin(config.to_yaml(), _environment(config, source, task))
+        run.begin(config.to_yaml(), _environment(config, source, task) | {"broken": broken})
         try:
             trainer = build_trainer(config, task, splits["train"], runtime)
             state, reason = _train_until_it_ends(run, trainer, config, splits, should_stop)

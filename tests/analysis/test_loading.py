@@ -419,6 +419,11 @@ def test_more_epochs_cost_no_more_calls(write_run: WriteRun, tmp_path: Path) -> 
             r"env\.json' cannot be read: has a wrong cost_id",
         ),
         ("env.json", lambda text: text[: len(text) // 2], r"env\.json' cannot be read"),
+        (
+            "env.json",
+            lambda text: text.replace('"cost_id"', '"broken": 3, "cost_id"', 1),
+            r"env\.json' cannot be read: has a wrong broken",
+        ),
     ],
 )
 def test_a_file_of_a_study_that_is_not_whole_is_named(

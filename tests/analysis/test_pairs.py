@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 
 import pandas as pd
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kit.runs import in_study, one_run
 
+from normbench.analysis.report.summary import summary
 from normbench.analysis.stats import holm, mean_interval
 from normbench.analysis.study import Study
-from normbench.analysis.tables.pairs import compare, every_pair, pairs_table
+from normbench.analysis.tables.pairs import compare, every_pair, family, p_text, pairs_table
 from normbench.errors import NormbenchError
 
 
@@ -58,7 +60,7 @@ def test_a_sentence_carries_interval_seeds_and_p_value() -> None:
     (found,) = compare(runs(gn=[0.70, 0.71, 0.72], bn=[0.60, 0.612, 0.618]), "gn", "bn")
     assert found.sentence() == (
         "batch size 64, lr 0.001: gn - bn = +10.0 ± 0.5 points (95 % t interval, 3 seeds, paired), "
-        "p < 0.001: gn is better."
+        "p < 0.001 (Holm over 1 comparison: all pairs of these runs): gn is better."
     )
 
 
@@ -160,6 +162,42 @@ def test_every_pair_is_scipys_t_test_corrected_for_all_pairs(study: Study) -> No
     )
 
 
+@settings(max_examples=12)
+@given(studies())
+def test_compare_the_table_of_pairs_and_the_report_give_one_p_value(study: Study) -> None:
+    found = every_pair(study)
+    assume(found)
+    table = pairs_table(study)
+    num_tests = sum(not math.isnan(paired.difference.p_value) for paired in found)
+    assert (f", {family(num_tests)}. " in table.caption) == (num_tests > 0)
+    for row in table.data.to_dict("records"):
+        for first, second in itertools.permutations((row["first"], row["second"])):
+            at = [
+                paired
+                for paired in compare(study, first, second)
+                if paired.settings["batch_size"] == row["batch_size"]
+            ]
+            (paired,) = at
+            assert (paired.first, paired.second) == (first, second)
+            assert paired.adjusted == pytest.approx(row["p_adjusted"], rel=0, abs=0, nan_ok=True)
+            assert paired.verdict == row["verdict"]
+            if not math.isnan(paired.adjusted):
+                told = f"{p_text(row['p_adjusted'])} ({family(num_tests)}): "
+                assert told in paired.sentence()
+    known = {f"{p_text(p)} ({family(num_tests)})" for p in table.data["p_adjusted"].dropna()}
+    for sentence in summary(study):
+        for told in re.findall(r"p [<=] .*\)(?=:)", sentence):
+            assert told in known
+
+
+def test_the_report_s_leader_has_the_p_value_of_compare() -> None:
+    study = runs(bn=[0.70, 0.71, 0.72], gn=[0.68, 0.686, 0.706], ln=[0.1, 0.2, 0.12])
+    (paired,) = compare(study, "bn", "gn")
+    (leader,) = [sentence for sentence in summary(study) if "reached the highest" in sentence]
+    assert paired.num_tests == 3
+    assert f", {paired.p_in_words}: " in leader
+
+
 def test_the_more_pairs_the_less_is_decided() -> None:
     two = runs(bn=[0.70, 0.71, 0.72], gn=[0.68, 0.686, 0.706])
     four = runs(
@@ -180,7 +218,7 @@ def test_the_more_pairs_the_less_is_decided() -> None:
 def test_the_table_of_pairs_has_a_row_each_and_settings_only_where_they_vary() -> None:
     study = in_study(
         *(
-            one_run(norm, 64, seed, 0.5 + rank / 10 + seed / 100)
+            one_run(norm, 64, seed, 0.5 + rank / 10 + rank**2 * seed / 100)
             for rank, norm in enumerate("abc")
             for seed in (0, 1)
         ),
@@ -188,12 +226,13 @@ def test_the_table_of_pairs_has_a_row_each_and_settings_only_where_they_vary() -
     table = pairs_table(study)
     assert table.shown["pair"].tolist() == ["a - b", "a - c", "b - c"]
     assert list(table.shown) == ["pair", "difference", "seeds", "p", "better"]
-    assert "Holm" in table.caption
+    assert "Holm over 3 comparisons: all pairs of these runs. " in table.caption
     wider = pairs_table(
         in_study(*(one_run(norm, size) for norm in ("bn", "gn") for size in (8, 64)))
     )
     assert wider.shown["batch size"].tolist() == ["8", "64"]
     assert wider.shown["p"].tolist() == ["", ""], "one seed tests nothing"
+    assert "Holm" not in wider.caption
 
 
 def test_where_no_two_norms_share_a_seed_there_is_no_table_of_pairs() -> None:

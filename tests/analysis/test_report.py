@@ -472,6 +472,17 @@ def test_a_page_says_how_it_was_made_and_how_to_make_it_again(of_sweep: Report) 
     assert "normbench report a&lt;b -o c" in text
 
 
+def test_a_page_says_over_how_many_comparisons_its_p_values_are_holm_s(reports: Reports) -> None:
+    def explained(name: str) -> str:
+        *_, last = [one.text for one in reports(name).page.named("p") if "t test" in one.text]
+        return " ".join(last.split())
+
+    # Two batch sizes of three pairs; at batch size 1 bn diverged.
+    holm = "Holm over 7 comparisons: all pairs of these runs"
+    assert f"with the paired t test, {holm}; “undecided”" in explained("sweep")
+    assert "with the paired t test; “undecided”" in explained("single")
+
+
 def test_a_heading_names_the_norms_while_it_can_hold_them() -> None:
     norms = [f"norm{index}" for index in range(9)]
     for number, said in ((8, ", ".join(norms[:8])), (9, "9 norms")):

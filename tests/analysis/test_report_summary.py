@@ -21,7 +21,8 @@ from normbench.analysis.tables.pairs import every_pair
 LEADER = re.compile(
     r"At batch size (\d+), (\w+) reached the highest test accuracy, ([\d.]+) ± [\d.]+ % "
     r"\((\d) seeds\), ([+-][\d.]+) ± [\d.]+ points before (\w+), paired over (\d) seeds, "
-    r"p = \S+: (undecided|more than chance explains)\."
+    r"p = \S+ \(Holm over \d+ comparisons?: all pairs of these runs\): "
+    r"(undecided|more than chance explains)\."
 )
 DIVERGED = "the loss is\n nan"
 

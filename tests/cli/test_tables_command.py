@@ -217,7 +217,7 @@ def test_compare_is_a_sentence_for_every_setting_in_common(normbench: Run) -> No
     assert (code, err) == (0, "")
     assert out == (
         "batch size 8, lr 0.001: bn - gn = +12.5 ± 158.8 points (95 % t interval, 2 seeds, paired), "
-        "p = 0.5: undecided.\n"
+        "p = 0.5 (Holm over 1 comparison: all pairs of these runs): undecided.\n"
     )
     _, back, _ = normbench("compare", "gn", "bn", "--where", "seed=0")
     assert (

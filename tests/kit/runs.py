@@ -70,12 +70,13 @@ def one_run(
     concurrent_runs: int = 1,
     task: TaskRecord = CLASSIFICATION,
     run: str | None = None,
+    broken: Sequence[str] = (),
     **settings: Any,
 ) -> RunFiles:
     """A run of as many epochs as there are seconds, whose primary metric ends at `reached`.
 
     settings: by dotted key, as `**{"norm.g": 4}`. Only a run that is done or interrupted has rows;
-    a refused run has no environment either.
+    a refused run has no environment either. broken: defects that training found in the norm.
     """
     config = _config(norm, batch_size, seed, lr, concurrent_runs, task)
     each = np.array([seconds] if isinstance(seconds, float | int) else seconds, dtype=float)
@@ -83,10 +84,11 @@ def one_run(
     for key, value in settings.items():
         _set(config, key, value)
     extra = "-".join(f"{key}={value}" for key, value in sorted(settings.items()))
+    environment = _environment(config, concurrent_runs, task) | {"broken": [*broken]}
     return RunFiles(
         run or f"normresnet-{norm}-b{batch_size}-s{seed}-{lr:g}{extra}",
         config,
-        {} if state == "refused" else _environment(config, concurrent_runs, task),
+        {} if state == "refused" else environment,
         {"state": state, "reason": reason},
         _metrics(each, lr, reached, held_out, task) if state in ("done", "interrupted") else {},
         {},

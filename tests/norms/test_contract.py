@@ -10,9 +10,9 @@ import torch
 from kit.norms import every_kind_of_norm, every_norm, new_layers, normal, results
 from torch import Tensor, nn
 
-from normbench.certificates import CHECKS, Broken, broken, contract
+from normbench.certificates import CHECKS, Broken, breaches, broken, contract, defects
 from normbench.norms import NormSpec, norms
-from normbench.norms.spec import Refusal
+from normbench.norms.spec import Refusal, Shape
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("in", {"affine": True}),
@@ -55,8 +55,14 @@ def test_a_constant_sample_alone_gives_finite_values_and_gradients(name: str) ->
 
 def test_a_norm_that_refuses_every_network_is_not_tried() -> None:
     spec = NormSpec("none", nn.Identity, refuse=lambda shape: Refusal("on purpose"))
-    with pytest.raises(Broken, match="on purpose"):
+    with pytest.raises(Broken, match=r"on purpose; it works with none of 16, 32, .* channels"):
         next(broken(spec))
+    assert [*defects(spec, (8, 24))] == ["could not be tried"]
+
+
+@pytest.mark.parametrize("num_groups", [12, 16, 32])
+def test_options_are_tried_on_channels_that_they_fit(num_groups: int) -> None:
+    assert failures(norms.build("gn", options={"num_groups": num_groups})) == {}
 
 
 def test_every_check_says_in_a_sentence_what_it_demands() -> None:
@@ -99,11 +105,22 @@ def remember(layer: Layer, x: Tensor) -> Tensor:
     return x + layer.forgotten.to(x)
 
 
+def drift(layer: Layer, x: Tensor) -> Tensor:
+    if not layer.training:
+        layer.forgotten = layer.forgotten + 1
+    return x + layer.forgotten.to(x)
+
+
+def keep_for_a_look(layer: Layer, x: Tensor) -> Tensor:
+    layer.forgotten = x.mean()
+    return x
+
+
 def raises(layer: Layer, x: Tensor) -> Tensor:
     raise ZeroDivisionError("on purpose")
 
 
-SPOILED: list[tuple[Callable[[NormSpec], None], Callable[[Layer, Tensor], Tensor]]] = [
+SPOILED: list[tuple[Callable[[NormSpec, Shape], None], Callable[[Layer, Tensor], Tensor]]] = [
     (contract.keeps_shape_and_type, lambda layer, x: x[..., :1]),
     (contract.keeps_shape_and_type, lambda layer, x: x.float()),
     (contract.stays_finite, lambda layer, x: x / x.detach().abs().mean((1, 2, 3), keepdim=True)),
@@ -111,7 +128,8 @@ SPOILED: list[tuple[Callable[[NormSpec], None], Callable[[Layer, Tensor], Tensor
     (contract.every_parameter_learns, lambda layer, x: x.detach()),
     (contract.scope_is_as_declared, lambda layer, x: x - x.mean((1, 2, 3), keepdim=True)),
     (contract.evaluates_samples_alone, lambda layer, x: x if layer.training else x - x.mean()),
-    (contract.evaluates_samples_alone, lambda layer, x: x + 0 * layer.count.add_(1)),
+    (contract.evaluates_without_a_trace, lambda layer, x: x + 0 * layer.count.add_(1)),
+    (contract.evaluates_without_a_trace, drift),
     (contract.refuses_what_fails, lambda layer, x: 0 * x),
     (contract.refuses_what_fails, raises),
     (contract.saves_and_loads, remember),
@@ -124,15 +142,35 @@ SPOILED: list[tuple[Callable[[NormSpec], None], Callable[[Layer, Tensor], Tensor
 @pytest.mark.parametrize(("check", "spoil"), SPOILED, ids=range(len(SPOILED)))
 def test_a_layer_with_one_thing_wrong_breaks_the_check_for_it(
     monkeypatch: pytest.MonkeyPatch,
-    check: Callable[[NormSpec], None],
+    check: Callable[[NormSpec, Shape], None],
     spoil: Callable[[Layer, Tensor], Tensor],
 ) -> None:
     monkeypatch.setattr(contract, "CHECKS", (check,))
     assert failures(NormSpec("none", lambda size: Layer(size, spoil))) != {}
 
 
+@pytest.mark.parametrize(("check", "spoil"), SPOILED, ids=range(len(SPOILED)))
+def test_the_defects_that_spoil_a_run_s_figures_have_a_phrase(
+    check: Callable[[NormSpec, Shape], None], spoil: Callable[[Layer, Tensor], Tensor]
+) -> None:
+    before = torch.get_rng_state()
+    found = defects(NormSpec("none", lambda size: Layer(size, spoil)), (8,))
+    assert torch.equal(torch.get_rng_state(), before)
+    if check in breaches.DEFECTS:
+        assert breaches.DEFECTS[check] in found
+
+
+@every_norm
+def test_a_registered_norm_has_no_such_defect(name: str) -> None:
+    assert defects(norms.build(name), (16,)) == {}
+
+
 def test_the_layer_that_is_spoiled_is_sound_by_itself() -> None:
     assert failures(NormSpec("none", lambda size: Layer(size, lambda layer, x: x))) == {}
+
+
+def test_a_layer_may_keep_a_tensor_for_a_look() -> None:
+    assert defects(NormSpec("none", lambda size: Layer(size, keep_for_a_look)), (8,)) == {}
 
 
 def test_a_refusal_of_a_shape_that_works_is_broken_too() -> None:

@@ -12,6 +12,7 @@ import torch
 import yaml
 from kit.tiny import tiny
 
+from normbench.certificates import CHECKS
 from normbench.config.compose import compose
 from normbench.config.schema import from_yaml
 from normbench.errors import NormbenchError
@@ -91,6 +92,33 @@ class Pools(Plain):
         return x.mean((2, 3))
 
 
+class NotANumber(Plain):
+    def forward(self, x):
+        return x * float("nan")
+
+
+class Mates(Plain):
+    def forward(self, x):
+        return x - x.mean()
+
+
+class Remembers(Plain):
+    def forward(self, x):
+        if self.training:
+            self.mean = x.mean().detach()
+        return x - getattr(self, "mean", 0)
+
+
+class Twice(Plain):
+    def forward(self, x):
+        return x, x
+
+
+class Grouped(nn.GroupNorm):
+    def __init__(self, num_features, groups=32):
+        super().__init__(groups, num_features)
+
+
 class TakesNothing(nn.Module):
     pass
 
@@ -153,6 +181,46 @@ def test_it_trains_and_is_known_by_its_class_its_file_and_its_options(
     assert (config["name"], config["file"]) == ("my_norms.py:MyNorm", str(file))
     assert config["options"] == {"alpha": 0.5, "mode": "plain", "axes": [1, 2, 3]}
     assert len(config["content"]) == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "defects"),
+    [
+        ("MyNorm", []),
+        ("Mates", ["evaluates with batch mates"]),
+        ("Remembers", ["keeps state outside its checkpoint"]),
+    ],
+)
+def test_a_run_warns_of_the_defects_that_spoil_its_figures_and_records_them(
+    file: Path, normbench: Run, name: str, defects: list[str]
+) -> None:
+    norm = f"my_norms.py:{name}"
+    code, _, err = normbench("train", "--norm", norm, *SMALL)
+    assert code == 0, err
+    warnings = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == len(defects)
+    for warning, defect in zip(warnings, defects, strict=True):
+        assert warning.startswith(f"warning: norm {norm} {defect} (")
+        assert warning.endswith(
+            "): its figures are not comparable; normbench norms --check says more"
+        )
+    [environment] = (file.parent / "results" / "runs").glob("*/env.json")
+    assert json.loads(environment.read_text())["broken"] == defects
+
+
+@pytest.mark.slow
+def test_a_run_of_a_sweep_warns_in_its_log_and_the_table_has_the_mark(
+    file: Path, normbench: Run
+) -> None:
+    processes = ["--launcher", "processes"]
+    code, out, err = normbench("sweep", "norm=gn,my_norms.py:Mates", *SMALL, *processes)
+    assert code == 0, err
+    assert "Mates evaluates with batch mates: its figures are not comparable" in out
+    runs = file.parent / "results" / "runs"
+    [log] = runs.glob("normresnet-Mates-*/output.log")
+    assert "warning: norm my_norms.py:Mates evaluates with batch mates" in log.read_text()
+    [of_gn] = runs.glob("normresnet-gn-*/env.json")
+    assert json.loads(of_gn.read_text())["broken"] == []
 
 
 @pytest.mark.slow
@@ -369,6 +437,34 @@ def test_its_certificate_and_its_contract_are_computed(file: Path, normbench: Ru
     code, out, err = normbench("norms", "my_norms.py:NeedsFour", "--check")
     assert code == 1
     assert "BROKEN" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("Pools", "it makes (4, 16) of a batch of shape (4, 16, 5, 3)"),
+        ("NotANumber", "it gives values that are not finite on a batch of shape (4, 16, 5, 3)"),
+        ("FailsInForward", "on a batch of shape (4, 16, 5, 3) it raises NameError: "),
+        ("Twice", "it makes tuple of a batch of shape (4, 16, 5, 3)"),
+        ("Grouped norm.options.groups=5", "on a batch of shape (4, 16, 5, 3) it raises ValueError"),
+    ],
+)
+def test_the_check_calls_a_norm_broken_that_works_on_no_batch(
+    file: Path, normbench: Run, name: str, reason: str
+) -> None:
+    norm, *options = f"my_norms.py:{name}".split()
+    code, out, err = normbench("norms", norm, *options, "--check")
+    assert code == 1
+    assert out.startswith(f"{norm}: BROKEN {reason}")
+    assert out.endswith("; it works with none of 16, 32, 48, 64, 96, 128 channels\n")
+    assert out.count("\n") == 1
+    assert ("Traceback of your code:" in err) == ("it raises" in reason)
+
+
+def test_an_option_that_fits_no_16_channels_is_no_broken_norm(file: Path, normbench: Run) -> None:
+    _, out, _ = normbench("norms", "my_norms.py:Grouped", "norm.options.groups=12", "--check")
+    assert "BROKEN" not in out
+    assert out.count(": ok ") == len(CHECKS)
 
 
 def test_a_name_with_a_colon_is_no_list_of_names() -> None:

@@ -23,7 +23,7 @@ from normbench.config.schema import flatten
 from normbench.runs.columns import COUNTED, read_columns
 from normbench.runs.files import read_run, run_dirs
 from normbench.runs.listing import list_runs
-from normbench.runs.records import SCHEMA_VERSION, at
+from normbench.runs.records import SCHEMA_VERSION, at, parse_record, write_record
 
 WriteRun = Callable[..., Path]
 BN, GN = (id_of(f"normresnet-{norm}-b64-s0") for norm in ("bn", "gn"))
@@ -219,6 +219,16 @@ def test_files_of_an_unknown_schema_are_named_and_the_run_is_left_out(
     (note,) = study.notes
     assert note.startswith(f"left out: {path}: ")
     assert f"{name} {told}" in note
+
+
+@pytest.mark.parametrize("broken", [3, "mates", [1], None])
+def test_defects_of_a_norm_that_are_no_texts_are_damage(write_run: WriteRun, broken: Any) -> None:
+    path = write_run(BN)
+    content = parse_record((path / "env.json").read_text())
+    write_record(path / "env.json", content | {"broken": broken})
+    seal(path)
+    (damage,) = read_run(path).damaged.values()
+    assert "has a wrong broken" in damage
 
 
 def test_damaged_steps_of_a_finished_run_leave_it_out_of_tables_and_are_listed(

@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kit.runs import REGRESSION, id_of
+from kit.runs import REGRESSION, id_of, seal
 
 from normbench.analysis.loading import read_runs
 from normbench.errors import NormbenchError
 from normbench.runs.files import run_dirs
 from normbench.runs.listing import Listing, list_runs, to_json, to_text
+from normbench.runs.records import parse_record, write_record
 from normbench.runs.rundir import open_run
 
 WriteRun = Callable[..., Path]
@@ -77,6 +78,17 @@ def test_a_run_without_rows_has_empty_figures(runs_dir: Path) -> None:
     (row,) = list_runs(runs_dir, ["norm=ln"]).rows
     assert row["epochs"] == 0
     assert row["train_loss"] is row["test_accuracy"] is row["median_train_seconds"] is None
+
+
+def test_a_norm_with_defects_is_named_below_the_runs(runs_dir: Path) -> None:
+    environment = parse_record((runs_dir / BN / "env.json").read_text())
+    defects = ["evaluates with batch mates", "does not repeat itself"]
+    write_record(runs_dir / BN / "env.json", environment | {"broken": defects})
+    seal(runs_dir / BN)
+    listing = list_runs(runs_dir)
+    assert values(listing, "broken") == [" and ".join(defects), None, None]
+    told = f"bn {' and '.join(defects)}: its figures are not comparable"
+    assert to_text(listing).splitlines().count(told) == 1
 
 
 def test_every_key_of_the_configuration_can_be_asked_for(runs_dir: Path) -> None:

@@ -140,7 +140,14 @@ def test_the_seed_changes_neither_the_subset_nor_the_images_held_out(
 ) -> None:
     seen: list[dict[str, bytes]] = []
 
-    def look(run: RunDir, config: RunConfig, source: Source, task: Task, splits: Splits) -> None:
+    def look(
+        run: RunDir,
+        config: RunConfig,
+        source: Source,
+        task: Task,
+        splits: Splits,
+        broken: list[str],
+    ) -> None:
         seen.append({name: split["images"].tobytes() for name, split in splits.items()})
         run.finish("diverged")
 

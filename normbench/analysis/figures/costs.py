@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from normbench.analysis.captions import machine, networks, time_note
 from normbench.analysis.figures import style
-from normbench.analysis.figures.layout import by_panel, prepared
+from normbench.analysis.figures.layout import by_panel, prepared, starred
 from normbench.analysis.settings import describe
 from normbench.analysis.stats import median_ratio, with_interval
 from normbench.analysis.study import BASELINE, Study
@@ -49,7 +49,9 @@ def time(study: Study, size: style.Size = style.PAGE) -> Figure:
                 clocks[str(label)] = panel.clock(of_line["run"])
             _draw_clocks(ax, clocks, looks)
             style.set_title(ax, title)
-        style.add_caption(figure, f"{time_note(timed)}{MIDDLE_HALF}", size)
+        style.add_caption(
+            figure, " ".join([f"{time_note(timed)}{MIDDLE_HALF}", *starred(timed)]), size
+        )
     return figure
 
 

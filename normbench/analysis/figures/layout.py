@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
-from normbench.analysis.captions import commits, counted, distinct, epochs, seeds
+from normbench.analysis.captions import commits, counted, distinct, epochs, not_comparable, seeds
 from normbench.analysis.figures.style import Looks, looks_of
 from normbench.analysis.settings import describe
 from normbench.analysis.study import Study
@@ -19,11 +20,14 @@ MAX_PANELS = 24
 def prepared(study: Study) -> tuple[Study, Looks]:
     """The study with the column `line` in `runs`, and the look of each line in every figure.
 
+    A norm whose figures are not comparable has a star.
     Raises NormbenchError where no run has finished.
     """
     if study.done.runs.empty:
         raise NormbenchError(f"no figure: none of {counted(len(study.runs), 'run')} finished")
-    labelled = study.labelled
+    runs = study.labelled.runs
+    stars = runs["norm"].isin(study.broken).map({True: "*", False: ""})
+    labelled = replace(study, runs=runs.assign(line=runs["line"] + stars))
     return labelled, looks_of(labelled.runs["line"].unique())
 
 
@@ -69,7 +73,12 @@ def basis(study: Study, *remarks: str) -> str:
         f"torch {distinct(runs, 'torch')}",
         f"commit {commits(runs)}.",
     ]
-    return " ".join([", ".join(parts), *remarks])
+    return " ".join([", ".join(parts), *remarks, *starred(study)])
+
+
+def starred(study: Study) -> list[str]:
+    """The sentences of a caption on norms with a star."""
+    return [f"* {line}" for line in not_comparable(study)]
 
 
 def link(runs: pd.DataFrame, settings: Sequence[str] = ("batch_size",)) -> str:

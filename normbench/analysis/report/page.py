@@ -21,6 +21,7 @@ from normbench.analysis.report.svg import Settings, inline_svg
 from normbench.analysis.settings import is_setting
 from normbench.analysis.study import Study
 from normbench.analysis.study_files import common_settings
+from normbench.analysis.tables.pairs import family
 from normbench.analysis.tables.table import Table, in_words
 from normbench.runs.records import at
 
@@ -90,9 +91,11 @@ def page(
         report_command=command,
         tables=[(name, table, _cells(table)) for name, table in tables.items()],
         figures=_inline(runs, figures),
+        family=_family(tables),
         filter_columns=FILTERS,
         filters=_filters(study),
         metric=study.primary,
+        broken=study.broken,
         runs=_rows(study),
         columns=study.varying(["lr", *filter(is_setting, runs.columns)]),
         figure_columns=[in_words(name) for name in _figure_columns(study)],
@@ -108,6 +111,12 @@ def page(
 def _norms(runs: pd.DataFrame) -> str:
     names = runs["norm"].unique()
     return ", ".join(map(str, names)) if len(names) <= MOST_IN_TITLE else f"{len(names)} norms"
+
+
+def _family(tables: Mapping[str, Table]) -> str:
+    """The family of the page's p-values in words; empty where nothing was tested."""
+    num_tests = tables["pairs"].data["num_tests"].max() if "pairs" in tables else 0
+    return family(num_tests) if num_tests else ""
 
 
 def _cells(table: Table) -> list[dict[str, Cell]]:

@@ -12,6 +12,7 @@ from normbench.analysis.captions import (
     chosen_rates,
     counted,
     distinct,
+    not_comparable,
     seeds,
     timed_networks,
     unfinished,
@@ -19,7 +20,7 @@ from normbench.analysis.captions import (
 from normbench.analysis.settings import describe
 from normbench.analysis.stats import mean_interval, paired_difference
 from normbench.analysis.study import BASELINE, Study
-from normbench.analysis.tables.pairs import UNDECIDED, Paired, every_pair, p_text
+from normbench.analysis.tables.pairs import NO_VERDICT, UNDECIDED, Paired, every_pair
 from normbench.analysis.tables.table import times
 from normbench.analysis.tables.tutorial import BATCH, CLAIMS, has_claims, relative_time
 from normbench.errors import NormbenchError
@@ -34,6 +35,7 @@ def summary(study: Study) -> list[str]:
     rates = chosen_rates(study)
     if rates:
         sentences.append(rates)
+    sentences += not_comparable(study)
     # Labelled before runs are left out: a norm's options are named alike in all sentences.
     done = study.labelled.chosen.done
     if not done.runs.empty:
@@ -72,30 +74,33 @@ def _extent(study: Study) -> str:
 def _leaders(done: Study, pairs: Sequence[Paired]) -> Iterator[str]:
     """For each choice of settings, the leader, and whether the lead over the next is decided.
 
-    A norm with different options is a different contestant.
+    A norm with different options is a different contestant. A norm whose figures are not
+    comparable leads nobody.
     """
     metric, column = done.primary, done.test_column
     extreme = "highest" if metric.is_larger_better else "lowest"
     settings = done.varying(done.shared_settings)
     groups = done.runs.groupby(settings, dropna=False) if settings else [((), done.runs)]
     for key, group in groups:
-        place = describe(dict(zip(settings, key, strict=True)))
+        place = describe(dict(zip(settings, key, strict=True))) or "the settings of these runs"
         means = group.groupby("line")[column].mean()
         ranked = means.sort_values(ascending=not metric.is_larger_better).index
-        reached = mean_interval(group.loc[group["line"] == ranked[0], column].tolist())
-        value = metric.show(reached.mean, reached.half_width)
-        lead = _lead(group, str(ranked[0]), str(ranked[1]), pairs) if len(ranked) > 1 else ""
-        yield (
-            f"At {place or 'the settings of these runs'}, {ranked[0]} reached the {extreme} "
-            f"test {metric.title}, {value} ({seeds(reached.n)}){lead}."
-        )
+        first = group[group["line"] == ranked[0]]
+        reached = mean_interval(first[column].tolist())
+        value = f"{metric.show(reached.mean, reached.half_width)} ({seeds(reached.n)})"
+        best = f"the {extreme} test {metric.title}, {value}"
+        defects = done.broken.get(first["norm"].iloc[0])
+        if defects:
+            yield f"At {place}, there is no leader: {ranked[0]}, with {best}, {defects}."
+        else:
+            lead = _lead(group, str(ranked[0]), str(ranked[1]), pairs) if len(ranked) > 1 else ""
+            yield f"At {place}, {ranked[0]} reached {best}{lead}."
 
 
 def _lead(group: Lines, first: str, second: str, pairs: Sequence[Paired]) -> str:
     """The lead of the first over the second, as the table of pairs has it.
 
-    P-values are corrected for all pairs of the table. Two options of the same norm are no pair of
-    the table, and get no p-value.
+    Two options of the same norm are no pair of the table, and get no p-value.
     """
     here = group.iloc[0]
     for pair in pairs:
@@ -110,8 +115,8 @@ def _lead(group: Lines, first: str, second: str, pairs: Sequence[Paired]) -> str
     ahead = pair.metric.show_difference(sign * estimate.mean, estimate.half_width)
     if estimate.n == 1:
         return f", {ahead} before {second}; one seed decides nothing"
-    how = "more than chance explains" if pair.verdict == first else UNDECIDED
-    basis = f"paired over {seeds(estimate.n)}, {p_text(pair.adjusted)}"
+    how = "more than chance explains" if pair.verdict == first else pair.outcome
+    basis = f"paired over {seeds(estimate.n)}, {pair.p_in_words}"
     return f", {ahead} before {second}, {basis}: {how}"
 
 
@@ -153,7 +158,7 @@ def _order(done: Study, pairs: Sequence[Paired]) -> Iterator[str]:
     measured = sorted(claimed, key=lambda norm: -means[norm])
     decided = set()
     for pair in pairs:
-        if pair.settings["batch_size"] == BATCH and pair.verdict != UNDECIDED:
+        if pair.settings["batch_size"] == BATCH and pair.verdict not in (UNDECIDED, NO_VERDICT):
             decided.add(frozenset((pair.first, pair.second)))
     steps = [" > ".join(step) for step in pairwise(measured) if frozenset(step) in decided]
     yield (
