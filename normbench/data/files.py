@@ -52,10 +52,10 @@ def require_file(path: Path, most: int) -> int:
 
 def read(path: Path, most: int) -> bytes:
     """The content of a regular file of at most `most` bytes; NormbenchError for others."""
-    require_file(path, most)
+    size = require_file(path, most)
     with reading(path), path.open("rb") as file:
-        # The file may grow, and those of /proc have no size.
-        return file.read(most)
+        # Not without a size: the file may be growing.
+        return file.read(size)
 
 
 def entries(folder: Path) -> list[Path]:
