@@ -17,7 +17,7 @@ from filelock import FileLock
 from pydantic import BaseModel, TypeAdapter
 
 from normbench.atomic import disk_errors, sync_file, sync_folder, write_bytes, write_json
-from normbench.data.files import read
+from normbench.data.files import read, user_path
 from normbench.data.manifest import MANIFEST, Manifest, folder_name, intact, sha256_of, short_hash
 from normbench.data.source import DataHome, Dataset, Source, sources
 from normbench.errors import NormbenchError, RunFailure
@@ -28,7 +28,8 @@ MAX_IMPORTS_BYTES = 2**24
 def default_cache_dir() -> Path:
     """`$NORMBENCH_CACHE`, else `normbench` under `$XDG_CACHE_HOME` or `~/.cache`."""
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("NORMBENCH_CACHE") or f"{caches}/normbench").expanduser()
+    named = os.environ.get("NORMBENCH_CACHE")
+    return user_path("$NORMBENCH_CACHE", named or f"{caches}/normbench")
 
 
 def load(source: Source, home: DataHome) -> Dataset:

@@ -317,11 +317,11 @@ def test_what_has_arrived_is_kept_when_every_mirror_fails(wanted: Download) -> N
     wanted.assert_complete()
 
 
-@pytest.mark.parametrize("address", ["file:///etc/passwd", "http://[", ""])
+@pytest.mark.parametrize("address", ["file:///etc/passwd", "http://[", "", "http://a\0b/"])
 def test_an_address_that_is_not_http_is_refused_before_anything_is_written(
     wanted: Download, address: str
 ) -> None:
-    message = f"mirror '{re.escape(address)}': must be an http"
+    message = f"mirror {re.escape(repr(address))}: must be an http"
     with pytest.raises(NormbenchError, match=message) as refusal:
         wanted.get_from([address])
     assert refusal.value.exit_code == 2

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import Run
 from kit.hostile import STAND_INS, sparse
 
 from normbench.data import files
+from normbench.data.source import DataHome, sources
 from normbench.errors import NormbenchError
 
 
@@ -56,3 +58,33 @@ def test_what_cannot_be_looked_at_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 def test_words_of_strangers_are_escaped_and_cut() -> None:
     assert files.printable("a\x1b\n\udcff" + "x" * 500, most=6) == r"a\x1b\n\udcffxx"
+
+
+PATHS = {"/a\0b": r"'/a\\x00b' is no path: a path holds no NUL byte", "~nobody-here/x": "'~nobody"}
+
+
+@pytest.mark.parametrize(("given", "message"), PATHS.items())
+@pytest.mark.parametrize("source", ["cifar10", "cifar10_parquet", "image_folder"])
+def test_a_setting_that_is_no_path_is_refused(given: str, message: str, source: str) -> None:
+    with pytest.raises(NormbenchError, match=f"^data.root: {message}"):
+        sources.build(source, DataHome(Path("nowhere")), options={"root": given})
+
+
+@pytest.mark.parametrize(("given", "message"), PATHS.items())
+@pytest.mark.parametrize("key", ["system.cache_dir", "system.runs_dir"])
+def test_a_folder_for_runs_or_data_that_is_no_path_is_refused_in_a_dry_run(
+    normbench: Run, key: str, given: str, message: str
+) -> None:
+    setting = f'{key}="{given}"'
+    code, _, complaint = normbench("train", "--dry-run", "data=synthetic", setting)
+    assert code == 2
+    assert re.match(f"normbench: {key}: {message}", complaint)
+
+
+def test_a_cache_in_the_environment_that_is_no_path_is_refused(
+    normbench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NORMBENCH_CACHE", "~nobody-here")
+    code, _, complaint = normbench("data", "check")
+    assert code == 2
+    assert complaint.startswith("normbench: $NORMBENCH_CACHE: '~nobody-here' is no path: ")

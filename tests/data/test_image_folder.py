@@ -145,12 +145,6 @@ def test_names_that_no_table_can_hold_are_refused_escaped(root: Path, name: str)
     assert "UTF-8" in message or "unicode" in message
 
 
-def test_a_path_with_a_nul_byte_is_refused(root: Path) -> None:
-    message = r"data\.root: must be a path, which holds no NUL byte, not '/a\\x00b'"
-    with pytest.raises(NormbenchError, match=message):
-        sources.build("image_folder", DataHome(root), options={"root": "/a\0b"})
-
-
 def test_a_folder_that_may_not_be_read_is_named(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,7 +73,7 @@ def md5_of(path: Path) -> str:
 
 def _require_http(url: str) -> None:
     try:
-        is_http = urlsplit(url).scheme in ("http", "https")
+        is_http = urlsplit(url).scheme in ("http", "https") and url.isprintable()
     except ValueError:
         is_http = False
     if not is_http:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normbench.data.fetch.download import MirrorsFailed, fetch, md5_of
-from normbench.data.files import kind_of, read, reading, require_file
+from normbench.data.files import kind_of, read, reading, require_file, user_path
 from normbench.data.source import DataHome, Root, Source, Split, sources
 from normbench.errors import NormbenchError, RunFailure
 
@@ -105,7 +105,7 @@ def is_cifar10(path: Path) -> bool:
 
 
 def _require(root: str) -> Path:
-    path = Path(root).expanduser()
+    path = user_path("data.root", root)
     found = _find(path)
     if found is not None:
         return found

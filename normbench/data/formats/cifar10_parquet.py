@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normbench.data.cache import recall
-from normbench.data.files import entries, printable
+from normbench.data.files import entries, printable, user_path
 from normbench.data.formats.cifar10 import CLASSES
 from normbench.data.formats.images import JPEG, content_hash, decode_images
 from normbench.data.source import DataHome, Root, Source, Split, sources
@@ -42,7 +42,8 @@ def cifar10_parquet(home: DataHome, *, root: Root = None) -> Source:
     """
     if root is None:
         return recall("cifar10_parquet", home)
-    files = {split: _parquet_files(Path(root).expanduser(), split) for split in ROWS}
+    folder = user_path("data.root", root)
+    files = {split: _parquet_files(folder, split) for split in ROWS}
     # The place in the order and not the path: a renamed folder holds the same data.
     parts = []
     for split, paths in files.items():

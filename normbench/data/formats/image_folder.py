@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from normbench.data.cache import recall
-from normbench.data.files import entries, kind_of, read, require_file, require_printable
+from normbench.data.files import (
+    entries,
+    kind_of,
+    read,
+    require_file,
+    require_printable,
+    user_path,
+)
 from normbench.data.formats.images import (
     MAX_FILE_BYTES,
     Shape,
@@ -36,7 +43,7 @@ def image_folder(home: DataHome, *, root: Root = None) -> Source:
     """
     if root is None:
         return recall("image_folder", home)
-    folder = Path(root).expanduser()
+    folder = user_path("data.root", root)
     if not folder.is_dir():
         raise NormbenchError(f"data.root: there is no folder '{root}'")
     real_folder = folder.resolve()
