@@ -65,6 +65,7 @@ class Imitation:
     train: Split
     test: Split
     checksums: dict[str, str]
+    first_labels: dict[str, list[int]]
 
     def stand_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Lets its checksums, sizes and sums stand for the published ones."""
@@ -78,6 +79,7 @@ class Imitation:
             "BINARY_ARCHIVE_MD5": md5(binary),
             "TRAIN_SUMS": tuple(self.train["images"].sum((0, 2, 3), dtype=int).tolist()),
             "TEST_SUMS": tuple(self.test["images"].sum((0, 2, 3), dtype=int).tolist()),
+            "FIRST_LABELS": self.first_labels,
             "MIRRORS": ("http://127.0.0.1:9/nothing-there",),
         }
         for name, value in values.items():
@@ -117,7 +119,9 @@ def made() -> Imitation:
     shapes[cifar10.ARCHIVE] = {cifar10.ARCHIVE: archive(python)}
     shapes[cifar10.BINARY_ARCHIVE] = {cifar10.BINARY_ARCHIVE: archive(binary)}
     train = Split.of(images=images[:5].reshape(-1, 3, 32, 32), labels=labels[:5].reshape(-1))
-    return Imitation(shapes, train, Split.of(images=images[5], labels=labels[5]), checksums)
+    test = Split.of(images=images[5], labels=labels[5])
+    first_labels = dict(zip(cifar10.BATCH_MD5, labels.tolist(), strict=True))
+    return Imitation(shapes, train, test, checksums, first_labels)
 
 
 @pytest.fixture
@@ -276,6 +280,16 @@ def test_a_damaged_binary_folder_is_named(
     data[place] = data[3073:3074] if value is None else value
     path.write_bytes(data)
     with pytest.raises(NormbenchError, match=f"{cifar10.BINARY_FOLDER}.* is damaged: .*{why}"):
+        from_root(tmp_path).decode()
+
+
+def test_two_batches_in_each_other_s_place_are_named(imitation: Imitation, tmp_path: Path) -> None:
+    folder = imitation.put(cifar10.BINARY_FOLDER, tmp_path)
+    one, other = folder / "data_batch_2.bin", folder / "data_batch_4.bin"
+    swapped = other.read_bytes(), one.read_bytes()
+    for path, content in zip((one, other), swapped, strict=True):
+        path.write_bytes(content)
+    with pytest.raises(NormbenchError, match=r"data_batch_2.bin is not .*its first labels are \["):
         from_root(tmp_path).decode()
 
 

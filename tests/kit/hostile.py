@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -59,6 +61,19 @@ def put_in_place_of(path: Path, make: Callable[[Path], object]) -> None:
     """Replaces a file by what `make` makes."""
     path.unlink(missing_ok=True)
     make(path)
+
+
+@contextmanager
+def memory_of_a_test(gib: float = 4.0) -> Iterator[None]:
+    """Bounds what this process may map beyond what it has mapped."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    most = pages * resource.getpagesize() + int(gib * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def in_little_memory(program: str, *arguments: str, gib: float = 1.0) -> str:

@@ -8,7 +8,6 @@ https://www.cs.toronto.edu/~kriz/cifar.html
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import io
 import pickle
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from normbench.data.fetch.download import MirrorsFailed, fetch, md5_of
 from normbench.data.files import kind_of, read, reading, require_file, user_path
+from normbench.data.formats.array_pickle import ArraysOnly
 from normbench.data.source import DataHome, Root, Source, Split, sources
 from normbench.errors import NormbenchError, RunFailure
 
@@ -60,6 +60,15 @@ BATCH_MD5 = {
 # Re-encoding the images as JPEG moves the means by 0.002 to 0.04, which the sums show.
 TRAIN_SUMS = (6_415_714_204, 6_295_060_180, 5_829_907_619)
 TEST_SUMS = (1_290_492_328, 1_266_775_083, 1_176_108_223)
+# Sums do not show two batches in each other's place.
+FIRST_LABELS = {
+    "data_batch_1": [6, 9, 9, 4, 1, 1, 2, 7, 8, 3],
+    "data_batch_2": [1, 6, 6, 8, 8, 3, 4, 6, 0, 6],
+    "data_batch_3": [8, 5, 0, 6, 9, 2, 8, 3, 6, 2],
+    "data_batch_4": [0, 6, 0, 2, 7, 2, 1, 2, 4, 1],
+    "data_batch_5": [1, 8, 5, 1, 5, 7, 4, 3, 8, 2],
+    "test_batch": [3, 8, 8, 0, 6, 6, 1, 6, 3, 1],
+}
 
 
 @sources.register("cifar10", title="CIFAR-10 (official)")
@@ -168,6 +177,11 @@ def _read(path: Path) -> tuple[Split, Split]:
     if path.is_dir() and not _has_batches(path, ""):
         _require_totals(train, TRAIN_SUMS, path)
         _require_totals(test, TEST_SUMS, path)
+        for name, batch in batches.items():
+            found = batch["labels"][:10].tolist()
+            if found != FIRST_LABELS[name]:
+                why = f"its first labels are {found}, not {FIRST_LABELS[name]}"
+                raise _damaged(path / f"{name}.bin", why)
     return train, test
 
 
@@ -215,32 +229,10 @@ def _from_pickle(data: bytes, path: Path) -> Split:
         raise _damaged(path, f"its md5 is {found}, not {BATCH_MD5[path.name]}")
     try:
         # latin1 keeps the bytes of Python 2's strings, from which numpy takes an array's data.
-        batch = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
+        batch = ArraysOnly(io.BytesIO(data), encoding="latin1").load()
     except pickle.UnpicklingError as error:
         raise _damaged(path, str(error)) from None
     return _checked(np.asarray(batch["data"]), np.asarray(batch["labels"]), path)
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Loads plain values and numpy arrays; refuses every function no array needs.
-
-    A pickle can name any function to call, and md5 does not stop a malicious author.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        # The function that makes an empty array, taken from an array's own pickling: numpy 1 and 2
-        # keep the function in different modules.
-        reconstruct = np.empty(0).__reduce__()[0]
-        allowed: dict[str, Any] = {
-            "numpy.core.multiarray._reconstruct": reconstruct,
-            "numpy._core.multiarray._reconstruct": reconstruct,
-            "numpy.ndarray": np.ndarray,
-            "numpy.dtype": np.dtype,
-            "_codecs.encode": codecs.encode,
-        }
-        if f"{module}.{name}" not in allowed:
-            raise pickle.UnpicklingError(f"it asks to call {module}.{name}, which no array needs")
-        return allowed[f"{module}.{name}"]
 
 
 def _checked(pixels: NDArray[Any], labels: NDArray[Any], path: Path) -> Split:
