@@ -71,7 +71,7 @@ class Pace:
         self._start, self._num_bytes = time.monotonic(), 0
 
     def add(self, num_bytes: int) -> None:
-        """Counts received bytes; 0 for headers and broken connections: their time counts too."""
+        """Counts received bytes; 0 where a connection broke off, so that stalling counts too."""
         self._num_bytes += num_bytes
         elapsed = time.monotonic() - self._start
         if elapsed >= self.window_seconds:
@@ -104,7 +104,6 @@ def complete(url: str, wanted: Wanted, pace: Pace, bar: tqdm[Any]) -> None:
 
 def _append(url: str, wanted: Wanted, pace: Pace, bar: tqdm[Any]) -> None:
     with Deadline(TIMEOUT_SECONDS) as deadline, _open(url, wanted.present, deadline) as response:
-        pace.add(0)
         position = start = _start_of(response, wanted)
         with wanted.part.open("ab") as file:
             file.truncate(start)
