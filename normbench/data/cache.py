@@ -6,61 +6,55 @@ so outdated data are never found; a folder whose manifest and files disagree is 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from filelock import FileLock
 from pydantic import BaseModel, TypeAdapter
 
 from normbench.atomic import disk_errors, sync_file, sync_folder, write_bytes, write_json
-from normbench.data.source import DataHome, Dataset, Source, Split, sources
+from normbench.data.files import read, user_path
+from normbench.data.manifest import MANIFEST, Manifest, folder_name, intact, sha256_of, short_hash
+from normbench.data.source import DataHome, Dataset, Source, sources
 from normbench.errors import NormbenchError, RunFailure
 
-# Raised by every change to the files of a folder: older folders are then decoded again.
-FORMAT = 2
+MAX_IMPORTS_BYTES = 2**24
 
 
 def default_cache_dir() -> Path:
     """`$NORMBENCH_CACHE`, else `normbench` under `$XDG_CACHE_HOME` or `~/.cache`."""
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("NORMBENCH_CACHE") or f"{caches}/normbench").expanduser()
+    named = os.environ.get("NORMBENCH_CACHE")
+    return user_path("$NORMBENCH_CACHE", named or f"{caches}/normbench")
 
 
 def load(source: Source, home: DataHome) -> Dataset:
-    """Maps the decoded data set, which is decoded first where the cache has no intact copy."""
+    """Maps the decoded data set, which is decoded first where the cache has no intact copy.
+
+    Raises RunFailure where the disk refuses, or damages what was just decoded.
+    """
     folder = cache_folder(source, home)
-    if not is_intact(folder):
+    found = intact(folder)
+    if found is None:
         _make(folder, lambda partial: _decode_into(partial, source))
-    return Dataset(source.name, _mapped(folder, "train"), _mapped(folder, "test"))
+        found = intact(folder)
+    if found is None:
+        raise RunFailure(f"'{folder}' was damaged while it was written")
+    return Dataset(source.name, found.train, found.test)
 
 
 def cache_folder(source: Source, home: DataHome) -> Path:
     """The folder that the decoded arrays of `source` have or would have."""
-    return home.cache_dir / f"{source.name}-{_short_hash(source.content)}"
+    return home.cache_dir / folder_name(source.name, source.content)
 
 
 def is_intact(folder: Path) -> bool:
     """Whether the folder's manifest and arrays are as they were written."""
-    return _intact_manifest(folder) is not None
-
-
-def _intact_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest where its checksum and the sha256 of every array (0.1 s) are right."""
-    try:
-        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-        checksum = manifest.pop("checksum")
-        digests = {name: _digest(folder / f"{name}.npy") for name in manifest["sha256"]}
-        found = (_checksum(manifest), FORMAT, digests)
-        is_right = found == (checksum, manifest["format"], manifest["sha256"])
-        return manifest if is_right else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return intact(folder) is not None
 
 
 def pack(source: Source, home: DataHome) -> tuple[str, dict[str, bytes]]:
@@ -99,9 +93,9 @@ def recall(name: str, home: DataHome) -> Source:
     def build() -> Source:
         return sources.build(name, home, options={"root": entry.root})
 
-    manifest = _intact_manifest(home.cache_dir / entry.folder)
+    found = intact(home.cache_dir / entry.folder)
     # An intact cache needs no root: the imported folder may be gone.
-    return _described(manifest, lambda: build().decode()) if manifest else build()
+    return found.manifest.source(lambda: build().decode()) if found else build()
 
 
 def cached_source(content: str, home: DataHome) -> Source | None:
@@ -113,26 +107,27 @@ def cached_source(content: str, home: DataHome) -> Source | None:
         )
 
     # A leading dot marks a folder that another process is still filling.
-    for folder in home.cache_dir.glob(f"[!.]*-{_short_hash(content)}"):
-        manifest = _intact_manifest(folder)
+    for folder in home.cache_dir.glob(f"[!.]*-{short_hash(content)}"):
+        found = intact(folder)
         # The short hash selects, the manifest's full content decides.
-        if manifest and manifest["content"] == content:
-            return _described(manifest, decode)
+        if found and found.manifest.content == content:
+            return found.manifest.source(decode)
     return None
 
 
 def cached(home: DataHome) -> list[tuple[Path, str]]:
     """The folders of decoded data, each with a description of its state."""
-    folders = sorted(path.parent for path in home.cache_dir.glob("*/manifest.json"))
+    folders = sorted(path.parent for path in home.cache_dir.glob(f"*/{MANIFEST}"))
     return [(folder, _state(folder)) for folder in folders]
 
 
 def _state(folder: Path) -> str:
-    manifest = _intact_manifest(folder)
-    if manifest is None:
+    found = intact(folder)
+    if found is None:
         return "damaged: will be decoded again"
-    counts = f"{manifest['num_train']} + {manifest['num_test']} images"
-    return f"intact: {manifest['name']}, {counts}, {len(manifest['classes'])} classes"
+    manifest = found.manifest
+    counts = f"{manifest.num_train} + {manifest.num_test} images"
+    return f"intact: {manifest.name}, {counts}, {len(manifest.classes)} classes"
 
 
 def _make(folder: Path, write: Callable[[Path], None]) -> None:
@@ -160,39 +155,17 @@ def _decode_into(folder: Path, source: Source) -> None:
             np.save(path, array, allow_pickle=False)
             # The manifest must not reach the disk before the arrays.
             sync_file(path)
-            digests[path.stem] = _digest(path)
-    manifest = {
-        "format": FORMAT,
-        "name": source.name,
-        "content": source.content,
-        "classes": list(source.classes),
-        "image_shape": list(source.image_shape),
-        "num_train": len(train),
-        "num_test": len(test),
-        "sha256": digests,
-    }
-    write_json(folder / "manifest.json", manifest | {"checksum": _checksum(manifest)})
-
-
-def _mapped(folder: Path, side: str) -> Split:
-    arrays = {}
-    for path in sorted(folder.glob(f"{side}_*.npy")):
-        # Mode c copies a page on writing: torch asks for writable memory, no file changes.
-        arrays[path.stem.removeprefix(f"{side}_")] = np.load(path, mmap_mode="c")
-    return Split(arrays)
-
-
-def _described(manifest: dict[str, Any], decode: Callable[[], tuple[Split, Split]]) -> Source:
-    channels, height, width = manifest["image_shape"]
-    return Source(
-        manifest["name"],
-        manifest["content"],
-        tuple(manifest["classes"]),
-        image_shape=(channels, height, width),
-        num_train=manifest["num_train"],
-        num_test=manifest["num_test"],
-        decode=decode,
+            digests[path.stem] = sha256_of(path)
+    manifest = Manifest(
+        name=source.name,
+        content=source.content,
+        classes=source.classes,
+        image_shape=source.image_shape,
+        num_train=len(train),
+        num_test=len(test),
+        sha256=digests,
     )
+    write_json(folder / MANIFEST, manifest.signed())
 
 
 class _Import(BaseModel):
@@ -207,19 +180,6 @@ def _imports(home: DataHome) -> dict[str, _Import]:
     if not path.exists():
         return {}
     try:
-        return TypeAdapter(dict[str, _Import]).validate_json(path.read_bytes())
+        return TypeAdapter(dict[str, _Import]).validate_json(read(path, MAX_IMPORTS_BYTES))
     except ValueError:
         raise NormbenchError(f"'{path}' is damaged: remove it and import again") from None
-
-
-def _short_hash(content: str) -> str:
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
-
-
-def _checksum(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

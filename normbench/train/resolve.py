@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -17,6 +16,7 @@ from normbench.atomic import disk_errors
 from normbench.config.schema import Choice, RunConfig, RuntimeConfig
 from normbench.data import DataHome, Source, sources
 from normbench.data.cache import cached_source, default_cache_dir
+from normbench.data.files import user_path
 from normbench.errors import NormbenchError, Unsupported
 from normbench.models import Layers, Site, models, norm_sites, unsupported
 from normbench.norms import norms
@@ -80,7 +80,7 @@ class Resolver:
         schedule(config.optim.schedule, config.optim.warmup_fraction)
         optimizers.build(config.optim.name, options=config.optim.options)
         # Before data are decoded for the runs.
-        runs_dir = Path(config.system.runs_dir).expanduser()
+        runs_dir = user_path("system.runs_dir", config.system.runs_dir)
         with disk_errors(runs_dir):
             if runs_dir.exists() and not runs_dir.is_dir():
                 raise NormbenchError(f"system.runs_dir: '{runs_dir}' is not a folder")
@@ -161,7 +161,8 @@ def count_train(config: RunConfig, source: Source) -> int:
 def data_home(config: RunConfig) -> DataHome:
     """Where the configuration's `system` section keeps data on this machine."""
     system = config.system
-    cache_dir = Path(system.cache_dir).expanduser() if system.cache_dir else default_cache_dir()
+    given = system.cache_dir
+    cache_dir = user_path("system.cache_dir", given) if given else default_cache_dir()
     return DataHome(cache_dir, system.mirrors, system.workers or os.cpu_count() or 1)
 
 

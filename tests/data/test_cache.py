@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
 import shutil
 import threading
 import time
@@ -14,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kit.hostile import STAND_INS, put_in_place_of, sparse
 from PIL import Image
 
 from normbench.data import cache
 from normbench.data.source import DataHome, Dataset, Source, Split, sources
-from normbench.errors import NormbenchError
+from normbench.errors import NormbenchError, RunFailure
 
 CLASSES, SHAPE = ("a", "b"), (3, 4, 5)
 
@@ -135,6 +138,10 @@ def change_manifest(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+def replaced_by(file: str, make: Callable[[Path], object]) -> Callable[[Path], object]:
+    return lambda folder: put_in_place_of(folder / file, make)
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "a flipped byte": flip_a_byte,
     "a truncated array": truncate,
@@ -142,12 +149,22 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a missing manifest": lambda folder: (folder / "manifest.json").unlink(),
     "half a manifest": write_manifest(b'{"format": 1, "na'),
     "a manifest that is a list": write_manifest(b"[]"),
+    "a manifest that is a word": write_manifest(b'"manifest"'),
+    "a manifest that is null": write_manifest(b"null"),
+    "a manifest a thousand lists deep": write_manifest(b"[" * 100_000),
+    "a manifest of a terabyte": lambda folder: sparse(folder / "manifest.json"),
+    "an array of a terabyte": lambda folder: sparse(folder / "train_images.npy"),
     "a manifest of binary garbage": write_manifest(b"\xff\xfe\x00"),
     "a manifest with another checksum": lambda folder: change_manifest(
         folder, sha256={"train_images": "0"}
     ),
     "a manifest of another format": lambda folder: change_manifest(folder, format=0),
 }
+
+
+for file in ("manifest.json", "train_images.npy"):
+    for kind, make in STAND_INS.items():
+        DAMAGES[f"{kind} in the place of {file}"] = replaced_by(file, make)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -161,6 +178,103 @@ def test_a_damaged_cache_is_decoded_again(home: DataHome, damage: str) -> None:
     assert_is_what_was_decoded(cache.load(counted.source, home))
     assert cache.is_intact(folder)
     assert counted.calls == 2
+
+
+def forged(folder: Path, arrays: dict[str, Any], **values: Any) -> None:
+    """Changes arrays and manifest so that every checksum is right."""
+    fields = json.loads((folder / "manifest.json").read_text())
+    for stem, content in arrays.items():
+        path = folder / f"{stem}.npy"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            np.save(path, content)
+        fields["sha256"][stem] = hashlib.sha256(path.read_bytes()).hexdigest()
+    fields |= values
+    del fields["checksum"]
+    text = json.dumps(fields, sort_keys=True)
+    fields["checksum"] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(fields))
+
+
+def npy_header(text: str) -> bytes:
+    header = text.encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+ONES = np.ones((6, *SHAPE), np.uint8)
+HUGE = "{'descr': '|u1', 'fortran_order': False, 'shape': (%d, 3, 4, 5)}"
+FORGERIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "another dtype": ({"train_images": ONES.astype(np.float32)}, {}),
+    "another shape": ({"train_images": ONES[:, :, :3]}, {}),
+    "another count": ({"train_images": ONES[:5], "train_labels": np.zeros(5, int)}, {}),
+    "a count in the manifest": ({}, {"num_train": 7}),
+    "labels of another shape": ({"train_labels": np.zeros((6, 1), int)}, {}),
+    "labels as floats": ({"train_labels": np.zeros(6)}, {}),
+    "objects": ({"train_labels": np.array([{}] * 6, dtype=object)}, {}),
+    "a number": ({"train_labels": np.array(3)}, {}),
+    "an archive of arrays": ({"train_labels": b"PK\x03\x04"}, {}),
+    "a pickle": ({"train_labels": pickle.dumps(1)}, {}),
+    "a giant shape": ({"train_images": npy_header(HUGE % 10**15)}, {}),
+    "an endless shape": ({"train_images": npy_header(HUGE % 10**30)}, {}),
+    "a negative shape": ({"train_images": npy_header(HUGE % -6)}, {}),
+    "a giant header": ({"train_images": b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + b" " * 99}, {}),
+    "a deep header": ({"train_images": npy_header("(" * 5000)}, {}),
+    "a header that is no dict": ({"train_images": npy_header("'x")}, {}),
+    "no array": ({}, {"sha256": {}}),
+    "an array from elsewhere": ({}, {"sha256": {"train_/../../x": "0"}}),
+    "a name that is a number": ({}, {"name": 3}),
+    "classes in a word": ({}, {"classes": "ab"}),
+    "a shape of words": ({}, {"image_shape": ["3", "4", "5"]}),
+    "a shape of two": ({}, {"image_shape": [3, 4]}),
+    "a count that is a word": ({}, {"num_train": "6"}),
+    "an unknown key": ({}, {"more": 1}),
+    "other content": ({}, {"content": "content-2"}),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forged_cache_is_not_believed_although_its_checksums_are_right(
+    home: DataHome, forgery: str
+) -> None:
+    counted = Counted()
+    cache.load(counted.source, home)
+    folder = cache.cache_folder(counted.source, home)
+    forged(folder, {})
+    assert cache.is_intact(folder), "the forgery of nothing"
+    arrays, values = FORGERIES[forgery]
+    forged(folder, arrays, **values)
+    assert cache.cached(home) == [(folder, "damaged: will be decoded again")]
+    assert cache.cached_source("content-1", home) is None
+    assert_is_what_was_decoded(cache.load(counted.source, home))
+    assert counted.calls == 2
+
+
+def test_an_array_that_the_manifest_does_not_name_is_not_loaded(home: DataHome) -> None:
+    counted = Counted()
+    cache.load(counted.source, home)
+    np.save(cache.cache_folder(counted.source, home) / "train_evil.npy", np.zeros(6))
+    assert_is_what_was_decoded(cache.load(counted.source, home))
+    assert counted.calls == 1
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(home: DataHome) -> None:
+    folder = cache.cache_folder(Counted().source, home)
+    folder.parent.mkdir()
+    folder.write_text("a file")
+    with pytest.raises(RunFailure, match=f"^'{folder}' cannot be written: "):
+        cache.load(Counted().source, home)
+
+
+@pytest.mark.parametrize(("kind", "make"), STAND_INS.items())
+def test_what_stands_in_the_place_of_the_list_of_imports_is_named(
+    home: DataHome, kind: str, make: Callable[[Path], object]
+) -> None:
+    home.cache_dir.mkdir()
+    path = home.cache_dir / "imported.json"
+    make(path)
+    with pytest.raises(NormbenchError, match=f"^'{path}' is {kind}; it must be a file$"):
+        sources.build("image_folder", home)
 
 
 @pytest.mark.parametrize("moment", ["decode", "save", "write_json"])
@@ -273,7 +387,26 @@ def test_data_that_nobody_imported_is_asked_for(name: str, home: DataHome) -> No
         sources.build(name, home)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"image_folder": {"root": "x"}}', b"\xff"])
+@pytest.mark.parametrize("entry", [{"root": "/a\0b"}, {"folder": "a\0b"}, {"folder": "../x"}])
+def test_an_odd_import_is_decoded_again_or_refused(
+    folder: Path, home: DataHome, entry: dict[str, str]
+) -> None:
+    source = imported(folder, home)
+    shutil.rmtree(cache.cache_folder(source, home))
+    path = home.cache_dir / "imported.json"
+    imports = json.loads(path.read_text())
+    imports["image_folder"] |= entry
+    path.write_text(json.dumps(imports))
+    if "root" in entry:
+        with pytest.raises(NormbenchError, match=r"data\.root: '/a\\x00b' is no path: .*NUL"):
+            sources.build("image_folder", home)
+    else:
+        assert sources.build("image_folder", home).content == source.content
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "[" * 10**5, "null", '{"image_folder": {"root": "x"}}', b"\xff"]
+)
 def test_a_damaged_list_of_imports_is_named(home: DataHome, content: str | bytes) -> None:
     home.cache_dir.mkdir()
     path = home.cache_dir / "imported.json"

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import os
 import pickle
 import struct
 import tarfile
+import tracemalloc
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torchvision
+from kit.hostile import STAND_INS, put_in_place_of, sparse
 from numpy.typing import NDArray
 
 from normbench.data.fetch.download import MirrorsFailed
 from normbench.data.formats import cifar10
+from normbench.data.importing import recognise
 from normbench.data.source import DataHome, Source, Split, sources
 from normbench.errors import NormbenchError, RunFailure
 
@@ -60,6 +65,7 @@ class Imitation:
     train: Split
     test: Split
     checksums: dict[str, str]
+    first_labels: dict[str, list[int]]
 
     def stand_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Lets its checksums, sizes and sums stand for the published ones."""
@@ -73,6 +79,7 @@ class Imitation:
             "BINARY_ARCHIVE_MD5": md5(binary),
             "TRAIN_SUMS": tuple(self.train["images"].sum((0, 2, 3), dtype=int).tolist()),
             "TEST_SUMS": tuple(self.test["images"].sum((0, 2, 3), dtype=int).tolist()),
+            "FIRST_LABELS": self.first_labels,
             "MIRRORS": ("http://127.0.0.1:9/nothing-there",),
         }
         for name, value in values.items():
@@ -112,7 +119,9 @@ def made() -> Imitation:
     shapes[cifar10.ARCHIVE] = {cifar10.ARCHIVE: archive(python)}
     shapes[cifar10.BINARY_ARCHIVE] = {cifar10.BINARY_ARCHIVE: archive(binary)}
     train = Split.of(images=images[:5].reshape(-1, 3, 32, 32), labels=labels[:5].reshape(-1))
-    return Imitation(shapes, train, Split.of(images=images[5], labels=labels[5]), checksums)
+    test = Split.of(images=images[5], labels=labels[5])
+    first_labels = dict(zip(cifar10.BATCH_MD5, labels.tolist(), strict=True))
+    return Imitation(shapes, train, test, checksums, first_labels)
 
 
 @pytest.fixture
@@ -274,6 +283,16 @@ def test_a_damaged_binary_folder_is_named(
         from_root(tmp_path).decode()
 
 
+def test_two_batches_in_each_other_s_place_are_named(imitation: Imitation, tmp_path: Path) -> None:
+    folder = imitation.put(cifar10.BINARY_FOLDER, tmp_path)
+    one, other = folder / "data_batch_2.bin", folder / "data_batch_4.bin"
+    swapped = other.read_bytes(), one.read_bytes()
+    for path, content in zip((one, other), swapped, strict=True):
+        path.write_bytes(content)
+    with pytest.raises(NormbenchError, match=r"data_batch_2.bin is not .*its first labels are \["):
+        from_root(tmp_path).decode()
+
+
 class Malicious:
     """Its pickle asks for os.system."""
 
@@ -366,3 +385,84 @@ def test_other_things_are_not_taken_for_cifar10(tmp_path: Path) -> None:
     (tmp_path / "empty.tar").write_bytes(archive({}))
     for name in ("", "missing", "text.tar.gz", "other.tar", "empty.tar"):
         assert not cifar10.is_cifar10(tmp_path / name)
+
+
+@pytest.mark.parametrize(("kind", "make"), STAND_INS.items())
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_stands_in_the_place_of_a_file_is_named(
+    shape: str, kind: str, make: Callable[[Path], object], imitation: Imitation, tmp_path: Path
+) -> None:
+    path = imitation.put(shape, tmp_path)
+    if path.is_dir():
+        path /= "data_batch_3" if shape == cifar10.FOLDER else "data_batch_3.bin"
+    put_in_place_of(path, make)
+    with pytest.raises(NormbenchError, match=f"^'{path}' is {kind}; it must be a file$"):
+        from_root(tmp_path).decode()
+
+
+@pytest.mark.parametrize("kind", ["a FIFO", "a device", "a socket"])
+def test_a_root_that_is_neither_file_nor_folder_is_named(kind: str, tmp_path: Path) -> None:
+    STAND_INS[kind](tmp_path / "root")
+    rule = "must be a file or a folder"
+    with pytest.raises(NormbenchError, match=f"data.root '{tmp_path}/root' is {kind}; {rule}"):
+        from_root(tmp_path / "root")
+    with pytest.raises(NormbenchError, match=f"'{tmp_path}/root' is {kind}; it {rule}"):
+        recognise(tmp_path / "root")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_file_that_is_too_large_is_named_with_the_limit(
+    shape: str, imitation: Imitation, tmp_path: Path
+) -> None:
+    path = imitation.put(shape, tmp_path)
+    limit = "268,435,456"
+    if path.is_dir():
+        path /= "data_batch_3" if shape == cifar10.FOLDER else "data_batch_3.bin"
+        limit = "67,108,864"
+    sparse(path)
+    size = f"has 1,099,511,627,776 bytes; at most {limit} are read"
+    with pytest.raises(NormbenchError, match=f"'{path}' {size}"):
+        from_root(tmp_path).decode()
+
+
+def bomb_of_gzip() -> bytes:
+    """A gigabyte of zeros as 1 MB; compressed in pieces, which gzip puts one after another."""
+    return gzip.compress(bytes(10**8), compresslevel=1) * 10
+
+
+def claims(kind: bytes, size: int, name: str = f"{cifar10.FOLDER}/data_batch_1") -> bytes:
+    """An archive whose first header claims `size` bytes of a kind of member."""
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    return gzip.compress(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+
+
+HOSTILE: dict[str, Callable[[], bytes]] = {
+    "a bomb": bomb_of_gzip,
+    "a member of 100 GB": lambda: claims(tarfile.REGTYPE, 10**11),
+    "a pax header of 100 GB": lambda: claims(tarfile.XHDTYPE, 10**11),
+    "a long name of 100 GB": lambda: claims(tarfile.GNUTYPE_LONGNAME, 10**11),
+    "a sparse member": lambda: claims(tarfile.GNUTYPE_SPARSE, 10**11),
+    "an empty name": lambda: claims(tarfile.REGTYPE, 0, "."),
+    "an endless name of gzip": lambda: b"\x1f\x8b\x08\x08\0\0\0\0\0\xff" + b"x" * 10**6,
+    "no byte": lambda: b"",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_archive_is_refused_in_little_memory(
+    kind: str, imitation: Imitation, tmp_path: Path
+) -> None:
+    content = HOSTILE[kind]()
+    (tmp_path / cifar10.ARCHIVE).write_bytes(content)
+    (tmp_path / "renamed").write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(NormbenchError, match=r"is not the published .* its md5 is"):
+        from_root(tmp_path).decode()
+    # With the right first name it is taken for an archive, and refused by its md5 later.
+    if cifar10.is_cifar10(tmp_path / "renamed"):
+        with pytest.raises(NormbenchError, match=r"is not the published .* its md5 is"):
+            from_root(tmp_path / "renamed").decode()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from kit.hostile import STAND_INS, in_little_memory, put_in_place_of, sparse
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -22,6 +23,7 @@ from normbench.errors import NormbenchError
 ROWS = {"train": 30, "test": 10}
 IMAGE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
 
+UNREADABLE = "is damaged: it cannot be decoded as a PNG or JPEG image"
 PATH_ONLY = pyarrow.struct([("path", pyarrow.string())])
 
 
@@ -162,6 +164,138 @@ def test_a_file_that_is_not_parquet_is_named(tmp_path: Path) -> None:
         assert refusal(root).startswith(f"'{path}' is not a readable parquet file: ")
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [("img", IMAGE), ("label", pyarrow.float64())],
+        [("img", IMAGE), ("label", pyarrow.decimal128(5, 0))],
+        [("img", IMAGE), ("label", pyarrow.dictionary(pyarrow.int32(), pyarrow.string()))],
+        [("img", IMAGE), ("label", pyarrow.bool_())],
+        [("img", IMAGE), ("label", pyarrow.list_(pyarrow.int64()))],
+        [("img", pyarrow.list_(IMAGE)), ("label", pyarrow.int64())],
+        [("img", pyarrow.struct([("bytes", pyarrow.string())])), ("label", pyarrow.int64())],
+        [("img", pyarrow.struct([("bytes", pyarrow.int64())])), ("label", pyarrow.int64())],
+        [("img", pyarrow.struct([("bytes", IMAGE)])), ("label", pyarrow.int64())],
+        [("img", IMAGE), ("label", pyarrow.int64()), ("label", pyarrow.int64())],
+        [("img", IMAGE), ("label", pyarrow.int64()), ("img", IMAGE)],
+        [("img", IMAGE), ("label\n\x1b[31m", pyarrow.int64())],
+        [("img", IMAGE)] + [(f"column {number}", pyarrow.int64()) for number in range(500)],
+    ],
+)
+def test_odd_types_are_refused_in_a_line(tmp_path: Path, fields: list[tuple[str, Any]]) -> None:
+    root = write_all(tmp_path / "root", shards=1)
+    path = root / "plain_text/train-00000-of-00001.parquet"
+    schema = pyarrow.schema(fields)
+    pyarrow.parquet.write_table(schema.empty_table(), path)
+    message = refusal(root)
+    assert message.startswith(f"'{path}' has columns img: ")
+    assert message.isprintable()
+    assert len(message) < 1000
+
+
+@pytest.mark.parametrize("kind", [pyarrow.uint8(), pyarrow.int32(), pyarrow.uint64()])
+@pytest.mark.parametrize("encoded", [pyarrow.binary(), pyarrow.large_binary()])
+def test_labels_and_bytes_of_other_widths_are_read_alike(
+    tmp_path: Path, kind: Any, encoded: Any
+) -> None:
+    root = write_all(tmp_path / "root", shards=1)
+    expected = source_of(root).decode()[0]
+    image = pyarrow.struct([("bytes", encoded), ("path", pyarrow.string())])
+    schema = pyarrow.schema([("img", image), ("label", kind)])
+    path = root / "plain_text/train-00000-of-00001.parquet"
+    write(path, rows_of("train"), schema)
+    train, _ = source_of(root).decode()
+    np.testing.assert_array_equal(train["images"], expected["images"])
+    np.testing.assert_array_equal(train["labels"], expected["labels"])
+    rows = rows_of("train")
+    rows[5]["label"] = None
+    write(path, rows, schema)
+    assert "CIFAR-10 has 0 to 9" in refusal(root)
+
+
+def test_a_label_beyond_int64_is_refused(tmp_path: Path) -> None:
+    root = write_all(tmp_path / "root", shards=1)
+    rows = rows_of("train")
+    rows[5]["label"] = 2**64 - 1
+    path = root / "plain_text/train-00000-of-00001.parquet"
+    write(path, rows, pyarrow.schema([("img", IMAGE), ("label", pyarrow.uint64())]))
+    assert refusal(root).startswith(f"'{path}' ")
+
+
+def test_many_row_groups_are_read_in_order(tmp_path: Path) -> None:
+    root = write_all(tmp_path / "root", shards=1)
+    expected = source_of(root).decode()[0]
+    path = root / "plain_text/train-00000-of-00001.parquet"
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(path), path, row_group_size=7)
+    train, _ = source_of(root).decode()
+    np.testing.assert_array_equal(train["images"], expected["images"])
+    np.testing.assert_array_equal(train["labels"], expected["labels"])
+
+
+def test_rows_and_bytes_are_judged_by_the_footer_before_any_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_all(tmp_path / "root")
+    source = source_of(root)
+    monkeypatch.setattr(cifar10_parquet, "_read", lambda path: pytest.fail("read"))
+    monkeypatch.setattr(cifar10_parquet, "MAX_BYTES", 1000)
+    with pytest.raises(NormbenchError) as caught:
+        source.decode()
+    message = str(caught.value)
+    assert message.startswith(f"'{root}/plain_text': ")
+    assert message.endswith(" bytes of train columns; at most 1,000 are read")
+    monkeypatch.setattr(cifar10_parquet, "ROWS", {"train": 31, "test": 10})
+    with pytest.raises(NormbenchError, match="30 train rows, CIFAR-10 has 31"):
+        source.decode()
+
+
+@pytest.mark.slow
+def test_an_image_repeated_without_end_is_held_once(tmp_path: Path) -> None:
+    root = write_all(tmp_path / "root", shards=1)
+    # Images of 100 MB, of which a dictionary in the file holds a single one.
+    image = pyarrow.array([bytes(10**8)], pyarrow.binary())
+    indices = pyarrow.array([0] * ROWS["train"], pyarrow.int32())
+    repeated = pyarrow.DictionaryArray.from_arrays(indices, image)
+    labels = pyarrow.array([row % 10 for row in range(ROWS["train"])])
+    table = pyarrow.table(
+        {"img": pyarrow.StructArray.from_arrays([repeated], ["bytes"]), "label": labels}
+    )
+    path = root / "plain_text/train-00000-of-00001.parquet"
+    pyarrow.parquet.write_table(table, path, compression="zstd", store_schema=False)
+    program = """
+import sys; from pathlib import Path
+from normbench.data.formats import cifar10_parquet
+from normbench.data.source import DataHome, sources
+from normbench.errors import NormbenchError
+cifar10_parquet.ROWS = {"train": 30, "test": 10}
+options = {"root": sys.argv[1]}
+try:
+    sources.build("cifar10_parquet", DataHome(Path("nowhere")), options=options).decode()
+except NormbenchError as error:
+    print(error)
+"""
+    message = in_little_memory(program, str(root), gib=2.0)
+    assert message == f"image 0 of '{path}' {UNREADABLE}\n"
+
+
+@pytest.mark.parametrize(("kind", "make"), STAND_INS.items())
+def test_what_stands_in_the_place_of_a_file_is_named(
+    tmp_path: Path, kind: str, make: Callable[[Path], object]
+) -> None:
+    root = write_all(tmp_path / "root", shards=1)
+    path = root / "plain_text/test-00000-of-00001.parquet"
+    put_in_place_of(path, make)
+    assert refusal(root) == f"'{path}' is {kind}; it must be a file"
+
+
+def test_a_file_that_is_too_large_is_named_with_the_limit(tmp_path: Path) -> None:
+    root = write_all(tmp_path / "root", shards=1)
+    path = root / "plain_text/test-00000-of-00001.parquet"
+    sparse(path)
+    size = "has 1,099,511,627,776 bytes; at most 1,073,741,824 are read"
+    assert refusal(root) == f"'{path}' {size}"
+
+
 def test_another_number_of_rows_is_refused(tmp_path: Path) -> None:
     root = with_first_rows(tmp_path / "one less", lambda rows: rows.pop(), "test")
     assert refusal(root) == f"'{root}/plain_text': 9 test rows, CIFAR-10 has 10"
@@ -190,9 +324,9 @@ def test_labels_that_are_not_0_to_9_are_refused(
     [
         (None, "is empty"),
         ({"bytes": None}, "is empty"),
-        ({"bytes": b""}, "is damaged: it cannot be decoded as an image"),
-        ({"bytes": b"\xff\xd8\xff no JPEG"}, "is damaged: it cannot be decoded as an image"),
-        ({"bytes": encoded("train", 0)[:-40]}, "is damaged: it cannot be decoded as an image"),
+        ({"bytes": b""}, UNREADABLE),
+        ({"bytes": b"\xff\xd8\xff no JPEG"}, UNREADABLE),
+        ({"bytes": encoded("train", 0)[:-40]}, UNREADABLE),
     ],
 )
 def test_a_missing_or_damaged_image_is_named_by_its_row_and_file(

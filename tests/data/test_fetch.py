@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,7 +25,7 @@ from urllib.request import Request
 
 import pytest
 
-from normbench.data.fetch import mirror
+from normbench.data.fetch import connection, mirror
 from normbench.data.fetch.download import MirrorsFailed, fetch
 from normbench.errors import NormbenchError, RunFailure
 
@@ -316,12 +317,13 @@ def test_what_has_arrived_is_kept_when_every_mirror_fails(wanted: Download) -> N
     wanted.assert_complete()
 
 
+@pytest.mark.parametrize("address", ["file:///etc/passwd", "http://[", "", "http://a\0b/"])
 def test_an_address_that_is_not_http_is_refused_before_anything_is_written(
-    wanted: Download,
+    wanted: Download, address: str
 ) -> None:
-    message = r"mirror 'file:///etc/passwd': must be an http"
+    message = f"mirror {re.escape(repr(address))}: must be an http"
     with pytest.raises(NormbenchError, match=message) as refusal:
-        wanted.get_from(["file:///etc/passwd"])
+        wanted.get_from([address])
     assert refusal.value.exit_code == 2
     assert not wanted.target.parent.exists()
 
@@ -337,7 +339,7 @@ def test_a_redirect_is_followed_with_its_range(wanted: Download) -> None:
 def redirected(old: str, new: str) -> Request | None:
     request, answer = Request(f"{old}://a/file"), io.BytesIO()
     location = f"{new}://b/file"
-    return mirror._NoDowngrade().redirect_request(request, answer, 302, "", Message(), location)
+    return connection._Redirects().redirect_request(request, answer, 302, "", Message(), location)
 
 
 def test_a_redirect_may_keep_or_gain_encryption_but_not_lose_it() -> None:
@@ -345,8 +347,155 @@ def test_a_redirect_may_keep_or_gain_encryption_but_not_lose_it() -> None:
         request = redirected(old, new)
         assert request is not None
         assert request.full_url == f"{new}://b/file"
-    with pytest.raises(mirror.Left, match="redirects from https to http://b/file"):
+    with pytest.raises(connection.RedirectRefused, match="redirects from https to http://b/file"):
         redirected("https", "http")
+
+
+@pytest.mark.parametrize("scheme", ["file", "ftp", "data", "gopher"])
+def test_a_redirect_to_another_protocol_is_not_followed(wanted: Download, scheme: str) -> None:
+    place = f"{scheme}://127.0.0.1/etc/passwd"
+    with pytest.raises(MirrorsFailed, match=f"edirect.*{scheme}://127") as failure:
+        wanted.get(moved=lambda handler: handler.head(302, length=0, Location=place))
+    assert wanted.requests == [("moved", None)]
+    assert "\n" not in str(failure.value)
+
+
+def test_redirects_in_a_circle_end(wanted: Download) -> None:
+    here, there = wanted.server.add(
+        here=lambda handler: handler.head(302, length=0, Location=there),
+        there=lambda handler: handler.head(302, length=0, Location=here),
+    )
+    with pytest.raises(MirrorsFailed, match=r"HTTP status 302: .*infinite loop"):
+        wanted.get_from([here])
+    assert len(wanted.requests) <= 12
+
+
+def test_the_body_of_a_redirect_is_not_read(wanted: Download) -> None:
+    (fine,) = wanted.server.add(good=good)
+
+    def endless(handler: Handler) -> None:
+        handler.head(302, Location=fine)
+        with suppress(OSError):
+            while True:
+                handler.wfile.write(bytes(1 << 16))
+
+    wanted.get(moved=endless)
+    wanted.assert_complete()
+
+
+class Dribble:
+    """A server that sends `start`, then `rest` again and again; each answer takes forever."""
+
+    def __init__(self, start: bytes, rest: bytes) -> None:
+        self.start, self.rest = start, rest
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Dribble:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.thread.join()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                self._answer(self.listener.accept()[0])
+
+    def _answer(self, connection: socket.socket) -> None:
+        # A client that hangs up ends the answer.
+        with connection, suppress(OSError):
+            connection.sendall(self.start)
+            while True:
+                connection.sendall(self.rest)
+                time.sleep(0.02)
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+DRIBBLES = {
+    "one byte of a header": ("http", OK + b"X-Long: ", b"x"),
+    "one header": ("http", OK, b"X-More: x\r\n"),
+    "100 Continue": ("http", b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "a TLS handshake": ("https", b"\x16\x03\x03\x40\x00", b"\x02"),
+    "the size of a chunk": (
+        "http",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n1;",
+        b"x",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DRIBBLES)
+def test_a_server_that_dribbles_is_left_after_the_time_for_an_answer(
+    wanted: Download, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "TIMEOUT_SECONDS", 0.3)
+    scheme, start, rest = DRIBBLES[kind]
+    threads = threading.active_count()
+    begin = time.monotonic()
+    with Dribble(start, rest) as server:
+        (fine,) = wanted.server.add(good=good)
+        wanted.get_from([f"{scheme}://127.0.0.1:{server.port}/file", fine])
+    assert time.monotonic() - begin < 10
+    assert threading.active_count() <= threads + 1
+    wanted.assert_complete()
+
+
+def test_the_reason_names_the_time_for_an_answer(
+    wanted: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "TIMEOUT_SECONDS", 0.3)
+    reason = r"timed out, no answer within 0\.3 s"
+    with Dribble(OK, b"X-More: x\r\n") as server, pytest.raises(MirrorsFailed, match=reason):
+        wanted.get_from([f"http://127.0.0.1:{server.port}/file"])
+
+
+def test_the_time_until_the_headers_counts_for_the_pace(
+    wanted: Download, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def late(handler: Handler) -> None:
+        time.sleep(0.2)
+        good(handler)
+
+    monkeypatch.setattr(mirror, "WINDOW_SECONDS", 0.1)
+    wanted.get(late=late, good=good)
+    assert re.search("left .*/late: too slow", capfd.readouterr().err)
+    assert [name for name, _ in wanted.requests] == ["late", "good"]
+
+
+def test_the_last_mirror_is_left_when_hardly_anything_arrives(
+    wanted: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "WINDOW_SECONDS", 0.05)
+    monkeypatch.setattr(mirror, "LAST_WINDOW_SECONDS", 0.2)
+    reason = r"too slow \(0\.\d+ kB/s over 0\.\d+ s, wanted 1\)"
+    with pytest.raises(MirrorsFailed, match=reason):
+        wanted.get(drips=drips(1, 0.02))
+    assert 0 < wanted.part.stat().st_size < 1000
+
+
+@pytest.mark.parametrize("name", ["file.tar.gz", "file.tar.gz.part"])
+@pytest.mark.parametrize(("make", "kind"), [(os.mkfifo, "a FIFO"), (os.mkdir, "a folder")])
+def test_something_else_in_the_place_of_the_file_is_named(
+    wanted: Download, name: str, make: Callable[[Path], None], kind: str
+) -> None:
+    wanted.target.parent.mkdir()
+    make(wanted.target.with_name(name))
+    with pytest.raises(RunFailure, match=f"{name}: it is {kind}, and must be a file"):
+        wanted.get(good=good)
+
+
+def test_words_of_a_mirror_are_escaped(wanted: Download) -> None:
+    def colours(handler: Handler) -> None:
+        handler.head(206, length=0, Content_Range="\x1b[31mred")
+
+    wanted.leave(wanted.part, BODY[:1000])
+    with pytest.raises(MirrorsFailed, match=r"\\x1b\[31mred"):
+        wanted.get(colours=colours)
 
 
 def test_a_disk_without_room_is_refused_before_a_mirror_is_asked(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from kit.hostile import STAND_INS, chunk, png, put_in_place_of, sparse
 from numpy.typing import NDArray
 from PIL import Image
 
+from normbench.data.formats import image_folder
 from normbench.data.source import DataHome, Source, sources
 from normbench.errors import NormbenchError
 
@@ -86,6 +92,112 @@ def test_the_content_follows_the_bytes_and_their_places_not_the_folder_s_place(r
     assert source_of(root).content != content
 
 
+@pytest.mark.parametrize(("kind", "make"), STAND_INS.items())
+def test_what_stands_in_the_place_of_an_image_is_named(
+    root: Path, kind: str, make: Callable[[Path], object]
+) -> None:
+    path = root / "train/dog/1.png"
+    put_in_place_of(path, make)
+    assert refusal(root) == f"'{path}' is {kind}; it must be a file"
+
+
+def test_a_file_that_is_too_large_is_named_with_the_limit(root: Path) -> None:
+    sparse(root / "test/dog/0.png")
+    size = "has 1,099,511,627,776 bytes; at most 268,435,456 are read"
+    assert refusal(root) == f"'{root}/test/dog/0.png' {size}"
+
+
+@pytest.mark.parametrize(("place", "target"), [("train/emu", "emu"), ("train/emu", "nowhere")])
+@pytest.mark.parametrize("place_of", ["class", "image"])
+def test_links_that_lead_nowhere_or_in_a_circle_are_named(
+    root: Path, place: str, target: str, place_of: str
+) -> None:
+    path = root / place
+    if place_of == "class":
+        shutil.rmtree(path)
+    else:
+        path, target = path / "0.png", target.replace("emu", "0.png")
+        path.unlink()
+    path.symlink_to(target)
+    assert refusal(root).startswith(f"'{path}' cannot be read: ")
+
+
+def test_a_link_to_the_folder_above_is_no_endless_way(root: Path) -> None:
+    (root / "train/emu/up").symlink_to(root / "train", target_is_directory=True)
+    assert source_of(root).num_train == 6
+
+
+@pytest.mark.parametrize("name", ["caf\udce9", "a\tb", "a\nb", "\x1b[31mred", "a\u2028b"])
+def test_names_that_no_table_can_hold_are_refused_escaped(root: Path, name: str) -> None:
+    rule = "its name must be UTF-8 without control characters: rename it"
+    image = root / "train/dog" / f"{name}.png"
+    shutil.copy(root / "train/dog/0.png", image)
+    assert refusal(root) == f"{str(image)!r}: {rule}"
+    image.unlink()
+    for side in ("train", "test"):
+        (root / side / "dog").rename(root / side / name)
+    assert refusal(root) == f"{str(root / 'train' / name)!r}: {rule}"
+    for side in ("train", "test"):
+        (root / side / name).rename(root / side / "dog")
+    moved = root.rename(root.with_name(name))
+    message = refusal(moved)
+    assert message.isprintable()
+    assert "UTF-8" in message or "unicode" in message
+
+
+def test_a_folder_that_may_not_be_read_is_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    iterdir = Path.iterdir
+
+    def guarded(path: Path) -> Iterator[Path]:
+        if path == root / "test/dog":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", guarded)
+    assert refusal(root) == f"'{root}/test/dog' cannot be read: Permission denied"
+
+
+def test_an_image_that_may_not_be_read_is_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, open_path = root / "test/dog/0.png", Path.open
+
+    def guarded(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self == path:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return open_path(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", guarded)
+    assert refusal(root) == f"'{path}' cannot be read: Permission denied"
+
+
+def test_more_images_than_memory_holds_are_refused_before_any_is_decoded(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_bytes = 9 * 3 * HEIGHT * WIDTH
+    least = num_bytes / 2**30 / image_folder.MEMORY_SHARE
+    monkeypatch.setattr(image_folder, "available_memory_gib", lambda: least)
+    source_of(root).decode()
+    monkeypatch.setattr(image_folder, "available_memory_gib", lambda: 0.99 * least)
+    monkeypatch.setattr(image_folder, "decode_images", lambda *_: pytest.fail("decoded"))
+    message = refusal(root)
+    assert "GiB of images (9 of 5x4): resize them; at most " in message
+    assert message.endswith(" GiB, 75% of the available memory")
+
+
+def test_decoding_holds_no_more_files_than_it_has_workers(root: Path) -> None:
+    for path in root.glob("t*/*/*.png"):
+        path.write_bytes(png(WIDTH, HEIGHT, chunk(b"prVt", bytes(2**22))))
+    source = sources.build("image_folder", DataHome(root, workers=1), options={"root": str(root)})
+    tracemalloc.start()
+    source.decode()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 2**22, "nine files of 4 MiB"
+
+
 def test_missing_folders_classes_and_images_are_named(root: Path) -> None:
     assert f"'{root}/nowhere'" in refusal(root / "nowhere")
     (root / "test/dog/0.png").rename(root / "test/dog/0.gif")
@@ -107,7 +219,7 @@ def test_a_damaged_image_is_named(root: Path, place: str, damage: str) -> None:
     path = root / place
     contents = {"empty": b"", "garbage": b"GIF87a?", "truncated": path.read_bytes()[:-30]}
     path.write_bytes(contents[damage])
-    assert refusal(root) == f"'{path}' is damaged: it cannot be decoded as an image"
+    assert refusal(root) == f"'{path}' is damaged: it cannot be decoded as a PNG or JPEG image"
 
 
 def test_an_image_of_another_size_is_named(root: Path) -> None:

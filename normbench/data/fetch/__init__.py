@@ -1,1 +1,1 @@
-"""Downloads: mirrors and checksums (`download`), HTTP with a single mirror (`mirror`)."""
+"""Downloads: mirrors (`download`), a single mirror (`mirror`), a connection (`connection`)."""

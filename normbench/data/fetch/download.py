@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from normbench.data.fetch.mirror import Left, Pace, Wanted, complete, say
+from normbench.data.files import kind_of
 from normbench.errors import NormbenchError, RunFailure
 
 
@@ -30,24 +31,24 @@ def fetch(urls: Sequence[str], target: Path, *, md5: str, size: int) -> Path:
     """Returns `target` once its content has `size` bytes and the checksum `md5`.
 
     Mirrors are asked in the order given. In the first round a slow mirror is left for the next; the
-    second round asks slow and unreachable mirrors again, and waits. A second process fetching the
-    same file waits for the first.
+    second round asks slow and unreachable mirrors again, and waits as long as 1 kB/s arrive. A
+    second process fetching the same file waits for the first.
 
     Raises NormbenchError for an address other than http or https, MirrorsFailed with the reason of
-    each mirror, and RunFailure where the disk is full or refuses.
+    each mirror, and RunFailure where the disk is full, refuses, or has no file under its name.
     """
     for url in urls:
-        if urlsplit(url).scheme not in ("http", "https"):
-            address = "an http:// or https:// address of the file"
-            raise NormbenchError(f"mirror '{url}': must be {address}")
+        _require_http(url)
     wanted = Wanted(target.with_name(f"{target.name}.part"), md5, size)
+    for path in (target, wanted.part):
+        _require_file_or_nothing(path)
     try:
-        if _is_complete(target, md5):
+        if _is_complete(target, wanted):
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
         with _lock(target):
             # The process before may have fetched the file.
-            if not _is_complete(target, md5):
+            if not _is_complete(target, wanted):
                 _require_space(wanted)
                 _load(urls, wanted)
                 # Renamed first, an empty target could be left by a power cut.
@@ -70,8 +71,24 @@ def md5_of(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _is_complete(target: Path, md5: str) -> bool:
-    return target.is_file() and md5_of(target) == md5
+def _require_http(url: str) -> None:
+    try:
+        is_http = urlsplit(url).scheme in ("http", "https") and url.isprintable()
+    except ValueError:
+        is_http = False
+    if not is_http:
+        address = "an http:// or https:// address of the file"
+        raise NormbenchError(f"mirror {url!r}: must be {address}")
+
+
+def _require_file_or_nothing(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise RunFailure(f"cannot use {path}: it is {kind_of(path)}, and must be a file")
+
+
+def _is_complete(target: Path, wanted: Wanted) -> bool:
+    has_size = target.is_file() and target.stat().st_size == wanted.size
+    return has_size and md5_of(target) == wanted.md5
 
 
 def _lock(target: Path) -> FileLock:

@@ -10,21 +10,25 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from email.message import Message
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import Request
 
 from tqdm import tqdm
+
+from normbench.data.fetch.connection import Deadline, RedirectRefused, open_url
+from normbench.data.files import printable
 
 CHUNK = 1 << 16
 # Bytes per second, over a window, under which another mirror is tried.
 MIN_RATE = 100_000.0
 WINDOW_SECONDS = 15.0
-# Without any byte, or without an answer.
+# The same where no other mirror is left: then CIFAR-10 takes at most two days.
+LAST_MIN_RATE = 1_000.0
+LAST_WINDOW_SECONDS = 300.0
+# Without any byte of the file, or until all headers of an answer are there.
 TIMEOUT_SECONDS = 20.0
 # Connections to a mirror in one round, as long as each loads something.
 NUM_ATTEMPTS = 10
@@ -35,7 +39,8 @@ class Left(Exception):
     """Why a mirror is left for the next; `again`: the second round may ask the mirror once more."""
 
     def __init__(self, reason: str, *, again: bool) -> None:
-        super().__init__(" ".join(reason.split()))
+        # A mirror chooses a part of the words.
+        super().__init__(printable(" ".join(reason.split())))
         self.again = again
 
 
@@ -58,32 +63,24 @@ class Wanted:
 
 
 class Pace:
-    """Raises Left at the end of a window with too few bytes; a patient pace takes any rate."""
+    """Raises Left at the end of a window with too few bytes; a patient pace takes nearly any."""
 
     def __init__(self, patient: bool) -> None:
-        self.min_rate = 0.0 if patient else MIN_RATE
+        self.min_rate = LAST_MIN_RATE if patient else MIN_RATE
+        self.window_seconds = LAST_WINDOW_SECONDS if patient else WINDOW_SECONDS
         self._start, self._num_bytes = time.monotonic(), 0
 
     def add(self, num_bytes: int) -> None:
         """Counts received bytes; 0 where a connection broke off, so that stalling counts too."""
         self._num_bytes += num_bytes
         elapsed = time.monotonic() - self._start
-        if elapsed >= WINDOW_SECONDS:
+        if elapsed >= self.window_seconds:
             rate = self._num_bytes / elapsed
             if rate < self.min_rate:
-                rates = f"{rate / 1000:.3g} kB/s, wanted {self.min_rate / 1000:.3g}"
-                raise Left(f"too slow ({rates})", again=True)
+                rates = f"{rate / 1000:.3g} kB/s over {elapsed:.3g} s"
+                wanted = f"wanted {self.min_rate / 1000:.3g}"
+                raise Left(f"too slow ({rates}, {wanted})", again=True)
             self._start, self._num_bytes = time.monotonic(), 0
-
-
-class _NoDowngrade(HTTPRedirectHandler):
-    def redirect_request(
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
-    ) -> Request | None:
-        if req.type == "https" and urlsplit(newurl).scheme != "https":
-            fp.close()
-            raise Left(f"redirects from https to {newurl}", again=False)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 
 def complete(url: str, wanted: Wanted, pace: Pace, bar: tqdm[Any]) -> None:
@@ -106,12 +103,12 @@ def complete(url: str, wanted: Wanted, pace: Pace, bar: tqdm[Any]) -> None:
 
 
 def _append(url: str, wanted: Wanted, pace: Pace, bar: tqdm[Any]) -> None:
-    with _open(url, wanted.present) as response:
+    with Deadline(TIMEOUT_SECONDS) as deadline, _open(url, wanted.present, deadline) as response:
         position = start = _start_of(response, wanted)
         with wanted.part.open("ab") as file:
             file.truncate(start)
             bar.n = start
-            for chunk in _chunks(response):
+            for chunk in _chunks(response, deadline):
                 position += len(chunk)
                 if position > wanted.size:
                     file.truncate(start)
@@ -123,24 +120,29 @@ def _append(url: str, wanted: Wanted, pace: Pace, bar: tqdm[Any]) -> None:
         raise _BrokenOff(f"ended after {position} of {wanted.size} bytes")
 
 
-def _open(url: str, offset: int) -> HTTPResponse:
+def _open(url: str, offset: int, deadline: Deadline) -> HTTPResponse:
     """Asks for the bytes from `offset` on, or for the whole file of a server without ranges."""
     request = Request(url, headers={"User-Agent": "normbench"})
     if offset:
         request.add_header("Range", f"bytes={offset}-")
     try:
-        response: HTTPResponse = build_opener(_NoDowngrade).open(request, timeout=TIMEOUT_SECONDS)
-        return response
+        return open_url(request, deadline)
+    except RedirectRefused as refused:
+        raise Left(str(refused), again=False) from None
     except HTTPError as error:
         error.close()
         # 416: the range cannot be had.
         if error.code == 416 and offset:
-            return _open(url, 0)
+            return _open(url, 0, deadline)
         # The server's own trouble (5xx) and too many requests (429) may pass.
         may_pass = error.code >= 500 or error.code == 429
-        raise Left(f"HTTP status {error.code}", again=may_pass) from None
+        # Of a redirect that is not followed, urllib says why.
+        why = f": {error.reason}" if 300 <= error.code < 400 else ""
+        raise Left(f"HTTP status {error.code}{why}", again=may_pass) from None
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error) or type(error).__name__
+        if deadline.has_passed:
+            reason = f"timed out, no answer within {deadline.seconds:g} s"
         raise Left(f"cannot connect: {reason}", again=True) from None
 
 
@@ -162,10 +164,11 @@ def _start_of(response: HTTPResponse, wanted: Wanted) -> int:
     return 0
 
 
-def _chunks(response: HTTPResponse) -> Iterator[bytes]:
+def _chunks(response: HTTPResponse, deadline: Deadline) -> Iterator[bytes]:
     try:
         # read1 gives the bytes present; read would wait for a whole chunk and hide a slow mirror.
         while chunk := response.read1(CHUNK):
+            deadline.put_off()
             yield chunk
     except (OSError, HTTPException) as error:
         raise _BrokenOff(f"broke off: {error or type(error).__name__}") from None

