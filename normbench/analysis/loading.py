@@ -25,6 +25,7 @@ from normbench.runs.files import (
 )
 from normbench.runs.row import KEYS, row_columns, run_row, task_of
 from normbench.runs.where import select
+from normbench.text import visible, visible_in
 from normbench.timing.rounds import FILE, read_bench, together
 
 # Finished runs must agree in these columns for a comparison of norms.
@@ -68,15 +69,15 @@ def read_runs(paths: Iterable[Path], refused: Iterable[RunFiles] = ()) -> Study:
     """
     files, steps, rows, notes = [], [], [], []
     for path in paths:
-        run, columns = read_run(path), read_steps(path)
+        run, columns = _with_visible_text(read_run(path)), read_steps(path)
         if run.damaged or columns is None:
             name, damage = next(iter(run.damaged.items()), ("steps.csv", "is damaged"))
-            notes.append(f"left out: {path}: {name} {damage}")
+            notes.append(visible(f"left out: {path}: {name} {damage}"))
         else:
             files.append(run)
             steps.append(columns)
-            rows.append(run_row(run) | standing(path, run))
-    for run in refused:
+            rows.append(run_row(run) | visible_in(standing(path, run), lines=True))
+    for run in map(_with_visible_text, refused):
         files.append(run)
         rows.append(run_row(run))
     configs = {run.run: study_settings(flatten(run.config)) for run in files}
@@ -128,6 +129,12 @@ def _directories(path: Path) -> list[Path]:
     if not found:
         raise NormbenchError(f"no runs in {path}")
     return found
+
+
+def _with_visible_text(files: RunFiles) -> RunFiles:
+    """The files as a study holds them: tables, figures and pages need not escape again."""
+    visible_files = RunFiles(**visible_in(vars(files)))
+    return replace(visible_files, status=visible_in(files.status, lines=True))
 
 
 def _select(study: Study, where: Sequence[str]) -> Study:

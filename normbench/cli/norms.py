@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normbench.errors import NormbenchError
+from normbench.text import say
 
 if TYPE_CHECKING:
     from normbench.norms import NormSpec
@@ -51,18 +52,18 @@ def norms(
     if check:
         sys.exit(_check({facts["name"]: spec for facts, spec in found}))
     if not (name or as_json or markdown):
-        print(catalogue.as_text(facts for facts, _ in found))
+        say(catalogue.as_text(facts for facts, _ in found), lines=True)
         return
     certified = [(facts, certify(spec)) for facts, spec in found]
     if as_json:
         values = []
         for facts, certificate in certified:
             values.append(facts | {"certificate": catalogue.known(certificate)})
-        print(json.dumps(values[0] if name else values, indent=2))
+        say(json.dumps(values[0] if name else values, indent=2), lines=True)
     elif markdown:
-        print(catalogue.as_markdown(certified))
+        say(catalogue.as_markdown(certified), lines=True)
     else:
-        print(catalogue.certificate_text(*certified[0]))
+        say(catalogue.certificate_text(*certified[0]), lines=True)
 
 
 def _check(specs: dict[str, NormSpec]) -> int:
@@ -74,10 +75,10 @@ def _check(specs: dict[str, NormSpec]) -> int:
         try:
             for demand, failure in broken(spec):
                 if failure is None:
-                    print(f"{name}: ok     {demand}")
+                    say(f"{name}: ok     {demand}")
                 else:
-                    print(f"{name}: BROKEN {demand}: {failure}")
+                    say(f"{name}: BROKEN {demand}: {failure}")
                     code = 1
         except Broken as error:
-            print(f"{name}: not tried: {error}")
+            say(f"{name}: not tried: {error}")
     return code

@@ -20,6 +20,8 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
+from normbench.text import visible
+
 CHUNK = 1 << 16
 # Bytes per second, over a window, under which another mirror is tried.
 MIN_RATE = 100_000.0
@@ -173,4 +175,4 @@ def _chunks(response: HTTPResponse) -> Iterator[bytes]:
 
 def say(line: str) -> None:
     """Prints a line on standard error, above the bar."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(visible(line), file=sys.stderr)

@@ -23,6 +23,7 @@ from normbench.errors import NormbenchError, complaint
 from normbench.runs.rundir import open_run
 from normbench.runs.state import OVER, last_output, read_status, run_state
 from normbench.sweeps.launchers.launcher import StopAsked, Work, train
+from normbench.text import say
 
 # Between the request to stop and SIGKILL; the run finishes a step and saves a checkpoint.
 GRACE_SECONDS = 20.0
@@ -176,7 +177,7 @@ def _main(config: RunConfig, restart: bool, environment: Mapping[str, str], work
     try:
         work(config, restart)
     except Exception as error:
-        print(complaint(error), file=sys.stderr)
+        say(complaint(error), lines=True, to=sys.stderr)
         sys.exit(getattr(error, "exit_code", 1))
 
 
