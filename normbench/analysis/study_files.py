@@ -17,11 +17,15 @@ from normbench.errors import NormbenchError, RunFailure
 from normbench.runs.files import known_schema, run_dirs
 from normbench.runs.row import KEYS, row_columns, task_of
 from normbench.runs.rundir import SCHEMA_VERSION
+from normbench.spreadsheet import to_csv, unquoted
 from normbench.tasks.metric import SPLITS, TaskRecord
+from normbench.text import visible_in
 from normbench.timing.rounds import FILE, write_rounds
 
 NUMBERS = ("batch_size", "seed", "lr", "epochs", "epoch", "step", "loss")
 COUNTS = ("num_test", "threads")  # unknown for runs without an environment
+# Text even where it reads as a number: torch 2.10, or the commit 12e4.
+WORDS = ("run", "model", "norm", "status", "task", "data", "device", "torch", "commit", "precision")
 METRICS = ("epoch", "steps", "train_seconds")
 STEPS = ("step", "epoch", "loss", "lr")
 
@@ -51,7 +55,7 @@ def write_study(study: Study, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     tables = {"runs": study.runs, "metrics": study.metrics, "steps": study.steps}
     for name, table in tables.items():
-        write_text(folder / f"{name}.csv", table.to_csv(index=False))
+        write_text(folder / f"{name}.csv", to_csv(table))
     if not study.bench.empty:
         write_rounds(study.bench, folder / FILE)
     write_json(folder / "env.json", study.environments)
@@ -147,12 +151,14 @@ def _read_table(file: Path, needed: Collection[str] = ()) -> pd.DataFrame:
     missing = {*needed} - {*names}
     if missing:
         raise ValueError(f"no column {min(missing)}")
-    # `nan` and `None` are words in settings and reasons, and missing values elsewhere.
+    # `nan` is a word in a text, and a missing value elsewhere.
     texts = [name for name in names if is_setting(name) or name == "reason"]
     blanks = {name: ["", "nan"] for name in names if name not in texts}
+    blanks |= {name: [""] for name in names if name in WORDS}
     table = pd.read_csv(
-        file, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=blanks
+        file, dtype=dict.fromkeys([*texts, *WORDS], str), keep_default_na=False, na_values=blanks
     )
+    table = unquoted(table)
     for name in table.columns:
         is_figure = name in NUMBERS or name.partition("_")[0] in SPLITS
         if is_figure and len(table) and not pd.api.types.is_numeric_dtype(table[name]):
@@ -161,7 +167,7 @@ def _read_table(file: Path, needed: Collection[str] = ()) -> pd.DataFrame:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    content = known_schema(json.loads(file.read_text()))
+    content = known_schema(visible_in(json.loads(file.read_text())))
     for part in content.values():
         if isinstance(part, dict):
             task_of(known_schema(part))
