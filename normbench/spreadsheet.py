@@ -15,7 +15,7 @@ from normbench.text import visible
 
 NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 # Apostrophes before a sign too: otherwise two texts would be written alike.
-FORMULA = re.compile(rf"(?!{NUMBER}$)'*[=+\-@\t]", re.ASCII)
+FORMULA = re.compile(rf"(?!{NUMBER}$)'*[=+\-@]", re.ASCII)
 
 
 def to_csv(table: pd.DataFrame) -> str:

@@ -13,14 +13,14 @@ from typing import Any, TextIO
 # Control characters (C0, DEL, C1), line and paragraph separators, bidirectional embeddings,
 # overrides and isolates, halves of surrogate pairs, and the two characters that XML forbids.
 HIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
-HIDDEN_IN_LINES = re.compile(rf"(?![\n\t]){HIDDEN.pattern}")
+HIDDEN_IN_LINES = re.compile(rf"(?!\n){HIDDEN.pattern}")
 
 
 def visible(text: str, *, lines: bool = False) -> str:
     r"""The text with its control characters as escapes: `\x1b`, `\n`, `\u202e`, `\ud800`.
 
     Everything else is unchanged, umlauts and emoji too. Text that is visible stays as it is.
-    lines: line breaks and tabs are kept.
+    lines: line breaks are kept.
     """
     hidden = HIDDEN_IN_LINES if lines else HIDDEN
     return hidden.sub(_escaped, text)
