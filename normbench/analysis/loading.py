@@ -133,8 +133,11 @@ def _directories(path: Path) -> list[Path]:
 
 def _with_visible_text(files: RunFiles) -> RunFiles:
     """The files as a study holds them: tables, figures and pages need not escape again."""
-    visible_files = RunFiles(**visible_in(vars(files)))
-    return replace(visible_files, status=visible_in(files.status, lines=True))
+    try:
+        changed = RunFiles(**visible_in(vars(files)))
+        return replace(changed, status=visible_in(files.status, lines=True))
+    except RecursionError:
+        return RunFiles(files.run, {}, {}, {}, {}, {"a file": "is nested too deeply"})
 
 
 def _select(study: Study, where: Sequence[str]) -> Study:

@@ -123,7 +123,14 @@ def _read(file: Path, parse: Callable[[Path], Any], absent: Any = None) -> Any:
         return absent
     try:
         return parse(file)
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        OSError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise RunFailure(f"'{file}' cannot be read: {str(error).splitlines()[0]}") from None
 
 
