@@ -498,6 +498,7 @@ WORDS = st.sampled_from(["2.10", "12e4", "nan", "None", "NA", "1", "True", "-1",
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(WORDS | HOSTILE, WORDS | HOSTILE)
 @example("12e4", "2.10")
+@example("nan", "nan")
 def test_texts_of_a_study_are_read_back_equal(tmp_path: Path, word: str, text: str) -> None:
     runs = [one_run(word, seed=seed, run=f"{word}{seed}", **{"norm.note": text}) for seed in (0, 1)]
     runs += [one_run(word, run=f"{word}2", state="failed", reason=text, **{"norm.note": "x"})]
