@@ -38,8 +38,8 @@ def write_bytes(path: Path, content: bytes, *, keep: Path | None = None) -> None
 
 
 def write_text(path: Path, content: str) -> None:
-    """Replaces `path` by UTF-8 text at once."""
-    write_bytes(path, content.encode())
+    r"""Replaces `path` by UTF-8 text at once; half a surrogate pair is written as `\ud800`."""
+    write_bytes(path, content.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, content: Any) -> None:

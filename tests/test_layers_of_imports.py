@@ -14,7 +14,17 @@ import normbench
 # A room imports from its own level and from the levels below. Modules that are not named have the
 # level of their package.
 LEVELS = (
-    {"normbench", "errors", "seeds", "registry", "atomic", "checksums", "environment"},
+    {
+        "normbench",
+        "errors",
+        "seeds",
+        "registry",
+        "atomic",
+        "checksums",
+        "environment",
+        "text",
+        "spreadsheet",
+    },
     {"config"},
     {"norms", "data", "tasks"},
     {
@@ -119,9 +129,10 @@ def test_the_package_is_found() -> None:
     assert "environment" in IMPORTS["train.run"]
 
 
-def test_the_root_has_five_modules_besides_init_and_main() -> None:
+def test_the_root_has_eight_modules_besides_init_and_main() -> None:
     files = {path.stem for path in PACKAGE.glob("*.py")}
     ground = {"errors", "seeds", "registry", "atomic", "checksums", "environment"}
+    ground |= {"text", "spreadsheet"}
     assert files == ground | {"__init__", "__main__"}
 
 
@@ -165,9 +176,9 @@ def test_analysis_and_runs_never_load_torch() -> None:
     assert not {module for module in importing("torch") if is_within(module, "analysis")}
 
 
-def test_tables_are_for_analysis_and_the_rounds_of_a_bench() -> None:
+def test_tables_are_for_analysis_their_files_and_the_rounds_of_a_bench() -> None:
     pandas = {module for module in importing("pandas") if not is_within(module, "analysis")}
-    assert pandas == {"timing.rounds"}
+    assert pandas == {"spreadsheet", "timing.rounds"}
     assert all(is_within(module, "analysis") for module in importing("matplotlib"))
 
 
@@ -184,3 +195,12 @@ def test_a_run_of_a_registered_norm_starts_without_the_certificates() -> None:
 
 def test_the_command_line_loads_no_heavy_package_before_it_knows_the_command() -> None:
     assert not loaded_by("cli") & HEAVY
+
+
+def test_only_the_module_that_makes_text_visible_prints() -> None:
+    printing = set()
+    for module, tree in TREES.items():
+        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        if any(isinstance(called, ast.Name) and called.id == "print" for called in calls):
+            printing.add(module)
+    assert printing == {"text"}

@@ -19,6 +19,7 @@ from normbench.runs.files import RunFiles, read_run, read_steps, run_dirs, stand
 from normbench.runs.records import task_of
 from normbench.runs.row import KEYS, row_columns, run_row
 from normbench.runs.where import select
+from normbench.text import visible
 from normbench.timing.rounds import FILE, read_bench, together
 
 # Finished runs must agree in these columns for a comparison of norms.
@@ -66,7 +67,8 @@ def read_runs(paths: Iterable[Path], refused: Iterable[RunFiles] = ()) -> Study:
         stands = standing(path, run)
         columns = read_steps(path) if stands.is_usable else {}
         if not stands.is_usable or columns is None:
-            notes.append(f"left out: {path}: {stands.reason or 'steps.csv is damaged'}")
+            reason = stands.reason or "steps.csv is damaged"
+            notes.append(visible(f"left out: {path}: {reason}"))
         else:
             files.append(run)
             steps.append(columns)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from normbench.runs.row import norm_label
 FIXED = ("seed", "batch_size", "optim.lr", "model.name", "task.name")
 # Settings of the machine, not of the experiment: folders, workers, display.
 OF_THE_MACHINE = ("system.", "data.root", "norm.file")
+PLAIN = re.compile(r"[^,;=\"]*|\[[^\[\]\"]*\]")  # a value that is told without quotes
 NAMES = {"epochs": "planned_epochs"}  # the column `epochs` has the trained epochs
 
 
@@ -62,7 +65,10 @@ def varying_settings(
 
 
 def describe(settings: Mapping[str, object]) -> str:
-    """Settings in words: `batch size 8, lr 0.001, no num groups`."""
+    """Settings in words: `batch size 8, lr 0.001, no num groups`.
+
+    A value with a comma, semicolon, = or quote stands in quotes, unless it is a list.
+    """
     return ", ".join(_in_words(name.replace("_", " "), value) for name, value in settings.items())
 
 
@@ -75,4 +81,8 @@ def _in_words(name: str, value: object) -> str:
     if value == "":
         return f"no {name}"
     name = name.removesuffix(".name")
-    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+    if isinstance(value, float):
+        return f"{name} {value:g}"
+    text = str(value)
+    # Otherwise the end of a value could not be told from the next setting.
+    return f"{name} {text if PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)}"

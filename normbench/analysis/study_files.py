@@ -13,54 +13,35 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import Field
 
 from normbench.analysis.settings import is_setting, with_settings
 from normbench.analysis.study import Study
+from normbench.analysis.study_checks import Packed, Settings, check_agreement, check_ranges
 from normbench.atomic import disk_errors, write_json, write_text
 from normbench.checksums import SUMS, check_sum, record_sums
 from normbench.errors import NormbenchError, RunFailure
-from normbench.runs.columns import check_range, quantity_of
 from normbench.runs.files import run_dirs
 from normbench.runs.records import (
     SCHEMA_VERSION,
-    Count,
-    Record,
     UnknownSchema,
     check_environment,
     check_record,
+    check_text,
     task_of,
 )
 from normbench.runs.row import KEYS, row_columns
+from normbench.spreadsheet import to_csv, unquoted
 from normbench.tasks.metric import SPLITS, TaskRecord
+from normbench.text import visible_in
 from normbench.timing.rounds import FILE, write_rounds
 
 NUMBERS = ("batch_size", "seed", "lr", "epochs", "epoch", "step", "loss")
 COUNTS = ("num_test", "threads")  # unknown for runs without an environment
+# Text even where it reads as a number: torch 2.10, or the commit 12e4.
+WORDS = ("run", "model", "norm", "status", "task", "data", "device", "torch", "commit", "precision")
 METRICS = ("epoch", "steps", "train_seconds")
 STEPS = ("step", "epoch", "loss", "lr")
-COUNTED = ("epoch", "epochs", "steps", "step", "batch_size", "lr")
 STATES = ("done", "diverged", "failed", "interrupted", "killed", "running", "new", "refused")
-
-
-class Packed(Record):
-    """configs.json: the settings shared by all runs, and those of each; notes on runs left out."""
-
-    shared: dict[str, Any]
-    runs: dict[str, dict[str, Any]]
-    left_out: list[str]
-
-
-class Settings(Record):
-    """The settings of a run that are calculated with, as flat keys of configs.json."""
-
-    norm: str = Field("", alias="norm.name")
-    model: str = Field("", alias="model.name")
-    batch_size: Count = 1
-    seed: int = 0
-    accumulate: Count = Field(1, alias="train.accumulate")
-    limit_train: Count | None = Field(None, alias="data.limit_train")
-    val_fraction: float = Field(0.0, alias="data.val_fraction", ge=0, lt=1)
 
 
 def read_study(file: Path) -> Study:
@@ -76,7 +57,7 @@ def read_study(file: Path) -> Study:
     steps = _read(file.with_name("steps.csv"), partial(_read_rows, STEPS))
     runs = tidy(with_settings(runs, settings))
     study = Study(runs, metrics, steps, environments, settings, notes)
-    _check_agreement(study, file)
+    check_agreement(study, file)
     if not file.with_name(SUMS).exists():
         unchecked = f"'{file.parent}' has no {SUMS}: whether its files were changed is not known"
         notes = (*notes, unchecked)
@@ -92,7 +73,7 @@ def write_study(study: Study, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     tables = {"runs": study.runs, "metrics": study.metrics, "steps": study.steps}
     for name, table in tables.items():
-        write_text(folder / f"{name}.csv", table.to_csv(index=False))
+        write_text(folder / f"{name}.csv", to_csv(table))
     if not study.bench.empty:
         write_rounds(study.bench, folder / FILE)
     write_json(folder / "env.json", study.environments)
@@ -161,7 +142,7 @@ def _read(file: Path, parse: Callable[[Path], Any], absent: Any = None) -> Any:
         check_sum(file)
         return absent
     if file.exists() and not file.is_file():  # reading a pipe would wait for ever
-        raise RunFailure(f"'{file}' is no file")
+        raise RunFailure(f"'{file}' cannot be read: it is no file")
     try:
         found = parse(file)
     except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -181,47 +162,15 @@ def _read_runs(tasks: Sequence[TaskRecord], file: Path) -> pd.DataFrame:
     done = runs[runs["status"] == "done"]
     if done[["norm", "batch_size", "seed"]].isna().any(axis=None):
         raise ValueError("a finished run without its norm, batch size or seed")
-    _check_ranges(done, tasks)
+    check_ranges(done, tasks)
     reasons = runs["reason"].astype(object)
     return runs.assign(reason=reasons.where(reasons != "", None))
 
 
 def _read_metrics(tasks: Sequence[TaskRecord], file: Path) -> pd.DataFrame:
     metrics = _read_rows(metric_columns(tasks), file)
-    _check_ranges(metrics, tasks)
+    check_ranges(metrics, tasks)
     return metrics
-
-
-def _check_ranges(table: pd.DataFrame, tasks: Sequence[TaskRecord]) -> None:
-    metrics = [metric for task in tasks for metric in task.metrics]
-    for name in table.columns:
-        metric = quantity_of(str(name), metrics)
-        if metric is not None or name in COUNTED:
-            check_range(str(name), table[name].dropna().to_numpy(float), metric)
-
-
-def _check_agreement(study: Study, file: Path) -> None:
-    """Raises RunFailure where the files of a study do not tell the same of a run."""
-    runs, metrics = study.runs, study.metrics
-    known = {*runs["run"]}
-    named = {"env.json": study.environments, "configs.json": study.configs}
-    for name, content in named.items():
-        if strange := {*content} - known:
-            raise RunFailure(
-                f"'{file.with_name(name)}' has a run that is not in runs.csv: {min(strange)}"
-            )
-    last = metrics.drop_duplicates("run", keep="last").set_index("run")
-    done = runs[runs["status"] == "done"].set_index("run")
-    if missing := {*done.index} - {*last.index}:
-        raise RunFailure(f"'{file.with_name('metrics.csv')}' has no row of {min(missing)}")
-    columns = [str(name) for name in last if name in done]
-    for name in [name for name in columns if name.startswith("test_")]:
-        told = last[name].reindex(done.index)
-        differs = (told != done[name]) & (told.notna() | done[name].notna())
-        if differs.any():
-            raise RunFailure(
-                f"'{file}' and metrics.csv do not agree on {name} of {done.index[differs][0]}"
-            )
 
 
 def _read_rows(needed: Sequence[str], file: Path) -> pd.DataFrame:
@@ -240,12 +189,14 @@ def _read_table(file: Path, needed: Collection[str] = ()) -> pd.DataFrame:
     missing = {*needed} - {*names}
     if missing:
         raise ValueError(f"no column {min(missing)}")
-    # `nan` and `None` are words in settings and reasons, and missing values elsewhere.
+    # `nan` is a word in a text, and a missing value elsewhere.
     texts = [name for name in names if is_setting(name) or name == "reason"]
     blanks = {name: ["", "nan"] for name in names if name not in texts}
+    blanks |= {name: [""] for name in names if name in WORDS}
     table = pd.read_csv(
-        file, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=blanks
+        file, dtype=dict.fromkeys([*texts, *WORDS], str), keep_default_na=False, na_values=blanks
     )
+    table = unquoted(table)
     for name in table.columns:
         is_figure = name in NUMBERS or name.partition("_")[0] in SPLITS
         if is_figure and len(table) and not pd.api.types.is_numeric_dtype(table[name]):
@@ -272,7 +223,8 @@ def _read_configs(file: Path) -> tuple[dict[str, dict[str, Any]], tuple[str, ...
 
 
 def _read_object(file: Path) -> dict[str, Any]:
-    content = json.loads(file.read_text())
+    content = visible_in(json.loads(file.read_text()))
     if not isinstance(content, dict):
         raise ValueError("it is no object")
+    check_text(content)
     return content

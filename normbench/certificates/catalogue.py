@@ -14,6 +14,7 @@ from tabulate import tabulate
 from normbench.certificates.certificate import Certificate, sizes
 from normbench.errors import Unsupported
 from normbench.norms import NormSpec, norms, own
+from normbench.text import markdown_cell, visible
 
 # Batch sizes tried to find the smallest that a norm trains.
 BATCHES = (1, 2, 3, 4, 8, 16, 32)
@@ -106,9 +107,9 @@ def certificate_text(facts: Facts, certificate: Certificate) -> str:
     """A norm's certificate for a terminal, a fact a line."""
     prefix = "norm.options." if own.is_own(facts["name"]) else "norm."
     options = [f"{prefix}{key}={json.dumps(value)}" for key, value in facts["options"].items()]
-    head = [f"{facts['name']}: {facts['title']}"]
+    head = [visible(f"{facts['name']}: {facts['title']}")]
     if facts["summary"]:
-        head.append(facts["summary"])
+        head.append(visible(facts["summary"]))
     head.append(f"options: {', '.join(options) or 'none'}")
     shown = {key: facts[key] for key in ("parameters", "state", "scope", "paper")}
     shown |= known(certificate)
@@ -158,6 +159,8 @@ def _table(columns: Mapping[str, str], norms: Iterable[Facts], style: str) -> st
     rows = []
     for facts in norms:
         cells = [_shown(facts[key]) for key in columns.values()]
+        if style == "github":
+            cells = [markdown_cell(cell) for cell in cells]
         # Of a refusal only the word, as the reason would widen the table.
         rows.append([re.sub("^refused: .*", "refused", cell) for cell in cells])
     return tabulate(rows, list(columns), tablefmt=style, disable_numparse=True)
@@ -168,4 +171,4 @@ def _shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, tuple):
         return ", ".join(value) or "-"
-    return str(value)
+    return visible(str(value))

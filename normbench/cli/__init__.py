@@ -10,6 +10,7 @@ import typer
 
 from normbench.cli import bench, data, doctor, norms, runs, sweep, tables, train
 from normbench.errors import NormbenchError, user_traceback
+from normbench.text import say
 
 app = typer.Typer(
     help="Compare normalization layers by measuring.",
@@ -62,9 +63,9 @@ def _explain(error: Exception, *, debug: bool) -> None:
         _fail(message(), 2)
     theirs = user_traceback(error)
     if debug:
-        traceback.print_exc()
+        say(traceback.format_exc().rstrip("\n"), lines=True, to=sys.stderr)
     elif theirs is not None:
-        print(theirs, end="", file=sys.stderr)
+        say(theirs.rstrip("\n"), lines=True, to=sys.stderr)
     if isinstance(error, NormbenchError):
         _fail(str(error), error.exit_code)
     if theirs is None:
@@ -73,5 +74,5 @@ def _explain(error: Exception, *, debug: bool) -> None:
 
 
 def _fail(message: str, exit_code: int) -> None:
-    print(f"normbench: {' '.join(message.split())}", file=sys.stderr)
+    say(f"normbench: {' '.join(message.split())}", to=sys.stderr)
     sys.exit(exit_code)

@@ -11,6 +11,7 @@ import typer
 
 from normbench.cli.tables import show
 from normbench.errors import NormbenchError
+from normbench.text import say
 
 if TYPE_CHECKING:
     from normbench.config.schema import RunConfig
@@ -81,7 +82,7 @@ def _planned(overrides: list[str]) -> list[RunConfig]:
     configs = []
     for run in plan.runs:
         if run.state == "refused":
-            print(f"refused: {run.reason}", file=sys.stderr)
+            say(f"refused: {run.reason}", to=sys.stderr)
         else:
             configs.append(run.config)
     return configs

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from normbench.text import say
+
 if TYPE_CHECKING:
     from normbench.data import Dataset
 
@@ -52,13 +54,13 @@ def check() -> None:
     home = data_home(compose())
     found = cached(home)
     for folder, state in found:
-        print(f"{folder.name}  {state}")
+        say(f"{folder.name}  {state}")
     if not found:
-        print(f"nothing decoded yet in {home.cache_dir}")
+        say(f"nothing decoded yet in {home.cache_dir}")
     is_damaged = any(state.startswith("damaged") for _, state in found)
     sys.exit(int(is_damaged))
 
 
 def _say_decoded(dataset: Dataset, source: str) -> None:
     sizes = f"{len(dataset.train)} + {len(dataset.test)} images"
-    print(f"{dataset.name}: {sizes}; train with data={source}")
+    say(f"{dataset.name}: {sizes}; train with data={source}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from normbench.errors import NormbenchError
+from normbench.text import say
 
 if TYPE_CHECKING:
     from normbench.data import DataHome
@@ -37,7 +38,7 @@ def doctor() -> None:
     for entry in sources:
         findings[f"data={entry.name}"] = _data(entry.name, home)
     for name, finding in findings.items():
-        print(f"{name:22} {finding}")
+        say(f"{name:22} {finding}")
 
 
 def _data(name: str, home: DataHome) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from normbench.errors import NormbenchError, user_traceback
+from normbench.text import say
 
 if TYPE_CHECKING:
     from normbench.norms import NormSpec
@@ -51,18 +52,18 @@ def norms(
         sys.exit(_check({key: registry.build(key, options=chosen[key]) for key in chosen}))
     found = [catalogue.listed(key, chosen[key]) for key in chosen]
     if not (name or as_json or markdown):
-        print(catalogue.as_text(facts for facts, _ in found))
+        say(catalogue.as_text(facts for facts, _ in found), lines=True)
         return
     certified = [(facts, certify(spec)) for facts, spec in found]
     if as_json:
         values = []
         for facts, certificate in certified:
             values.append(facts | {"certificate": catalogue.known(certificate)})
-        print(json.dumps(values[0] if name else values, indent=2))
+        say(json.dumps(values[0] if name else values, indent=2), lines=True)
     elif markdown:
-        print(catalogue.as_markdown(certified))
+        say(catalogue.as_markdown(certified), lines=True)
     else:
-        print(catalogue.certificate_text(*certified[0]))
+        say(catalogue.certificate_text(*certified[0]), lines=True)
 
 
 def _check(specs: dict[str, NormSpec]) -> int:
@@ -75,15 +76,17 @@ def _check(specs: dict[str, NormSpec]) -> int:
         try:
             for demand, failure in broken(spec):
                 if failure is None:
-                    print(f"{name}: ok     {demand}")
+                    say(f"{name}: ok     {demand}")
                 else:
-                    print(f"{name}: BROKEN {demand}: {failure}")
+                    say(f"{name}: BROKEN {demand}: {failure}")
                     code = 1
         except Broken as error:
             code = 1
             if own.is_own(name):
-                print(user_traceback(error) or "", end="", file=sys.stderr)
-                print(f"{name}: BROKEN {error}")
+                theirs = (user_traceback(error) or "").rstrip("\n")
+                if theirs:
+                    say(theirs, lines=True, to=sys.stderr)
+                say(f"{name}: BROKEN {error}")
             else:
-                print(f"{name}: not tried: {error}: choose other options")
+                say(f"{name}: not tried: {error}: choose other options")
     return code

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from normbench.errors import NormbenchError, RunFailure
+from normbench.text import say
 
 app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
@@ -49,13 +50,13 @@ def runs(
     folder = runs_dir.expanduser()
     listing = list_runs(folder, where or (), sort)
     if as_json:
-        print(to_json(listing))
+        say(to_json(listing), lines=True)
     elif listing.rows:
-        print(to_text(listing))
+        say(to_text(listing), lines=True)
     elif where:
-        print(f"no runs match {' '.join(where)}")
+        say(f"no runs match {' '.join(where)}")
     else:
-        print(f"no runs in {folder}")
+        say(f"no runs in {folder}")
 
 
 @app.command("diff")
@@ -68,7 +69,7 @@ def diff(first: str, second: str, runs_dir: RunsDir = DEFAULT_RUNS_DIR) -> None:
     from normbench.runs.diff import find_run
 
     folder = runs_dir.expanduser()
-    print(compare(find_run(folder, first), find_run(folder, second)))
+    say(compare(find_run(folder, first), find_run(folder, second)), lines=True)
 
 
 @app.command("rm")
@@ -94,13 +95,13 @@ def remove(
     if failed:
         paths = [folder / row["run"] for row in list_runs(folder, ["status=failed,damaged"]).rows]
         if not paths:
-            print(f"no failed runs in {folder}")
+            say(f"no failed runs in {folder}")
     busy = 0
     for path in paths:
         try:
             remove_run(path)
-            print(f"removed {path}")
+            say(f"removed {path}")
         except RunFailure as error:
             busy += 1
-            print(error, file=sys.stderr)
+            say(error, to=sys.stderr)
     sys.exit(1 if busy else 0)

@@ -10,6 +10,7 @@ import typer
 
 from normbench.cli.options import Overrides, RunsDir, again
 from normbench.errors import NormbenchError
+from normbench.text import say
 
 if TYPE_CHECKING:
     from normbench.config.schema import RunConfig
@@ -103,7 +104,7 @@ def _plan(
     plan = make_plan(sweep, flags, Resolver(launcher.device))
     open_runs = plan.open(retry_failed=retry_failed, restart=restart)
     for line in plan.describe(open_runs, Estimator(), launcher.at_once(open_runs)):
-        print(line, flush=True)
+        say(line, flush=True)
     return plan, open_runs
 
 
@@ -133,13 +134,14 @@ def _carry_out(
     elif output is not None:
         results = with_bench(results, benches([output]))
     for note in results.notes:
-        print(note, file=sys.stderr)
+        say(note, to=sys.stderr)
     if not results.runs.empty:
-        print(f"\n{to_markdown(comparison_table(results))}")
+        say(f"\n{to_markdown(comparison_table(results))}", lines=True)
         if output is not None:
-            print(f"report: {write_report(results, output, command())}\n", flush=True)
+            page = write_report(results, output, command())
+            say(f"report: {page}\n", lines=True, flush=True)
     for line in summary(plan, again()):
-        print(line)
+        say(line)
     sys.exit(exit_code(plan))
 
 

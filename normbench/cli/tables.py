@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from normbench.errors import NormbenchError
+from normbench.text import say
 
 if TYPE_CHECKING:
     from normbench.analysis.study import Study
@@ -89,7 +90,7 @@ def show(table: Table, form: str | None = None) -> None:
     if form is None and sys.stdout.isatty():
         to_terminal(table)
     else:
-        print(FORMS[form or "markdown"](table), end="")
+        say(FORMS[form or "markdown"](table).rstrip("\n"), lines=True)
 
 
 def compare(
@@ -108,7 +109,7 @@ def compare(
     from normbench.analysis.tables.pairs import compare as compare_norms
 
     for paired in compare_norms(_load(runs, where), first, second):
-        print(paired.sentence())
+        say(paired.sentence())
 
 
 def plot(
@@ -144,7 +145,7 @@ def plot(
     chosen, path = size_called(size), output or Path(f"{figure}.svg")
     options = {"smooth": smooth} if figure == "loss" else {}
     save(draw(_load(runs, where, bench), chosen, **options), path, chosen)
-    print(path)
+    say(path)
 
 
 def report(
@@ -168,7 +169,7 @@ def report(
     check_folder(output)
     study = _load(runs, where, bench)
     check_keeps(output, study.runs["run"])
-    print(write_report(study, output, command()))
+    say(write_report(study, output, command()))
 
 
 def _load(
@@ -186,6 +187,6 @@ def _load(
     places = [path.expanduser() for path in paths or DEFAULT_RUNS]
     study = load_study(places, where or (), bench)
     for note in study.notes:
-        print(note, file=sys.stderr)
+        say(note, to=sys.stderr)
     check_comparable(study, apart)
     return study

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from normbench.cli.options import EXIT_CODES, Overrides, RunsDir, again
+from normbench.text import say
 
 if TYPE_CHECKING:
     from normbench.train.run import Outcome
@@ -65,7 +66,7 @@ def train(
         from normbench.train.resolve import resolve
 
         config, _ = resolve(config)
-        print(config.to_yaml() + f"# run id: {config.run_id}")
+        say(config.to_yaml() + f"# run id: {config.run_id}", lines=True)
         return
     from normbench.train.run import execute
 
@@ -76,11 +77,11 @@ def train(
 
 def _report(outcome: Outcome) -> None:
     if outcome.state == "interrupted":
-        print(f"{outcome.reason}; go on with: {again()}")
+        say(f"{outcome.reason}; go on with: {again()}")
     elif outcome.state == "diverged":
-        print(f"diverged: {outcome.reason}  {outcome.path}")
+        say(f"diverged: {outcome.reason}  {outcome.path}")
     else:
         metric = outcome.primary
         value = outcome.metrics[f"test_{metric.name}"]
         epochs = f"{outcome.metrics['epoch']:.0f} epochs"
-        print(f"test {metric.title} {value:.4f} after {epochs}  {outcome.path}")
+        say(f"test {metric.title} {value:.4f} after {epochs}  {outcome.path}")

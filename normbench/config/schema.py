@@ -18,7 +18,23 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 from normbench.errors import NormbenchError, invalid
 
 # libyaml's loader is ten times as fast as the Python loader; not every PyYAML was built with it.
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def without_aliases(text: str) -> Any:
+    """A loader of YAML for `yaml.load`. Raises YAMLError for aliases, which normbench never writes.
+
+    A few lines of aliases can stand for lists of lists with billions of values.
+    """
+    # Looking for events takes as long as reading: a text without the sign has no alias.
+    if "*" in text:
+        for event in yaml.parse(text, SAFE_LOADER):
+            if isinstance(event, yaml.AliasEvent):
+                raise yaml.YAMLError("an alias")
+    return SAFE_LOADER(text)
+
+
+LOADER: Any = without_aliases
 
 # The time and memory of a training step depend on keys with these beginnings, and on the images.
 COST_KEYS = (
@@ -205,12 +221,17 @@ def from_yaml(text: str) -> RunConfig:
     """Reads what `to_yaml` wrote. Raises NormbenchError for an invalid configuration or no YAML."""
     try:
         return validate(yaml.load(text, LOADER))
-    except (yaml.YAMLError, TypeError, ValueError):
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError):
         raise NormbenchError("the configuration is not one that normbench wrote") from None
 
 
 def validate(values: Mapping[str, Any]) -> RunConfig:
     """Checks a configuration. Raises NormbenchError for the first wrong key, with its value."""
+    for key, value in flatten(values).items():
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise NormbenchError(f"{key}: {value!r} is no text that a file can hold") from None
     try:
         return RunConfig.model_validate(dict(values))
     except ValidationError as error:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from normbench.errors import NormbenchError
+from normbench.text import visible
 
 KINDS = {
     stat.S_IFREG: "a file",
@@ -77,8 +78,7 @@ def require_printable(path: Path) -> None:
 
 def printable(text: str, most: int = 300) -> str:
     """Text from a stranger for a line of a message: escaped and cut to `most` characters."""
-    shown = (char if char.isprintable() else repr(char)[1:-1] for char in text[:most])
-    return "".join(shown)
+    return visible(text[:most])
 
 
 def user_path(key: str, given: str) -> Path:

@@ -17,6 +17,7 @@ from normbench.runs.listing import WIDTH, cut, one_line, run_record
 from normbench.runs.records import task_of
 from normbench.runs.where import Record, text_of
 from normbench.tasks.metric import Metric, metric_of
+from normbench.text import visible, visible_in
 
 SECTIONS = ("versions", "hardware", "git", "concurrent_runs")  # compared parts of env.json
 NEAREST = 3
@@ -74,7 +75,8 @@ def diff(first: Path, second: Path) -> str:
         "result": [*_ending(*records), *_metrics(*files), time],
         "environment": _differing(*map(flatten, environments)),
     }
-    lines = [f"first   {first}", f"second  {second}", *_aligned(sections)]
+    paths = visible(f"first   {first}"), visible(f"second  {second}")
+    lines = [*paths, *_aligned(visible_in(sections))]
     if is_shared:
         lines += ["", "Seconds are not compared: a run shared the machine."]
     return "\n".join(lines)

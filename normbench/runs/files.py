@@ -33,6 +33,7 @@ from normbench.runs.records import (
 )
 from normbench.runs.rundir import SEALED
 from normbench.runs.state import is_held
+from normbench.text import visible, visible_in
 
 SECTION = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # the beginning of a top-level key
 MAX_BYTES = 2**28  # of a file: a million logged steps take 60 MB
@@ -40,7 +41,7 @@ MAX_BYTES = 2**28  # of a file: a million logged steps take 60 MB
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The content of a run directory, empty for absent files.
+    """The content of a run directory, empty for absent files; its texts are visible.
 
     metrics: the columns of metrics.csv by name, with a value per epoch. damaged: the damage of
     each damaged file, by name. owner: the id that the configuration has, other than the name of
@@ -118,7 +119,16 @@ def read_run(path: Path) -> RunFiles:
         damaged = _lack(metrics, config)
     run = path.resolve().name
     owner = run_id if run_id != run else None
-    return RunFiles(run, config, environment, status, metrics, damaged, owner, unreachable)
+    return RunFiles(
+        run,
+        visible_in(config),
+        visible_in(environment),
+        visible_in(status, lines=True),
+        metrics,
+        damaged,
+        owner,
+        unreachable,
+    )
 
 
 def standing(path: Path, files: RunFiles) -> Standing:
@@ -161,7 +171,8 @@ def run_standing(path: Path) -> Standing:
 
 def refused_run(run: str, config: dict[str, Any], reason: str) -> RunFiles:
     """A planned run refused before training."""
-    return RunFiles(run, config, {}, {"state": "refused", "reason": reason}, {})
+    status = {"state": "refused", "reason": visible(reason, lines=True)}
+    return RunFiles(run, visible_in(config), {}, status, {})
 
 
 def read_steps(path: Path) -> Columns | None:

@@ -20,6 +20,7 @@ from normbench.runs.records import defects_of, task_of
 from normbench.runs.row import row_columns, run_row
 from normbench.runs.where import Record, is_missing, rank, select
 from normbench.tasks.metric import TaskRecord
+from normbench.text import visible, visible_in
 
 WIDTH = 100
 LEAST_REASON = 12  # columns of a reason, even beside long run ids
@@ -82,8 +83,8 @@ def to_text(listing: Listing) -> str:
     """The runs as an aligned table of at most 100 columns, and how many ended how."""
     from tabulate import tabulate
 
-    primaries = dict.fromkeys(task.primary.title for task in listing.tasks.values())
-    rows = [_cells(row, listing.tasks) for row in listing.rows]
+    primaries = dict.fromkeys(visible(task.primary.title) for task in listing.tasks.values())
+    rows = [visible_in(_cells(row, listing.tasks)) for row in listing.rows]
     names = ["run", "status", "epochs", *primaries, "s/epoch"]
     names = [name for name in names if any(row[name] for row in rows if name in row)]
     # The headings are a row: tabulate would widen the columns of headings.

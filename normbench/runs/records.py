@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,8 @@ from normbench.tasks.metric import UNKNOWN_TASK, TaskRecord
 
 SCHEMA_VERSION = 2
 OVER = ("done", "diverged")  # the states of a run with a result
+
+MAX_DEPTH = 50
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -117,8 +119,21 @@ def parse_record(text: str) -> dict[str, Any]:
 
 
 def check_text(content: Any) -> None:
-    """Raises ValueError for a text that no file can hold: half of a pair of UTF-16 codes."""
+    """Raises ValueError for half of a pair of UTF-16 codes, which no file can hold, and for depth.
+
+    What normbench writes is never nested deeper than a few levels.
+    """
     json.dumps(content, ensure_ascii=False).encode()
+    level = [content]
+    for _ in range(MAX_DEPTH):
+        nodes = [node for node in level if isinstance(node, list | dict)]
+        level = [inner for node in nodes for inner in _inside(node)]
+    if level:
+        raise ValueError("nested too deeply")
+
+
+def _inside(node: list[Any] | dict[Any, Any]) -> Iterable[Any]:
+    return node.values() if isinstance(node, dict) else node
 
 
 def check_status(content: dict[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from normbench.runs.records import (
 )
 from normbench.runs.rows import Rows
 from normbench.runs.state import damaged, read_rows, read_status
+from normbench.text import visible
 
 RESUMED = ("started", "command", "concurrent_runs", "versions", "hardware", "git")
 ROWS = ("metrics.csv", "steps.csv")
@@ -148,7 +149,8 @@ class RunDir:
             present = [name for name in SEALED if (self.path / name).exists()]
             with disk_errors(self.path):
                 sums = {name: digest_of(self.path / name) for name in present}
-        self._write_status(state, reason=reason, finished=_now(), sha256=sums)
+        told = None if reason is None else visible(reason, lines=True)
+        self._write_status(state, reason=told, finished=_now(), sha256=sums)
         if state in OVER:
             with suppress(OSError):
                 (self.path / CHECKPOINTS[1]).unlink()

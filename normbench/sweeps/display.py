@@ -16,6 +16,7 @@ from normbench.runs.files import read_run, standing
 from normbench.runs.records import task_of
 from normbench.runs.state import read_position
 from normbench.sweeps.estimate import Estimator, duration
+from normbench.text import say, visible
 
 Steps = Mapping[str, int]  # number of steps, by run id
 
@@ -51,7 +52,7 @@ class Display:
 
     def say(self, line: str) -> None:
         """Prints a line on standard output, at once."""
-        print(line, flush=True)
+        say(line, flush=True)
 
 
 class LiveDisplay(Display):
@@ -86,7 +87,9 @@ class LiveDisplay(Display):
     def say(self, line: str) -> None:
         """Prints a line above the bars."""
         if sys.stdout.isatty():
-            self.progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self.progress.console.print(
+                visible(line), highlight=False, markup=False, emoji=False, soft_wrap=True
+            )
         else:
             super().say(line)
 

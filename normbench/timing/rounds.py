@@ -16,6 +16,8 @@ import pandas as pd
 from normbench.atomic import disk_errors, write_text
 from normbench.checksums import check_sum, record_sums
 from normbench.errors import NormbenchError, RunFailure
+from normbench.spreadsheet import to_csv, unquoted
+from normbench.text import visible
 
 FILE = "bench.csv"
 NUMBERS = ("round", "seconds", "compile_seconds", "peak_bytes", "saved_bytes", "state_bytes")
@@ -44,7 +46,7 @@ def read_bench(path: Path) -> pd.DataFrame:
     if not file.exists():
         raise NormbenchError(f"no {FILE} in {path}: `normbench bench -o {path}` writes it")
     if not file.is_file():  # reading a pipe would wait for ever
-        raise RunFailure(f"'{file}' is no file")
+        raise RunFailure(f"'{file}' cannot be read: it is no file")
     try:
         rounds = _parsed(file)
         _check(rounds)
@@ -59,7 +61,7 @@ def as_rounds(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     keys = dict.fromkeys(key for row in rows for key in row)
     names = setting_columns(keys)
     # As text from the start: a table would turn a norm's 4 groups into 4.0 beside a norm with none.
-    texts = [{**row, **{name: str(row.get(name, "")) for name in names}} for row in rows]
+    texts = [{**row, **{name: visible(str(row.get(name, ""))) for name in names}} for row in rows]
     return pd.DataFrame(texts)
 
 
@@ -67,7 +69,7 @@ def write_rounds(rounds: pd.DataFrame, path: Path) -> None:
     """Writes the rounds as CSV, and makes the folder."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, rounds.to_csv(index=False))
+    write_text(path, to_csv(rounds))
     record_sums(path.parent, [path.name])
 
 
@@ -92,7 +94,7 @@ def _parsed(file: Path) -> pd.DataFrame:
     # Only an interrupted copy lacks the last newline.
     if not file.read_bytes().endswith(b"\n"):
         raise ValueError("it ends within a row")
-    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    table = unquoted(pd.read_csv(file, dtype=str, keep_default_na=False))
     missing = NEEDED - {*table}
     if missing:
         raise ValueError(f"no column {min(missing)}")

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from tqdm import tqdm
 
 from normbench.tasks.metric import Metric
+from normbench.text import visible
 from normbench.train.engine import StepLog, Trainer
 
 REFRESH_SECONDS = 0.5
@@ -34,7 +35,7 @@ class Progress:
         if self.silent:
             return
         try:
-            tqdm.write(line)
+            tqdm.write(visible(line))
             sys.stdout.flush()
         except OSError:
             self.silent = True

@@ -24,6 +24,7 @@ from normbench.runs.records import OVER
 from normbench.runs.rundir import RunDir, open_run
 from normbench.tasks.metric import Metric, TaskRecord
 from normbench.tasks.task import Task
+from normbench.text import say
 from normbench.train.build import build_loader, build_trainer, runtime_of, task_of
 from normbench.train.compilation import compile_seconds
 from normbench.train.engine import (
@@ -116,10 +117,10 @@ def warn_of_defects(config: RunConfig, channels: Sequence[int]) -> list[str]:
 
     found = defects(norms.build(name, options=config.norm.options), channels)
     for phrase, failure in found.items():
-        print(
+        say(
             f"warning: norm {name} {phrase} ({failure}): its figures are not comparable; "
             "normbench norms --check says more",
-            file=sys.stderr,
+            to=sys.stderr,
         )
     return list(found)
 
@@ -187,7 +188,7 @@ def _train_all_epochs(
 def _resume(run: RunDir, trainer: Trainer) -> None:
     state, remark = run.load_checkpoint()
     if remark is not None:
-        print(remark, file=sys.stderr)
+        say(remark, to=sys.stderr)
     try:
         trainer.load_state_dict(state)
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:

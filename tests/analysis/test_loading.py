@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from kit.runs import REGRESSION, id_of, in_study, one_run, seal, write_runs
+from kit.text import HOSTILE, steers
 
 from normbench.analysis.captions import chosen_rates
 from normbench.analysis.loading import check_comparable, load_study, read_runs
@@ -25,6 +26,8 @@ from normbench.analysis.tables.rendering import to_latex, to_markdown
 from normbench.checksums import SUMS
 from normbench.errors import NormbenchError, RunFailure
 from normbench.runs.files import RunFiles, refused_run, run_dirs
+from normbench.runs.records import parse_record, write_record
+from normbench.text import visible
 
 WriteRun = Callable[..., Path]
 RESULTS = Path(__file__).parents[2] / "results"
@@ -495,3 +498,51 @@ def test_an_own_norm_goes_by_its_class_and_its_options_by_their_names() -> None:
         one_run("my_norms.py:MyNorm", 64, 0, **{"norm.content": "4567"}), runs[0]
     ).runs
     assert edited["norm.content"].nunique() == 2
+
+
+# Texts that are read back as they were, visible
+
+
+# Halves of pairs are damage, and not read.
+HELD = HOSTILE.map(lambda text: text.encode(errors="ignore").decode() or "nothing")
+WORDS = st.sampled_from(["2.10", "12e4", "nan", "None", "NA", "1", "True", "-1", "=1", "'=1", "'1"])
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(WORDS | HELD, WORDS | HELD)
+@example("12e4", "2.10")
+@example("nan", "nan")
+def test_texts_of_a_study_are_read_back_equal(tmp_path: Path, word: str, text: str) -> None:
+    runs = [one_run(word, seed=seed, run=f"{word}{seed}", **{"norm.note": text}) for seed in (0, 1)]
+    runs += [one_run(word, run=f"{word}2", state="failed", reason=text, **{"norm.note": "x"})]
+    for run in runs:
+        run.environment["versions"]["torch"] = run.environment["git"]["commit"] = word
+        run.environment["hardware"]["device_name"] = run.environment["data"]["name"] = text
+    study = in_study(*runs)
+    write_study(study, tmp_path)
+    assert_same(load_study([tmp_path]), study)
+    assert study.runs["torch"].tolist() == [visible(word)] * 3
+    for file in tmp_path.iterdir():
+        assert not steers(file.read_text())
+
+
+def test_a_study_with_nesting_without_end_is_refused_in_one_line(written: Path) -> None:
+    for file in ("env.json", "configs.json"):
+        before = (written / file).read_text()
+        (written / file).write_text('{"a": ' + "[" * 10**5 + "]" * 10**5 + "}")
+        with pytest.raises(RunFailure, match="cannot be read: "):
+            load_study([written])
+        (written / file).write_text(before)
+
+
+def test_a_run_with_deep_nesting_is_left_out_with_a_note(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    path = write_run(BN)
+    write_run(GN)
+    content = parse_record((path / "env.json").read_text())
+    write_record(path / "env.json", content | {"deep": json.loads("[" * 600 + "]" * 600)})
+    seal(path)
+    study = load_study([tmp_path / "runs"])
+    assert study.runs["run"].tolist() == [GN]
+    assert study.notes == (f"left out: {path}: env.json is damaged",)

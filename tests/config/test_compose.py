@@ -9,6 +9,7 @@ from typing import Any
 
 import hydra
 import pytest
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from kit.tiny import tiny
 
 import normbench.config.compose
 from normbench.config.compose import compose, config_dir, groups
-from normbench.config.schema import RunConfig, flatten, from_yaml
+from normbench.config.schema import LOADER, RunConfig, flatten, from_yaml
 from normbench.data import sources
 from normbench.errors import NormbenchError
 from normbench.models import models
@@ -354,3 +355,48 @@ def test_a_config_written_as_yaml_reads_back_as_the_same_config(flags: dict[str,
     again = from_yaml(config.to_yaml())
     assert again == config
     assert again.run_id == config.run_id
+
+
+# YAML that normbench never wrote
+
+LAUGHS = "a0: &a0 [x]\n" + "".join(
+    f"a{place}: &a{place} [{', '.join([f'*a{place - 1}'] * 9)}]\n" for place in range(1, 30)
+)
+MERGES = "m: " + "{<<: [&m {" * 3 + "x: 1" + "}, *m]}" * 3
+
+
+@pytest.mark.parametrize("text", [LAUGHS, MERGES, "a: &a [1]\nb: *a", "&a [*a]"])
+def test_aliases_are_refused_before_they_are_followed(text: str) -> None:
+    with pytest.raises(yaml.YAMLError):
+        yaml.load(text, LOADER)
+    with pytest.raises(NormbenchError, match="not one that normbench wrote"):
+        from_yaml(text)
+
+
+@pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "? "])
+def test_a_megabyte_of_nesting_is_refused_in_one_line(opening: str) -> None:
+    with pytest.raises(NormbenchError, match="not one that normbench wrote"):
+        from_yaml(opening * (10**6 // len(opening)))
+
+
+@pytest.mark.parametrize("depth", [300, 500, 900])
+def test_nesting_that_yaml_takes_is_refused_in_one_line_too(depth: int) -> None:
+    with pytest.raises(NormbenchError):
+        from_yaml("seed: " + "[" * depth + "]" * depth)
+
+
+@given(st.lists(st.sampled_from(["*", "&", "*a", "&a b", "2 * 3", "**"]), min_size=1))
+def test_a_sign_of_an_alias_in_a_text_is_text(words: list[str]) -> None:
+    content = {"norm": {"name": words[0], "note": words}, "again": words[:]}
+    assert yaml.load(yaml.safe_dump(content), LOADER) == content
+
+
+def test_equal_lists_of_a_configuration_are_written_without_aliases() -> None:
+    config = compose(tiny())
+    shared = [1, 2]
+    values = config.model_dump(mode="json")
+    options = {"a": shared, "b": shared, "c": {"d": shared}}
+    values["norm"] = {"name": "bn", **options}
+    text = RunConfig.model_validate(values).to_yaml()
+    assert "*" not in text
+    assert from_yaml(text).norm.options == options

@@ -458,10 +458,11 @@ def test_the_time_until_the_headers_counts_for_the_pace(
     wanted: Download, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def late(handler: Handler) -> None:
-        time.sleep(0.2)
+        time.sleep(1.2)
         good(handler)
 
-    monkeypatch.setattr(mirror, "WINDOW_SECONDS", 0.1)
+    monkeypatch.setattr(mirror, "WINDOW_SECONDS", 1.0)
+    monkeypatch.setattr(mirror, "MIN_RATE", 1e7)
     wanted.get(late=late, good=good)
     assert re.search("left .*/late: too slow", capfd.readouterr().err)
     assert [name for name, _ in wanted.requests] == ["late", "good"]

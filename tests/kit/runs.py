@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from normbench.runs.files import RunFiles
 from normbench.runs.records import parse_record, write_record
 from normbench.runs.rundir import SEALED, open_run
 from normbench.tasks.metric import Metric, TaskRecord
+from normbench.text import visible, visible_in
 from normbench.timing.rounds import as_rounds
 
 LOSS = Metric("loss", "nats", "smaller", low=0)
@@ -96,8 +98,18 @@ def one_run(
 
 
 def in_study(*runs: RunFiles) -> Study:
-    """The study of these runs."""
-    return read_runs((), runs)
+    """The study of these runs, whose texts are made visible as by reading them."""
+    return read_runs((), map(_visible, runs))
+
+
+def _visible(files: RunFiles) -> RunFiles:
+    return replace(
+        files,
+        run=visible(files.run),
+        config=visible_in(files.config),
+        environment=visible_in(files.environment),
+        status=visible_in(files.status, lines=True),
+    )
 
 
 def id_of(name: str = "normresnet-bn-b64-s0", **settings: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from kit.norms import NAMES
+from kit.text import steers
 from torch import Tensor, nn
 
 from normbench.certificates import Certificate, catalogue, certify
@@ -264,3 +265,16 @@ def test_a_wrong_question_is_one_line(normbench: Run, arguments: str, message: s
     assert (code, out) == (2, "")
     assert err.startswith(f"normbench: {message}")
     assert len(err.splitlines()) == 1
+
+
+def test_the_docstring_of_an_own_norm_steers_nothing_and_ends_no_cell() -> None:
+    facts, spec = catalogue.listed("bn", {})
+    own = facts | {"name": "a|b\x1b[2J", "title": "\u202e\n", "summary": "\r\ud800"}
+    certificate = certify(spec)
+    on_terminal = catalogue.as_text([own]), catalogue.certificate_text(own, certificate)
+    in_markdown = catalogue.as_markdown([(own, certificate)])
+    for text in (*on_terminal, in_markdown):
+        assert not steers(text)
+        assert "\\x1b[2J" in text
+    rows = [line for line in in_markdown.splitlines() if line.startswith("| a")]
+    assert [line.count("|") - line.count(r"\|") for line in rows] == [9, 11, 8]

@@ -156,3 +156,12 @@ def test_values_are_cut_to_100_columns_but_never_to_look_alike(write_run: WriteR
     assert "x" * 70 + "b" in name
     assert len([line for line in lines if len(line) > 100]) <= 2
     assert augment.split()[1] != augment.split()[2]
+
+
+def test_a_value_of_several_lines_stays_in_its_line_and_column(write_run: WriteRun) -> None:
+    first = write_run(BN, norm={"name": "bn", "note": "a\nb\x1b[2J"})
+    second = write_run(GN, norm={"name": "bn", "note": "plain"})
+    (line,) = [line for line in diff(first, second).splitlines() if "norm.note" in line]
+    assert line.split() == ["norm.note", r"a\nb\x1b[2J", "plain"]
+    heading = next(line for line in diff(first, second).splitlines() if line[:6] == "config")
+    assert line.index("plain") == heading.index("second")

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from normbench.analysis.captions import machine, networks, time_note
 from normbench.analysis.figures import style
+from normbench.analysis.figures.labels import shortened
 from normbench.analysis.figures.layout import by_panel, prepared, starred
 from normbench.analysis.settings import describe
 from normbench.analysis.stats import median_ratio, with_interval
@@ -27,6 +28,7 @@ MIDDLE_HALF = "Bars: the middle half of the rounds."
 NOTE = "Dots: median over rounds of the ratio to bn in the same round, {interval}, on {machine}."
 NETWORK = " Of this network: {networks}."
 MARGIN = 0.12  # of the axis, at both ends, for the dots and their numbers
+LONGEST_NAME = 32  # letters at the axis
 LINES_A_ROW = 2.2  # lines of text: a name at the axis, and a number above the dot
 
 
@@ -135,5 +137,5 @@ def _draw_bar(ax: Axes, row: int, low: float, middle: float, high: float, look: 
 
 
 def _name_rows(ax: Axes, names: list[str]) -> None:
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), [shortened(name, LONGEST_NAME) for name in names])
     ax.set_ylim(len(names) - 0.4, -0.6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from normbench.analysis.figures.style import Size
 
 MOST_AT_ENDS = 8
 LONGEST_AT_END = 20  # letters; longer names leave no room for the lines
+LETTER = 0.6  # its width, in font sizes
+# The labels of lines without a name: ours, and those that matplotlib gives.
+UNNAMED = re.compile(r"_|_child\d+|_nolegend_")
 
 
 def add_labels(figure: Figure, axes: Sequence[Axes], size: Size) -> None:
@@ -32,8 +36,14 @@ def add_labels(figure: Figure, axes: Sequence[Axes], size: Size) -> None:
 
 
 def named_lines(axes: Axes) -> list[Line2D]:
-    """The lines with a name; matplotlib takes a leading underscore for none."""
-    return [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+    """The lines with a name, which may begin with an underscore, as a class's may."""
+    return [line for line in axes.get_lines() if not UNNAMED.fullmatch(str(line.get_label()))]
+
+
+def shortened(name: str, letters: int) -> str:
+    """The name without its middle if it has more letters: options at its end tell names apart."""
+    kept = (letters - 3) // 2
+    return name if len(name) <= letters else f"{name[:kept]}...{name[-kept:]}"
 
 
 def alt_text(figure: Figure) -> str:
@@ -68,11 +78,11 @@ def spread_out(places: Sequence[float], least: float) -> list[float]:
 
 
 def _add_legend(figure: Figure, named: dict[str, Line2D], size: Size) -> None:
-    letters = max(map(len, named)) * 0.6 + 4  # with the line and marker before the name
-    columns = max(1, int(size.width * 72 / (size.font * letters)))
-    figure.legend(
-        [*named.values()], [*named], loc="outside upper left", ncols=columns, frameon=False
-    )
+    beside = 4  # the line and marker before a name, in font sizes
+    room = size.width * 72 / size.font
+    names = [shortened(name, int((room - beside) / LETTER)) for name in named]
+    columns = max(1, int(room / (max(map(len, names)) * LETTER + beside)))
+    figure.legend([*named.values()], names, loc="outside upper left", ncols=columns, frameon=False)
     more_rows = -(-len(named) // columns) - 1
     if size.height is None:  # a long legend takes no height from the panels
         figure.set_figheight(figure.get_figheight() + 1.5 * more_rows * size.font / 72)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -82,7 +83,7 @@ def starred(study: Study) -> list[str]:
 
 
 def link(runs: pd.DataFrame, settings: Sequence[str] = ("batch_size",)) -> str:
-    """The link from a line or point to the runs: `#runs:norm=bn;batch_size=64`.
+    """The link from a line or point to the runs: `#runs:norm=bn;batch_size=64`, percent-encoded.
 
     Of `settings`, the link names each with the same value in all runs.
     """
@@ -90,4 +91,6 @@ def link(runs: pd.DataFrame, settings: Sequence[str] = ("batch_size",)) -> str:
     for name in settings:
         if runs[name].nunique() == 1:
             told[name] = runs[name].iloc[0]
-    return "#runs:" + ";".join(f"{name}={value}" for name, value in told.items())
+    return "#runs:" + ";".join(
+        f"{name}={quote(str(value), safe='')}" for name, value in told.items()
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import textwrap
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,6 +57,8 @@ for colour, markers in FAMILIES.items():
 # norms differs in colour from the norm before.
 FREE_MARKERS = ("h", "p", "d", "<", ">", "*", "P", "v", "o", "s", "^", "D", "X")
 FREE_COLOURS = (INK, PINK, SKY, BLUE, ORANGE, GREEN, RED)
+# Lines, for a title or caption with a very long name.
+MOST_IN_TITLE, MOST_IN_CAPTION = 4, 12
 
 
 @dataclass(frozen=True)
@@ -114,9 +117,13 @@ def drawing(size: Size) -> Iterator[None]:
         # Ids of SVG elements are hashes: the salt makes the same figure the same bytes.
         "svg.hashsalt": "normbench",
         "svg.fonttype": "none",
+        # A name with two dollar signs is a name, and no formula.
+        "text.parse_math": False,
     }
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    with mpl.rc_context(rc | dict.fromkeys(inked, INK)):
+    with mpl.rc_context(rc | dict.fromkeys(inked, INK)), warnings.catch_warnings():
+        # A letter that the font lacks is a box in a PNG; the SVG has it as text.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         yield
 
 
@@ -149,15 +156,18 @@ def set_title(axes: Axes, text: str) -> None:
     assert figure is not None
     points = 72 * figure.get_figwidth() / spec.get_gridspec().ncols
     letters = int(points / (0.65 * mpl.rcParams["font.size"]))
-    axes.set_title(textwrap.fill(text, letters), loc="left")
+    axes.set_title(_wrapped(text, letters, MOST_IN_TITLE), loc="left")
 
 
 def add_caption(figure: Figure, text: str, size: Size) -> None:
     """Writes the caption below the panels in small print; the figure's label is the same text."""
     figure.set_label(text)
     letters = int(size.width * 72 / (0.40 * size.font))
-    caption = figure.supxlabel(
-        textwrap.fill(text, letters), x=0.01, ha="left", fontsize=0.75 * size.font, color=FAINT
-    )
+    wrapped = _wrapped(text, letters, MOST_IN_CAPTION)
+    caption = figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=0.75 * size.font, color=FAINT)
     # A page cuts the element with the id `caption` off, and writes wrapping text instead.
     caption.set_gid("caption")
+
+
+def _wrapped(text: str, letters: int, most: int) -> str:
+    return textwrap.fill(text, letters, max_lines=most, placeholder=" ...")

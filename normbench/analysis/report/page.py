@@ -24,6 +24,7 @@ from normbench.analysis.study_files import common_settings
 from normbench.analysis.tables.pairs import family
 from normbench.analysis.tables.table import Table, in_words
 from normbench.runs.records import at
+from normbench.text import visible
 
 MOST_IN_TITLE = 8
 # Columns by which rows are filtered, with their headings in tables.
@@ -77,6 +78,7 @@ def page(
         loader=PackageLoader("normbench.analysis.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -106,6 +108,11 @@ def page(
         settings=common_settings(study.configs),
         commands=[*dict.fromkeys(command for command in commands if command is not None)],
     )
+
+
+def _visible(value: Any) -> Any:
+    """What the page shows of a value; HTML of our own as it is."""
+    return value if isinstance(value, Markup) else visible(str(value), lines=True)
 
 
 def _norms(runs: pd.DataFrame) -> str:

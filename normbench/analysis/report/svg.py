@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable
+from urllib.parse import parse_qsl
 
 from normbench.analysis.figures.style import FAINT, INK, PAPER
 
@@ -12,6 +13,7 @@ Settings = tuple[tuple[str, str], ...]  # (("norm", "bn"), ("batch_size", "64"))
 FirstRun = Callable[[Settings], str]  # the id of the first run with these settings
 
 COLOURS = {INK: "currentColor", FAINT: "var(--faint)", PAPER: "none"}
+TAG = re.compile(r"<[^>]*>")  # the text between may hold anything, a colour's name too
 METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
 CAPTION = re.compile(r'<g id="caption">.*?translate\([\d.]+ ([\d.]+)\).*?</g>', re.DOTALL)
 IDS = re.compile(r'\b(id="|url\(#|xlink:href="#(?!runs:))')
@@ -27,12 +29,16 @@ def inline_svg(svg: str, name: str, alt: str, first_run: FirstRun) -> str:
     """
     text = METADATA.sub("", svg[svg.index("<svg") :])
     text = _without_caption(text)
-    for colour, of_page in COLOURS.items():
-        text = text.replace(colour, of_page)
-    text = IDS.sub(rf"\g<1>{name}-", text)
+    text = TAG.sub(lambda tag: _restyled(tag[0], name), text)
     tag, inside = text[: text.index(">")], text[text.index(">") :]
     tag = re.sub(r'\s(width|height)="[^"]+"', "", tag)
     return f'{tag} role="group" aria-label="{html.escape(alt)}"{_linked(inside, first_run)}'
+
+
+def _restyled(tag: str, name: str) -> str:
+    for colour, of_page in COLOURS.items():
+        tag = tag.replace(colour, of_page)
+    return IDS.sub(rf"\g<1>{name}-", tag)
 
 
 def _without_caption(text: str) -> str:
@@ -50,14 +56,13 @@ def _linked(text: str, first_run: FirstRun) -> str:
     seen: set[str] = set()
 
     def link(found: re.Match[str]) -> str:
-        parts = [part.partition("=") for part in html.unescape(found[1]).split(";")]
-        settings = tuple((name, value) for name, _, value in parts)
+        settings = tuple(parse_qsl(found[1], separator=";", keep_blank_values=True))
         data = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in settings)
         # A line of many points is a single stop of the tab key.
         stop = ' tabindex="-1"' if found[1] in seen else ""
         seen.add(found[1])
         label = html.escape(_label(dict(settings)))
-        return f'href="#run-{first_run(settings)}" {data} aria-label="{label}"{stop}'
+        return f'href="#run-{html.escape(first_run(settings))}" {data} aria-label="{label}"{stop}'
 
     return LINK.sub(link, text)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from normbench.analysis.tables.table import Table
+from normbench.spreadsheet import to_csv as csv_of
+from normbench.text import markdown_cell, visible
 
 SUFFIXES = {"markdown": ".md", "latex": ".tex", "csv": ".csv"}
 
@@ -18,7 +20,8 @@ TO_LATEX = {ord(sign): command for sign, command in LATEX.items()}
 
 def to_markdown(table: Table) -> str:
     """The table, the caption, and a list of runs without a figure."""
-    shown = table.shown.to_markdown(index=False, disable_numparse=True)
+    cells = table.shown.map(markdown_cell).rename(columns=markdown_cell)
+    shown = cells.to_markdown(index=False, disable_numparse=True)
     notes = "".join(f"- {note}\n" for note in table.notes)
     return f"{shown}\n\n{table.caption}\n" + (f"\n{notes}" if notes else "")
 
@@ -37,7 +40,7 @@ def to_latex(table: Table) -> str:
 
 def to_csv(table: Table) -> str:
     """The data of the table, every figure unrounded."""
-    return table.data.to_csv(index=False)
+    return csv_of(table.data)
 
 
 def to_terminal(table: Table) -> None:
@@ -47,13 +50,13 @@ def to_terminal(table: Table) -> None:
 
     grid = RichTable(title=table.title, title_justify="left")
     for name in table.shown.columns:
-        grid.add_column(name, no_wrap=name == "norm", overflow="fold")
+        grid.add_column(visible(str(name)), no_wrap=name == "norm", overflow="fold")
     for row in table.shown.itertuples(index=False, name=None):
-        grid.add_row(*map(str, row))
-    console = Console(highlight=False, markup=False)
+        grid.add_row(*(visible(str(cell)) for cell in row))
+    console = Console(highlight=False, markup=False, emoji=False)
     console.print(grid)
     for line in (table.caption, *(f"- {note}" for note in table.notes)):
-        console.print(line)
+        console.print(visible(line))
 
 
 FORMS: dict[str, Callable[[Table], str]] = {
@@ -64,4 +67,6 @@ FORMS: dict[str, Callable[[Table], str]] = {
 
 
 def _escape(text: object) -> str:
-    return str(text).translate(TO_LATEX)
+    escaped = visible(str(text)).translate(TO_LATEX)
+    # After the end of a row, LaTeX takes either sign for an argument of the end.
+    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped

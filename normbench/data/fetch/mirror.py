@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from normbench.data.fetch.connection import Deadline, RedirectRefused, open_url
 from normbench.data.files import printable
+from normbench.text import visible
 
 CHUNK = 1 << 16
 # Bytes per second, over a window, under which another mirror is tried.
@@ -176,4 +177,4 @@ def _chunks(response: HTTPResponse, deadline: Deadline) -> Iterator[bytes]:
 
 def say(line: str) -> None:
     """Prints a line on standard error, above the bar."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(visible(line), file=sys.stderr)

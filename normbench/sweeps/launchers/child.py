@@ -26,6 +26,7 @@ from normbench.runs.records import OVER
 from normbench.runs.rundir import open_run
 from normbench.runs.state import last_output, status_bytes
 from normbench.sweeps.launchers.launcher import StopAsked, Work, train
+from normbench.text import say
 
 # Between the request to stop and SIGKILL; the run finishes a step and saves a checkpoint.
 GRACE_SECONDS = 20.0
@@ -190,7 +191,7 @@ def _main(config: RunConfig, restart: bool, environment: Mapping[str, str], work
         faulthandler.enable()
         work(config, restart)
     except Exception as error:
-        print(complaint(error), file=sys.stderr)
+        say(complaint(error), lines=True, to=sys.stderr)
         sys.exit(getattr(error, "exit_code", 1))
 
 

@@ -11,6 +11,7 @@ from normbench.runs.files import run_standing
 from normbench.runs.state import status_bytes
 from normbench.sweeps.launchers.child import settle
 from normbench.sweeps.launchers.launcher import Event, Launcher, StopAsked, Work, launchers, train
+from normbench.text import say
 
 
 @launchers.register("inline", title="In this process")
@@ -40,6 +41,6 @@ def _failure(work: Work, config: RunConfig, restart: bool) -> str:
     except NormbenchError as error:
         return str(error)
     except (Exception, SystemExit) as error:
-        print(complaint(error), file=sys.stderr)
+        say(complaint(error), lines=True, to=sys.stderr)
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return "it ended without saying how"

@@ -36,6 +36,7 @@ from normbench.sweeps.launchers.launcher import (
     share_elsewhere,
     train,
 )
+from normbench.text import say
 
 POLL_SECONDS = 5.0
 MAX_ARRAY = 1000  # tasks; Slurm's own default limit is 1001
@@ -112,7 +113,7 @@ class Task:
         try:
             self.work(config, begin_anew)
         except NormbenchError as error:
-            print(complaint(error), file=sys.stderr)
+            say(complaint(error), lines=True, to=sys.stderr)
             settle(config, before, str(error))
         if "late" in heard:
             settle(config, before, f"over the time limit of {self.timeout:g} s", failed_anyway=True)

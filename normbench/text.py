@@ -1,0 +1,57 @@
+"""Shows text from files, names and servers without letting it steer a terminal, a table or a page.
+
+Everything that the command line prints goes through `say`; what a study reads, through
+`visible_in`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+# Control characters (C0, DEL, C1), line and paragraph separators, bidirectional embeddings,
+# overrides and isolates, halves of surrogate pairs, and the two characters that XML forbids.
+HIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+HIDDEN_IN_LINES = re.compile(rf"(?!\n){HIDDEN.pattern}")
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    r"""The text with its control characters as escapes: `\x1b`, `\n`, `\u202e`, `\ud800`.
+
+    Everything else is unchanged, umlauts and emoji too. Text that is visible stays as it is.
+    lines: line breaks are kept.
+    """
+    hidden = HIDDEN_IN_LINES if lines else HIDDEN
+    return hidden.sub(_escaped, text)
+
+
+def visible_in(content: Any, *, lines: bool = False) -> Any:
+    """The content of a file, in which every text and key of lists and mappings is visible."""
+    if isinstance(content, str):
+        return visible(content, lines=lines)
+    if isinstance(content, Mapping):
+        changed = {}
+        for key, value in content.items():
+            changed[visible_in(key, lines=lines)] = visible_in(value, lines=lines)
+        return changed
+    if isinstance(content, list | tuple):
+        return [visible_in(item, lines=lines) for item in content]
+    return content
+
+
+def markdown_cell(text: str) -> str:
+    """The text as a cell of a Markdown table: a `|` would end the cell."""
+    # Backslashes before it are doubled, lest they escape the escape.
+    return re.sub(r"(\\*)\|", r"\1\1\\|", visible(text))
+
+
+def say(
+    text: object, *, lines: bool = False, to: TextIO | None = None, flush: bool = False
+) -> None:
+    """Prints visible text: a line, or several `lines`; to standard output or the stream `to`."""
+    print(visible(str(text), lines=lines), file=to, flush=flush)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
