@@ -104,8 +104,10 @@ def check_range(name: str, column: npt.NDArray[Any], metric: Metric | None) -> N
     Without a metric: a count or a learning rate, from 0 on.
     """
     low, high = (0.0, None) if metric is None else (metric.low, metric.high)
-    below = low is not None and (column < low - ROUNDING).any()
-    above = high is not None and (column > high + ROUNDING).any()
-    if below or above or not np.isfinite(column).all():
-        worst = column[np.argmax(np.where(np.isfinite(column), np.abs(column), np.inf))]
-        raise ValueError(f"has {name} {worst:g}, out of its range")
+    odd = ~np.isfinite(column)
+    if low is not None:
+        odd |= column < low - ROUNDING
+    if high is not None:
+        odd |= column > high + ROUNDING
+    if odd.any():
+        raise ValueError(f"has {name} {column[odd][0]:g}, out of its range")

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from normbench.environment import cpu_info
 from normbench.errors import NormbenchError
 
-# Measured on two cores of an AMD EPYC with native bf16 (results/LOG.md). At batch 1 fp32 in the
-# contiguous layout is the quickest (3.9 ms a step; bf16 4.3 ms); at batch 64 bf16 in channels_last
-# takes 47 ms instead of 84 ms. torch's InstanceNorm is slower in channels_last (81 ms, 58 ms).
-FAST_FROM_BATCH = 16
+# Measured on two cores of an AMD EPYC with native bf16 (results/LOG.md, results/speed/fast). Under
+# bn at batch 1 fp32 in the contiguous layout is the quickest (8.6 ms a step; bf16 9.7 ms); bf16 in
+# channels_last takes 20.4 instead of 28.0 ms at batch 8, 82 instead of 153 ms at batch 64. torch's
+# InstanceNorm in bf16 is slower in channels_last (123.9 ms, contiguous 94.1 ms, at batch 64).
+FAST_FROM_BATCH = 8
 FAST_CONTIGUOUS = ("in", "in_affine")
 
 
