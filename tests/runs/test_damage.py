@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from kit.damage import OF_BYTES, OF_FILES, Damage, odd_value
-from kit.launchers import assert_same_numbers, at_step
+from kit.launchers import assert_same_numbers, at_step, tiny_sweep
 from kit.training import run_in
 
 from normbench.analysis.loading import load_study
@@ -20,12 +23,11 @@ from normbench.analysis.study import Study
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.pairs import every_pair
 from normbench.analysis.tables.rendering import FORMS
+from normbench.checksums import sealed_bytes
 from normbench.errors import NormbenchError, RunFailure
 from normbench.runs.files import run_standing
 from normbench.runs.listing import list_runs, to_json, to_text
 from normbench.sweeps.plan import make_plan
-
-from kit.launchers import tiny_sweep  # isort: skip
 
 Run = Callable[..., tuple[int, str, str]]
 OF_RUN = ("config.yaml", "env.json", "status.json", "metrics.csv", "steps.csv")
@@ -51,8 +53,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was asked to stop in its last epoch, with two checkpoints."""
     folder = tmp_path_factory.mktemp("interrupted")
-    import signal
-
     with at_step(17, lambda: signal.raise_signal(signal.SIGINT)):
         assert run_in(folder, "epochs=3").state == "interrupted"
     return folder
@@ -264,6 +264,62 @@ def test_two_damaged_checkpoints_are_kept_and_named(interrupted: Path, tmp_path:
         with pytest.raises(RunFailure, match="is damaged: begin the run anew with --restart"):
             run_in(tmp_path / "runs", "epochs=3")
     assert run_in(tmp_path / "runs", "epochs=3", restart=True).state == "done"
+
+
+def without_weights(state: dict[str, Any]) -> None:
+    del state["model"]
+
+
+def of_another_width(state: dict[str, Any]) -> None:
+    weights = state["model"]
+    name = next(name for name in weights if name.endswith("weight"))
+    weights[name] = weights[name][:1]
+
+
+def of_another_optimizer(state: dict[str, Any]) -> None:
+    for moments in state["optimizer"]["state"].values():
+        moments["exp_avg"] = moments["exp_avg"].flatten()[:1].repeat(3, 2)
+
+
+def beyond_the_end(state: dict[str, Any]) -> None:
+    state["step"] = 10**6
+
+
+def before_the_start(state: dict[str, Any]) -> None:
+    state["epoch"] = -1
+
+
+def of_words(state: dict[str, Any]) -> None:
+    state["step"] = "many"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        without_weights,
+        of_another_width,
+        of_another_optimizer,
+        beyond_the_end,
+        before_the_start,
+        of_words,
+    ],
+)
+def test_a_whole_checkpoint_of_another_run_is_named(
+    interrupted: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    shutil.copytree(interrupted, tmp_path / "runs")
+    (path,) = (tmp_path / "runs").iterdir()
+    state = torch.load(path / "checkpoint.pt", weights_only=True)
+    change(state)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    (path / "checkpoint.pt").write_bytes(sealed_bytes(buffer.getvalue()))
+    message = (
+        rf"the checkpoint in '.*{path.name}' is not of this run \(.+\): begin"
+    )
+    with pytest.raises(RunFailure, match=message) as caught:
+        run_in(tmp_path / "runs", "epochs=3")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_configuration_damaged_while_the_run_was_interrupted_is_written_anew(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Callable
 from itertools import permutations
@@ -104,6 +105,19 @@ def test_a_run_that_leaves_its_status_damaged_does_not_stop_the_others(leave_run
     assert states(ended) == ["damaged", "done"]
     assert any("damaged" in line for line in summary(ended, "again"))
     assert planned_study(ended.runs).runs["seed"].tolist() == [1]
+
+
+def test_the_advice_about_a_damaged_run_helps(
+    normbench: Callable[..., tuple[int, str, str]], leave_run: LeaveRun, finish: Work
+) -> None:
+    path = leave_run(tiny_plan("seed=0,1").runs[0].config)
+    (path / "metrics.csv").write_text("")
+    ended = carry_out(tiny_plan("seed=0,1"), finish)
+    assert states(ended) == ["damaged", "done"]
+    (advice,) = [line for line in summary(ended, "again") if "normbench runs rm" in line]
+    command = advice.partition("with normbench ")[2].partition(",")[0]
+    assert normbench(*shlex.split(command))[0] == 0
+    assert states(carry_out(tiny_plan("seed=0,1"), finish)) == ["done", "done"]
 
 
 def test_a_run_whose_other_files_are_damaged_does_not_hide_the_others(

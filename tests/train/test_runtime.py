@@ -75,9 +75,9 @@ def test_precision_is_bf16_only_where_the_device_has_it(
         resolve_precision("bf16", "cpu", batch_size)
 
 
-def test_the_fast_layout_is_channels_last_from_batch_16_on_but_for_instance_norm() -> None:
+def test_the_fast_layout_is_channels_last_from_batch_8_on_but_for_instance_norm() -> None:
     names = {entry.name for entry in norms}
-    for batch_size, expected in ((1, set()), (15, set()), (16, names), (64, names)):
+    for batch_size, expected in ((1, set()), (7, set()), (8, names), (64, names)):
         found = {norm for norm in names if resolve_layout("fast", norm, batch_size)}
         assert found == expected - {"in", "in_affine"}
         assert resolve_layout(True, "in", batch_size)
