@@ -59,7 +59,10 @@ def read_file(path: Path) -> bytes:
 
 
 def append_line(path: Path, line: str, *, durable: bool) -> None:
-    """Appends a line in a single write, whole or not at all; durable: also waits for the disk."""
+    """Appends a line in a single write; raises where only a part was written, as on a full disk.
+
+    durable: also waits for the disk.
+    """
     with disk_errors(path), path.open("ab", buffering=0) as file:
         content = line.encode() + b"\n"
         # An unbuffered write to a full disk may write a part and report no error.

@@ -72,15 +72,17 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 
 def check_sum(file: Path) -> None:
-    """Raises RunFailure for a file that SHA256SUMS beside it knows as another, or as there."""
+    """Raises RunFailure for a file that differs from its line in SHA256SUMS, or is missing."""
     known = read_sums(file.parent).get(file.name)
     if known is None:
         return
     with disk_errors(file, "read"):
         is_same = file.is_file() and digest_of(file) == known
+    if not is_same and not file.exists():
+        raise RunFailure(f"'{file}' is missing, and {SUMS} names it")
     if not is_same:
-        what = "was changed after it was written" if file.exists() else "is missing"
-        raise RunFailure(f"'{file}' {what}: {SUMS} has another checksum")
+        how = "was changed after it was written, or the writing of the folder was broken off"
+        raise RunFailure(f"'{file}' {how}: {SUMS} has another checksum")
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

@@ -12,12 +12,15 @@ import pandas as pd
 from normbench.analysis.settings import study_settings, with_settings
 from normbench.analysis.study import Study
 from normbench.analysis.study_files import NUMBERS, STEPS, metric_columns, read_study, tidy
+from normbench.atomic import disk_errors
+from normbench.checksums import check_sum
 from normbench.config.schema import flatten
 from normbench.errors import NormbenchError
 from normbench.runs.columns import Columns
-from normbench.runs.files import RunFiles, read_run, read_steps, run_dirs, standing
+from normbench.runs.files import RunFiles, is_run, read_run, read_steps, run_dirs
 from normbench.runs.records import task_of
 from normbench.runs.row import KEYS, row_columns, run_row
+from normbench.runs.standing import standing
 from normbench.runs.where import select
 from normbench.text import visible
 from normbench.timing.rounds import FILE, read_bench, together
@@ -40,11 +43,15 @@ def load_study(
     directories: dict[str, Path] = {}
     for path in paths:
         file = path if path.name == "runs.csv" else path / "runs.csv"
-        if file.is_file():
-            files[file.resolve()] = file
-        else:
+        with disk_errors(path, "read"):
+            if file.is_file():
+                files[file.resolve()] = file
+                continue
             for run in _directories(path):
-                directories.setdefault(run.resolve().name, run)
+                known = directories.setdefault(run.resolve().name, run)
+                # A whole copy elsewhere is better than a damaged run.
+                if known != run and not standing(known, read_run(known)).is_usable:
+                    directories[run.resolve().name] = run
     studies = [read_study(file) for file in files.values()]
     studies.append(read_runs(directories.values()))
     notes = [note for study in studies for note in study.notes]
@@ -64,6 +71,7 @@ def read_runs(paths: Iterable[Path], refused: Iterable[RunFiles] = ()) -> Study:
     files, steps, rows, notes = [], [], [], []
     for path in paths:
         run = read_run(path)
+        run = replace(run, run=visible(run.run))
         stands = standing(path, run)
         columns = read_steps(path) if stands.is_usable else {}
         if not stands.is_usable or columns is None:
@@ -102,7 +110,12 @@ def with_bench(study: Study, rounds: pd.DataFrame) -> Study:
 def benches(paths: Sequence[Path]) -> pd.DataFrame:
     """The rounds of every bench.csv in folders of `paths`, or beside files of `paths`."""
     folders = dict.fromkeys(path if path.is_dir() else path.parent for path in paths)
-    found = [read_bench(folder) for folder in folders if (folder / FILE).is_file()]
+    found = []
+    for folder in folders:
+        if (folder / FILE).is_file():
+            found.append(read_bench(folder))
+        else:
+            check_sum(folder / FILE)
     return together(found) if found else pd.DataFrame()
 
 
@@ -119,7 +132,7 @@ def check_comparable(study: Study, apart: Sequence[str] = ()) -> None:
 
 
 def _directories(path: Path) -> list[Path]:
-    if (path / "config.yaml").exists() or (path / "status.json").exists():
+    if is_run(path):
         return [path]
     found = run_dirs(path)
     if not found:

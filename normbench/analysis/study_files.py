@@ -20,6 +20,7 @@ from normbench.analysis.study_checks import Packed, Settings, check_agreement, c
 from normbench.atomic import disk_errors, write_json, write_text
 from normbench.checksums import SUMS, check_sum, record_sums
 from normbench.errors import NormbenchError, RunFailure
+from normbench.runs.columns import LARGEST_COUNT
 from normbench.runs.files import run_dirs
 from normbench.runs.records import (
     SCHEMA_VERSION,
@@ -104,7 +105,7 @@ def check_folder(folder: Path) -> None:
 def check_keeps(folder: Path, runs: Collection[str]) -> None:
     """Raises NormbenchError if the study in `folder` has other runs than `runs`."""
     file = folder / "runs.csv"
-    if file.exists() and {*_read(file, _read_table)["run"]} - {*runs}:
+    if file.exists() and {*_read(file, partial(_read_table, needed=["run"]))["run"]} - {*runs}:
         raise NormbenchError(
             f"--output: '{folder}' holds runs that are not in this report: name another folder"
         )
@@ -163,6 +164,10 @@ def _read_runs(tasks: Sequence[TaskRecord], file: Path) -> pd.DataFrame:
     if done[["norm", "batch_size", "seed"]].isna().any(axis=None):
         raise ValueError("a finished run without its norm, batch size or seed")
     check_ranges(done, tasks)
+    for name in COUNTS:
+        known = runs[name].dropna().to_numpy(float)
+        if not ((known >= 1) & (known <= LARGEST_COUNT) & (known % 1 == 0)).all():
+            raise ValueError(f"{name} is no whole number everywhere")
     reasons = runs["reason"].astype(object)
     return runs.assign(reason=reasons.where(reasons != "", None))
 

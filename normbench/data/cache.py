@@ -17,8 +17,9 @@ from filelock import FileLock
 from pydantic import BaseModel, TypeAdapter
 
 from normbench.atomic import disk_errors, sync_file, sync_folder, write_bytes, write_json
+from normbench.checksums import digest_of, sealed
 from normbench.data.files import read, user_path
-from normbench.data.manifest import MANIFEST, Manifest, folder_name, intact, sha256_of, short_hash
+from normbench.data.manifest import MANIFEST, Manifest, folder_name, intact, short_hash
 from normbench.data.source import DataHome, Dataset, Source, sources
 from normbench.errors import NormbenchError, RunFailure
 
@@ -77,9 +78,10 @@ def unpack(name: str, files: Mapping[str, bytes], home: DataHome) -> None:
 def remember(name: str, root: Path, source: Source, home: DataHome) -> None:
     """Notes that `data=NAME` without a root means `source`, decoded from `root`."""
     entry = _Import(root=str(root.absolute()), folder=cache_folder(source, home).name)
-    imports = _imports(home) | {name: entry}
     path = home.cache_dir / "imported.json"
-    write_json(path, {name: entry.model_dump() for name, entry in imports.items()})
+    with disk_errors(path), FileLock(f"{path}.lock"):
+        imports = _imports(home) | {name: entry}
+        write_json(path, {name: entry.model_dump() for name, entry in imports.items()})
 
 
 def recall(name: str, home: DataHome) -> Source:
@@ -117,7 +119,7 @@ def cached_source(content: str, home: DataHome) -> Source | None:
 
 def cached(home: DataHome) -> list[tuple[Path, str]]:
     """The folders of decoded data, each with a description of its state."""
-    folders = sorted(path.parent for path in home.cache_dir.glob(f"*/{MANIFEST}"))
+    folders = sorted(path.parent for path in home.cache_dir.glob(f"[!.]*/{MANIFEST}"))
     return [(folder, _state(folder)) for folder in folders]
 
 
@@ -155,7 +157,7 @@ def _decode_into(folder: Path, source: Source) -> None:
             np.save(path, array, allow_pickle=False)
             # The manifest must not reach the disk before the arrays.
             sync_file(path)
-            digests[path.stem] = sha256_of(path)
+            digests[path.stem] = digest_of(path)
     manifest = Manifest(
         name=source.name,
         content=source.content,
@@ -165,7 +167,7 @@ def _decode_into(folder: Path, source: Source) -> None:
         num_test=len(test),
         sha256=digests,
     )
-    write_json(folder / MANIFEST, manifest.signed())
+    write_json(folder / MANIFEST, sealed(manifest.model_dump(mode="json")))
 
 
 class _Import(BaseModel):

@@ -12,7 +12,7 @@ from pathlib import Path
 from normbench.config.schema import flatten
 from normbench.errors import NormbenchError
 from normbench.runs.columns import QUANTITIES
-from normbench.runs.files import RunFiles, read_run, run_dirs
+from normbench.runs.files import RunFiles, is_run, read_run, run_dirs
 from normbench.runs.listing import WIDTH, cut, one_line, run_record
 from normbench.runs.records import task_of
 from normbench.runs.where import Record, text_of
@@ -33,7 +33,7 @@ def find_run(runs_dir: Path, name: str, *, whole: bool = False) -> Path:
 
     Raises NormbenchError with the nearest names where no run is meant, or several.
     """
-    if name and any((Path(name) / file).exists() for file in ("config.yaml", "status.json")):
+    if name and is_run(Path(name)):
         return Path(name)
     paths = {path.name: path for path in run_dirs(runs_dir)}
     if name in paths:

@@ -1,16 +1,13 @@
-"""Reads a whole run for tables, lists and plans: one reader, so that all give the same answer.
-
-No content of any file raises. `normbench runs` lists damaged runs with their damage; tables leave
-damaged runs out, with a note; a sweep names them.
-"""
+"""Reads a whole run, for tables, lists and plans alike. No content of any file raises."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,7 @@ import yaml
 
 from normbench.checksums import digest_of
 from normbench.config.schema import LOADER, SECTIONS, validate
-from normbench.errors import NormbenchError, RunFailure
+from normbench.errors import NormbenchError
 from normbench.runs.columns import Columns, check_metrics, check_steps, read_columns
 from normbench.runs.records import (
     OVER,
@@ -31,8 +28,7 @@ from normbench.runs.records import (
     parse_record,
     task_of,
 )
-from normbench.runs.rundir import SEALED
-from normbench.runs.state import is_held
+from normbench.runs.rundir import ALWAYS, SEALED
 from normbench.text import visible, visible_in
 
 SECTION = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # the beginning of a top-level key
@@ -44,8 +40,9 @@ class RunFiles:
     """The content of a run directory, empty for absent files; its texts are visible.
 
     metrics: the columns of metrics.csv by name, with a value per epoch. damaged: the damage of
-    each damaged file, by name. owner: the id that the configuration has, other than the name of
-    the directory: a copied or renamed run. unreachable: the file that the disk refuses to give.
+    each damaged file, by name. foreign: the file that another version of normbench has written.
+    owner: the id that the configuration has, other than the name of the directory: a copied or
+    renamed run. unreachable: the file that the disk refuses to give.
     """
 
     run: str
@@ -54,6 +51,7 @@ class RunFiles:
     status: dict[str, Any]
     metrics: Columns
     damaged: dict[str, str] = field(default_factory=dict)
+    foreign: str | None = None
     owner: str | None = None
     unreachable: str | None = None
 
@@ -63,29 +61,20 @@ class RunFiles:
         return self.status.get("state") in OVER
 
 
-@dataclass(frozen=True)
-class Standing:
-    """How a run stands.
-
-    state: new, running, killed, interrupted, failed, done, diverged; damaged; misnamed, in a
-    directory of another name than its id; or unreachable, where the disk refuses.
-    """
-
-    state: str
-    reason: str | None = None
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether tables may show the run."""
-        return self.state not in ("damaged", "misnamed", "unreachable")
-
-
 def run_dirs(folder: Path) -> list[Path]:
     """The directories in `folder` with a config.yaml or a status.json, by name, b8 before b64."""
-    found = set()
-    for name in ("config.yaml", "status.json"):
-        found |= {path.parent for path in folder.glob(f"[!.]*/{name}")}
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if path.name[0] != "." and is_run(path)]
     return sorted(found, key=_by_numbers)
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` is the directory of a run; a directory that cannot be read may be one."""
+    try:
+        return any((path / name).exists() for name in ("config.yaml", "status.json"))
+    except OSError as error:
+        return error.errno == errno.EACCES
 
 
 def read_run(path: Path) -> RunFiles:
@@ -93,7 +82,7 @@ def read_run(path: Path) -> RunFiles:
     found: dict[str, Any] = {}
     damaged: dict[str, str] = {}
     digests: dict[str, str] = {}
-    unreachable = None
+    foreign = unreachable = None
     for name, parse in PARSERS.items():
         try:
             content = _bytes_of(path / name)
@@ -102,20 +91,26 @@ def read_run(path: Path) -> RunFiles:
                 found[name] = parse(content.decode())
         except OSError as error:
             unreachable = f"'{path / name}' cannot be read: {error.strerror}"
-        except (ValueError, RecursionError, yaml.YAMLError, NormbenchError) as error:
+        except UnknownSchema as error:
+            foreign = f"{name} {error}"
+        except NormbenchError as error:
+            foreign = f"{name} is not of this version of normbench: {error}"
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
             damaged[name] = _damage(error)
     parsed, environment, status, metrics = (found.get(name, {}) for name in PARSERS)
     config, run_id = parsed or ({}, None)
-    if not config and (status or "status.json" in damaged):
+    if not config and foreign is None and (status or "status.json" in damaged):
         damaged.setdefault("config.yaml", "is missing")
     if config and not damaged:
         try:
             check_metrics(metrics, task_of(environment), config)
         except ValueError as error:
             damaged["metrics.csv"] = str(error)
+    if status.get("state") not in OVER and read_steps(path) is None:
+        damaged["steps.csv"] = "is damaged"
     if status.get("state") in OVER:
         damaged = _broken_seals(path, status, digests) | damaged
-    if status.get("state") == "done" and not damaged:
+    if status.get("state") == "done" and not damaged and foreign is None:
         damaged = _lack(metrics, config)
     run = path.resolve().name
     owner = run_id if run_id != run else None
@@ -126,47 +121,10 @@ def read_run(path: Path) -> RunFiles:
         visible_in(status, lines=True),
         metrics,
         damaged,
+        foreign,
         owner,
         unreachable,
     )
-
-
-def standing(path: Path, files: RunFiles) -> Standing:
-    """How the run at `path` stands. Its lock says whether it is running, not its status."""
-    if files.unreachable is not None:
-        return Standing("unreachable", files.unreachable)
-    if files.owner is not None and not files.damaged:
-        place = "a copied or renamed directory, or a changed config.yaml"
-        return Standing("misnamed", f"its configuration is that of {files.owner}: {place}")
-    state = files.status.get("state", "new")
-    reason = files.status.get("reason")
-    if not files.is_over:
-        with suppress(OSError, RunFailure):  # no right to take locks in the folder
-            if is_held(path):
-                return Standing("running")
-        if state == "running":
-            state, reason = "killed", "its process is gone"
-    if files.damaged:
-        told = [f"{name} {what}" for name, what in files.damaged.items()]
-        return Standing("damaged", "; ".join(told))
-    return Standing(state, reason)
-
-
-def run_standing(path: Path) -> Standing:
-    """How the run at `path` stands, for a process that may go on with it.
-
-    Unlike in `standing`, a run that is not over may lack a usable config.yaml, which is written
-    anew; and a directory in which no lock can be taken is unreachable.
-    """
-    files = read_run(path)
-    if not files.is_over:
-        damaged = {name: what for name, what in files.damaged.items() if name != "config.yaml"}
-        files = replace(files, config={}, owner=None, damaged=damaged)
-        try:
-            is_held(path)
-        except (OSError, RunFailure) as error:
-            return Standing("unreachable", str(error))
-    return standing(path, files)
 
 
 def refused_run(run: str, config: dict[str, Any], reason: str) -> RunFiles:
@@ -203,9 +161,7 @@ class NoFile(ValueError):
 
 def _damage(error: Exception) -> str:
     """What is wrong with a file, for `config.yaml {what}`."""
-    if isinstance(error, NormbenchError):
-        return f"is not of this version of normbench: {error}"
-    if isinstance(error, UnknownSchema | NoFile | WrongField):
+    if isinstance(error, NoFile | WrongField):
         return str(error)
     return "is damaged"
 
@@ -221,7 +177,7 @@ def _broken_seals(
         if digest is None and (path / name).is_file():
             with suppress(OSError):
                 digest = digest_of(path / name)
-        if digest != seals.get(name):
+        if digest != seals.get(name) or (digest is None and name in ALWAYS):
             broken[name] = "is missing" if digest is None else "was changed after the run"
     return broken
 

@@ -15,9 +15,10 @@ from typing import Any
 
 from normbench.config.schema import flatten
 from normbench.errors import unknown
-from normbench.runs.files import RunFiles, read_run, run_dirs, standing
+from normbench.runs.files import RunFiles, read_run, run_dirs
 from normbench.runs.records import defects_of, task_of
 from normbench.runs.row import row_columns, run_row
+from normbench.runs.standing import standing
 from normbench.runs.where import Record, is_missing, rank, select
 from normbench.tasks.metric import TaskRecord
 from normbench.text import visible, visible_in

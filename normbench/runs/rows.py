@@ -12,8 +12,7 @@ from typing import Any
 
 from normbench.atomic import append_line, disk_errors, read_file, write_bytes
 from normbench.checksums import digest_of
-from normbench.errors import RunFailure
-from normbench.runs.state import damaged
+from normbench.runs.state import changed_meanwhile, damaged
 
 Mark = tuple[int, str]  # the size of a file in bytes, and the sha256 of so much of it
 START: Mark = (0, hashlib.sha256().hexdigest())
@@ -65,8 +64,7 @@ class Rows:
         with disk_errors(self.path):
             found = digest_of(self.path) if self.path.exists() else START[1]
         if found != self._sha256.hexdigest():
-            what = "was changed while the run was training"
-            raise RunFailure(f"'{self.path}' {what}: begin the run anew with --restart")
+            raise changed_meanwhile(self.path)
 
     def _count(self, content: bytes) -> None:
         self._size += len(content)

@@ -36,14 +36,17 @@ from normbench.runs.records import (
     write_record,
 )
 from normbench.runs.rows import Rows
-from normbench.runs.state import damaged, read_rows, read_status
+from normbench.runs.state import ANEW, changed_meanwhile, damaged, read_rows, read_status
 from normbench.text import visible
 
 RESUMED = ("started", "command", "concurrent_runs", "versions", "hardware", "git")
 ROWS = ("metrics.csv", "steps.csv")
 # Files whose checksums status.json holds once the run is over.
-SEALED = ("config.yaml", "env.json", *ROWS)
+ALWAYS = ("config.yaml", "env.json")
+SEALED = (*ALWAYS, *ROWS)
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
+# In the order in which `restart` removes them: a run without a checkpoint begins anew, whatever
+# else a kill has left.
 FILES = (*CHECKPOINTS, "status.json", *ROWS, "env.json", "config.yaml")
 
 
@@ -128,7 +131,7 @@ class RunDir:
             remark = f"'{last}' is {what}: going on from the checkpoint before it"
             last.unlink(missing_ok=True)  # or the next save would keep it in place of the whole one
         for name, rows in self._rows.items():
-            rows.go_back(tuple(state["rows"][name]))
+            rows.go_back(state["rows"][name])
         return state, remark
 
     def discard_rows(self) -> None:
@@ -142,18 +145,9 @@ class RunDir:
         A run that is over gets the checksums of its files, and keeps one checkpoint. Raises
         RunFailure where the rows are not those that this process wrote.
         """
-        sums = {}
-        if state in OVER:
-            for rows in self._rows.values():
-                rows.check()
-            present = [name for name in SEALED if (self.path / name).exists()]
-            with disk_errors(self.path):
-                sums = {name: digest_of(self.path / name) for name in present}
+        sums = self._sums() if state in OVER else {}
         told = None if reason is None else visible(reason, lines=True)
         self._write_status(state, reason=told, finished=_now(), sha256=sums)
-        if state in OVER:
-            with suppress(OSError):
-                (self.path / CHECKPOINTS[1]).unlink()
 
     def fail(self, config: str, reason: str) -> None:
         """Records for a process that has failed, perhaps before config.yaml was written."""
@@ -175,8 +169,22 @@ class RunDir:
         except (IndexError, KeyError, ValueError):
             raise damaged(path) from None
 
+    def _sums(self) -> dict[str, str]:
+        """The checksums of the files of a run that is over; removes the checkpoint but one."""
+        for rows in self._rows.values():
+            rows.check()
+        for name in ALWAYS:
+            if not (self.path / name).exists():
+                raise changed_meanwhile(self.path / name)
+        present = [name for name in SEALED if (self.path / name).exists()]
+        with disk_errors(self.path):
+            (self.path / CHECKPOINTS[1]).unlink(missing_ok=True)
+            return {name: digest_of(self.path / name) for name in present}
+
     def _environment(self) -> dict[str, Any]:
         file = self.path / "env.json"
+        if not file.exists():
+            raise damaged(file)
         try:
             return check_environment(parse_record(read_file(file).decode()))
         except (ValueError, RecursionError):
@@ -208,6 +216,9 @@ def open_run(path: Path, *, restart: bool = False, patience: float = 0.5) -> Ite
             stale += [path / name for name in FILES]
         for file in stale:
             with disk_errors(file):
+                # A folder may stand in a file's place, which only a person can have put there.
+                if file.is_dir() and not file.is_symlink():
+                    shutil.rmtree(file)
                 file.unlink(missing_ok=True)
         yield RunDir(path)
     finally:
@@ -245,14 +256,15 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
         plain = io.BytesIO(unsealed_bytes(content))
         state: dict[str, Any] = torch.load(plain, map_location="cpu", weights_only=True)
         version = state["schema_version"]
-        _ = [state["rows"][name] for name in ROWS]
+        for name in ROWS:
+            size, sha256 = state["rows"][name]
+            state["rows"][name] = int(size), str(sha256)
     # torch raises another type for every kind of damage, and advises to trust the file.
     except Exception:
         return None
     if version != SCHEMA_VERSION:
         raise RunFailure(
-            f"'{path}' is of schema {version}, this normbench writes {SCHEMA_VERSION}: "
-            "use --restart"
+            f"'{path}' is of schema {version}, this normbench writes {SCHEMA_VERSION}: {ANEW}"
         )
     return state
 

@@ -12,6 +12,9 @@ from normbench.atomic import disk_errors, read_file
 from normbench.errors import RunFailure
 from normbench.runs.records import UnknownSchema, check_status, parse_record
 
+# What always helps a run that cannot go on. A sweep's own --restart would train all of its runs.
+ANEW = "begin the run anew with --restart (normbench train), or remove it (normbench runs rm)"
+
 
 def read_status(path: Path) -> dict[str, Any]:
     """The content of status.json in `path`; {} without a file. Raises RunFailure if damaged."""
@@ -19,7 +22,7 @@ def read_status(path: Path) -> dict[str, Any]:
     try:
         return check_status(parse_record(read_file(file).decode())) if file.exists() else {}
     except UnknownSchema as error:
-        raise RunFailure(f"'{file}' {error}: begin the run anew with --restart") from None
+        raise RunFailure(f"'{file}' {error}: {ANEW}") from None
     except (ValueError, RecursionError):
         raise damaged(file) from None
 
@@ -78,4 +81,9 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def damaged(path: Path) -> RunFailure:
     """The refusal of a file that cannot be used, with the way out."""
-    return RunFailure(f"'{path}' is damaged: begin the run anew with --restart")
+    return RunFailure(f"'{path}' is damaged: {ANEW}")
+
+
+def changed_meanwhile(path: Path) -> RunFailure:
+    """The refusal to go on with a file that something else has written or removed."""
+    return RunFailure(f"'{path}' was changed while the run was training: {ANEW}")

@@ -12,7 +12,7 @@ from normbench.analysis.loading import read_runs
 from normbench.analysis.study import Study
 from normbench.config.schema import RunConfig
 from normbench.data.cache import load
-from normbench.runs.files import refused_run
+from normbench.runs.files import is_run, refused_run
 from normbench.runs.state import last_output
 from normbench.sweeps.display import open_display
 from normbench.sweeps.launchers import Launcher
@@ -59,8 +59,7 @@ def planned_study(planned: Sequence[PlannedRun]) -> Study:
         if run.state == "refused":
             settings = config.model_dump(mode="json")
             refused.append(refused_run(config.run_id, settings, run.reason or ""))
-        # A run killed at its start has a status and no configuration.
-        elif run.state != "new" and (config.run_path / "config.yaml").exists():
+        elif is_run(config.run_path):
             begun.append(config.run_path)
     return read_runs(begun, refused)
 

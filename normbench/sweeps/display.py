@@ -12,8 +12,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError
-from normbench.runs.files import read_run, standing
+from normbench.runs.files import read_run
 from normbench.runs.records import task_of
+from normbench.runs.standing import standing
 from normbench.runs.state import read_position
 from normbench.sweeps.estimate import Estimator, duration
 from normbench.text import say, visible

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from normbench.config.schema import RunConfig, from_yaml
 from normbench.errors import NormbenchError
-from normbench.runs.files import run_standing
 from normbench.runs.rundir import RunDir
+from normbench.runs.standing import run_standing
 
 # Directories read per kind: enough to meet a finished run, few enough for folders of thousands.
 MAX_LOOKED_AT = 20

@@ -11,8 +11,8 @@ from normbench.config.compose import from_settings
 from normbench.config.grammar import literal
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, Unsupported
-from normbench.runs.files import run_standing
 from normbench.runs.rundir import RunDir
+from normbench.runs.standing import run_standing
 from normbench.sweeps.estimate import Estimator, duration
 from normbench.sweeps.sweep import Sweep
 from normbench.train.engine import count_steps
@@ -135,12 +135,15 @@ def _planned(config: RunConfig, resolver: Resolver) -> PlannedRun:
 def as_on_disk(run: PlannedRun) -> PlannedRun:
     """Returns the run with its present state; a refused run has no directory to ask.
 
-    A run that the disk refuses counts as failed, and one in a wrong directory as damaged.
+    A run that the disk refuses counts as failed; one in a wrong directory or of another version,
+    as damaged.
     """
     if run.state == "refused":
         return run
     standing = run_standing(run.config.run_path)
-    state = {"unreachable": "failed", "misnamed": "damaged"}.get(standing.state, standing.state)
+    state = {"unreachable": "failed", "misnamed": "damaged", "foreign": "damaged"}.get(
+        standing.state, standing.state
+    )
     return replace(run, state=state, reason=standing.reason)
 
 

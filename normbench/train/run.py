@@ -19,9 +19,10 @@ from normbench.data.subset import hold_out, limit
 from normbench.errors import NormbenchError, RunFailure
 from normbench.norms import norms, own
 from normbench.runs.columns import STEP_COLUMNS
-from normbench.runs.files import run_standing
 from normbench.runs.records import OVER
 from normbench.runs.rundir import RunDir, open_run
+from normbench.runs.standing import run_standing
+from normbench.runs.state import ANEW
 from normbench.tasks.metric import Metric, TaskRecord
 from normbench.tasks.task import Task
 from normbench.text import say
@@ -66,8 +67,8 @@ def execute(config: RunConfig, *, restart: bool = False, patience: float = 0.5) 
     patience: seconds to wait for another process that holds the same run.
 
     Raises NormbenchError for wrong input, before the run's directory is written; RunFailure where
-    the disk is full or another process holds the run. An error after the directory was opened is
-    recorded as `failed` and raised.
+    the disk is full or another process holds the run. An error once training has begun is recorded
+    as `failed` and raised.
     """
     resolver = Resolver()
     config, source = resolver.resolve(config)
@@ -78,7 +79,7 @@ def execute(config: RunConfig, *, restart: bool = False, patience: float = 0.5) 
         raise RunFailure(str(standing.reason))
     if not restart:
         if not standing.is_usable:
-            raise RunFailure(f"'{path}': {standing.reason}: begin the run anew with --restart")
+            raise RunFailure(f"'{path}': {standing.reason}: {ANEW}")
         if standing.state in OVER:
             return _outcome(RunDir(path), task)
     dataset = load(source, data_home(config))
@@ -193,10 +194,8 @@ def _resume(run: RunDir, trainer: Trainer) -> None:
         trainer.load_state_dict(state)
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise RunFailure(
-            f"the checkpoint in '{run.path}' is not of this run ({reason}): "
-            "begin the run anew with --restart"
-        ) from None
+        message = f"the checkpoint in '{run.path}' is not of this run ({reason}): {ANEW}"
+        raise RunFailure(message) from None
 
 
 def _train_one_epoch(

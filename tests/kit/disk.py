@@ -1,4 +1,4 @@
-"""A disk that goes wrong at a chosen request: every opening, write, fsync, renaming, removal."""
+"""A disk that goes wrong at a chosen request: opening to write, write, fsync, rename, removal."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ from unittest import mock
 from kit.tiny import tiny
 from normbench.config.schema import RunConfig
 from normbench.errors import RunFailure
-from normbench.runs.files import run_standing
 from normbench.runs.rundir import open_run
+from normbench.runs.standing import run_standing
 from normbench.runs.state import read_status
 from normbench.sweeps.launchers import Event, Launcher, launchers
 from normbench.sweeps.launchers.launcher import StopAsked, train

@@ -24,9 +24,11 @@ from normbench.runs.columns import COUNTED, read_columns
 from normbench.runs.files import read_run, run_dirs
 from normbench.runs.listing import list_runs
 from normbench.runs.records import SCHEMA_VERSION, at, parse_record, write_record
+from normbench.runs.standing import run_standing, standing
 from normbench.text import visible_in
 
 WriteRun = Callable[..., Path]
+Run = Callable[..., tuple[int, str, str]]
 BN, GN = (id_of(f"normresnet-{norm}-b64-s0") for norm in ("bn", "gn"))
 MEASURED = ("lr", "train_loss", "test_accuracy")
 COUNT = st.integers(0, 2**53)
@@ -206,20 +208,32 @@ def test_a_run_without_its_configuration_is_left_out_with_a_note(
 # Files of another version
 
 
-@pytest.mark.parametrize("name", ["status.json", "env.json"])
-def test_files_of_an_unknown_schema_are_named_and_the_run_is_left_out(
-    write_run: WriteRun, name: str
+def test_a_run_of_another_schema_is_foreign_and_no_failure_to_be_removed(
+    write_run: WriteRun, normbench: Run, tmp_path: Path
 ) -> None:
-    path, other = write_run(BN), write_run(GN)
-    content = json.loads((path / name).read_text())
-    (path / name).write_text(json.dumps(content | {"schema_version": 99}))
-    told = f"is of schema 99, this normbench reads {SCHEMA_VERSION}"
-    assert read_run(path).damaged[name] == told
-    study = read_runs([path, other])
+    path = write_run(BN)
+    write_run(GN)
+    content = json.loads((path / "status.json").read_text())
+    (path / "status.json").write_text(json.dumps(content | {"schema_version": 99}))
+    told = f"status.json is of schema 99, this normbench reads {SCHEMA_VERSION}"
+    study = read_runs(run_dirs(tmp_path / "runs"))
     assert study.runs["run"].tolist() == [GN]
-    (note,) = study.notes
-    assert note.startswith(f"left out: {path}: ")
-    assert f"{name} {told}" in note
+    assert study.notes == (f"left out: {path}: {told}",)
+    (row,) = list_runs(tmp_path / "runs", ["status=foreign"]).rows
+    assert row["reason"] == told
+    assert run_standing(path).state == "foreign"
+    assert normbench("runs", "rm", "--failed", "--runs-dir", str(tmp_path / "runs"))[0] == 0
+    assert path.exists()
+
+
+def test_a_setting_that_this_version_does_not_know_is_foreign(write_run: WriteRun) -> None:
+    path = write_run(BN, state="interrupted")
+    file = path / "config.yaml"
+    file.write_text(file.read_text().replace("log_every", "log_often"))
+    stands = standing(path, read_run(path))
+    assert stands.state == "foreign"
+    assert "config.yaml is not of this version of normbench: train.log_" in str(stands.reason)
+    assert run_standing(path).state == "interrupted", "the run that goes on writes it anew"
 
 
 @pytest.mark.parametrize("broken", [3, "mates", [1], None])

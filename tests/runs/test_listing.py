@@ -290,5 +290,5 @@ def test_a_folder_in_which_no_lock_can_be_taken_is_listed_by_its_status(
     def refuse(path: Path) -> bool:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("normbench.runs.files.is_held", refuse)
+    monkeypatch.setattr("normbench.runs.standing.is_held", refuse)
     assert values(list_runs(runs_dir), "status") == ["done", "failed", "diverged"]

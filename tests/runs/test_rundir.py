@@ -18,9 +18,9 @@ from kit.runs import write_run
 from normbench.checksums import sealed_bytes
 from normbench.errors import RunFailure
 from normbench.runs import rundir
-from normbench.runs.files import run_standing
 from normbench.runs.rows import START
 from normbench.runs.rundir import ROWS, RunDir, open_run, remove_run
+from normbench.runs.standing import run_standing
 from normbench.runs.state import is_held, read_status
 
 ENVIRONMENT = {
@@ -184,6 +184,31 @@ def test_a_resumed_run_keeps_its_first_environment_and_lists_the_later_ones(tmp_
     environment = json.loads((tmp_path / "env.json").read_text())
     assert environment["started"] == "now"
     assert [resumed["started"] for resumed in environment["resumed"]] == ["later"]
+
+
+def test_a_run_whose_environment_was_removed_is_not_over(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        run.begin("a: 1\n", ENVIRONMENT)
+        (tmp_path / "env.json").unlink()
+        with pytest.raises(RunFailure, match=r"env\.json' was changed while the run was training"):
+            run.finish("diverged")
+        assert read_status(tmp_path)["state"] == "running"
+
+
+def test_a_run_that_goes_on_without_its_environment_is_damaged(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        run.begin("a: 1\n", ENVIRONMENT)
+        run.save_checkpoint({"epoch": 1, "step": 10})
+        (tmp_path / "env.json").unlink()
+        with pytest.raises(RunFailure, match=r"env\.json' is damaged: begin the run anew"):
+            run.begin("a: 1\n", ENVIRONMENT)
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "checkpoint.pt", "status.json"])
+def test_restart_removes_a_folder_in_a_files_place(tmp_path: Path, name: str) -> None:
+    (tmp_path / name / "inside").mkdir(parents=True)
+    with open_run(tmp_path, restart=True):
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from typing import Any
 from normbench.atomic import disk_errors
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, complaint
-from normbench.runs.files import run_standing
 from normbench.runs.records import OVER
 from normbench.runs.rundir import open_run
+from normbench.runs.standing import run_standing
 from normbench.runs.state import last_output, status_bytes
 from normbench.sweeps.launchers.launcher import StopAsked, Work, train
 from normbench.text import say
@@ -45,6 +45,7 @@ class Child:
         work: Work = train,
     ) -> None:
         self.config = config
+        self.restart = restart
         self.timeout = timeout
         self._before = status_bytes(config.run_path)
         self._kill_at: float | None = None
@@ -94,7 +95,13 @@ class Child:
         if was_asked and self._process.exitcode < 0:
             return None  # asked to stop and killed: the same command resumes the run
         reason = f"over the time limit of {self.timeout:g} s" if self._late else self._exit()
-        return settle(self.config, self._before, reason, failed_anyway=self._late)
+        return settle(
+            self.config,
+            self._before,
+            reason,
+            restart=self.restart,
+            failed_anyway=self._late,
+        )
 
     def wait(self, should_stop: StopAsked, every: float) -> str | None:
         """Waits for the end and settles; asks `should_stop` every so many seconds."""
@@ -116,18 +123,27 @@ class Child:
 
 
 def settle(
-    config: RunConfig, before: bytes | None, reason: str, *, failed_anyway: bool = False
+    config: RunConfig,
+    before: bytes | None,
+    reason: str,
+    *,
+    restart: bool = False,
+    failed_anyway: bool = False,
 ) -> str | None:
     """Marks the run failed for `reason`, unless its status has changed from `before` to an end.
 
-    before: the bytes of status.json at the start. failed_anyway: an interrupted run counts as
-    failed too. Returns the reason where the disk refuses the record, else None.
+    before: the bytes of status.json at the start. restart: the run was to begin anew, so that the
+    old result is none. failed_anyway: an interrupted run counts as failed too. Returns the reason
+    where the disk refuses the record or keeps an old result, else None.
     """
     standing = run_standing(config.run_path)
-    if standing.state in (*OVER, "damaged", "misnamed"):  # the summary names damaged runs
-        return None
     has_changed = status_bytes(config.run_path) != before
-    has_ended = has_changed and standing.state not in ("killed", "unreachable")
+    if standing.state in OVER:
+        return reason if restart and not has_changed else None
+    # The summary names runs that cannot be used; another process tells of a run that it holds.
+    if (not standing.is_usable and standing.state != "unreachable") or standing.state == "running":
+        return None
+    has_ended = has_changed and standing.state not in ("new", "killed", "unreachable")
     if has_ended and not (failed_anyway and standing.state == "interrupted"):
         return None
     try:

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, complaint
-from normbench.runs.files import run_standing
+from normbench.runs.standing import run_standing
 from normbench.runs.state import status_bytes
 from normbench.sweeps.launchers.child import settle
 from normbench.sweeps.launchers.launcher import Event, Launcher, StopAsked, Work, launchers, train
@@ -26,7 +26,7 @@ def inline(restart: bool = False, work: Work = train) -> Launcher:
                 config = config.with_system(progress="none")
             yield Event("started", config)
             before = status_bytes(config.run_path)
-            trouble = settle(config, before, _failure(work, config, restart))
+            trouble = settle(config, before, _failure(work, config, restart), restart=restart)
             yield Event("ended", config, trouble)
             if run_standing(config.run_path).state == "interrupted":
                 return

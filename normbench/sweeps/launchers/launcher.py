@@ -27,7 +27,7 @@ PREFIX = "launcher."
 class Event:
     """The start or the end of a run; the result is in the run's directory.
 
-    trouble: why a run failed, where its directory could not be told.
+    trouble: the reason of a failure that could not be written to the run's directory.
     """
 
     kind: Literal["started", "ended"]

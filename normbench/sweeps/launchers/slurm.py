@@ -21,7 +21,7 @@ from pydantic import Field
 
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, RunFailure, complaint
-from normbench.runs.files import run_standing
+from normbench.runs.standing import run_standing
 from normbench.runs.state import status_bytes
 from normbench.sweeps.launchers.child import print_to_file, settle
 from normbench.sweeps.launchers.launcher import (

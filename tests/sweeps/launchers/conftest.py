@@ -10,7 +10,7 @@ from kit.clusters import RayCluster, ray_cluster, slurm_cluster
 from kit.launchers import assert_same_numbers
 
 from normbench.config.schema import RunConfig
-from normbench.runs.files import run_standing
+from normbench.runs.standing import run_standing
 from normbench.sweeps.launchers import slurm as slurm_launcher
 from normbench.train.run import execute
 

@@ -26,7 +26,7 @@ from kit.launchers import (
 )
 
 from normbench.config.schema import RunConfig
-from normbench.runs.files import run_standing
+from normbench.runs.standing import run_standing
 from normbench.runs.state import is_held, last_output
 from normbench.sweeps.carry_out import prepare_data
 from normbench.sweeps.launchers import Event, Launcher, launchers
