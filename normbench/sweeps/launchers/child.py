@@ -121,10 +121,12 @@ def settle(
     """Marks the run failed for `reason`, unless its status has changed from `before` to an end.
 
     before: the bytes of status.json at the start. failed_anyway: an interrupted run counts as
-    failed too. Returns the reason where the disk refuses the record, else None.
+    failed too. A run that another process trains is left alone. Returns the reason where the disk
+    refuses the record, else None.
     """
     standing = run_standing(config.run_path)
-    if standing.state in (*OVER, "damaged", "misnamed"):  # the summary names damaged runs
+    # The summary names damaged runs.
+    if standing.state in (*OVER, "damaged", "misnamed", "running"):
         return None
     has_changed = status_bytes(config.run_path) != before
     has_ended = has_changed and standing.state not in ("killed", "unreachable")
