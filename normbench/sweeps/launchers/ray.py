@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
+from filelock import FileLock
 from pydantic import Field
 
 from normbench.atomic import disk_errors, write_bytes
@@ -180,17 +181,28 @@ def _files(path: Path) -> Files:
 
 @contextmanager
 def _marker(configs: Sequence[RunConfig]) -> Iterator[str]:
-    """Creates a file in the runs folder, the sign of a shared disk for tasks."""
+    """Creates a file in the runs folder, the sign of a shared disk for tasks.
+
+    Removes the files of killed sweeps: a living sweep holds a lock on its file.
+    """
     folder = configs[0].run_path.parent
     path = folder / f".shared-{uuid.uuid4().hex}"
+    lock = FileLock(path)
     with disk_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        for other in folder.glob(".shared-*"):
+            _remove_unlocked(other)
+        lock.acquire()
     try:
         yield str(path)
     finally:
-        with suppress(OSError):
-            path.unlink()
+        lock.release()
+        _remove_unlocked(path)
+
+
+def _remove_unlocked(path: Path) -> None:
+    with suppress(OSError), FileLock(path, timeout=0):  # a timeout is an OSError
+        path.unlink()
 
 
 def _here(api: Any) -> Any:
