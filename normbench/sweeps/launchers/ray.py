@@ -26,7 +26,7 @@ from normbench.atomic import disk_errors, write_bytes
 from normbench.config.schema import RunConfig
 from normbench.data.cache import cached_source, pack, unpack
 from normbench.errors import NormbenchError
-from normbench.runs.rundir import open_run
+from normbench.runs.rundir import FILES, open_run
 from normbench.runs.state import status_bytes
 from normbench.sweeps.launchers.child import Child, settle
 from normbench.sweeps.launchers.launcher import (
@@ -173,6 +173,11 @@ def _write(path: Path, files: Files) -> None:
     with open_run(path):
         for name in sorted(files, key=order):
             write_bytes(path / name, files[name])
+        # With a status all files have come: the run removed the others on its node.
+        removed = {*FILES} - files.keys() if "status.json" in files else set()
+        for name in removed:
+            with disk_errors(path / name):
+                (path / name).unlink(missing_ok=True)
 
 
 def _files(path: Path) -> Files:
