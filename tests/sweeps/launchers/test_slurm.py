@@ -23,6 +23,7 @@ from kit.launchers import (
 )
 
 from normbench.sweeps.launchers import Launcher, launchers
+from normbench.sweeps.launchers import slurm as slurm_launcher
 from normbench.sweeps.launchers.launcher import Work, train
 
 ON_SLURM = [
@@ -101,6 +102,24 @@ def test_ctrl_c_ends_every_task_of_the_array_and_the_same_command_goes_on(
     assert times_resumed(configs) == [1, 0]
     assert slurm_jobs(tmp_path / "runs") == []
     assert_as_alone(configs)
+
+
+def test_a_task_that_slurm_will_never_start_again_is_cancelled_and_its_run_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, told in (("squeue", "7_0|PENDING|launch failed requeued held"), ("scancel", "")):
+        command = tmp_path / name
+        command.write_text(f"#!/bin/sh\necho {name} $* >> {tmp_path}/asked; echo '{told}'\n")
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(slurm_launcher, "_submit", lambda *arguments: ["7_0"])
+    configs = planned(tmp_path / "runs", "seed=0")
+    task = slurm_launcher.Task(train, False, None)
+    events = list(slurm_launcher._array(configs, {}, task, lambda: False))
+    assert [event.kind for event in events] == ["started", "ended"]
+    assert states(configs) == ["failed"]
+    assert reason(configs[0]) == "its Slurm job 7_0 ended as launch failed requeued held"
+    assert "scancel 7_0" in noted(tmp_path, "asked")
 
 
 # Refused before anything is written
