@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,11 +113,37 @@ class SlurmCluster:
 
     conf: Path | None
 
-    def kill_daemon(self, name: str) -> None:
-        """Kills slurmctld or slurmd, then starts both anew: running jobs are requeued."""
+    def kill_daemons(self, *names: str) -> None:
+        """Kills slurmctld, slurmd or both, and starts them anew; both: running jobs are requeued."""
         assert self.conf is not None
-        os.kill(int((self.conf.parent / f"{name}.pid").read_text()), signal.SIGKILL)
+        for daemon in names:
+            os.kill(int((self.conf.parent / f"{daemon}.pid").read_text()), signal.SIGKILL)
         subprocess.run(["bash", SLURM_SCRIPT, "start"], check=True, capture_output=True)
+
+    @contextmanager
+    def administered(self) -> Iterator[None]:
+        """Within, the node is put back to work after Slurm has drained the node.
+
+        Slurm does so where a killed daemon has forgotten a task, and waits for an administrator.
+        """
+        over = threading.Event()
+
+        def administer() -> None:
+            asked = ["sinfo", "-h", "-p", "cpu", "-o", "%n %t"]
+            while not over.wait(1):
+                told = subprocess.run(asked, check=False, capture_output=True, text=True).stdout
+                node, _, state = told.strip().partition(" ")
+                if state.startswith(("drain", "drng", "down")):
+                    update = ["scontrol", "update", f"nodename={node}", "state=resume"]
+                    subprocess.run(update, check=False, capture_output=True)
+
+        administrator = threading.Thread(target=administer)
+        administrator.start()
+        try:
+            yield
+        finally:
+            over.set()
+            administrator.join()
 
 
 @contextmanager
