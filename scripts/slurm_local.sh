@@ -31,24 +31,29 @@ pid_of() {
 # A pid file from before a reboot may name any process: the command line tells.
 is_ours() { grep -qsaF "$folder/" "/proc/$1/cmdline"; }
 
+# Starts what does not run: a controller alone finds its jobs again, and so does a slurmd.
 start() {
-    local daemon
+    local daemon were_dead=""
     [[ $EUID == 0 ]] || die "start needs root"
     is_installed || die "Slurm is not installed: scripts/slurm_local.sh install"
     [[ $folder != *[[:space:]]* ]] || die "slurm.conf takes no spaces in a path: $folder"
-    if ! { pid_of slurmctld && pid_of slurmd; } >/dev/null; then
+    if ! { pid_of slurmctld || pid_of slurmd; } >/dev/null; then
+        were_dead=both
         end_daemons
         mkdir -p "$folder/state" "$folder/spool"
         start_munged
         write_conf
-        for daemon in slurmctld slurmd; do
-            "$daemon" -f "$SLURM_CONF" >>"$folder/$daemon.log" 2>&1 || die "$daemon did not start: $folder/$daemon.log"
-        done
-        wait_for_node
-        # What ran when the daemons died still counts as running: with its node lost, it is requeued.
-        [[ -z $(squeue -h -t RUNNING) ]] || scontrol update nodename="$(hostname -s)" state=down reason="started anew"
     fi
+    for daemon in slurmctld slurmd; do
+        pid_of "$daemon" >/dev/null && continue
+        "$daemon" -f "$SLURM_CONF" >>"$folder/$daemon.log" 2>&1 || die "$daemon did not start: $folder/$daemon.log"
+    done
     wait_for_node
+    # What ran when both died still counts as running: with its node lost, it is requeued.
+    if [[ $were_dead && $(squeue -h -t RUNNING) ]]; then
+        scontrol update nodename="$(hostname -s)" state=down reason="started anew"
+        wait_for_node
+    fi
     printf 'export SLURM_CONF=%q\n' "$SLURM_CONF"
 }
 

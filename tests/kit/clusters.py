@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.launchers import TESTS
+from kit.launchers import TESTS, search_path
 
 SLURM_SCRIPT = TESTS.parent / "scripts" / "slurm_local.sh"
 
@@ -72,7 +74,7 @@ def ray_cluster(folder: Path) -> Iterator[RayCluster]:
     environment = {
         **os.environ,
         "NORMBENCH_CACHE": str(folder / "cache"),
-        "PYTHONPATH": str(TESTS),
+        "PYTHONPATH": search_path(),
         "RAY_TMPDIR": ray_folder,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # 15 unless told: starved on a loaded machine
@@ -105,23 +107,71 @@ def ray_cluster(folder: Path) -> Iterator[RayCluster]:
             shutil.rmtree(ray_folder, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class SlurmCluster:
+    """A Slurm of one node. conf: slurm.conf, or None for a Slurm that is not the tests' own."""
+
+    conf: Path | None
+
+    def kill_daemons(self, *names: str) -> None:
+        """Kills slurmctld, slurmd or both, and starts them anew; both: running jobs are requeued."""
+        assert self.conf is not None
+        for daemon in names:
+            os.kill(int((self.conf.parent / f"{daemon}.pid").read_text()), signal.SIGKILL)
+        subprocess.run(["bash", SLURM_SCRIPT, "start"], check=True, capture_output=True)
+
+    @contextmanager
+    def administered(self) -> Iterator[None]:
+        """Within, the node is put back to work after Slurm has drained the node.
+
+        Slurm does so where a killed daemon has forgotten a task, and waits for an administrator.
+        """
+        over = threading.Event()
+
+        def administer() -> None:
+            asked = ["sinfo", "-h", "-p", "cpu", "-o", "%n %t"]
+            while not over.wait(1):
+                told = subprocess.run(asked, check=False, capture_output=True, text=True).stdout
+                node, _, state = told.strip().partition(" ")
+                if state.startswith(("drain", "drng", "down")):
+                    update = ["scontrol", "update", f"nodename={node}", "state=resume"]
+                    subprocess.run(update, check=False, capture_output=True)
+
+        administrator = threading.Thread(target=administer)
+        administrator.start()
+        try:
+            yield
+        finally:
+            over.set()
+            administrator.join()
+
+
 @contextmanager
-def slurm_cluster() -> Iterator[None]:
+def slurm_cluster() -> Iterator[SlurmCluster]:
     """Uses a running Slurm or starts a new one; skips the test where neither is possible."""
     pytest.importorskip("submitit")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("PYTHONPATH", str(TESTS))
+        patched.setenv("PYTHONPATH", search_path())
         if shutil.which("sinfo"):
             asked = subprocess.run(["sinfo", "-h", "-p", "cpu"], capture_output=True, check=False)
             if asked.stdout:
-                yield
+                yield SlurmCluster(None)
                 return
         done = subprocess.run(["bash", SLURM_SCRIPT, "start"], capture_output=True, text=True)
         # Not every machine has Slurm or lets it be started; .ci/run installs it where it can.
         if done.returncode != 0:
             pytest.skip(f"no Slurm: {done.stderr.strip()}")
-        patched.setenv("SLURM_CONF", done.stdout.partition("=")[2].strip())
+        conf = done.stdout.partition("=")[2].strip()
+        patched.setenv("SLURM_CONF", conf)
         try:
-            yield
+            yield SlurmCluster(Path(conf))
         finally:
             subprocess.run(["bash", SLURM_SCRIPT, "stop"], check=True)
+
+
+def slurm_jobs(folder: Path, states: str = "PENDING,RUNNING,COMPLETING") -> list[str]:
+    """The tasks in some states of sweeps in `folder`; jobs of other users are left out."""
+    arrays = {path.name.partition("_")[0] for path in (folder / ".slurm").glob("*_submission.sh")}
+    command = ["squeue", "--me", "-h", "-r", "-t", states, "-o", "%i"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [job for job in listed.stdout.split() if job.partition("_")[0] in arrays]

@@ -258,20 +258,37 @@ class Telling:
 
 
 @contextmanager
-def at_step(number: int, happens: Callable[[], object]) -> Iterator[None]:
-    """Within, something happens when a run has done so many steps."""
+def at_steps(happens: Callable[[int], object]) -> Iterator[None]:
+    """Within, something happens before every step, with the number of steps done."""
     take_step = Trainer.take_step
 
     def wrapped(self: Trainer, *arguments: Any) -> object:
-        if self.step == number:
-            happens()
+        happens(self.step)
         return take_step(self, *arguments)
 
     with mock.patch.object(Trainer, "take_step", wrapped):
         yield
 
 
+@contextmanager
+def at_step(number: int, happens: Callable[[], object]) -> Iterator[None]:
+    """Within, something happens when a run has done so many steps."""
+
+    def if_there(step: int) -> None:
+        if step == number:
+            happens()
+
+    with at_steps(if_there):
+        yield
+
+
 # Commands
+
+
+def search_path() -> str:
+    """The PYTHONPATH of processes that unpickle work of the tests."""
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join(dict.fromkeys([str(TESTS), *filter(None, known)]))
 
 
 def main(work: object) -> None:
@@ -291,18 +308,21 @@ class SweepCommand:
     """`normbench sweep` in a new session, as from a terminal, with the output in a file.
 
     code: run in place of normbench's main function, with `kit.launchers` imported.
+    within: a command that executes the command after it.
     """
 
-    def __init__(self, folder: Path, *arguments: str, code: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, code: str | None = None, within: Sequence[str] = ()
+    ) -> None:
         main = (
             ["-m", "normbench"] if code is None else ["-c", f"import kit.launchers as kit; {code}"]
         )
         self._output = folder / f"output-{time.monotonic_ns()}.txt"
         with self._output.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, *main, "sweep", *arguments],
+                [*within, sys.executable, *main, "sweep", *arguments],
                 cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(TESTS)},
+                env={**os.environ, "PYTHONPATH": search_path()},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

@@ -19,13 +19,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
+from filelock import FileLock
 from pydantic import Field
 
 from normbench.atomic import disk_errors, write_bytes
 from normbench.config.schema import RunConfig
 from normbench.data.cache import cached_source, pack, unpack
 from normbench.errors import NormbenchError
-from normbench.runs.rundir import open_run
+from normbench.runs.rundir import FILES, open_run
 from normbench.runs.state import status_bytes
 from normbench.sweeps.launchers.child import Child, settle
 from normbench.sweeps.launchers.launcher import (
@@ -172,6 +173,11 @@ def _write(path: Path, files: Files) -> None:
     with open_run(path):
         for name in sorted(files, key=order):
             write_bytes(path / name, files[name])
+        # With a status all files have come: the run removed the others on its node.
+        removed = {*FILES} - files.keys() if "status.json" in files else set()
+        for name in removed:
+            with disk_errors(path / name):
+                (path / name).unlink(missing_ok=True)
 
 
 def _files(path: Path) -> Files:
@@ -180,17 +186,28 @@ def _files(path: Path) -> Files:
 
 @contextmanager
 def _marker(configs: Sequence[RunConfig]) -> Iterator[str]:
-    """Creates a file in the runs folder, the sign of a shared disk for tasks."""
+    """Creates a file in the runs folder, the sign of a shared disk for tasks.
+
+    Removes the files of killed sweeps: a living sweep holds a lock on its file.
+    """
     folder = configs[0].run_path.parent
     path = folder / f".shared-{uuid.uuid4().hex}"
+    lock = FileLock(path)
     with disk_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        for other in folder.glob(".shared-*"):
+            _remove_unlocked(other)
+        lock.acquire()
     try:
         yield str(path)
     finally:
-        with suppress(OSError):
-            path.unlink()
+        lock.release()
+        _remove_unlocked(path)
+
+
+def _remove_unlocked(path: Path) -> None:
+    with suppress(OSError), FileLock(path, timeout=0):  # a timeout is an OSError
+        path.unlink()
 
 
 def _here(api: Any) -> Any:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -54,6 +54,8 @@ ALIVE = {
     "SIGNALING",
     "STOPPED",
 }
+# Slurm never starts such a task again by itself: a daemon of a node has lost the task.
+LOST = "launch failed requeued held"
 
 
 @launchers.register("slurm", title="Slurm")
@@ -145,6 +147,8 @@ def _array(
                     yield Event("started", config)
                 if state not in ALIVE:
                     del waiting[job]
+                    if state == LOST:
+                        _scancel([job])
                     trouble = None
                     if not should_stop():  # a cancelled task has not failed
                         reason = f"its Slurm job {job} ended as {state}"
@@ -211,11 +215,14 @@ def _time_limit(partition: str | None) -> str:
 
 def _states() -> dict[str, str]:
     """Returns the state of each job of this user known to Slurm, by id, array tasks apart."""
-    lines = _ask("squeue", "--me", "-h", "-r", "-t", "all", "-o", "%i|%T").splitlines()
-    return dict(line.strip().split("|") for line in lines)
+    states = {}
+    for line in _ask("squeue", "--me", "-h", "-r", "-t", "all", "-o", "%i|%T|%r").splitlines():
+        job, state, why = line.strip().split("|", 2)
+        states[job] = LOST if why == LOST else state
+    return states
 
 
-def _scancel(jobs: Mapping[str, Any]) -> None:
+def _scancel(jobs: Collection[str]) -> None:
     """Asks tasks to save and end by a SIGTERM; Slurm kills the rest after KillWait."""
     if jobs:
         subprocess.run(["scancel", *jobs], check=False, capture_output=True)

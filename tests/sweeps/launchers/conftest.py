@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from kit.clusters import RayCluster, ray_cluster, slurm_cluster
+from kit.clusters import RayCluster, SlurmCluster, ray_cluster, slurm_cluster
 from kit.launchers import assert_same_numbers
 
 from normbench.config.schema import RunConfig
@@ -38,10 +38,10 @@ def ray_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
 
 
 @pytest.fixture(scope="session")
-def slurm_node() -> Iterator[None]:
-    with slurm_cluster(), pytest.MonkeyPatch.context() as patched:
+def slurm_node() -> Iterator[SlurmCluster]:
+    with slurm_cluster() as cluster, pytest.MonkeyPatch.context() as patched:
         patched.setattr(slurm_launcher, "POLL_SECONDS", 0.3)
-        yield
+        yield cluster
 
 
 @pytest.fixture

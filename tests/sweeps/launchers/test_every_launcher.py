@@ -26,6 +26,7 @@ from kit.launchers import (
 )
 
 from normbench.config.schema import RunConfig
+from normbench.runs.rundir import open_run
 from normbench.runs.standing import run_standing
 from normbench.runs.state import is_held, last_output
 from normbench.sweeps.carry_out import prepare_data
@@ -314,3 +315,19 @@ def test_a_run_stopped_while_it_starts_has_not_failed(kind: Kind, tmp_path: Path
     assert states(configs)[0] in ("new", "interrupted", "killed")
     launched(kind.build(), configs)
     assert states(configs) == ["done"]
+
+
+# Beside another process
+
+
+def test_a_run_that_another_process_trains_has_not_failed(kind: Kind, tmp_path: Path) -> None:
+    configs = planned(tmp_path / "runs", "seed=0")
+    work = Scripted(str(tmp_path), {0: ("refuses", None)})  # as a lock in other hands does
+    with open_run(configs[0].run_path) as run:
+        run.begin(configs[0].to_yaml(), {})
+        events = launched(kind.build(work), configs)
+        assert [(event.kind, event.trouble) for event in events] == [
+            ("started", None),
+            ("ended", None),
+        ]
+        assert states(configs) == ["running"]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kit.kills import process
 from kit.launchers import (
     Scripted,
     Telling,
@@ -64,15 +65,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    stat = Path(f"/proc/{pid}/stat")
-    try:
-        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def test_a_run_over_its_time_is_failed_with_the_limit_and_goes_on_without_one(
     tmp_path: Path, clock: Clock, assert_as_alone: CompareAlone
 ) -> None:
@@ -116,7 +108,7 @@ def test_work_that_ignores_sigterm_is_killed_after_its_grace_and_so_is_what_it_s
     assert states(configs) == ["failed"]
     assert reason(configs[0]) == "over the time limit of 900 s"
     (grandchild,) = noted(tmp_path, "grandchildren")
-    until(lambda: not is_alive(int(grandchild)))
+    until(lambda: not process(int(grandchild)))
 
 
 def test_a_run_that_ignores_a_stop_is_killed_but_has_not_failed(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kit.clusters import slurm_jobs
 from kit.launchers import (
     RUNS,
     Scripted,
@@ -22,6 +23,7 @@ from kit.launchers import (
 )
 
 from normbench.sweeps.launchers import Launcher, launchers
+from normbench.sweeps.launchers import slurm as slurm_launcher
 from normbench.sweeps.launchers.launcher import Work, train
 
 ON_SLURM = [
@@ -44,14 +46,6 @@ def built(work: Work = train, **options: object) -> Launcher:
     return launchers.build("slurm", False, work, options={"partition": "cpu", **options})
 
 
-def jobs(folder: Path) -> list[str]:
-    """The living tasks of sweeps in `folder`; jobs of other users are left out."""
-    arrays = {path.name.partition("_")[0] for path in (folder / ".slurm").glob("*_submission.sh")}
-    command = ["squeue", "--me", "-h", "-r", "-o", "%i"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [job for job in listed.stdout.split() if job.partition("_")[0] in arrays]
-
-
 @on_slurm
 def test_a_preempted_run_is_run_again_and_goes_on_to_the_same_bits(
     tmp_path: Path, assert_as_alone: CompareAlone
@@ -61,7 +55,7 @@ def test_a_preempted_run_is_run_again_and_goes_on_to_the_same_bits(
 
     def preempt() -> bool:
         if noted(tmp_path, "held") and not requeued:
-            requeued.extend(jobs(tmp_path / "runs"))
+            requeued.extend(slurm_jobs(tmp_path / "runs"))
             subprocess.run(["scontrol", "requeue", *requeued], check=True)
         return False
 
@@ -101,13 +95,31 @@ def test_ctrl_c_ends_every_task_of_the_array_and_the_same_command_goes_on(
     assert command.ctrl_c() == 130
     assert states(configs) == ["interrupted", "new"]
     assert (configs[0].run_path / "checkpoint.pt").exists()
-    assert jobs(tmp_path / "runs") == []
+    assert slurm_jobs(tmp_path / "runs") == []
     words, _, again = command.output.splitlines()[-1].partition(": normbench sweep ")
     assert words == "  not finished; the same command goes on"
     assert SweepCommand(tmp_path, *shlex.split(again)).exit_code() == 0
     assert times_resumed(configs) == [1, 0]
-    assert jobs(tmp_path / "runs") == []
+    assert slurm_jobs(tmp_path / "runs") == []
     assert_as_alone(configs)
+
+
+def test_a_task_that_slurm_will_never_start_again_is_cancelled_and_its_run_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, told in (("squeue", "7_0|PENDING|launch failed requeued held"), ("scancel", "")):
+        command = tmp_path / name
+        command.write_text(f"#!/bin/sh\necho {name} $* >> {tmp_path}/asked; echo '{told}'\n")
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(slurm_launcher, "_submit", lambda *arguments: ["7_0"])
+    configs = planned(tmp_path / "runs", "seed=0")
+    task = slurm_launcher.Task(train, False, None)
+    events = list(slurm_launcher._array(configs, {}, task, lambda: False))
+    assert [event.kind for event in events] == ["started", "ended"]
+    assert states(configs) == ["failed"]
+    assert reason(configs[0]) == "its Slurm job 7_0 ended as launch failed requeued held"
+    assert "scancel 7_0" in noted(tmp_path, "asked")
 
 
 # Refused before anything is written
