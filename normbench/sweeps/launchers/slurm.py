@@ -170,15 +170,15 @@ def _submitted(
     _cancel_orphans(folder, {config.run_id for config in configs})
     waiting = dict(zip(_submit(configs, parameters, task), configs, strict=True))
     array = next(iter(waiting)).partition("_")[0]
-    with FileLock(folder / f"{array}.lock"):  # held as long as this sweep lives
-        write_json(folder / f"{array}.json", {job: run.run_id for job, run in waiting.items()})
-        try:
+    try:
+        with FileLock(folder / f"{array}.lock"):  # held as long as this sweep lives
+            write_json(folder / f"{array}.json", {job: run.run_id for job, run in waiting.items()})
             yield waiting
-        finally:
-            _scancel(waiting)
-            with suppress(OSError):
-                (folder / f"{array}.json").unlink()
-                (folder / f"{array}.lock").unlink()
+    finally:
+        _scancel(waiting)
+        with suppress(OSError):
+            (folder / f"{array}.json").unlink()
+            (folder / f"{array}.lock").unlink()
 
 
 def _cancel_orphans(folder: Path, run_ids: Collection[str]) -> None:
