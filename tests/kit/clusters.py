@@ -114,7 +114,7 @@ class SlurmCluster:
     conf: Path | None
 
     def kill_daemons(self, *names: str) -> None:
-        """Kills daemons by name and starts them anew; after both, running jobs are requeued."""
+        """Kills slurmctld, slurmd or both, and starts them again; both: running jobs requeue."""
         assert self.conf is not None
         for daemon in names:
             os.kill(int((self.conf.parent / f"{daemon}.pid").read_text()), signal.SIGKILL)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.launchers import SweepCommand, at_steps, note, noted, until
+from kit.launchers import AT_MOST, SweepCommand, at_steps, note, noted, until
 from normbench.config.schema import RunConfig
 from normbench.runs.state import is_held
 from normbench.sweeps.launchers.launcher import train
@@ -148,6 +148,7 @@ class Besieged:
 
     def _end(self) -> int:
         """Waits for the end of the command; returns the exit code, checked by the summary."""
+        self.command.process.wait(AT_MOST * ROUNDS)
         code = self.command.exit_code()
         output = self.command.output
         assert "Traceback" not in output

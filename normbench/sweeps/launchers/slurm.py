@@ -15,10 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from filelock import FileLock
+from pydantic import Field, TypeAdapter
 
+from normbench.atomic import write_json
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, RunFailure, complaint
 from normbench.runs.standing import run_standing
@@ -133,9 +137,8 @@ def _array(
     configs: Sequence[RunConfig], parameters: Mapping[str, Any], task: Task, should_stop: StopAsked
 ) -> Iterator[Event]:
     before = {config.run_id: status_bytes(config.run_path) for config in configs}
-    waiting = dict(zip(_submit(configs, parameters, task), configs, strict=True))
     running: set[str] = set()
-    try:
+    with _submitted(configs, parameters, task) as waiting:
         while waiting:
             if should_stop():
                 _scancel(waiting)
@@ -156,8 +159,36 @@ def _array(
                     yield Event("ended", config, trouble)
             if waiting:
                 time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def _submitted(
+    configs: Sequence[RunConfig], parameters: Mapping[str, Any], task: Task
+) -> Iterator[dict[str, RunConfig]]:
+    """Submits the array; yields the runs by task, and cancels the tasks left in the dictionary."""
+    folder = configs[0].run_path.parent / ".slurm"
+    _cancel_orphans(folder, {config.run_id for config in configs})
+    waiting = dict(zip(_submit(configs, parameters, task), configs, strict=True))
+    array = next(iter(waiting)).partition("_")[0]
+    try:
+        with FileLock(folder / f"{array}.lock"):  # held as long as this sweep lives
+            write_json(folder / f"{array}.json", {job: run.run_id for job, run in waiting.items()})
+            yield waiting
     finally:
         _scancel(waiting)
+        with suppress(OSError):
+            (folder / f"{array}.json").unlink()
+            (folder / f"{array}.lock").unlink()
+
+
+def _cancel_orphans(folder: Path, run_ids: Collection[str]) -> None:
+    """Cancels tasks of killed sweeps that wait to start, for runs about to be submitted again."""
+    for tasks in folder.glob("*.json"):
+        # Not for a living sweep, whose lock is an OSError here, nor for a damaged file.
+        with suppress(OSError, ValueError), FileLock(tasks.with_suffix(".lock"), timeout=0):
+            runs = TypeAdapter(dict[str, str]).validate_json(tasks.read_bytes())
+            orphans = [job for job, run in runs.items() if run in run_ids]
+            _scancel(orphans, "--state=PENDING")
 
 
 def _submit(configs: Sequence[RunConfig], parameters: Mapping[str, Any], task: Task) -> list[str]:
@@ -222,10 +253,10 @@ def _states() -> dict[str, str]:
     return states
 
 
-def _scancel(jobs: Collection[str]) -> None:
+def _scancel(jobs: Collection[str], *options: str) -> None:
     """Asks tasks to save and end by a SIGTERM; Slurm kills the rest after KillWait."""
     if jobs:
-        subprocess.run(["scancel", *jobs], check=False, capture_output=True)
+        subprocess.run(["scancel", *options, *jobs], check=False, capture_output=True)
 
 
 def _ask(*command: str, patience: float = 120.0) -> str:

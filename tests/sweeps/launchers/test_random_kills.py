@@ -109,18 +109,36 @@ def siege(tmp_path: Path) -> Iterator[Callable[..., Siege]]:
 def test_a_sweep_on_ray_outlives_kills_of_any_of_its_processes(
     siege: Callable[..., Siege], ray_nodes: RayCluster, assert_as_alone: CompareAlone
 ) -> None:
-    address = f"launcher.address={ray_nodes.address}"
-    sweep = siege("--launcher", "ray", address)
-    sweep.hit_each(
-        {
-            "run": sweep.kill_run,
-            "fork server": kill_fork_server,
-            "worker": kill_worker,
-            "node": lambda process: ray_nodes.replace_node(),
-            "scheduler": sweep.kill_scheduler,
-        }
-    )
+    sweep = siege(*on(ray_nodes))
+    sweep.hit_each(kills_on_ray(sweep, ray_nodes))
     sweep.check(assert_as_alone)
+
+
+@pytest.mark.xdist_group("ray")
+def test_a_sweep_without_a_shared_disk_outlives_the_same_kills(
+    siege: Callable[..., Siege], ray_nodes: RayCluster, assert_as_alone: CompareAlone
+) -> None:
+    unshared = (
+        "import contextlib; from normbench.sweeps.launchers import ray; "
+        "ray._marker = lambda configs: contextlib.nullcontext('/nowhere'); "
+    )
+    sweep = siege(*on(ray_nodes), setup=unshared)
+    sweep.hit_each(kills_on_ray(sweep, ray_nodes))
+    sweep.check(assert_as_alone)
+
+
+def on(cluster: RayCluster) -> tuple[str, ...]:
+    return ("--launcher", "ray", f"launcher.address={cluster.address}")
+
+
+def kills_on_ray(sweep: Siege, cluster: RayCluster) -> dict[str, Kill]:
+    return {
+        "run": sweep.kill_run,
+        "fork server": kill_fork_server,
+        "worker": kill_worker,
+        "node": lambda process: cluster.replace_node(),
+        "scheduler": sweep.kill_scheduler,
+    }
 
 
 def kill_fork_server(process: Process) -> bool:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from kit.clusters import slurm_jobs
 from kit.launchers import (
     RUNS,
     Scripted,
     SweepCommand,
     launched,
+    never,
     noted,
     planned,
     reason,
@@ -22,7 +24,9 @@ from kit.launchers import (
     times_resumed,
 )
 
-from normbench.sweeps.launchers import Launcher, launchers
+from normbench.atomic import write_json
+from normbench.config.schema import RunConfig
+from normbench.sweeps.launchers import Event, Launcher, launchers
 from normbench.sweeps.launchers import slurm as slurm_launcher
 from normbench.sweeps.launchers.launcher import Work, train
 
@@ -104,22 +108,55 @@ def test_ctrl_c_ends_every_task_of_the_array_and_the_same_command_goes_on(
     assert_as_alone(configs)
 
 
-def test_a_task_that_slurm_will_never_start_again_is_cancelled_and_its_run_has_failed(
+# With commands in place of Slurm's, which note how they are called
+
+
+@pytest.fixture
+def array(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, told in (("squeue", "7_0|PENDING|launch failed requeued held"), ("scancel", "")):
-        command = tmp_path / name
-        command.write_text(f"#!/bin/sh\necho {name} $* >> {tmp_path}/asked; echo '{told}'\n")
-        command.chmod(0o755)
+) -> Callable[[Sequence[RunConfig], str], list[Event]]:
+    """The events of an array 7 whose task 7_0 has a line of squeue."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(slurm_launcher, "_submit", lambda *arguments: ["7_0"])
+
+    def events(configs: Sequence[RunConfig], line: str) -> list[Event]:
+        for name, told in (("squeue", f"7_0|{line}"), ("scancel", "")):
+            command = tmp_path / name
+            command.write_text(f"#!/bin/sh\necho {name} $* >> {tmp_path}/asked; echo '{told}'\n")
+            command.chmod(0o755)
+        (configs[0].run_path.parent / ".slurm").mkdir(parents=True, exist_ok=True)
+        task = slurm_launcher.Task(train, False, None)
+        return list(slurm_launcher._array(configs, {}, task, never))
+
+    return events
+
+
+def test_a_task_that_slurm_will_never_start_again_is_cancelled_and_its_run_has_failed(
+    tmp_path: Path, array: Callable[..., list[Event]]
+) -> None:
     configs = planned(tmp_path / "runs", "seed=0")
-    task = slurm_launcher.Task(train, False, None)
-    events = list(slurm_launcher._array(configs, {}, task, lambda: False))
+    events = array(configs, "PENDING|launch failed requeued held")
     assert [event.kind for event in events] == ["started", "ended"]
     assert states(configs) == ["failed"]
     assert reason(configs[0]) == "its Slurm job 7_0 ended as launch failed requeued held"
     assert "scancel 7_0" in noted(tmp_path, "asked")
+
+
+def test_waiting_tasks_of_a_killed_sweep_are_cancelled_for_runs_submitted_again_and_for_no_others(
+    tmp_path: Path, array: Callable[..., list[Event]]
+) -> None:
+    configs = planned(tmp_path / "runs", "seed=0")
+    folder = tmp_path / "runs" / ".slurm"
+    folder.mkdir(parents=True)
+    mine = configs[0].run_id
+    write_json(folder / "5.json", {"5_0": mine, "5_1": "another-run"})
+    write_json(folder / "6.json", {"6_0": mine})
+    (folder / "4.json").write_text("{damaged")
+    with FileLock(folder / "6.lock"):  # a living sweep
+        array(configs, "COMPLETED|None")
+    asked = [line for line in noted(tmp_path, "asked") if line.startswith("scancel")]
+    assert asked == ["scancel --state=PENDING 5_0"]
+    assert not list(folder.glob("7.*"))
 
 
 # Refused before anything is written
