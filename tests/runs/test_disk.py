@@ -120,8 +120,7 @@ def test_a_disk_that_refuses_a_request_is_named_and_the_run_goes_on_later(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lasting", [False, True])
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize(("code", "lasting"), [(errno.ENOSPC, True), (errno.EIO, False)])
 def test_a_disk_that_refuses_any_request_is_named_and_the_run_goes_on_later(
     whole: Path, number_of_requests: int, tmp_path: Path, code: int, lasting: bool
 ) -> None:
