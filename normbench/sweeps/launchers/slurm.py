@@ -138,11 +138,13 @@ def _array(
 ) -> Iterator[Event]:
     before = {config.run_id: status_bytes(config.run_path) for config in configs}
     running: set[str] = set()
+    listed: set[str] = set()
     with _submitted(configs, parameters, task) as waiting:
         while waiting:
             if should_stop():
                 _scancel(waiting)
             states = _states()
+            listed |= states.keys()
             for job, config in list(waiting.items()):
                 state = states.get(job, "gone")
                 if state != "PENDING" and job not in running:
@@ -153,7 +155,9 @@ def _array(
                     if state == LOST:
                         _scancel([job])
                     trouble = None
-                    if not should_stop():  # a cancelled task has not failed
+                    # A cancelled task has not failed, nor has one that a dying controller has
+                    # accepted and forgotten: the same command submits it again.
+                    if not should_stop() and job in listed:
                         reason = f"its Slurm job {job} ended as {state}"
                         trouble = settle(config, before[config.run_id], reason)
                     yield Event("ended", config, trouble)

@@ -115,14 +115,15 @@ def test_ctrl_c_ends_every_task_of_the_array_and_the_same_command_goes_on(
 def array(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Sequence[RunConfig], str], list[Event]]:
-    """The events of an array 7 whose task 7_0 has a line of squeue."""
+    """The events of an array 7 whose task 7_0 has a line of squeue, or "" for none."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(slurm_launcher, "_submit", lambda *arguments: ["7_0"])
 
     def events(configs: Sequence[RunConfig], line: str) -> list[Event]:
-        for name, told in (("squeue", f"7_0|{line}"), ("scancel", "")):
+        for name, told in (("squeue", line and f"7_0|{line}"), ("scancel", "")):
             command = tmp_path / name
-            command.write_text(f"#!/bin/sh\necho {name} $* >> {tmp_path}/asked; echo '{told}'\n")
+            note_call = f"echo {name} $* >> {tmp_path}/asked"
+            command.write_text(f"#!/bin/sh\n{note_call}; printf '%s' '{told}'\n")
             command.chmod(0o755)
         (configs[0].run_path.parent / ".slurm").mkdir(parents=True, exist_ok=True)
         task = slurm_launcher.Task(train, False, None)
@@ -140,6 +141,15 @@ def test_a_task_that_slurm_will_never_start_again_is_cancelled_and_its_run_has_f
     assert states(configs) == ["failed"]
     assert reason(configs[0]) == "its Slurm job 7_0 ended as launch failed requeued held"
     assert "scancel 7_0" in noted(tmp_path, "asked")
+
+
+def test_a_task_that_slurm_has_accepted_and_forgotten_has_not_failed(
+    tmp_path: Path, array: Callable[..., list[Event]]
+) -> None:
+    configs = planned(tmp_path / "runs", "seed=0")
+    events = array(configs, "")
+    assert [event.kind for event in events] == ["started", "ended"]
+    assert states(configs) == ["new"], "the same command submits it again"
 
 
 def test_waiting_tasks_of_a_killed_sweep_are_cancelled_for_runs_submitted_again_and_for_no_others(
