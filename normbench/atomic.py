@@ -48,14 +48,17 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a regular file; opening a pipe would wait for ever.
+    """The content of a regular file. Raises RunFailure for anything else, and as the disk does."""
+    require_file(path)
+    with disk_errors(path, "read"):
+        return path.read_bytes()
 
-    Raises RunFailure for anything else, and where the disk refuses.
-    """
+
+def require_file(path: Path) -> None:
+    """Raises RunFailure for anything but a regular file: opening a pipe would wait for ever."""
     with disk_errors(path, "read"):
         if not path.is_file():
-            raise FileNotFoundError(errno.ENOENT, "there is no such file")
-        return path.read_bytes()
+            raise RunFailure(f"'{path}' cannot be read: it is no file")
 
 
 def append_line(path: Path, line: str, *, durable: bool) -> None:

@@ -29,12 +29,12 @@ def caption(study: Study, *, test_set: bool = False, times: str = "") -> str:
         finished = f"{len(done)} of {len(runs)} runs finished"
     images = f"{distinct(runs, 'num_test')} test images"
     floor = f"Test set: the 95 % interval that {images} leave of each. " if test_set else ""
-    return (
+    basis = (
         f"Data {distinct(runs, 'data')}, {epochs(done)}, final epoch; {finished}, {_spread(done)} "
         f"{floor}{times}{distinct(runs, 'device')}, threads: {distinct(runs, 'threads')}, "
         f"{distinct(runs, 'precision')}, torch {distinct(runs, 'torch')}, commit {commits(runs)}."
-        f"{''.join(f' {line}' for line in not_comparable(study))}"
     )
+    return " ".join([basis, *not_comparable(study)])
 
 
 def not_comparable(study: Study) -> list[str]:

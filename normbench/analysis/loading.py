@@ -11,12 +11,12 @@ import pandas as pd
 
 from normbench.analysis.settings import study_settings, with_settings
 from normbench.analysis.study import Study
-from normbench.analysis.study_files import NUMBERS, STEPS, metric_columns, read_study, tidy
+from normbench.analysis.study_files import NUMBERS, metric_columns, read_study, tidy
 from normbench.atomic import disk_errors
 from normbench.checksums import check_sum
 from normbench.config.schema import flatten
 from normbench.errors import NormbenchError
-from normbench.runs.columns import Columns
+from normbench.runs.columns import STEP_COLUMNS, Columns
 from normbench.runs.files import RunFiles, is_run, read_run, read_steps, run_dirs
 from normbench.runs.records import task_of
 from normbench.runs.row import KEYS, row_columns, run_row
@@ -48,10 +48,10 @@ def load_study(
                 files[file.resolve()] = file
                 continue
             for run in _directories(path):
-                known = directories.setdefault(run.resolve().name, run)
+                name = run.resolve().name
                 # A whole copy elsewhere is better than a damaged run.
-                if known != run and not standing(known, read_run(known)).is_usable:
-                    directories[run.resolve().name] = run
+                if name not in directories or not _is_usable(directories[name]):
+                    directories[name] = run
     studies = [read_study(file) for file in files.values()]
     studies.append(read_runs(directories.values()))
     notes = [note for study in studies for note in study.notes]
@@ -90,7 +90,7 @@ def read_runs(paths: Iterable[Path], refused: Iterable[RunFiles] = ()) -> Study:
     return Study(
         tidy(with_settings(runs, configs)),
         _long(rows, [run.metrics for run in files], metric_columns(tasks)),
-        _long(rows, steps, STEPS),
+        _long(rows, steps, STEP_COLUMNS),
         {run.run: run.environment for run in files if run.environment},
         configs,
         tuple(notes),
@@ -138,6 +138,10 @@ def _directories(path: Path) -> list[Path]:
     if not found:
         raise NormbenchError(f"no runs in {path}")
     return found
+
+
+def _is_usable(path: Path) -> bool:
+    return standing(path, read_run(path)).is_usable
 
 
 def _select(study: Study, where: Sequence[str]) -> Study:

@@ -17,10 +17,10 @@ import pandas as pd
 from normbench.analysis.settings import is_setting, with_settings
 from normbench.analysis.study import Study
 from normbench.analysis.study_checks import Packed, Settings, check_agreement, check_ranges
-from normbench.atomic import disk_errors, write_json, write_text
+from normbench.atomic import disk_errors, require_file, write_json, write_text
 from normbench.checksums import SUMS, check_sum, record_sums
 from normbench.errors import NormbenchError, RunFailure
-from normbench.runs.columns import LARGEST_COUNT
+from normbench.runs.columns import LARGEST_COUNT, STEP_COLUMNS
 from normbench.runs.files import run_dirs
 from normbench.runs.records import (
     SCHEMA_VERSION,
@@ -41,7 +41,6 @@ COUNTS = ("num_test", "threads")  # unknown for runs without an environment
 # Text even where it reads as a number: torch 2.10, or the commit 12e4.
 WORDS = ("run", "model", "norm", "status", "task", "data", "device", "torch", "commit", "precision")
 METRICS = ("epoch", "steps", "train_seconds")
-STEPS = ("step", "epoch", "loss", "lr")
 STATES = ("done", "diverged", "failed", "interrupted", "killed", "running", "new", "refused")
 
 
@@ -55,7 +54,7 @@ def read_study(file: Path) -> Study:
     settings, notes = _read(file.with_name("configs.json"), _read_configs, ({}, ()))
     runs = _read(file, partial(_read_runs, [*tasks.values()]))
     metrics = _read(file.with_name("metrics.csv"), partial(_read_metrics, [*tasks.values()]))
-    steps = _read(file.with_name("steps.csv"), partial(_read_rows, STEPS))
+    steps = _read(file.with_name("steps.csv"), partial(_read_rows, STEP_COLUMNS))
     runs = tidy(with_settings(runs, settings))
     study = Study(runs, metrics, steps, environments, settings, notes)
     check_agreement(study, file)
@@ -142,8 +141,8 @@ def _read(file: Path, parse: Callable[[Path], Any], absent: Any = None) -> Any:
     if absent is not None and not file.exists():
         check_sum(file)
         return absent
-    if file.exists() and not file.is_file():  # reading a pipe would wait for ever
-        raise RunFailure(f"'{file}' cannot be read: it is no file")
+    if file.exists():
+        require_file(file)
     try:
         found = parse(file)
     except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError) as error:

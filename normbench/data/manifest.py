@@ -29,7 +29,10 @@ MAX_ARRAY_BYTES = 2**50
 
 
 class Manifest(BaseModel):
-    """Says what a folder's arrays are; `sha256` is by file name without suffix (train_images)."""
+    """Says what a folder's arrays are; `sha256` is by file name without suffix (train_images).
+
+    The fields of a Source as JSON has them, with types checked: anybody may have written the file.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 

@@ -36,14 +36,13 @@ from normbench.runs.records import (
     write_record,
 )
 from normbench.runs.rows import Rows
-from normbench.runs.state import ANEW, changed_meanwhile, damaged, read_rows, read_status
+from normbench.runs.state import ANEW, changed_meanwhile, damaged, last_row, read_status
 from normbench.text import visible
 
 RESUMED = ("started", "command", "concurrent_runs", "versions", "hardware", "git")
 ROWS = ("metrics.csv", "steps.csv")
-# Files whose checksums status.json holds once the run is over.
-ALWAYS = ("config.yaml", "env.json")
-SEALED = (*ALWAYS, *ROWS)
+ALWAYS = ("config.yaml", "env.json")  # files without which no run is over
+SEALED = (*ALWAYS, *ROWS)  # files whose checksums status.json holds once the run is over
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
 # In the order in which `restart` removes them: a run without a checkpoint begins anew, whatever
 # else a kill has left.
@@ -160,14 +159,10 @@ class RunDir:
         Raises RunFailure for a damaged row, and where a finished run has no row.
         """
         path = self.path / "metrics.csv"
-        rows = read_rows(path)
-        if not rows and self.status.get("state") != "done":
-            return {}
-        try:
-            last = {key: float(value) for key, value in rows[-1].items()}
-            return {"epoch": last.pop("epoch"), **last}
-        except (IndexError, KeyError, ValueError):
-            raise damaged(path) from None
+        row = last_row(path)
+        if not row and self.status.get("state") == "done":
+            raise damaged(path)
+        return row
 
     def _sums(self) -> dict[str, str]:
         """The checksums of the files of a run that is over; removes the checkpoint but one."""

@@ -40,14 +40,11 @@ def standing(path: Path, files: RunFiles) -> Standing:
     state = files.status.get("state", "new")
     reason = files.status.get("reason")
     if not files.is_over:
-        try:
-            is_free = not is_held(path)
-        except (OSError, RunFailure):  # no right to take locks in the folder
-            if state == "running":
-                return Standing("running", "whether its process lives is not known")
-            is_free = True
-        if not is_free:
+        held = _held(path)
+        if held:
             return Standing("running")
+        if held is None and state == "running":
+            return Standing("running", "whether its process lives is not known")
         if state == "running":
             # It may have ended after its status was read.
             again = read_run(path)
@@ -77,3 +74,11 @@ def run_standing(path: Path) -> Standing:
         except (OSError, RunFailure) as error:
             return Standing("unreachable", str(error))
     return standing(path, files)
+
+
+def _held(path: Path) -> bool | None:
+    """Whether a process holds the run; None where this process has no right to take locks."""
+    try:
+        return is_held(path)
+    except (OSError, RunFailure):
+        return None

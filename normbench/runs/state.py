@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +48,10 @@ def is_held(path: Path) -> bool:
 
 def read_position(path: Path) -> int:
     """The number of finished steps of the run at `path`, by rows."""
-    epochs, steps = read_rows(path / "metrics.csv"), read_rows(path / "steps.csv")
-    finished = int(epochs[-1]["steps"]) if epochs else 0
-    logged = int(steps[-1]["step"]) + 1 if steps else 0  # steps count from 0
-    return max(finished, logged)
+    epoch, step = last_row(path / "metrics.csv"), last_row(path / "steps.csv")
+    finished = epoch["steps"] if epoch else 0
+    logged = step["step"] + 1 if step else 0  # steps count from 0
+    return int(max(finished, logged))
 
 
 def last_output(path: Path, num_lines: int = 10) -> list[str]:
@@ -64,19 +63,18 @@ def last_output(path: Path, num_lines: int = 10) -> list[str]:
     return text.splitlines()[-num_lines:]
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The whole rows of a CSV file, without an unfinished last row, as a power cut leaves.
+def last_row(path: Path) -> dict[str, float]:
+    """The last whole row of a CSV file of numbers; {} without one.
 
-    Raises RunFailure for a file that is no CSV text.
+    An unfinished row, as a power cut leaves, is none. Raises RunFailure for anything but numbers.
     """
-    if not path.exists():
-        return []
+    content = read_file(path) if path.exists() else b""
+    header, _, rows = content.rpartition(b"\n")[0].partition(b"\n")
     try:
-        whole_lines, _, _ = read_file(path).decode().rpartition("\n")
-        rows = list(csv.DictReader(whole_lines.splitlines()))
-    except (UnicodeDecodeError, csv.Error):
+        values = [float(value) for value in rows.rpartition(b"\n")[2].split(b",")] if rows else []
+        return dict(zip(header.decode().split(","), values, strict=True)) if values else {}
+    except ValueError:
         raise damaged(path) from None
-    return [row for row in rows if None not in row and None not in row.values()]
 
 
 def damaged(path: Path) -> RunFailure:

@@ -73,7 +73,7 @@ def summary(plan: Plan, again: str) -> Iterator[str]:
         if run.state == "damaged":
             path = shlex.quote(str(run.config.run_path))
             yield f"  damaged: {run.config.run_id}: {run.reason}"
-            yield f"    remove it with normbench runs rm {path}, then run this again"
+            yield f"    move it away or remove it (normbench runs rm {path}), then run this again"
     failed = [run for run in plan.runs if run.state == "failed"]
     for run in failed[:MAX_SHOWN]:
         yield f"  failed: {run.config.run_id}: {run.reason}"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.atomic import disk_errors, write_text
+from normbench.atomic import disk_errors, require_file, write_text
 from normbench.checksums import check_sum, record_sums
 from normbench.errors import NormbenchError, RunFailure
 from normbench.spreadsheet import to_csv, unquoted
@@ -45,8 +45,7 @@ def read_bench(path: Path) -> pd.DataFrame:
         raise NormbenchError(f"'{file}' is no CSV file: name a {FILE} or its folder")
     if not file.exists():
         raise NormbenchError(f"no {FILE} in {path}: `normbench bench -o {path}` writes it")
-    if not file.is_file():  # reading a pipe would wait for ever
-        raise RunFailure(f"'{file}' cannot be read: it is no file")
+    require_file(file)
     try:
         rounds = _parsed(file)
         _check(rounds)

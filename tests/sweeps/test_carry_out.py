@@ -115,7 +115,7 @@ def test_the_advice_about_a_damaged_run_helps(
     ended = carry_out(tiny_plan("seed=0,1"), finish)
     assert states(ended) == ["damaged", "done"]
     (advice,) = [line for line in summary(ended, "again") if "normbench runs rm" in line]
-    command = advice.partition("with normbench ")[2].partition(",")[0]
+    command = advice.partition("(normbench ")[2].partition(")")[0]
     assert normbench(*shlex.split(command))[0] == 0
     assert states(carry_out(tiny_plan("seed=0,1"), finish)) == ["done", "done"]
 

@@ -31,6 +31,9 @@ from normbench.text import say
 # Between the request to stop and SIGKILL; the run finishes a step and saves a checkpoint.
 GRACE_SECONDS = 20.0
 
+# Runs that the summary names, and one that another process holds.
+LEFT_ALONE = ("damaged", "foreign", "misnamed", "running")
+
 
 class Child:
     """A run in its process, started at once; call `settle` when the sentinel is ready."""
@@ -140,8 +143,7 @@ def settle(
     has_changed = status_bytes(config.run_path) != before
     if standing.state in OVER:
         return reason if restart and not has_changed else None
-    # The summary names runs that cannot be used; another process tells of a run that it holds.
-    if (not standing.is_usable and standing.state != "unreachable") or standing.state == "running":
+    if standing.state in LEFT_ALONE:
         return None
     has_ended = has_changed and standing.state not in ("new", "killed", "unreachable")
     if has_ended and not (failed_anyway and standing.state == "interrupted"):

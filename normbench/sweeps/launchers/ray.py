@@ -95,7 +95,7 @@ def ray(
                     yield Event("started", config)
                 for reference in api.wait(list(active), timeout=POLL_SECONDS)[0]:
                     config, before = active.pop(reference)
-                    trouble = _bring_back(api, reference, config, before)
+                    trouble = _bring_back(api, reference, config, before, restart)
                     yield Event("ended", config, trouble)
 
     return Launcher(launch, at_once, "cuda" if gpus_per_run else "cpu")
@@ -148,7 +148,9 @@ def _run_on_node(
         return _files(away.run_path)
 
 
-def _bring_back(api: Any, reference: Any, config: RunConfig, before: bytes | None) -> str | None:
+def _bring_back(
+    api: Any, reference: Any, config: RunConfig, before: bytes | None, restart: bool
+) -> str | None:
     """Writes the files of a run from its node; returns the reason of a failure not recorded."""
     try:
         # A task that returns has settled its run on the node. Without a status: stopped early.
@@ -157,7 +159,8 @@ def _bring_back(api: Any, reference: Any, config: RunConfig, before: bytes | Non
             _write(config.run_path, files)
     except (api.exceptions.RayError, NormbenchError) as error:
         plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # Ray colours its tracebacks
-        return settle(config, before, f"{type(error).__name__}: {plain.splitlines()[-1]}")
+        reason = f"{type(error).__name__}: {plain.splitlines()[-1]}"
+        return settle(config, before, reason, restart=restart)
     return None
 
 

@@ -24,7 +24,7 @@ from pydantic import Field, TypeAdapter
 
 from normbench.atomic import write_json
 from normbench.config.schema import RunConfig
-from normbench.errors import NormbenchError, RunFailure, complaint
+from normbench.errors import NormbenchError, complaint
 from normbench.runs.standing import run_standing
 from normbench.runs.state import status_bytes
 from normbench.sweeps.launchers.child import print_to_file, settle
@@ -40,26 +40,20 @@ from normbench.sweeps.launchers.launcher import (
     share_elsewhere,
     train,
 )
+from normbench.sweeps.launchers.slurm_commands import (
+    ALIVE,
+    LOST,
+    job_states,
+    last_line,
+    scancel,
+    time_limit,
+)
 from normbench.text import say
 
 POLL_SECONDS = 5.0
 MAX_ARRAY = 1000  # tasks; Slurm's own default limit is 1001
 MAX_AT_ONCE = 256
 MINUTES_TO_END = 5  # between the time limit of a run and Slurm's limit for the task
-# States of a task with a future; any state beyond the list is an end.
-ALIVE = {
-    "PENDING",
-    "RUNNING",
-    "COMPLETING",
-    "CONFIGURING",
-    "SUSPENDED",
-    "REQUEUED",
-    "RESIZING",
-    "SIGNALING",
-    "STOPPED",
-}
-# Slurm never starts such a task again by itself: a daemon of a node has lost the task.
-LOST = "launch failed requeued held"
 
 
 @launchers.register("slurm", title="Slurm")
@@ -120,7 +114,7 @@ class Task:
             self.work(config, begin_anew)
         except NormbenchError as error:
             say(complaint(error), lines=True, to=sys.stderr)
-            settle(config, before, str(error))
+            settle(config, before, str(error), restart=begin_anew)
         if "late" in heard:
             settle(config, before, f"over the time limit of {self.timeout:g} s", failed_anyway=True)
         elif heard and run_standing(config.run_path).state == "interrupted":
@@ -142,8 +136,8 @@ def _array(
     with _submitted(configs, parameters, task) as waiting:
         while waiting:
             if should_stop():
-                _scancel(waiting)
-            states = _states()
+                scancel(waiting)
+            states = job_states()
             listed |= states.keys()
             for job, config in list(waiting.items()):
                 state = states.get(job, "gone")
@@ -153,13 +147,14 @@ def _array(
                 if state not in ALIVE:
                     del waiting[job]
                     if state == LOST:
-                        _scancel([job])
+                        scancel([job])
                     trouble = None
                     # A cancelled task has not failed, nor has one that a dying controller has
                     # accepted and forgotten: the same command submits it again.
                     if not should_stop() and job in listed:
                         reason = f"its Slurm job {job} ended as {state}"
-                        trouble = settle(config, before[config.run_id], reason)
+                        earlier = before[config.run_id]
+                        trouble = settle(config, earlier, reason, restart=task.restart)
                     yield Event("ended", config, trouble)
             if waiting:
                 time.sleep(POLL_SECONDS)
@@ -179,7 +174,7 @@ def _submitted(
             write_json(folder / f"{array}.json", {job: run.run_id for job, run in waiting.items()})
             yield waiting
     finally:
-        _scancel(waiting)
+        scancel(waiting)
         with suppress(OSError):
             (folder / f"{array}.json").unlink()
             (folder / f"{array}.lock").unlink()
@@ -192,7 +187,7 @@ def _cancel_orphans(folder: Path, run_ids: Collection[str]) -> None:
         with suppress(OSError, ValueError), FileLock(tasks.with_suffix(".lock"), timeout=0):
             runs = TypeAdapter(dict[str, str]).validate_json(tasks.read_bytes())
             orphans = [job for job, run in runs.items() if run in run_ids]
-            _scancel(orphans, "--state=PENDING")
+            scancel(orphans, "--state=PENDING")
 
 
 def _submit(configs: Sequence[RunConfig], parameters: Mapping[str, Any], task: Task) -> list[str]:
@@ -204,7 +199,7 @@ def _submit(configs: Sequence[RunConfig], parameters: Mapping[str, Any], task: T
     try:
         return [str(job.job_id) for job in executor.map_array(task, configs)]
     except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
-        raise NormbenchError(f"launcher slurm: sbatch refuses: {_last_line(str(error))}") from None
+        raise NormbenchError(f"launcher slurm: sbatch refuses: {last_line(str(error))}") from None
 
 
 def _parameters(
@@ -221,7 +216,7 @@ def _parameters(
             "launcher slurm: there is no sbatch here; run this where you submit jobs"
         )
     # Asked with a timeout too: an unknown partition is refused here.
-    limit: str | int = _time_limit(partition)
+    limit: str | int = time_limit(partition)
     if timeout is not None:
         limit = math.ceil(timeout / 60) + MINUTES_TO_END
     parameters: dict[str, Any] = {
@@ -235,47 +230,3 @@ def _parameters(
     if gpus_per_run:
         parameters["gpus_per_node"] = gpus_per_run
     return parameters
-
-
-def _time_limit(partition: str | None) -> str:
-    """Returns the longest time of a job in the partition; a longer run is requeued and resumes."""
-    chosen = ["-p", partition] if partition else []
-    found = _ask("sinfo", "-h", "-o", "%P|%l", *chosen, patience=0)
-    limits = dict(line.split("|") for line in found.splitlines())
-    if not limits:
-        raise NormbenchError(f"launcher slurm: there is no partition '{partition}': see sinfo")
-    starred = [name for name in limits if name.endswith("*")]  # the default partition
-    return limits[[*starred, *limits][0]].replace("infinite", "UNLIMITED")
-
-
-def _states() -> dict[str, str]:
-    """Returns the state of each job of this user known to Slurm, by id, array tasks apart."""
-    states = {}
-    for line in _ask("squeue", "--me", "-h", "-r", "-t", "all", "-o", "%i|%T|%r").splitlines():
-        job, state, why = line.strip().split("|", 2)
-        states[job] = LOST if why == LOST else state
-    return states
-
-
-def _scancel(jobs: Collection[str], *options: str) -> None:
-    """Asks tasks to save and end by a SIGTERM; Slurm kills the rest after KillWait."""
-    if jobs:
-        subprocess.run(["scancel", *options, *jobs], check=False, capture_output=True)
-
-
-def _ask(*command: str, patience: float = 120.0) -> str:
-    """Returns the output of a Slurm command; waits `patience` seconds for the controller."""
-    deadline = time.monotonic() + patience
-    while True:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            return done.stdout
-        if time.monotonic() > deadline:
-            kind = RunFailure if patience else NormbenchError  # without patience: nothing submitted
-            raise kind(f"launcher slurm: {command[0]} fails: {_last_line(done.stderr)}")
-        time.sleep(POLL_SECONDS)
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"
