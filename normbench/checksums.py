@@ -17,7 +17,7 @@ from normbench.errors import RunFailure
 
 SUMS = "SHA256SUMS"
 KEY = "checksum"
-MARK = b"\nsha256 "
+LAST_LINE = b"\nsha256 "
 
 
 def digest_of(path: Path) -> str:
@@ -41,19 +41,19 @@ def unsealed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def sealed_bytes(content: bytes) -> bytes:
     """The content with a last line of its checksum; readers of zip archives pass over the line."""
-    return content + MARK + hashlib.sha256(content).hexdigest().encode() + b"\n"
+    return content + LAST_LINE + hashlib.sha256(content).hexdigest().encode() + b"\n"
 
 
 def unsealed_bytes(content: bytes) -> bytes:
     """The content without the last line. Raises ValueError for a wrong or a missing checksum."""
-    plain, _, _ = content.rpartition(MARK)
+    plain, _, _ = content.rpartition(LAST_LINE)
     if sealed_bytes(plain) != content:
         raise ValueError("its checksum is wrong")
     return plain
 
 
 def record_sums(folder: Path, names: Iterable[str]) -> None:
-    """Writes the present checksums of these files of `folder` into SHA256SUMS, beside others'."""
+    """Writes the present checksums of these files into SHA256SUMS; lines of other files stay."""
     sums = read_sums(folder)
     for name in names:
         sums[name] = digest_of(folder / name)

@@ -50,7 +50,7 @@ def load_study(
             for run in _directories(path):
                 name = run.resolve().name
                 # A whole copy elsewhere is better than a damaged run.
-                if name not in directories or not _is_usable(directories[name]):
+                if name not in directories or not _is_shown(directories[name]):
                     directories[name] = run
     studies = [read_study(file) for file in files.values()]
     studies.append(read_runs(directories.values()))
@@ -73,8 +73,8 @@ def read_runs(paths: Iterable[Path], refused: Iterable[RunFiles] = ()) -> Study:
         run = read_run(path)
         run = replace(run, run=visible(run.run))
         stands = standing(path, run)
-        columns = read_steps(path) if stands.is_usable else {}
-        if not stands.is_usable or columns is None:
+        columns = read_steps(path) if stands.is_shown else {}
+        if not stands.is_shown or columns is None:
             reason = stands.reason or "steps.csv is damaged"
             notes.append(visible(f"left out: {path}: {reason}"))
         else:
@@ -140,8 +140,8 @@ def _directories(path: Path) -> list[Path]:
     return found
 
 
-def _is_usable(path: Path) -> bool:
-    return standing(path, read_run(path)).is_usable
+def _is_shown(path: Path) -> bool:
+    return standing(path).is_shown
 
 
 def _select(study: Study, where: Sequence[str]) -> Study:

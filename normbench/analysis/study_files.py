@@ -18,7 +18,7 @@ from normbench.analysis.settings import is_setting, with_settings
 from normbench.analysis.study import Study
 from normbench.analysis.study_checks import Packed, Settings, check_agreement, check_ranges
 from normbench.atomic import disk_errors, require_file, write_json, write_text
-from normbench.checksums import SUMS, check_sum, record_sums
+from normbench.checksums import SUMS, check_sum, read_sums, record_sums
 from normbench.errors import NormbenchError, RunFailure
 from normbench.runs.columns import LARGEST_COUNT, STEP_COLUMNS
 from normbench.runs.files import run_dirs
@@ -36,6 +36,7 @@ from normbench.tasks.metric import SPLITS, TaskRecord
 from normbench.text import visible_in
 from normbench.timing.rounds import FILE, write_rounds
 
+FILES = ("runs.csv", "metrics.csv", "steps.csv", "env.json", "configs.json")
 NUMBERS = ("batch_size", "seed", "lr", "epochs", "epoch", "step", "loss")
 COUNTS = ("num_test", "threads")  # unknown for runs without an environment
 # Text even where it reads as a number: torch 2.10, or the commit 12e4.
@@ -58,10 +59,17 @@ def read_study(file: Path) -> Study:
     runs = tidy(with_settings(runs, settings))
     study = Study(runs, metrics, steps, environments, settings, notes)
     check_agreement(study, file)
-    if not file.with_name(SUMS).exists():
-        unchecked = f"'{file.parent}' has no {SUMS}: whether its files were changed is not known"
-        notes = (*notes, unchecked)
-    return replace(study, notes=notes)
+    return replace(study, notes=(*notes, *_unchecked(file.parent)))
+
+
+def _unchecked(folder: Path) -> list[str]:
+    """A note on the files of a study for which SHA256SUMS has no line."""
+    sums = read_sums(folder)
+    names = [name for name in FILES if (folder / name).exists() and name not in sums]
+    if not names:
+        return []
+    unknown = "whether they were changed is not known"
+    return [f"'{folder}': {', '.join(names)} are not in {SUMS}: {unknown}"]
 
 
 def write_study(study: Study, folder: Path) -> None:
@@ -71,14 +79,14 @@ def write_study(study: Study, folder: Path) -> None:
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    tables = {"runs": study.runs, "metrics": study.metrics, "steps": study.steps}
+    tables = {"runs.csv": study.runs, "metrics.csv": study.metrics, "steps.csv": study.steps}
     for name, table in tables.items():
-        write_text(folder / f"{name}.csv", to_csv(table))
+        write_text(folder / name, to_csv(table))
     if not study.bench.empty:
         write_rounds(study.bench, folder / FILE)
     write_json(folder / "env.json", study.environments)
     write_json(folder / "configs.json", _packed(study))
-    record_sums(folder, [*(f"{name}.csv" for name in tables), "env.json", "configs.json"])
+    record_sums(folder, FILES)
 
 
 def common_settings(configs: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def remove(
     One that is running is left alone.
     """
     from normbench.runs.diff import find_run
-    from normbench.runs.listing import list_runs
+    from normbench.runs.listing import failed_runs
     from normbench.runs.rundir import remove_run
 
     if bool(runs) == failed:
@@ -93,7 +93,7 @@ def remove(
     folder = runs_dir.expanduser()
     paths = [find_run(folder, name, whole=True) for name in runs or ()]
     if failed:
-        paths = [folder / row["run"] for row in list_runs(folder, ["status=failed,damaged"]).rows]
+        paths = failed_runs(folder)
         if not paths:
             say(f"no failed runs in {folder}")
     busy = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,6 +36,8 @@ def without_aliases(text: str) -> Any:
 
 
 LOADER: Any = without_aliases
+
+RUN_ID = re.compile(r".+-b\d+-s\d+-[0-9a-f]{12}", re.DOTALL)
 
 # The time and memory of a training step depend on keys with these beginnings, and on the images.
 COST_KEYS = (
@@ -212,6 +215,11 @@ class RunConfig(Section):
         """The configuration as YAML, in the order of the fields."""
         values = self.model_dump(mode="json")
         return yaml.safe_dump(values, sort_keys=False, default_flow_style=None)
+
+
+def is_run_id(name: str) -> bool:
+    """Whether a name has the form of `RunConfig.run_id`."""
+    return RUN_ID.fullmatch(name) is not None
 
 
 SECTIONS = frozenset(RunConfig.model_fields)

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 
 import yaml
 
-from normbench.checksums import digest_of
 from normbench.config.schema import LOADER, SECTIONS, validate
 from normbench.errors import NormbenchError
 from normbench.runs.columns import Columns, check_metrics, check_steps, read_columns
@@ -40,7 +38,7 @@ class RunFiles:
     """The content of a run directory, empty for absent files; its texts are visible.
 
     metrics: the columns of metrics.csv by name, with a value per epoch. damaged: the damage of
-    each damaged file, by name. foreign: the file that another version of normbench has written.
+    each damaged file, by name. foreign: what another version of normbench has written, likewise.
     owner: the id that the configuration has, other than the name of the directory: a copied or
     renamed run. unreachable: the file that the disk refuses to give.
     """
@@ -51,7 +49,7 @@ class RunFiles:
     status: dict[str, Any]
     metrics: Columns
     damaged: dict[str, str] = field(default_factory=dict)
-    foreign: str | None = None
+    foreign: dict[str, str] = field(default_factory=dict)
     owner: str | None = None
     unreachable: str | None = None
 
@@ -81,39 +79,40 @@ def read_run(path: Path) -> RunFiles:
     """The files of the run at `path`, each as far as possible; never raises for any content."""
     found: dict[str, Any] = {}
     damaged: dict[str, str] = {}
+    foreign: dict[str, str] = {}
     digests: dict[str, str] = {}
-    foreign = unreachable = None
+    unreachable = None
     for name, parse in PARSERS.items():
         try:
             content = _bytes_of(path / name)
             if content is not None:
                 digests[name] = hashlib.sha256(content).hexdigest()
-                found[name] = parse(content.decode())
+                # The steps of a finished run are known by their checksum.
+                if name != "steps.csv" or not _is_over(found):
+                    found[name] = parse(content.decode())
         except OSError as error:
             unreachable = f"'{path / name}' cannot be read: {error.strerror}"
         except UnknownSchema as error:
-            foreign = f"{name} {error}"
+            foreign[name] = str(error)
         except NormbenchError as error:
-            foreign = f"{name} is not of this version of normbench: {error}"
+            foreign[name] = f"is not of this version of normbench: {error}"
         except (ValueError, RecursionError, yaml.YAMLError) as error:
             damaged[name] = _damage(error)
-    parsed, environment, status, metrics = (found.get(name, {}) for name in PARSERS)
-    config, run_id = parsed or ({}, None)
-    if not config and foreign is None and (status or "status.json" in damaged):
+    config, run_id = found.get("config.yaml", ({}, None))
+    environment, status = found.get("env.json", {}), found.get("status.json", {})
+    metrics = found.get("metrics.csv", {})
+    if not config and "config.yaml" not in foreign and (status or "status.json" in damaged):
         damaged.setdefault("config.yaml", "is missing")
     if config and not damaged:
         try:
             check_metrics(metrics, task_of(environment), config)
         except ValueError as error:
             damaged["metrics.csv"] = str(error)
-    if status.get("state") not in OVER and read_steps(path) is None:
-        damaged["steps.csv"] = "is damaged"
-    if status.get("state") in OVER:
-        damaged = _broken_seals(path, status, digests) | damaged
-    if status.get("state") == "done" and not damaged and foreign is None:
+    if _is_over(found):
+        damaged = _broken_seals(status, digests) | damaged
+    if status.get("state") == "done" and config and not damaged:
         damaged = _lack(metrics, config)
     run = path.resolve().name
-    owner = run_id if run_id != run else None
     return RunFiles(
         run,
         visible_in(config),
@@ -122,9 +121,13 @@ def read_run(path: Path) -> RunFiles:
         metrics,
         damaged,
         foreign,
-        owner,
+        run_id if run_id != run else None,
         unreachable,
     )
+
+
+def _is_over(found: Mapping[str, Any]) -> bool:
+    return found.get("status.json", {}).get("state") in OVER
 
 
 def refused_run(run: str, config: dict[str, Any], reason: str) -> RunFiles:
@@ -137,11 +140,9 @@ def read_steps(path: Path) -> Columns | None:
     """The logged steps of the run at `path`, by column; None for a damaged file."""
     try:
         content = _bytes_of(path / "steps.csv")
-        columns = {} if content is None else read_columns(content.decode())
-        check_steps(columns)
+        return {} if content is None else _parse_steps(content.decode())
     except (ValueError, OSError):
         return None
-    return columns
 
 
 def _bytes_of(file: Path) -> bytes | None:
@@ -166,19 +167,15 @@ def _damage(error: Exception) -> str:
     return "is damaged"
 
 
-def _broken_seals(
-    path: Path, status: Mapping[str, Any], digests: Mapping[str, str]
-) -> dict[str, str]:
+def _broken_seals(status: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, str]:
     """The files of a finished run that are not as the run left them, with what has happened."""
     broken = {}
-    seals = status.get("sha256", {})
     for name in SEALED:
         digest = digests.get(name)
-        if digest is None and (path / name).is_file():
-            with suppress(OSError):
-                digest = digest_of(path / name)
-        if digest != seals.get(name) or (digest is None and name in ALWAYS):
-            broken[name] = "is missing" if digest is None else "was changed after the run"
+        if digest is None and (name in ALWAYS or name in status.get("sha256", {})):
+            broken[name] = "is missing"
+        elif digest != status.get("sha256", {}).get(name):
+            broken[name] = "was changed after the run"
     return broken
 
 
@@ -220,9 +217,17 @@ def _parse_section(text: str) -> dict[str, Any]:
     return section or {}
 
 
+def _parse_steps(text: str) -> Columns:
+    columns = read_columns(text)
+    check_steps(columns)
+    return columns
+
+
+# In the order of reading: the status says whether the steps are known by their checksum.
 PARSERS: dict[str, Callable[[str], Any]] = {
+    "status.json": lambda text: check_status(parse_record(text)),
     "config.yaml": _parse_config,
     "env.json": lambda text: check_environment(parse_record(text)),
-    "status.json": lambda text: check_status(parse_record(text)),
     "metrics.csv": read_columns,
+    "steps.csv": _parse_steps,
 }

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from normbench.config.schema import flatten
+from normbench.config.schema import flatten, is_run_id
 from normbench.errors import unknown
 from normbench.runs.files import RunFiles, read_run, run_dirs
 from normbench.runs.records import defects_of, task_of
@@ -60,6 +60,19 @@ def list_runs(runs_dir: Path, where: Sequence[str] = (), sort: str | None = None
     if sort is not None and rows:
         rows = _sorted(listing, sort)
     return Listing(select(rows, where), listing.tasks)
+
+
+def failed_runs(runs_dir: Path) -> list[Path]:
+    """The directories in `runs_dir` of runs that failed or are damaged.
+
+    A copy or a link that a person has made is none of them, whatever it holds.
+    """
+    found = []
+    for path in run_dirs(runs_dir):
+        is_ours = is_run_id(path.name) and not path.is_symlink()
+        if is_ours and standing(path).state in ("failed", "damaged"):
+            found.append(path)
+    return found
 
 
 def run_record(path: Path, files: RunFiles) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Rows:
             self._count(line.encode() + b"\n")
 
     def go_back(self, mark: Mark) -> None:
-        """Cuts the file to a mark. Raises RunFailure where the file is another up to the mark."""
+        """Cuts the file to a mark. Raises RunFailure where its bytes up to there have changed."""
         size, sha256 = mark
         content = read_file(self.path) if self.path.exists() else b""
         kept = content[:size]

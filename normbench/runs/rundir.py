@@ -109,15 +109,16 @@ class RunDir:
         rows = {name: rows.mark for name, rows in self._rows.items()}
         # torch.save into a file reports a full disk as a RuntimeError of its own.
         buffer = io.BytesIO()
-        torch.save({"schema_version": SCHEMA_VERSION, "rows": rows, **state}, buffer)
+        facts = {"schema_version": SCHEMA_VERSION, "run": self.path.name, "rows": rows}
+        torch.save({**facts, **state}, buffer)
         last, before = (self.path / name for name in CHECKPOINTS)
         write_bytes(last, sealed_bytes(buffer.getvalue()), keep=before)
 
     def load_checkpoint(self) -> tuple[dict[str, Any], str | None]:
         """The last whole checkpoint, and a remark if an older one had to do; drops later rows.
 
-        Raises RunFailure where no checkpoint is whole, for one of another schema, and for rows
-        that are not those of the checkpoint.
+        Raises RunFailure where no checkpoint is whole, for one of another schema or run, and for
+        rows that are not those of the checkpoint.
         """
         last, before = (self.path / name for name in CHECKPOINTS)
         state, remark = _read_checkpoint(last), None
@@ -128,7 +129,9 @@ class RunDir:
             is_missing = not last.exists()  # a kill between two renames
             what = "missing" if is_missing else "damaged"
             remark = f"'{last}' is {what}: going on from the checkpoint before it"
-            last.unlink(missing_ok=True)  # or the next save would keep it in place of the whole one
+            _remove(last)  # or the next save would keep it in place of the whole one
+        if state["run"] != self.path.name:
+            raise RunFailure(f"the checkpoint in '{self.path}' is of {state['run']}: {ANEW}")
         for name, rows in self._rows.items():
             rows.go_back(state["rows"][name])
         return state, remark
@@ -210,14 +213,18 @@ def open_run(path: Path, *, restart: bool = False, patience: float = 0.5) -> Ite
         if restart:
             stale += [path / name for name in FILES]
         for file in stale:
-            with disk_errors(file):
-                # A folder may stand in a file's place, which only a person can have put there.
-                if file.is_dir() and not file.is_symlink():
-                    shutil.rmtree(file)
-                file.unlink(missing_ok=True)
+            _remove(file)
         yield RunDir(path)
     finally:
         lock.release()
+
+
+def _remove(file: Path) -> None:
+    """Removes a file, or the folder that a person has put in its place."""
+    with disk_errors(file):
+        if file.is_dir() and not file.is_symlink():
+            shutil.rmtree(file)
+        file.unlink(missing_ok=True)
 
 
 def remove_run(path: Path) -> None:
@@ -246,14 +253,14 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
     """
     import torch
 
-    content = read_file(path) if path.exists() else b""
+    content = read_file(path) if path.is_file() else b""
     try:
         plain = io.BytesIO(unsealed_bytes(content))
         state: dict[str, Any] = torch.load(plain, map_location="cpu", weights_only=True)
         version = state["schema_version"]
-        for name in ROWS:
-            size, sha256 = state["rows"][name]
-            state["rows"][name] = int(size), str(sha256)
+        if version == SCHEMA_VERSION:
+            state["run"] = str(state["run"])
+            state["rows"] = _row_positions(state["rows"])
     # torch raises another type for every kind of damage, and advises to trust the file.
     except Exception:
         return None
@@ -262,6 +269,15 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
             f"'{path}' is of schema {version}, this normbench writes {SCHEMA_VERSION}: {ANEW}"
         )
     return state
+
+
+def _row_positions(rows: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
+    """The bytes and the checksum of each table of rows. Raises for any other content."""
+    positions = {}
+    for name in ROWS:
+        size, sha256 = rows[name]
+        positions[name] = int(size), str(sha256)
+    return positions
 
 
 def _now() -> str:

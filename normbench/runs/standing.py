@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from normbench.errors import RunFailure
 from normbench.runs.files import RunFiles, read_run
 from normbench.runs.state import is_held
+
+# States of a directory with which no process goes on, unless to begin the run anew.
+UNUSABLE = ("damaged", "foreign", "misnamed")
 
 
 @dataclass(frozen=True)
@@ -16,34 +19,29 @@ class Standing:
 
     state: new, running, killed, interrupted, failed, done, diverged; damaged; foreign, of another
     version of normbench; misnamed, in a directory of another name than its id; or unreachable,
-    where the disk refuses.
+    where the disk refuses. is_shown: whether tables may show the run.
     """
 
     state: str
     reason: str | None = None
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether tables may show the run."""
-        return self.state not in ("damaged", "foreign", "misnamed", "unreachable")
+    is_shown: bool = True
 
 
-def standing(path: Path, files: RunFiles) -> Standing:
-    """How the run at `path` stands. Its lock says whether it is running, not its status."""
-    if files.unreachable is not None:
-        return Standing("unreachable", files.unreachable)
-    if files.foreign is not None and not files.damaged:
-        return Standing("foreign", files.foreign)
-    if files.owner is not None and not files.damaged:
-        place = "a copied or renamed directory, or a changed config.yaml"
-        return Standing("misnamed", f"its configuration is that of {files.owner}: {place}")
-    state = files.status.get("state", "new")
-    reason = files.status.get("reason")
+def standing(path: Path, files: RunFiles | None = None) -> Standing:
+    """How the run at `path` stands. Its lock says whether it is running, not its status.
+
+    files: what `read_run` has read of the run; read here unless given.
+    """
+    files = files or read_run(path)
+    refused = _refused(files)
+    if refused is not None:
+        return refused
+    state, reason = files.status.get("state", "new"), files.status.get("reason")
     if not files.is_over:
         held = _held(path)
         if held:
-            return Standing("running")
-        if held is None and state == "running":
+            return Standing("running", is_shown=not files.damaged)
+        if state == "running" and held is None:
             return Standing("running", "whether its process lives is not known")
         if state == "running":
             # It may have ended after its status was read.
@@ -51,34 +49,36 @@ def standing(path: Path, files: RunFiles) -> Standing:
             if again.status != files.status:
                 return standing(path, again)
             state, reason = "killed", "its process is gone"
+        if files.status and files.damaged.keys() == {"config.yaml"}:
+            told = f"{_told(files.damaged)}: written anew when the run goes on"
+            return Standing(state, told, is_shown=False)
     if files.damaged:
-        told = [f"{name} {what}" for name, what in files.damaged.items()]
-        return Standing("damaged", "; ".join(told))
+        return Standing("damaged", _told(files.damaged), is_shown=False)
     return Standing(state, reason)
 
 
-def run_standing(path: Path) -> Standing:
-    """How the run at `path` stands, for a process that may go on with it.
-
-    Unlike in `standing`, a run that is not over may lack a usable config.yaml, which is written
-    anew; and a directory in which no lock can be taken is unreachable.
-    """
-    files = read_run(path)
-    if not files.is_over:
-        damaged = {name: what for name, what in files.damaged.items() if name != "config.yaml"}
-        is_older = files.foreign is not None and not files.foreign.startswith("config.yaml")
-        foreign = files.foreign if is_older else None
-        files = replace(files, config={}, owner=None, damaged=damaged, foreign=foreign)
-        try:
-            is_held(path)
-        except (OSError, RunFailure) as error:
-            return Standing("unreachable", str(error))
-    return standing(path, files)
+def _refused(files: RunFiles) -> Standing | None:
+    """The standing of a directory whose state is not to be asked for; None for any other."""
+    if files.unreachable is not None:
+        return Standing("unreachable", files.unreachable, is_shown=False)
+    # A file that is not as the run left it is damaged, and of no other version.
+    foreign = {name: what for name, what in files.foreign.items() if name not in files.damaged}
+    if foreign:
+        return Standing("foreign", _told(foreign), is_shown=False)
+    if files.owner is not None and "config.yaml" not in files.damaged:
+        place = "a copied or renamed directory, or a changed config.yaml"
+        reason = f"its configuration is that of {files.owner}: {place}"
+        return Standing("misnamed", reason, is_shown=False)
+    return None
 
 
 def _held(path: Path) -> bool | None:
-    """Whether a process holds the run; None where this process has no right to take locks."""
+    """Whether a process holds the run; None where the disk refuses the lock."""
     try:
         return is_held(path)
     except (OSError, RunFailure):
         return None
+
+
+def _told(files: dict[str, str]) -> str:
+    return "; ".join(f"{name} {what}" for name, what in files.items())

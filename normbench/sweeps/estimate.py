@@ -12,7 +12,7 @@ from pathlib import Path
 from normbench.config.schema import RunConfig, from_yaml
 from normbench.errors import NormbenchError
 from normbench.runs.rundir import RunDir
-from normbench.runs.standing import run_standing
+from normbench.runs.standing import standing
 
 # Directories read per kind: enough to meet a finished run, few enough for folders of thousands.
 MAX_LOOKED_AT = 20
@@ -78,7 +78,7 @@ def _kind_of_run(path: Path) -> str | None:
 def _seconds_per_epoch(path: Path) -> float | None:
     """Returns the seconds of the last epoch, evaluation included; None for an unfinished run."""
     with suppress(NormbenchError, OSError, KeyError):
-        if run_standing(path).state == "done":
+        if standing(path).state == "done":
             row = RunDir(path).last_metrics()
             return row["train_seconds"] + row["eval_seconds"]
     return None

@@ -12,7 +12,7 @@ from normbench.config.grammar import literal
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, Unsupported
 from normbench.runs.rundir import RunDir
-from normbench.runs.standing import run_standing
+from normbench.runs.standing import UNUSABLE, standing
 from normbench.sweeps.estimate import Estimator, duration
 from normbench.sweeps.sweep import Sweep
 from normbench.train.engine import count_steps
@@ -26,7 +26,7 @@ WORDS = (*ENDS, "running elsewhere", "resumable", "to do", "refused")
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of the plan. state: `refused`, or as told by `run_standing`; num_steps: in all."""
+    """A run of the plan. state: `refused`, or as told by `as_on_disk`; num_steps: in all."""
 
     config: RunConfig
     state: str
@@ -140,11 +140,13 @@ def as_on_disk(run: PlannedRun) -> PlannedRun:
     """
     if run.state == "refused":
         return run
-    standing = run_standing(run.config.run_path)
-    state = {"unreachable": "failed", "misnamed": "damaged", "foreign": "damaged"}.get(
-        standing.state, standing.state
-    )
-    return replace(run, state=state, reason=standing.reason)
+    stands = standing(run.config.run_path)
+    state = stands.state
+    if state in UNUSABLE:
+        state = "damaged"
+    elif state == "unreachable":
+        state = "failed"
+    return replace(run, state=state, reason=stands.reason)
 
 
 def _word(run: PlannedRun) -> str:

@@ -21,7 +21,7 @@ from normbench.norms import norms, own
 from normbench.runs.columns import STEP_COLUMNS
 from normbench.runs.records import OVER
 from normbench.runs.rundir import RunDir, open_run
-from normbench.runs.standing import run_standing
+from normbench.runs.standing import UNUSABLE, standing
 from normbench.runs.state import ANEW
 from normbench.tasks.metric import Metric, TaskRecord
 from normbench.tasks.task import Task
@@ -74,13 +74,13 @@ def execute(config: RunConfig, *, restart: bool = False, patience: float = 0.5) 
     config, source = resolver.resolve(config)
     task = task_of(config, source)
     path = config.run_path
-    standing = run_standing(path)
-    if standing.state == "unreachable":
-        raise RunFailure(str(standing.reason))
+    stands = standing(path)
+    if stands.state == "unreachable":
+        raise RunFailure(str(stands.reason))
     if not restart:
-        if not standing.is_usable:
-            raise RunFailure(f"'{path}': {standing.reason}: {ANEW}")
-        if standing.state in OVER:
+        if stands.state in UNUSABLE:
+            raise RunFailure(f"'{path}': {stands.reason}: {ANEW}")
+        if stands.state in OVER:
             return _outcome(RunDir(path), task)
     dataset = load(source, data_home(config))
     data = config.data

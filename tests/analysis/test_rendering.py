@@ -145,6 +145,12 @@ def test_notes_follow_the_caption_of_a_table() -> None:
     assert to_markdown(TABLES["pairs"](small_study())).endswith(".\n")
 
 
+def test_whole_numbers_are_cells_as_they_are() -> None:
+    table = Table("", pd.DataFrame(), pd.DataFrame({"batch size": [64, 1]}), "two")
+    assert "64" in to_markdown(table)
+    assert "64" in to_latex(table)
+
+
 def of_text(text: str) -> Table:
     """A table of one cell, with the text as its caption and note too."""
     return Table(text, pd.DataFrame({"a": [1]}), pd.DataFrame({"a": [text]}), text, (text,))

@@ -62,7 +62,7 @@ def repeat_line(file: Path, draw: random.Random) -> None:
     file.write_bytes(b"".join([*lines[:place], lines[place], *lines[place:]]))
 
 
-def swap(file: Path, draw: random.Random) -> None:
+def overwrite(file: Path, draw: random.Random) -> None:
     """The same file of another run or study beside it."""
     others = [path for path in sorted(file.parent.parent.glob(f"*/{file.name}")) if path != file]
     if others:
@@ -93,7 +93,7 @@ def loop(file: Path, draw: random.Random) -> None:
 
 
 OF_BYTES: tuple[Damage, ...] = (flip_bit, cut, insert, take_out, change_digit, repeat_line)
-OF_FILES: tuple[Damage, ...] = (swap, remove, empty, folder, pipe, loop)
+OF_FILES: tuple[Damage, ...] = (overwrite, remove, empty, folder, pipe, loop)
 
 
 def odd_value(file: Path, draw: random.Random) -> None:

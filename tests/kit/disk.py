@@ -1,4 +1,4 @@
-"""A disk that goes wrong at a chosen request: opening to write, write, fsync, rename, removal."""
+"""A disk that goes wrong at a chosen request to open, write, sync, make, rename or remove."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ class Disk:
     def ask(self, half: Act | None = None) -> None:
         """Counts a request, of which `half` is done before anything happens."""
         self.number += 1
-        is_due = self.at is not None and self.number >= self.at
-        if self.number == self.at or (is_due and self.lasting):
+        is_due = self.number == self.at
+        if self.lasting and self.at is not None:
+            is_due = self.number >= self.at
+        if is_due:
             if half is not None:
                 half()
             self.act()
@@ -100,7 +102,7 @@ def asked(disk: Disk) -> Iterator[Disk]:
 
 
 def refuse(code: int) -> Act:
-    """Raises the OSError of this number."""
+    """A request that raises the OSError of this number."""
 
     def act() -> None:
         raise OSError(code, os.strerror(code), "a file")

@@ -24,7 +24,7 @@ from kit.tiny import tiny
 from normbench.config.schema import RunConfig
 from normbench.errors import RunFailure
 from normbench.runs.rundir import open_run
-from normbench.runs.standing import run_standing
+from normbench.runs.standing import standing
 from normbench.runs.state import read_status
 from normbench.sweeps.launchers import Event, Launcher, launchers
 from normbench.sweeps.launchers.launcher import StopAsked, train
@@ -69,7 +69,7 @@ def launched(
 
 
 def states(configs: Sequence[RunConfig]) -> list[str]:
-    return [run_standing(config.run_path).state for config in configs]
+    return [standing(config.run_path).state for config in configs]
 
 
 def reason(config: RunConfig) -> str:

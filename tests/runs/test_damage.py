@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import random
 import shutil
 import signal
@@ -17,7 +19,7 @@ from kit.damage import OF_BYTES, OF_FILES, Damage, odd_value
 from kit.launchers import assert_same_numbers, at_step, tiny_sweep
 from kit.training import run_in
 
-from normbench.analysis.loading import load_study
+from normbench.analysis.loading import load_study, read_runs
 from normbench.analysis.report import write_report
 from normbench.analysis.study import Study
 from normbench.analysis.tables.comparison import comparison_table
@@ -25,8 +27,9 @@ from normbench.analysis.tables.pairs import every_pair
 from normbench.analysis.tables.rendering import FORMS
 from normbench.checksums import sealed_bytes
 from normbench.errors import NormbenchError, RunFailure
+from normbench.runs.files import run_dirs
 from normbench.runs.listing import list_runs, to_json, to_text
-from normbench.runs.standing import run_standing
+from normbench.runs.standing import standing
 from normbench.sweeps.plan import make_plan
 
 Run = Callable[..., tuple[int, str, str]]
@@ -190,7 +193,7 @@ def test_a_damaged_run_that_goes_on_reaches_the_same_numbers_or_says_why_not(
         else:
             resumed += 1
             assert outcome.state == "done"
-            assert run_standing(path).state == "done"
+            assert standing(path).state == "done"
             assert_same_numbers(path, whole)
             assert len(load_study([folder]).done.runs) == 1
         shutil.rmtree(folder)
@@ -238,8 +241,94 @@ def test_a_copied_run_is_not_counted_and_no_failure_is_removed_with_it(
     assert f"{copy}: its configuration is that of {run.name}" in note
     listed = {row["run"]: row["status"] for row in list_runs(folder).rows}
     assert listed[copy.name] == "misnamed"
+    for name in ("metrics.csv", "config.yaml"):  # whatever becomes of the copy
+        assert normbench("runs", "rm", "--failed", "--runs-dir", str(folder))[0] == 0
+        assert copy.exists(), "a person's copy is no failed run"
+        (copy / name).write_text("changed")
+
+
+def test_a_link_is_not_removed_nor_the_run_of_its_targets_name(
+    whole: Path, tmp_path: Path, normbench: Run
+) -> None:
+    folder, elsewhere = tmp_path / "runs", tmp_path / "elsewhere"
+    shutil.copytree(whole / "runs", folder)
+    run, *_ = sorted(folder.iterdir())
+    shutil.copytree(run, elsewhere / run.name)
+    (elsewhere / run.name / "metrics.csv").write_text("changed")
+    (folder / "link").symlink_to(elsewhere / run.name)
     assert normbench("runs", "rm", "--failed", "--runs-dir", str(folder))[0] == 0
-    assert copy.exists(), "a person's copy is no failed run"
+    assert len(list(folder.iterdir())) == len(CELLS) + 1
+    assert (elsewhere / run.name).exists()
+
+
+def test_a_run_of_an_older_schema_with_other_columns_is_foreign_and_stays(
+    whole: Path, tmp_path: Path, normbench: Run
+) -> None:
+    folder = tmp_path / "runs"
+    shutil.copytree(whole / "runs", folder)
+    run, *_ = sorted(folder.iterdir())
+    for name in ("env.json", "status.json"):
+        content = json.loads((run / name).read_text())
+        (run / name).write_text(json.dumps(content | {"schema_version": 1}))
+    for name in ("metrics.csv", "steps.csv"):
+        (run / name).write_text((run / name).read_text().replace("loss", "losses"))
+    assert standing(run).state == "foreign"
+    assert normbench("runs", "rm", "--failed", "--runs-dir", str(folder))[0] == 0
+    assert run.exists()
+
+
+@pytest.mark.parametrize("name", OF_RUN)
+def test_a_file_that_the_disk_does_not_give_is_no_damage(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    run, *_ = sorted((whole / "runs").iterdir())
+    read_bytes = Path.read_bytes
+
+    def refuse(self: Path) -> bytes:
+        if self.name == name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read_bytes(self)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    stands = standing(run)
+    assert stands.state == "unreachable"
+    assert stands.reason == f"'{run / name}' cannot be read: Input/output error"
+
+
+def test_a_run_that_goes_on_under_anothers_name_is_refused(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        with at_step(10, lambda: signal.raise_signal(signal.SIGINT)):
+            assert run_in(tmp_path / str(seed), f"seed={seed}").state == "interrupted"
+    (first,), (second,) = (list((tmp_path / seed).iterdir()) for seed in ("0", "1"))
+    shutil.rmtree(second)
+    first.rename(second)
+    with pytest.raises(RunFailure, match=rf"its configuration is that of {first.name}"):
+        run_in(tmp_path / "1", "seed=1")
+    (second / "config.yaml").unlink()
+    with pytest.raises(RunFailure, match=rf"the checkpoint in '.*' is of {first.name}: begin"):
+        run_in(tmp_path / "1", "seed=1")
+    assert run_in(tmp_path / "1", "seed=1", restart=True).state == "done"
+
+
+def test_files_without_a_line_in_the_sums_are_named(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(whole / "studies" / "study", folder)
+    assert load_study([folder]).notes == ()
+    sums = (folder / "SHA256SUMS").read_text()
+    (folder / "SHA256SUMS").write_text(sums.replace("steps.csv", "stepz.csv"))
+    (note,) = load_study([folder]).notes
+    assert note.startswith(f"'{folder}': steps.csv are not in SHA256SUMS")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_in_the_checkpoints_place_lets_the_older_one_go_on(
+    interrupted: Path, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    shutil.copytree(interrupted, tmp_path / "runs")
+    (path,) = (tmp_path / "runs").iterdir()
+    (path / "checkpoint.pt").unlink()
+    make(path / "checkpoint.pt")
+    assert run_in(tmp_path / "runs", "epochs=3").state == "done"
 
 
 def test_an_older_checkpoint_goes_on_and_says_so_where_the_last_is_damaged(
@@ -264,6 +353,11 @@ def test_two_damaged_checkpoints_are_kept_and_named(interrupted: Path, tmp_path:
         with pytest.raises(RunFailure, match="is damaged: begin the run anew with --restart"):
             run_in(tmp_path / "runs", "epochs=3")
     assert run_in(tmp_path / "runs", "epochs=3", restart=True).state == "done"
+
+
+def load_study_notes(folder: Path) -> str:
+    (note,) = read_runs(run_dirs(folder)).notes
+    return note
 
 
 def without_weights(state: dict[str, Any]) -> None:
@@ -326,6 +420,10 @@ def test_a_configuration_damaged_while_the_run_was_interrupted_is_written_anew(
     shutil.copytree(interrupted, tmp_path / "runs")
     (path,) = (tmp_path / "runs").iterdir()
     (path / "config.yaml").write_text("seed: 7\n")
+    (row,) = list_runs(tmp_path / "runs").rows
+    told = "config.yaml is damaged: written anew when the run goes on"
+    assert (row["status"], row["reason"]) == ("interrupted", told)
+    assert load_study_notes(tmp_path / "runs") == f"left out: {path}: {told}"
     assert run_in(tmp_path / "runs", "epochs=3").state == "done"
     assert len(load_study([tmp_path / "runs"]).done.runs) == 1
 
@@ -338,6 +436,6 @@ def test_rows_removed_while_the_run_trains_fail_it(tmp_path: Path) -> None:
     with at_step(10, remove), pytest.raises(RunFailure, match=r"metrics\.csv' was changed while"):
         run_in(tmp_path)
     (path,) = tmp_path.iterdir()
-    stands = run_standing(path)
+    stands = standing(path)
     assert stands.state == "failed"
     assert "begin the run anew with --restart" in str(stands.reason)

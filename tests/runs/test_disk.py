@@ -16,7 +16,7 @@ from kit.training import run_in
 
 from normbench.errors import RunFailure
 from normbench.runs.files import run_dirs
-from normbench.runs.standing import run_standing
+from normbench.runs.standing import standing
 
 # The last of its epochs is cut short: all that a run does, in as few requests as possible.
 SETTINGS = ("epochs=3", "train.log_every=4", "data.val_fraction=0.2")
@@ -39,7 +39,7 @@ def number_of_requests(whole: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def goes_on(folder: Path, whole: Path) -> None:
     """The same command gives the same numbers, and leaves nothing else behind."""
     for path in run_dirs(folder):
-        assert run_standing(path).state in ("new", "killed", "failed", "done"), path
+        assert standing(path).state in ("new", "killed", "failed", "done"), path
     assert run_in(folder, *SETTINGS).state == "done"
     (path,) = run_dirs(folder)
     assert_same_numbers(path, whole)

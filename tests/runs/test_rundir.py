@@ -20,7 +20,7 @@ from normbench.errors import RunFailure
 from normbench.runs import rundir
 from normbench.runs.rows import START
 from normbench.runs.rundir import ROWS, RunDir, open_run, remove_run
-from normbench.runs.standing import run_standing
+from normbench.runs.standing import standing
 from normbench.runs.state import is_held, read_status
 
 ENVIRONMENT = {
@@ -248,8 +248,8 @@ def test_a_run_is_running_where_a_process_holds_it_whatever_was_written(
 ) -> None:
     path = tmp_path / "new" if state is None else write_run(tmp_path, state=state)
     with open_run(path):
-        assert run_standing(path).state == while_held
-    assert run_standing(path).state == after
+        assert standing(path).state == while_held
+    assert standing(path).state == after
 
 
 def test_a_run_whose_process_was_killed_is_known_as_killed(tmp_path: Path) -> None:
@@ -266,11 +266,11 @@ def test_a_run_whose_process_was_killed_is_known_as_killed(tmp_path: Path) -> No
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"holding\n"
-        assert run_standing(tmp_path).state == "running"
+        assert standing(tmp_path).state == "running"
         with pytest.raises(RunFailure, match="another process"):
             remove_run(tmp_path)
         process.kill()
-    assert run_standing(tmp_path).state == "killed"
+    assert standing(tmp_path).state == "killed"
 
 
 def failed_run(path: Path) -> Path:

@@ -20,7 +20,7 @@ TO_LATEX = {ord(sign): command for sign, command in LATEX.items()}
 
 def to_markdown(table: Table) -> str:
     """The table, the caption, and a list of runs without a figure."""
-    cells = table.shown.map(markdown_cell).rename(columns=markdown_cell)
+    cells = table.shown.map(str).map(markdown_cell).rename(columns=markdown_cell)
     shown = cells.to_markdown(index=False, disable_numparse=True)
     notes = "".join(f"- {note}\n" for note in table.notes)
     return f"{shown}\n\n{table.caption}\n" + (f"\n{notes}" if notes else "")

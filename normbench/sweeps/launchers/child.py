@@ -23,7 +23,7 @@ from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, complaint
 from normbench.runs.records import OVER
 from normbench.runs.rundir import open_run
-from normbench.runs.standing import run_standing
+from normbench.runs.standing import UNUSABLE, standing
 from normbench.runs.state import last_output, status_bytes
 from normbench.sweeps.launchers.launcher import StopAsked, Work, train
 from normbench.text import say
@@ -32,7 +32,7 @@ from normbench.text import say
 GRACE_SECONDS = 20.0
 
 # Runs that the summary names, and one that another process holds.
-LEFT_ALONE = ("damaged", "foreign", "misnamed", "running")
+LEFT_ALONE = (*UNUSABLE, "running")
 
 
 class Child:
@@ -139,14 +139,14 @@ def settle(
     old result is none. failed_anyway: an interrupted run counts as failed too. Returns the reason
     where the disk refuses the record or keeps an old result, else None.
     """
-    standing = run_standing(config.run_path)
+    stands = standing(config.run_path)
     has_changed = status_bytes(config.run_path) != before
-    if standing.state in OVER:
+    if stands.state in OVER:
         return reason if restart and not has_changed else None
-    if standing.state in LEFT_ALONE:
+    if stands.state in LEFT_ALONE:
         return None
-    has_ended = has_changed and standing.state not in ("new", "killed", "unreachable")
-    if has_ended and not (failed_anyway and standing.state == "interrupted"):
+    has_ended = has_changed and stands.state not in ("new", "killed", "unreachable")
+    if has_ended and not (failed_anyway and stands.state == "interrupted"):
         return None
     try:
         with open_run(config.run_path) as run:

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, complaint
-from normbench.runs.standing import run_standing
+from normbench.runs.standing import standing
 from normbench.runs.state import status_bytes
 from normbench.sweeps.launchers.child import settle
 from normbench.sweeps.launchers.launcher import Event, Launcher, StopAsked, Work, launchers, train
@@ -28,7 +28,7 @@ def inline(restart: bool = False, work: Work = train) -> Launcher:
             before = status_bytes(config.run_path)
             trouble = settle(config, before, _failure(work, config, restart), restart=restart)
             yield Event("ended", config, trouble)
-            if run_standing(config.run_path).state == "interrupted":
+            if standing(config.run_path).state == "interrupted":
                 return
 
     return Launcher(launch, at_once=lambda configs: 1)

@@ -25,7 +25,7 @@ from pydantic import Field, TypeAdapter
 from normbench.atomic import write_json
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, complaint
-from normbench.runs.standing import run_standing
+from normbench.runs.standing import standing
 from normbench.runs.state import status_bytes
 from normbench.sweeps.launchers.child import print_to_file, settle
 from normbench.sweeps.launchers.launcher import (
@@ -117,7 +117,7 @@ class Task:
             settle(config, before, str(error), restart=begin_anew)
         if "late" in heard:
             settle(config, before, f"over the time limit of {self.timeout:g} s", failed_anyway=True)
-        elif heard and run_standing(config.run_path).state == "interrupted":
+        elif heard and standing(config.run_path).state == "interrupted":
             subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
 
 
@@ -133,13 +133,18 @@ def _array(
     before = {config.run_id: status_bytes(config.run_path) for config in configs}
     running: set[str] = set()
     listed: set[str] = set()
+    missed: set[str] = set()
     with _submitted(configs, parameters, task) as waiting:
         while waiting:
             if should_stop():
                 scancel(waiting)
             states = job_states()
             listed |= states.keys()
+            once = waiting.keys() - states.keys() - missed
+            missed = waiting.keys() - states.keys()
             for job, config in list(waiting.items()):
+                if job in once:  # perhaps not listed yet: asked for again
+                    continue
                 state = states.get(job, "gone")
                 if state != "PENDING" and job not in running:
                     running.add(job)
@@ -164,7 +169,7 @@ def _array(
 def _submitted(
     configs: Sequence[RunConfig], parameters: Mapping[str, Any], task: Task
 ) -> Iterator[dict[str, RunConfig]]:
-    """Submits the array; yields the runs by task, and cancels the tasks left in the dictionary."""
+    """Submits the array; yields the runs by task, and cancels the tasks that are left in there."""
     folder = configs[0].run_path.parent / ".slurm"
     _cancel_orphans(folder, {config.run_id for config in configs})
     waiting = dict(zip(_submit(configs, parameters, task), configs, strict=True))
@@ -183,7 +188,7 @@ def _submitted(
 def _cancel_orphans(folder: Path, run_ids: Collection[str]) -> None:
     """Cancels tasks of killed sweeps that wait to start, for runs about to be submitted again."""
     for tasks in folder.glob("*.json"):
-        # Not for a living sweep, whose lock is an OSError here, nor for a damaged file.
+        # The lock of a living sweep cannot be taken (an OSError), and a damaged file not be read.
         with suppress(OSError, ValueError), FileLock(tasks.with_suffix(".lock"), timeout=0):
             runs = TypeAdapter(dict[str, str]).validate_json(tasks.read_bytes())
             orphans = [job for job, run in runs.items() if run in run_ids]
@@ -211,10 +216,11 @@ def _parameters(
         raise NormbenchError(
             "launcher slurm needs submitit: pip install 'normbench[slurm]'"
         ) from None
-    if shutil.which("sbatch") is None:
-        raise NormbenchError(
-            "launcher slurm: there is no sbatch here; run this where you submit jobs"
-        )
+    for command in ("sbatch", "squeue", "scancel", "sinfo"):
+        if shutil.which(command) is None:
+            raise NormbenchError(
+                f"launcher slurm: there is no {command} here; run this where you submit jobs"
+            )
     # Asked with a timeout too: an unknown partition is refused here.
     limit: str | int = time_limit(partition)
     if timeout is not None:

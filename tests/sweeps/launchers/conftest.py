@@ -10,7 +10,7 @@ from kit.clusters import RayCluster, SlurmCluster, ray_cluster, slurm_cluster
 from kit.launchers import assert_same_numbers
 
 from normbench.config.schema import RunConfig
-from normbench.runs.standing import run_standing
+from normbench.runs.standing import standing
 from normbench.sweeps.launchers import slurm as slurm_launcher
 from normbench.train.run import execute
 
@@ -23,9 +23,9 @@ def assert_as_alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., N
     def check(configs: Sequence[RunConfig]) -> None:
         for config in configs:
             alone = config.with_system(runs_dir=str(folder), progress="none")
-            if run_standing(alone.run_path).state == "new":
+            if standing(alone.run_path).state == "new":
                 execute(alone)
-            assert run_standing(alone.run_path).state == "done"
+            assert standing(alone.run_path).state == "done"
             assert_same_numbers(config.run_path, alone.run_path)
 
     return check

@@ -27,7 +27,7 @@ from kit.launchers import (
 
 from normbench.config.schema import RunConfig
 from normbench.runs.rundir import open_run
-from normbench.runs.standing import run_standing
+from normbench.runs.standing import standing
 from normbench.runs.state import is_held, last_output
 from normbench.sweeps.carry_out import prepare_data
 from normbench.sweeps.launchers import Event, Launcher, launchers
@@ -105,7 +105,7 @@ class Launch:
             if event.kind == "ended" and is_held(event.config.run_path):
                 self.held_at_end.append(event.config.seed)
         for config in self.configs:
-            self.states[config.seed] = run_standing(config.run_path).state
+            self.states[config.seed] = standing(config.run_path).state
             self.reasons[config.seed] = reason(config)
             # submitit logs to the task's output.
             lines = last_output(config.run_path)
