@@ -21,6 +21,7 @@ LEVELS = (
         "registry",
         "atomic",
         "checksums",
+        "replacement",
         "environment",
         "text",
         "spreadsheet",
@@ -33,6 +34,7 @@ LEVELS = (
         "train.capture",
         "train.compilation",
         "train.engine",
+        "train.epoch_row",
         "train.evaluations",
         "train.optim",
         "train.progress",
@@ -129,10 +131,10 @@ def test_the_package_is_found() -> None:
     assert "environment" in IMPORTS["train.run"]
 
 
-def test_the_root_has_eight_modules_besides_init_and_main() -> None:
+def test_the_root_has_nine_modules_besides_init_and_main() -> None:
     files = {path.stem for path in PACKAGE.glob("*.py")}
     ground = {"errors", "seeds", "registry", "atomic", "checksums", "environment"}
-    ground |= {"text", "spreadsheet"}
+    ground |= {"replacement", "text", "spreadsheet"}
     assert files == ground | {"__init__", "__main__"}
 
 

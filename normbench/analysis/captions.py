@@ -7,11 +7,14 @@ from typing import Any
 
 import pandas as pd
 
+from normbench.analysis.design import Rate
+from normbench.analysis.images import seeds_draw, training_images
 from normbench.analysis.settings import describe
 from normbench.analysis.stats import with_interval
 from normbench.analysis.study import BASELINE, Study
 from normbench.timing.rounds import shared_columns
 
+EDGE = " (the edge of what was tried)"
 UNTIMED = "Times are not measured here: normbench bench does that. "
 UNKNOWN_TIMES = "Times are not known: none of these runs has settings that were timed. "
 
@@ -30,7 +33,8 @@ def caption(study: Study, *, test_set: bool = False, times: str = "") -> str:
     images = f"{distinct(runs, 'num_test')} test images"
     floor = f"Test set: the 95 % interval that {images} leave of each. " if test_set else ""
     basis = (
-        f"Data {distinct(runs, 'data')}, {epochs(done)}, final epoch; {finished}, {_spread(done)} "
+        f"Data {distinct(runs, 'data')}, {trained_on(study)}{epochs(done)}, final epoch; "
+        f"{finished}, {_spread(study)} "
         f"{floor}{times}{distinct(runs, 'device')}, threads: {distinct(runs, 'threads')}, "
         f"{distinct(runs, 'precision')}, torch {distinct(runs, 'torch')}, commit {commits(runs)}."
     )
@@ -63,15 +67,29 @@ def unfinished(study: Study) -> tuple[str, ...]:
 
 def chosen_rates(study: Study) -> str:
     """The chosen learning rates in words; empty without a choice."""
+    design = study.design
+    if design is not None and design.tuned_by is not None:
+        trained = {*zip(study.runs["norm"], study.runs["batch_size"], strict=True)}
+        rates = [rate for rate in design.rates if (rate.norm, rate.batch_size) in trained]
+        told = [_rate(rate) for rate in rates]
+        return (
+            f"Learning rates are those that {design.tuned_by} chose on held-out training images, "
+            f"with seeds of its own: {', '.join(told)}."
+        )
     if not study.chooses_rates:
         return ""
     varying = [name for name in study.varying(study.settings) if name != "lr"]
     told = []
     for row in study.best_rates.sort_index().to_dict("records"):
         place = describe({name: row[name] for name in varying})
-        told.append(f"{row['norm']} {row['lr']:g}" + (f" at {place}" if place else ""))
+        edge = EDGE if row["is_edge"] else ""
+        told.append(f"{row['norm']} {row['lr']:g}" + (f" at {place}" if place else "") + edge)
     chosen = ", ".join(told)
     return f"Learning rates are those that were best on held-out training images: {chosen}."
+
+
+def _rate(rate: Rate) -> str:
+    return f"{rate.norm} {rate.lr:g} at batch size {rate.batch_size}{EDGE if rate.is_edge else ''}"
 
 
 def time_note(study: Study) -> str:
@@ -152,11 +170,18 @@ def commits(table: pd.DataFrame) -> str:
     return " / ".join(known)
 
 
-def _spread(done: pd.DataFrame) -> str:
-    number = done["seed"].nunique()
+def trained_on(study: Study) -> str:
+    """The training images for a list, with a comma; empty where none are known."""
+    images = training_images(study.done)
+    return f"{images}, " if images else ""
+
+
+def _spread(study: Study) -> str:
+    number = study.done.runs["seed"].nunique()
     if number == 1:
         return "one seed each, so nothing is said of the spread over seeds."
-    return f"{seeds(number)}; ± is the 95 % Student-t interval over them."
+    interval = "± is the 95 % Student-t interval over them"
+    return f"{seeds(number)}; {interval}; {seeds_draw(study.done)}."
 
 
 def _timed_apart(study: Study) -> str:

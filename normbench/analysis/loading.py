@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from normbench.analysis.design import united
 from normbench.analysis.settings import study_settings, with_settings
 from normbench.analysis.study import Study
-from normbench.analysis.study_files import NUMBERS, metric_columns, read_study, tidy
+from normbench.analysis.study_reader import NUMBERS, metric_columns, read_study, tidy
 from normbench.atomic import disk_errors
 from normbench.checksums import check_sum
 from normbench.config.schema import flatten
-from normbench.errors import NormbenchError
+from normbench.errors import NormbenchError, RunFailure
 from normbench.runs.columns import STEP_COLUMNS, Columns
 from normbench.runs.files import RunFiles, is_run, read_run, read_steps, run_dirs
 from normbench.runs.records import task_of
 from normbench.runs.row import KEYS, row_columns, run_row
 from normbench.runs.standing import standing
 from normbench.runs.where import select
+from normbench.tasks.metric import metric_of
 from normbench.text import visible
 from normbench.timing.rounds import FILE, read_bench, together
 
@@ -41,6 +43,7 @@ def load_study(
     """
     files: dict[Path, Path] = {}
     directories: dict[str, Path] = {}
+    again: list[tuple[str, Study]] = []
     for path in paths:
         file = path if path.name == "runs.csv" else path / "runs.csv"
         with disk_errors(path, "read"):
@@ -52,13 +55,16 @@ def load_study(
                 # A whole copy elsewhere is better than a damaged run.
                 if name not in directories or not _is_shown(directories[name]):
                     directories[name] = run
-    studies = [read_study(file) for file in files.values()]
-    studies.append(read_runs(directories.values()))
-    notes = [note for study in studies for note in study.notes]
-    filled = [study for study in studies if not study.runs.empty]
+                elif directories[name].resolve() != run.resolve() and _is_shown(run):
+                    again.append((str(run), read_runs([run])))
+    studies = [(str(file.parent), read_study(file)) for file in files.values()]
+    places = ", ".join(dict.fromkeys(str(run.parent) for run in directories.values()))
+    studies += [(places, read_runs(directories.values())), *again]
+    notes = [note for _, study in studies for note in study.notes]
+    filled = [(place, study) for place, study in studies if not study.runs.empty]
     if not filled:
         raise NormbenchError("; ".join([f"no runs in {', '.join(map(str, paths))}", *notes]))
-    study = replace(_joined(filled), notes=tuple(notes))
+    study = replace(join(filled), notes=tuple(notes))
     rounds = read_bench(bench) if bench else benches(paths)
     return _select(with_bench(study, rounds), where)
 
@@ -94,6 +100,7 @@ def read_runs(paths: Iterable[Path], refused: Iterable[RunFiles] = ()) -> Study:
         {run.run: run.environment for run in files if run.environment},
         configs,
         tuple(notes),
+        correct={run.run: run.correct for run in files if run.correct is not None},
     )
 
 
@@ -160,25 +167,69 @@ def _record(study: Study, row: Mapping[Any, Any]) -> dict[str, Any]:
     return {**row, **typed, **{name: row[name] for name in NUMBERS if name in row}}
 
 
-def _joined(studies: Sequence[Study]) -> Study:
-    """The runs of several studies; a repeated run is taken from the first."""
+def join(studies: Sequence[tuple[str, Study]]) -> Study:
+    """The runs of several studies, each with the name of its place; a repeated run is kept once.
+
+    Raises NormbenchError where a study does not tell its runs from others, and RunFailure where
+    one run has two different results.
+    """
     if len(studies) == 1:
-        return studies[0]
-    if any(not study.configs for study in studies):
+        return studies[0][1]
+    if any(not study.configs for _, study in studies):
         raise NormbenchError(
             "a runs.csv without its configs.json cannot be told apart from other runs: "
             "show it alone"
         )
+    check_same_results(studies)
     configs: dict[str, Any] = {}
     environments: dict[str, Any] = {}
-    unique = []
-    for study in studies:
-        unique.append(study.only(set(study.runs["run"]) - configs.keys()))
-        configs |= unique[-1].configs
-        environments |= unique[-1].environments
-    tables = [(study.runs, study.metrics, study.steps) for study in unique]
+    correct: dict[str, bytes] = {}
+    kept = []
+    for _, study in _by_results(studies):
+        kept.append(study.only(set(study.runs["run"]) - configs.keys()))
+        configs |= kept[-1].configs
+        environments |= kept[-1].environments
+        correct |= kept[-1].correct
+    tables = [(study.runs, study.metrics, study.steps) for study in kept]
     runs, metrics, steps = map(_stacked, zip(*tables, strict=True))
-    return Study(tidy(with_settings(runs, configs)), metrics, steps, environments, configs)
+    joined = Study(tidy(with_settings(runs, configs)), metrics, steps, environments, configs)
+    return replace(joined, correct=correct, design=united([study.design for _, study in studies]))
+
+
+def check_same_results(studies: Sequence[tuple[str, Study]]) -> None:
+    """Raises RunFailure where a finished run of two studies ends in different figures.
+
+    Seconds and memory may differ: the same run was then made twice.
+    """
+    seen: dict[str, tuple[str, dict[Any, Any]]] = {}
+    for place, study in studies:
+        for run, figures in _last_figures(study).items():
+            before, known = seen.setdefault(run, (place, figures))
+            differing = [name for name in figures if known.get(name) != figures[name]]
+            if differing:
+                name = differing[0]
+                raise RunFailure(
+                    f"{run} has two different results: {name} is {known.get(name)} in '{before}' "
+                    f"and {figures[name]} in '{place}': keep one of them"
+                )
+
+
+def _last_figures(study: Study) -> dict[str, dict[Any, Any]]:
+    """The last figures of each finished run that a repetition has too."""
+    metrics = study.done.metrics
+    names = [name for name in metrics if metric_of(str(name), study.task.metrics)]
+    last = metrics.drop_duplicates("run", keep="last").set_index("run")[names]
+    # Unknown figures equal one another.
+    found = last.astype(object).where(last.notna(), None).to_dict("index")
+    return {str(run): figures for run, figures in found.items()}
+
+
+def _by_results(studies: Sequence[tuple[str, Study]]) -> Iterator[tuple[str, Study]]:
+    """The finished runs of all studies, then their other runs: a result is never passed over."""
+    for place, study in studies:
+        yield place, study.done
+    for place, study in studies:
+        yield place, study.unfinished
 
 
 def _stacked(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

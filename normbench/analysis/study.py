@@ -14,6 +14,7 @@ A Study is never changed: `done`, `chosen` and `only` give a smaller Study.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ from typing import Any
 
 import pandas as pd
 
+from normbench.analysis.design import Design
 from normbench.analysis.settings import describe, is_setting
 from normbench.analysis.times import Clock, epoch_clocks, united
 from normbench.errors import NormbenchError
@@ -44,6 +46,8 @@ class Study:
         configs.json.
     notes: damaged runs, left out, with their damage.
     bench: rounds of `normbench bench`, the source of `clocks`.
+    correct: by run, the bits of `runs.correct`; missing for runs that kept none.
+    design: what was decided before the runs; None for runs of no study, or of several.
     """
 
     runs: pd.DataFrame
@@ -53,6 +57,8 @@ class Study:
     configs: dict[str, dict[str, Any]]
     notes: tuple[str, ...] = ()
     bench: pd.DataFrame = field(default_factory=pd.DataFrame)
+    correct: dict[str, bytes] = field(default_factory=dict)
+    design: Design | None = None
 
     # Runs
 
@@ -81,10 +87,12 @@ class Study:
     def chosen(self) -> Study:
         """Each norm at the learning rate chosen on held-out images, where `chooses_rates`.
 
-        The column `lr` then reads `chosen`. A norm of which no run finished keeps all its runs.
+        The column `lr` then reads `chosen`, as where another study has chosen the rates. A norm
+        of which no run finished keeps all its runs.
         """
         if not self.chooses_rates:
-            return self
+            is_tuned = self.design is not None and self.design.tuned_by and not self.tries_rates
+            return replace(self, runs=self.runs.assign(lr=CHOSEN)) if is_tuned else self
         groups = self._beside_rate
         rates = self.runs[groups].merge(self.best_rates, on=groups, how="left")["lr"].to_numpy()
         kept = self._where((self.runs["lr"] == rates) | pd.isna(rates))
@@ -100,6 +108,7 @@ class Study:
             steps=self.steps[self.steps["run"].isin(ids)].reset_index(drop=True),
             environments={run: self.environments[run] for run in self.environments if run in ids},
             configs={run: self.configs[run] for run in self.configs if run in ids},
+            correct={run: self.correct[run] for run in self.correct if run in ids},
         )
 
     # Norms
@@ -172,14 +181,19 @@ class Study:
         """`lr`, the rate with the best mean on held-out images, per norm and other settings.
 
         Rates with the most finished seeds compete: a rate with diverged seeds must not win by the
-        remaining seeds. Of equally good rates the smallest is taken.
+        remaining seeds. Of equally good rates the smallest is taken. is_edge: whether no smaller,
+        or no larger, rate was tried, so that a better one may lie beyond.
         """
         groups = self._beside_rate
         results = self.done.runs.groupby([*groups, "lr"], dropna=False)[self.val_column]
         scores = results.agg(["size", "mean"]).reset_index()
         order = [False, not self.primary.is_larger_better]
         ranked = scores.sort_values(["size", "mean"], ascending=order, kind="stable")
-        return ranked.drop_duplicates(groups).drop(columns=["size", "mean"])
+        best = ranked.drop_duplicates(groups).drop(columns=["size", "mean"])
+        tried = self.runs.groupby(groups, dropna=False)["lr"].agg(["min", "max"]).reset_index()
+        ends = best.merge(tried, on=groups, how="left")
+        is_edge = (ends["lr"] == ends["min"]) | (ends["lr"] == ends["max"])
+        return best.assign(is_edge=is_edge.to_numpy())
 
     @property
     def _beside_rate(self) -> list[str]:
@@ -221,6 +235,23 @@ class Study:
         Columns with unknown names are shown as plain numbers.
         """
         return quantity_of(column, self.task.metrics) or Metric(column, "", "larger")
+
+    @cached_property
+    def spread_over_seeds(self) -> tuple[float, int]:
+        """The standard deviation of the primary metric over seeds, pooled over so many settings.
+
+        nan where no norm has two finished seeds at any settings.
+        """
+        done = self.done.runs
+        if done.empty:
+            return math.nan, 0
+        groups = done.groupby(["norm", *self.settings], dropna=False)[self.test_column]
+        freedom = groups.size() - 1
+        variances = groups.var(ddof=1)[freedom > 0]
+        if variances.empty:
+            return math.nan, 0
+        pooled = (variances * freedom[freedom > 0]).sum() / freedom.sum()
+        return math.sqrt(pooled), len(variances)
 
     # Times
 

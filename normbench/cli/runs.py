@@ -1,4 +1,4 @@
-"""normbench runs: what has been run, how two runs differ, and removing what failed."""
+"""normbench runs: what has been run, how two runs differ, removing, and joining studies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def runs(
     ] = False,
     runs_dir: RunsDir = DEFAULT_RUNS_DIR,
 ) -> None:
-    """List runs, compare two, remove some.
+    """List runs, compare two, remove some, join the parts of a study.
 
     \b
     normbench runs --where norm=bn,gn --where 'batch_size<=4' --sort -epochs
@@ -105,3 +105,38 @@ def remove(
             busy += 1
             say(error, to=sys.stderr)
     sys.exit(1 if busy else 0)
+
+
+@app.command("merge")
+def merge(
+    studies: Annotated[
+        list[Path], typer.Argument(help="Folders of one study, or of run directories.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder for all of it, with its report.")
+    ],
+    bench: Annotated[
+        Path | None, typer.Option(help="A bench.csv.  [default: those in the folders]")
+    ] = None,
+) -> None:
+    """Join the parts of a study, made on several machines, into one folder.
+
+    The result is the same, byte for byte, as of a study made in one place. A run with two
+    different results is refused, and both are named.
+
+    \b
+    normbench runs merge results/batch-size /mnt/other/batch-size -o results/whole
+    """
+    from normbench.analysis.loading import check_comparable, load_study
+    from normbench.analysis.report import write_report
+    from normbench.analysis.study_files import check_folder, ordered
+    from normbench.analysis.study_reader import check_keeps
+    from normbench.environment import command
+
+    check_folder(output)
+    study = ordered(load_study([path.expanduser() for path in studies], bench=bench))
+    for note in study.notes:
+        say(note, to=sys.stderr)
+    check_comparable(study)
+    check_keeps(output, study.runs["run"])
+    say(write_report(study, output, command()))

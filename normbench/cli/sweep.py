@@ -13,6 +13,7 @@ from normbench.errors import NormbenchError
 from normbench.text import say
 
 if TYPE_CHECKING:
+    from normbench.analysis.study import Study
     from normbench.config.schema import RunConfig
     from normbench.sweeps.launchers import Launcher
     from normbench.sweeps.plan import Plan
@@ -47,11 +48,19 @@ def sweep(
             "--output", "-o", help="Write the report here, with runs, tables and figures."
         ),
     ] = None,
+    tuned_by: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder of the study that has chosen the learning rates, for a study that "
+            "says tuned_by.  [default: results/NAME]"
+        ),
+    ] = None,
     runs_dir: RunsDir = None,
 ) -> None:
     """Train every combination of some settings.
 
-    Finished runs are never trained again: the same command goes on where it was broken off.
+    Finished runs are never trained again: the same command goes on where it was broken off, and
+    with --output also where the tables of that folder hold runs made elsewhere.
     Failed runs stay as rows with a reason until --retry-failed.
 
     \b
@@ -69,11 +78,13 @@ def sweep(
         options["jobs"] = jobs
     chosen = launchers.build(launcher, restart, options=options)
     flags = {} if runs_dir is None else {"system.runs_dir": runs_dir}
+    held = _held(output)
+    planned = _sweep(arguments, tuned_by)
     plan, open_runs = _plan(
-        _sweep(arguments), flags, chosen, retry_failed=retry_failed, restart=restart
+        planned, flags, chosen, held, retry_failed=retry_failed, restart=restart
     )
     if not dry_run:
-        _carry_out(plan, open_runs, chosen, output)
+        _carry_out(plan, open_runs, chosen, output, held)
 
 
 def demo(
@@ -90,30 +101,58 @@ def demo(
     inline = launchers.build("inline", restart)
     flags = {"system.runs_dir": str(output / "runs")}
     chosen = _sweep(["demo", *(overrides or ())])
-    plan, open_runs = _plan(chosen, flags, inline, retry_failed=retry_failed, restart=restart)
+    plan, open_runs = _plan(chosen, flags, inline, None, retry_failed=retry_failed, restart=restart)
     _carry_out(plan, open_runs, inline, output, rounds=DEMO_ROUNDS)
 
 
+def _held(output: Path | None) -> Study | None:
+    """The study that the folder holds already, on which this sweep goes on."""
+    from normbench.analysis.study_files import check_folder
+    from normbench.analysis.study_reader import read_study
+
+    if output is None:
+        return None
+    check_folder(output)
+    file = output / "runs.csv"
+    return read_study(file) if file.exists() else None
+
+
 def _plan(
-    sweep: Sweep, flags: dict[str, Any], launcher: Launcher, *, retry_failed: bool, restart: bool
+    sweep: Sweep,
+    flags: dict[str, Any],
+    launcher: Launcher,
+    held: Study | None,
+    *,
+    retry_failed: bool,
+    restart: bool,
 ) -> tuple[Plan, list[RunConfig]]:
+    from normbench.sweeps.carry_out import held_states, planned_study
     from normbench.sweeps.estimate import Estimator
     from normbench.sweeps.plan import make_plan
+    from normbench.sweeps.power import describe_power
     from normbench.train.resolve import Resolver
 
-    plan = make_plan(sweep, flags, Resolver(launcher.device))
+    plan = make_plan(sweep, flags, Resolver(launcher.device), held_states(held))
     open_runs = plan.open(retry_failed=retry_failed, restart=restart)
     for line in plan.describe(open_runs, Estimator(), launcher.at_once(open_runs)):
+        say(line, flush=True)
+    trained = [config.run_id for config in open_runs]
+    for line in describe_power(plan, planned_study(plan, held, trained)):
         say(line, flush=True)
     return plan, open_runs
 
 
 def _carry_out(
-    plan: Plan, open_runs: list[RunConfig], launcher: Launcher, output: Path | None, rounds: int = 0
+    plan: Plan,
+    open_runs: list[RunConfig],
+    launcher: Launcher,
+    output: Path | None,
+    held: Study | None = None,
+    rounds: int = 0,
 ) -> None:
     """Runs the plan, times `rounds` of the finished runs, shows table, report, summary; exits."""
     from normbench.analysis.loading import benches, with_bench
-    from normbench.analysis.study_files import check_folder
+    from normbench.analysis.study_files import check_folder, ordered
     from normbench.environment import command
     from normbench.sweeps.carry_out import exit_code, planned_study, run_plan, summary
 
@@ -127,7 +166,10 @@ def _carry_out(
     from normbench.timing.rounds import as_rounds
     from normbench.timing.steps import bench_steps
 
-    results = planned_study(plan.runs)
+    # What was trained again replaces what the folder held.
+    results = planned_study(plan, held, [config.run_id for config in open_runs])
+    if output is not None:
+        results = ordered(results)
     timed = [run.config for run in plan.runs if rounds and run.state == "done"]
     if timed:
         results = with_bench(results, as_rounds([*bench_steps(timed, rounds, lambda: None)]))
@@ -145,9 +187,10 @@ def _carry_out(
     sys.exit(exit_code(plan))
 
 
-def _sweep(arguments: list[str]) -> Sweep:
+def _sweep(arguments: list[str], tuned_by: Path | None = None) -> Sweep:
     """Returns the named study with settings on top, or the sweep of the settings alone."""
-    from normbench.sweeps.sweep import Sweep, load_sweep
+    from normbench.sweeps.sweep import AD_HOC, Sweep, load_sweep
+    from normbench.sweeps.tuning import tuned
 
     if not arguments:
         raise NormbenchError(
@@ -157,5 +200,5 @@ def _sweep(arguments: list[str]) -> Sweep:
     overrides = [argument for argument in arguments if "=" in argument]
     if len(names) > 1:
         raise NormbenchError(f"one study at a time, not {' and '.join(names)}")
-    sweep = load_sweep(names[0]) if names else Sweep("sweep", ())
-    return sweep.with_overrides(overrides)
+    sweep = load_sweep(names[0]) if names else Sweep(AD_HOC, ())
+    return tuned(sweep.with_overrides(overrides), tuned_by)

@@ -101,12 +101,13 @@ def compare(
 ) -> None:
     """Compare two norms over equal seeds: the paired difference, its interval, and the verdict.
 
-    P-values are Holm's over all pairs of norms in RUNS under --where, as in the report.
+    P-values are Holm's over the comparisons that the study has decided beforehand, or else over
+    all pairs of norms in RUNS under --where, as in the report.
 
     \b
     normbench compare gn bn --where batch_size=64
     """
-    from normbench.analysis.tables.pairs import compare as compare_norms
+    from normbench.analysis.paired import compare as compare_norms
 
     for paired in compare_norms(_load(runs, where), first, second):
         say(paired.sentence())
@@ -163,7 +164,8 @@ def report(
     normbench report results/first-sweep --where 'norm=bn,gn' -o /tmp/two-norms
     """
     from normbench.analysis.report import write_report
-    from normbench.analysis.study_files import check_folder, check_keeps
+    from normbench.analysis.study_files import check_folder
+    from normbench.analysis.study_reader import check_keeps
     from normbench.environment import command
 
     check_folder(output)

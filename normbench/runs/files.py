@@ -15,11 +15,13 @@ import yaml
 
 from normbench.config.schema import LOADER, SECTIONS, validate
 from normbench.errors import NormbenchError
+from normbench.runs import correct
 from normbench.runs.columns import Columns, check_metrics, check_steps, read_columns
 from normbench.runs.records import (
     OVER,
     UnknownSchema,
     WrongField,
+    at,
     check_environment,
     check_status,
     check_text,
@@ -37,10 +39,11 @@ MAX_BYTES = 2**28  # of a file: a million logged steps take 60 MB
 class RunFiles:
     """The content of a run directory, empty for absent files; its texts are visible.
 
-    metrics: the columns of metrics.csv by name, with a value per epoch. damaged: the damage of
-    each damaged file, by name. foreign: what another version of normbench has written, likewise.
-    owner: the id that the configuration has, other than the name of the directory: a copied or
-    renamed run. unreachable: the file that the disk refuses to give.
+    metrics: the columns of metrics.csv by name, with a value per epoch. correct: the bits of
+    correct.bits. damaged: the damage of each damaged file, by name. foreign: what another version
+    of normbench has written, likewise. owner: the id that the configuration has, other than the
+    name of the directory: a copied or renamed run. unreachable: the file that the disk refuses
+    to give.
     """
 
     run: str
@@ -48,6 +51,7 @@ class RunFiles:
     environment: dict[str, Any]
     status: dict[str, Any]
     metrics: Columns
+    correct: bytes | None = None
     damaged: dict[str, str] = field(default_factory=dict)
     foreign: dict[str, str] = field(default_factory=dict)
     owner: str | None = None
@@ -64,7 +68,7 @@ def run_dirs(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if path.name[0] != "." and is_run(path)]
-    return sorted(found, key=_by_numbers)
+    return sorted(found, key=lambda path: by_numbers(path.name))
 
 
 def is_run(path: Path) -> bool:
@@ -89,7 +93,7 @@ def read_run(path: Path) -> RunFiles:
                 digests[name] = hashlib.sha256(content).hexdigest()
                 # The steps of a finished run are known by their checksum.
                 if name != "steps.csv" or not _is_over(found):
-                    found[name] = parse(content.decode())
+                    found[name] = parse(content)
         except OSError as error:
             unreachable = f"'{path / name}' cannot be read: {error.strerror}"
         except UnknownSchema as error:
@@ -103,6 +107,7 @@ def read_run(path: Path) -> RunFiles:
     metrics = found.get("metrics.csv", {})
     if not config and "config.yaml" not in foreign and (status or "status.json" in damaged):
         damaged.setdefault("config.yaml", "is missing")
+    bits = found.get(correct.FILE)
     if config and not damaged:
         try:
             check_metrics(metrics, task_of(environment), config)
@@ -111,7 +116,7 @@ def read_run(path: Path) -> RunFiles:
     if _is_over(found):
         damaged = _broken_seals(status, digests) | damaged
     if status.get("state") == "done" and config and not damaged:
-        damaged = _lack(metrics, config)
+        damaged = _lack(metrics, config) | _disagreement(bits, metrics, environment, config)
     run = path.resolve().name
     return RunFiles(
         run,
@@ -119,6 +124,7 @@ def read_run(path: Path) -> RunFiles:
         visible_in(environment),
         visible_in(status, lines=True),
         metrics,
+        bits,
         damaged,
         foreign,
         run_id if run_id != run else None,
@@ -140,7 +146,7 @@ def read_steps(path: Path) -> Columns | None:
     """The logged steps of the run at `path`, by column; None for a damaged file."""
     try:
         content = _bytes_of(path / "steps.csv")
-        return {} if content is None else _parse_steps(content.decode())
+        return {} if content is None else _parse_steps(content)
     except (ValueError, OSError):
         return None
 
@@ -187,9 +193,28 @@ def _lack(metrics: Columns, config: Mapping[str, Any]) -> dict[str, str]:
     return {"metrics.csv": f"ends at epoch {number} of {planned}"}
 
 
-def _by_numbers(path: Path) -> list[tuple[int, str]]:
-    parts = re.split(r"(?<=\D)(?=\d)|-", path.name)
-    return [(len(part), part) for part in parts]
+def _disagreement(
+    bits: bytes | None,
+    metrics: Columns,
+    environment: Mapping[str, Any],
+    config: Mapping[str, Any],
+) -> dict[str, str]:
+    """The damage of a finished run whose bits are not those of its last row."""
+    if bits is None:
+        return {}
+    column = f"test_{task_of(environment).primary.name}"
+    number = config["data"]["limit_test"] or at(environment, "data.num_test")
+    try:
+        correct.check(bits, number, metrics[column][-1])
+    except (ValueError, KeyError, TypeError) as error:
+        return {correct.FILE: str(error)}
+    return {}
+
+
+def by_numbers(name: str) -> tuple[tuple[int, str], ...]:
+    """The key by which names are sorted so that b8 comes before b64."""
+    parts = re.split(r"(?<=\D)(?=\d)|-", name)
+    return tuple((len(part), part) for part in parts)
 
 
 def _parse_config(text: str) -> tuple[dict[str, Any], str]:
@@ -217,17 +242,18 @@ def _parse_section(text: str) -> dict[str, Any]:
     return section or {}
 
 
-def _parse_steps(text: str) -> Columns:
-    columns = read_columns(text)
+def _parse_steps(content: bytes) -> Columns:
+    columns = read_columns(content.decode())
     check_steps(columns)
     return columns
 
 
 # In the order of reading: the status says whether the steps are known by their checksum.
-PARSERS: dict[str, Callable[[str], Any]] = {
-    "status.json": lambda text: check_status(parse_record(text)),
-    "config.yaml": _parse_config,
-    "env.json": lambda text: check_environment(parse_record(text)),
-    "metrics.csv": read_columns,
+PARSERS: dict[str, Callable[[bytes], Any]] = {
+    "status.json": lambda content: check_status(parse_record(content.decode())),
+    "config.yaml": lambda content: _parse_config(content.decode()),
+    "env.json": lambda content: check_environment(parse_record(content.decode())),
+    "metrics.csv": lambda content: read_columns(content.decode()),
     "steps.csv": _parse_steps,
+    correct.FILE: bytes,
 }

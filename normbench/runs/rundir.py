@@ -26,8 +26,10 @@ from normbench.atomic import (
     write_bytes,
     write_text,
 )
-from normbench.checksums import digest_of, sealed_bytes, unsealed_bytes
+from normbench.checksums import digest_of, sealed_bytes
 from normbench.errors import RunFailure
+from normbench.runs import correct
+from normbench.runs.checkpoint import CHECKPOINTS, ROWS, read_checkpoint
 from normbench.runs.records import (
     OVER,
     SCHEMA_VERSION,
@@ -40,13 +42,12 @@ from normbench.runs.state import ANEW, changed_meanwhile, damaged, last_row, rea
 from normbench.text import visible
 
 RESUMED = ("started", "command", "concurrent_runs", "versions", "hardware", "git")
-ROWS = ("metrics.csv", "steps.csv")
 ALWAYS = ("config.yaml", "env.json")  # files without which no run is over
-SEALED = (*ALWAYS, *ROWS)  # files whose checksums status.json holds once the run is over
-CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
+# Files whose checksums status.json holds once the run is over.
+SEALED = (*ALWAYS, *ROWS, correct.FILE)
 # In the order in which `restart` removes them: a run without a checkpoint begins anew, whatever
 # else a kill has left.
-FILES = (*CHECKPOINTS, "status.json", *ROWS, "env.json", "config.yaml")
+FILES = (*CHECKPOINTS, "status.json", *ROWS, correct.FILE, "env.json", "config.yaml")
 
 
 @dataclass
@@ -93,6 +94,10 @@ class RunDir:
         """Writes the row of a logged step; durable with the next checkpoint."""
         self._rows["steps.csv"].append(row, durable=False)
 
+    def save_correct(self, bits: bytes) -> None:
+        """Writes which test images are right after the last epoch, before its row is appended."""
+        write_bytes(self.path / correct.FILE, bits)
+
     @property
     def has_checkpoint(self) -> bool:
         """Whether the run can be resumed."""
@@ -121,9 +126,9 @@ class RunDir:
         rows that are not those of the checkpoint.
         """
         last, before = (self.path / name for name in CHECKPOINTS)
-        state, remark = _read_checkpoint(last), None
+        state, remark = read_checkpoint(last), None
         if state is None:
-            state = _read_checkpoint(before)
+            state = read_checkpoint(before)
             if state is None:
                 raise damaged(last)
             is_missing = not last.exists()  # a kill between two renames
@@ -147,6 +152,8 @@ class RunDir:
         A run that is over gets the checksums of its files, and keeps one checkpoint. Raises
         RunFailure where the rows are not those that this process wrote.
         """
+        if state == "diverged":  # a kill may have left those of a better end
+            _remove(self.path / correct.FILE)
         sums = self._sums() if state in OVER else {}
         told = None if reason is None else visible(reason, lines=True)
         self._write_status(state, reason=told, finished=_now(), sha256=sums)
@@ -244,40 +251,6 @@ def remove_run(path: Path) -> None:
         sync_folder(path.parent)  # a power cut must not leave half a run
         with suppress(FileNotFoundError):  # another removal may clear the folder meanwhile
             shutil.rmtree(removed)
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The state in a checkpoint; None for a damaged or missing file.
-
-    Raises RunFailure for another schema, and where the disk refuses.
-    """
-    import torch
-
-    content = read_file(path) if path.is_file() else b""
-    try:
-        plain = io.BytesIO(unsealed_bytes(content))
-        state: dict[str, Any] = torch.load(plain, map_location="cpu", weights_only=True)
-        version = state["schema_version"]
-        if version == SCHEMA_VERSION:
-            state["run"] = str(state["run"])
-            state["rows"] = _row_positions(state["rows"])
-    # torch raises another type for every kind of damage, and advises to trust the file.
-    except Exception:
-        return None
-    if version != SCHEMA_VERSION:
-        raise RunFailure(
-            f"'{path}' is of schema {version}, this normbench writes {SCHEMA_VERSION}: {ANEW}"
-        )
-    return state
-
-
-def _row_positions(rows: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
-    """The bytes and the checksum of each table of rows. Raises for any other content."""
-    positions = {}
-    for name in ROWS:
-        size, sha256 = rows[name]
-        positions[name] = int(size), str(sha256)
-    return positions
 
 
 def _now() -> str:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 
-from normbench.analysis.loading import read_runs
+from normbench.analysis.loading import join, read_runs
 from normbench.analysis.study import Study
 from normbench.config.schema import RunConfig
 from normbench.data.cache import load
+from normbench.errors import NormbenchError
 from normbench.runs.files import is_run, refused_run
+from normbench.runs.records import OVER
 from normbench.runs.state import last_output
 from normbench.sweeps.display import open_display
 from normbench.sweeps.launchers import Launcher
 from normbench.sweeps.plan import UNFINISHED, Plan, PlannedRun, as_on_disk
+from normbench.sweeps.sweep import AD_HOC
 from normbench.train.resolve import Resolver, data_home
 from normbench.train.signals import stop_signals
 
@@ -51,17 +54,48 @@ def prepare_data(configs: Sequence[RunConfig]) -> None:
         load(Resolver().source(config), data_home(config))
 
 
-def planned_study(planned: Sequence[PlannedRun]) -> Study:
-    """Reads the tables of all runs begun, with a row for each refused run."""
+def held_states(held: Study | None) -> dict[str, str]:
+    """The states of the runs with a result in a study's folder, by id."""
+    if held is None:
+        return {}
+    over = held.runs[held.runs["status"].isin(OVER)]
+    return dict(zip(over["run"], over["status"], strict=True))
+
+
+def planned_study(plan: Plan, held: Study | None = None, trained: Collection[str] = ()) -> Study:
+    """The study of all runs begun, with a row for each refused run.
+
+    held: what the study's folder holds, of this machine and others; `trained`: the runs whose
+    result here replaces what it holds.
+    Raises NormbenchError where the folder holds another study, and RunFailure where one run has
+    two different results.
+    """
     begun, refused = [], []
-    for run in planned:
+    for run in plan.runs:
         config = run.config
         if run.state == "refused":
             settings = config.model_dump(mode="json")
             refused.append(refused_run(config.run_id, settings, run.reason or ""))
         elif is_run(config.run_path):
             begun.append(config.run_path)
-    return read_runs(begun, refused)
+    made = replace(read_runs(begun, refused), design=plan.design)
+    if held is None:
+        return made
+    ids = {run.config.run_id for run in plan.runs}
+    strange = {*held.runs["run"]} - ids
+    # A named study may grow in its folder: by further seeds, say.
+    if strange and (held.design is None or plan.name == AD_HOC):
+        raise NormbenchError(
+            f"--output: that folder holds runs that are not of this sweep, as {min(strange)}: "
+            "name another folder"
+        )
+    earlier = held.only({*held.runs["run"]} - {*trained})
+    parts = [("the runs of this machine", made), ("the study's folder", earlier)]
+    filled = [part for part in parts if not part[1].runs.empty]
+    whole = join(filled) if filled else made
+    if whole.design is None:
+        raise NormbenchError("--output: that folder holds another study: name another folder")
+    return replace(whole, notes=made.notes)
 
 
 def summary(plan: Plan, again: str) -> Iterator[str]:

@@ -7,14 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from normbench.analysis.design import Design
 from normbench.config.compose import from_settings
 from normbench.config.grammar import literal
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, Unsupported
+from normbench.runs.records import OVER
 from normbench.runs.rundir import RunDir
 from normbench.runs.standing import UNUSABLE, standing
 from normbench.sweeps.estimate import Estimator, duration
 from normbench.sweeps.sweep import Sweep
+from normbench.tasks.metric import Metric
+from normbench.train.build import task_of
 from normbench.train.engine import count_steps
 from normbench.train.resolve import Resolver, count_train
 
@@ -26,12 +30,16 @@ WORDS = (*ENDS, "running elsewhere", "resumable", "to do", "refused")
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of the plan. state: `refused`, or as told by `as_on_disk`; num_steps: in all."""
+    """A run of the plan. state: `refused`, or as told by `as_on_disk`; num_steps: in all.
+
+    held: how the run has ended by the tables of the study's folder; None where they lack it.
+    """
 
     config: RunConfig
     state: str
     reason: str | None = None
     num_steps: int = 0
+    held: str | None = None
 
 
 @dataclass(frozen=True)
@@ -39,13 +47,15 @@ class Plan:
     """The distinct runs of a sweep, in the sweep's order.
 
     duplicates: number of combinations equal to an earlier run; excluded: number of combinations
-    left out by the sweep, by reason.
+    left out by the sweep, by reason. metric: the task's primary one.
     """
 
     name: str
     runs: tuple[PlannedRun, ...]
     duplicates: int
     excluded: Mapping[str, int]
+    design: Design
+    metric: Metric
 
     def open(self, *, retry_failed: bool = False, restart: bool = False) -> list[RunConfig]:
         """Returns the runs to launch: by default new and unfinished runs.
@@ -73,6 +83,9 @@ class Plan:
         if len(open_runs) != len(self.open()):
             first += f"; {len(open_runs)} will run"
         yield first
+        held = sum(run.held is not None and run.state == run.held for run in self.runs)
+        if held:
+            yield f"  {held} of them by the tables of the folder"
         refusals = Counter(run.reason for run in self.runs if run.state == "refused")
         for reason, number in refusals.items():
             more = f" ({number} runs)" if number > 1 else ""
@@ -89,9 +102,14 @@ class Plan:
 
 
 def make_plan(
-    sweep: Sweep, flags: Mapping[str, Any] | None = None, resolver: Resolver | None = None
+    sweep: Sweep,
+    flags: Mapping[str, Any] | None = None,
+    resolver: Resolver | None = None,
+    held: Mapping[str, str] | None = None,
 ) -> Plan:
     """Plans a sweep; `flags` ({"system.runs_dir": "runs"}) override the settings.
+
+    held: states of the finished runs in the study's folder, by run id: they count as done here.
 
     Raises NormbenchError for misspelled settings, for several tasks, and for a sweep without a
     single possible run.
@@ -105,22 +123,26 @@ def make_plan(
         if left_out:
             excluded[left_out] += 1
             continue
-        run = _planned(from_settings(settings | on_top), resolver)
+        run = _planned(from_settings(settings | on_top), resolver, held or {})
         runs.setdefault(run.config.run_id, run)
         number += 1
     tasks = {run.config.task.name for run in runs.values()}
     if len(tasks) > 1:
         names = ", ".join(sorted(tasks))
         raise NormbenchError(f"task: {names}: no table compares runs of several tasks; sweep each")
-    plan = Plan(sweep.name, tuple(runs.values()), number - len(runs), excluded)
-    if not plan.runs:
-        raise NormbenchError("nothing to run: the study leaves out every combination")
+    if not runs:
+        reasons = "; ".join(excluded) or "the study has no combination"
+        raise NormbenchError(f"nothing to run: the study leaves out every combination: {reasons}")
+    first = next(iter(runs.values())).config
+    metric = task_of(first, resolver.source(first)).primary
+    repeated = number - len(runs)
+    plan = Plan(sweep.name, tuple(runs.values()), repeated, excluded, sweep.design, metric)
     if all(run.state == "refused" for run in plan.runs):
         raise NormbenchError(f"nothing to run: {plan.runs[0].reason}")
     return plan
 
 
-def _planned(config: RunConfig, resolver: Resolver) -> PlannedRun:
+def _planned(config: RunConfig, resolver: Resolver, held: Mapping[str, str]) -> PlannedRun:
     config, source = resolver.complete(config)
     num_train = count_train(config, source)
     try:
@@ -129,14 +151,15 @@ def _planned(config: RunConfig, resolver: Resolver) -> PlannedRun:
         return PlannedRun(config, "refused", str(error))
     images_per_step = config.batch_size * config.train.accumulate
     num_steps = count_steps(num_train, images_per_step, config.epochs, config.train.max_steps)
-    return as_on_disk(PlannedRun(config, "new", num_steps=num_steps))
+    run = PlannedRun(config, "new", num_steps=num_steps, held=held.get(config.run_id))
+    return as_on_disk(run)
 
 
 def as_on_disk(run: PlannedRun) -> PlannedRun:
     """Returns the run with its present state; a refused run has no directory to ask.
 
     A run that the disk refuses counts as failed; one in a wrong directory or of another version,
-    as damaged.
+    as damaged. One without a result here has the result that the study's folder holds.
     """
     if run.state == "refused":
         return run
@@ -146,6 +169,8 @@ def as_on_disk(run: PlannedRun) -> PlannedRun:
         state = "damaged"
     elif state == "unreachable":
         state = "failed"
+    if run.held is not None and state not in (*OVER, "running"):
+        return replace(run, state=run.held, reason=None)
     return replace(run, state=state, reason=stands.reason)
 
 

@@ -14,9 +14,14 @@ from typing import Any
 
 import yaml
 
+from normbench.analysis.design import DESIGNED, Design, Rate, read_design
 from normbench.config.compose import config_dir, groups
 from normbench.config.grammar import distinct, parse_axes, parse_axis
 from normbench.errors import NormbenchError, unknown
+from normbench.runs.row import norm_label
+
+LR = "optim.lr"
+AD_HOC = "sweep"  # the name of a sweep that is no study of configs/sweep/
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,16 @@ class Exclusion:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Axes, shared settings and exclusions under a name."""
+    """Axes, shared settings and exclusions under a name.
+
+    design: what the study is to decide, and the learning rates that another study has chosen.
+    """
 
     name: str
     axes: tuple[Axis, ...]
     fixed: Mapping[str, Any] = field(default_factory=dict)
     exclusions: tuple[Exclusion, ...] = ()
+    design: Design = field(default_factory=lambda: Design(name=AD_HOC))
 
     def points(self) -> Iterator[tuple[dict[str, Any], str | None]]:
         """Yields the settings of every combination, with the reason for an exclusion or None."""
@@ -61,8 +70,24 @@ class Sweep:
             settings = dict(self.fixed)
             for axis, values in zip(self.axes, combination, strict=True):
                 settings |= zip(axis.keys, values, strict=True)
-            reasons = (entry.reason for entry in self.exclusions if entry.covers(settings))
-            yield settings, next(reasons, None)
+            reasons = [entry.reason for entry in self.exclusions if entry.covers(settings)]
+            if self.design.tuned_by is not None:
+                rate = self.rate_of(settings)
+                if rate is None:
+                    what = f"{norm_label(settings['norm'])} at this batch size"
+                    chosen = f"{self.design.tuned_by} has chosen no learning rate yet"
+                    reasons.append(f"{chosen} for {what}")
+                else:
+                    settings[LR] = rate.lr
+            yield settings, next(iter(reasons), None)
+
+    def rate_of(self, settings: Mapping[str, Any]) -> Rate | None:
+        """The learning rate chosen by another study for the norm and batch size of a point."""
+        place = (norm_label(str(settings["norm"])), settings["batch_size"])
+        for rate in self.design.rates:
+            if (rate.norm, rate.batch_size) == place:
+                return rate
+        return None
 
     def with_overrides(self, overrides: Sequence[str]) -> Sweep:
         """Returns the sweep with `key=value` and `key=a,b` in place of earlier values of the keys.
@@ -105,9 +130,12 @@ def load_sweep(name: str) -> Sweep:
 
 
 def _read_sweep(name: str, content: dict[str, Any]) -> Sweep:
-    extra = content.keys() - {"axes", "fixed", "exclude"}
+    extra = content.keys() - {"axes", "fixed", "exclude", *DESIGNED}
     if extra:
-        raise ValueError(f"'{min(extra)}' is none of axes, fixed, exclude")
+        allowed = ", ".join(("axes", "fixed", "exclude", *DESIGNED))
+        raise ValueError(f"'{min(extra)}' is none of {allowed}")
+    designed = {key: content[key] for key in DESIGNED if key in content}
+    design = read_design({"name": name, **designed})
     axes = tuple(_read_axis(keys, values) for keys, values in content["axes"].items())
     fixed = dict(content.get("fixed") or {})
     keys = Counter(fixed.keys())
@@ -117,7 +145,9 @@ def _read_sweep(name: str, content: dict[str, Any]) -> Sweep:
         if number > 1:
             raise ValueError(f"'{key}' is there twice")
     exclusions = tuple(_read_exclusion(entry, set(keys)) for entry in content.get("exclude") or ())
-    return Sweep(name, axes, fixed, exclusions)
+    if design.tuned_by is not None and not {"norm", "batch_size"} <= keys.keys():
+        raise ValueError("tuned_by needs norm and batch_size as axes or fixed settings")
+    return Sweep(name, axes, fixed, exclusions, design)
 
 
 def _read_axis(keys: str, values: Any) -> Axis:

@@ -43,9 +43,13 @@ class Classification:
         smoothing = self.label_smoothing if training else 0.0
         return cross_entropy(outputs, batch["labels"], label_smoothing=smoothing)
 
+    def correct(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The images whose largest logit is that of their label, booleans (n,)."""
+        return outputs.argmax(1) == batch["labels"]
+
     def sums(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """The number of images whose largest logit is that of their label."""
-        return {"accuracy": (outputs.argmax(1) == batch["labels"]).sum()}
+        """The number of images that are classified correctly."""
+        return {"accuracy": self.correct(outputs, batch).sum()}
 
     def random_arrays(self, number: int, generator: np.random.Generator) -> dict[str, NDArray[Any]]:
         """Images of uniform noise with labels of all classes."""

@@ -37,6 +37,12 @@ class Task(Protocol):
         training: whether to include what only training has, such as label smoothing.
         """
 
+    def correct(self, outputs: Tensor, batch: Batch) -> Tensor | None:
+        """Which images count for the primary metric, booleans (n,).
+
+        None for a metric that is no share of the images.
+        """
+
     def sums(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Every metric but the loss, by name, summed over the images of the batch; scalars."""
 

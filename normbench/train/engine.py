@@ -53,6 +53,14 @@ class EpochResult:
     num_images: int
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics' means over a split; the images that are right, booleans (n,), as of `Task`."""
+
+    means: dict[str, float]
+    correct: Tensor | None
+
+
 def count_steps(num_images: int, images_per_step: int, epochs: int, max_steps: int | None) -> int:
     """The steps of a whole run; an epoch's last step may have fewer images."""
     steps = epochs * math.ceil(num_images / images_per_step)
@@ -223,15 +231,16 @@ def check_finite(loss: float, where: str) -> None:
 
 
 @torch.no_grad()
-def evaluate(
-    model: nn.Module, loader: DeviceLoader, task: Task, runtime: Runtime
-) -> dict[str, float]:
+def evaluate(model: nn.Module, loader: DeviceLoader, task: Task, runtime: Runtime) -> Evaluation:
     """The task's metrics over all images, in evaluation mode."""
     model.eval()
     sums = Sums(task, runtime.device)
+    correct = []
     for batch in loader.in_order(EVAL_BATCH_SIZE):
         with runtime.autocast():
             outputs = model(batch["images"])
         outputs = outputs.float()
         sums.add(task.loss(outputs, batch, training=False), outputs, batch)
-    return sums.means()
+        correct.append(task.correct(outputs, batch))
+    known = [part for part in correct if part is not None]
+    return Evaluation(sums.means(), torch.cat(known) if known else None)

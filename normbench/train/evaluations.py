@@ -41,7 +41,7 @@ def evaluate_precisely(
 ) -> float:
     """The primary metric on the test set, with statistics over all images of `train`."""
     with precise_statistics(model, train, runtime):
-        return evaluate(model, test, task, runtime)[task.primary.name]
+        return evaluate(model, test, task, runtime).means[task.primary.name]
 
 
 @torch.no_grad()

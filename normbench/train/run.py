@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,11 +14,11 @@ from normbench import environment
 from normbench.config.schema import RunConfig
 from normbench.data import Dataset, Source, Split
 from normbench.data.cache import load
-from normbench.data.loader import DeviceLoader
 from normbench.data.subset import hold_out, limit
 from normbench.errors import NormbenchError, RunFailure
 from normbench.norms import norms, own
 from normbench.runs.columns import STEP_COLUMNS
+from normbench.runs.correct import pack
 from normbench.runs.records import OVER
 from normbench.runs.rundir import RunDir, open_run
 from normbench.runs.standing import UNUSABLE, standing
@@ -34,10 +34,9 @@ from normbench.train.engine import (
     StepLog,
     Stopped,
     Trainer,
-    check_finite,
-    evaluate,
 )
-from normbench.train.evaluations import evaluate_batchwise, evaluate_precisely, tracking_layers
+from normbench.train.epoch_row import epoch_row
+from normbench.train.evaluations import tracking_layers
 from normbench.train.progress import Progress
 from normbench.train.resolve import Resolver, data_home
 from normbench.train.signals import stop_signals
@@ -177,9 +176,11 @@ def _train_all_epochs(
     progress = Progress(config.system.progress)
     while not trainer.is_done:
         result = _train_one_epoch(run, trainer, progress, should_stop)
-        row = _metrics_row(trainer, result, evaluated, statistics, seconds_compiling)
+        row, correct = epoch_row(trainer, result, evaluated, statistics, seconds_compiling)
         # Compilation precedes this process's first epoch, whose row alone carries its seconds.
         seconds_compiling = 0.0
+        if correct is not None and trainer.step == trainer.num_steps:
+            run.save_correct(pack(correct.cpu().numpy()))
         # The row comes first: on resuming, rows that no checkpoint covers are dropped.
         run.append_metrics(row)
         run.save_checkpoint(trainer.state_dict())
@@ -209,42 +210,6 @@ def _train_one_epoch(
             advance(log)
 
         return trainer.train_epoch(on_step, should_stop)
-
-
-def _metrics_row(
-    trainer: Trainer,
-    result: EpochResult,
-    evaluated: Mapping[str, DeviceLoader],
-    statistics: DeviceLoader | None,
-    seconds_compiling: float,
-) -> dict[str, float]:
-    """The epoch's row of metrics.csv. Clocks and memory, at its end, are not reproducible."""
-    model, task, runtime = trainer.model, trainer.task, trainer.runtime
-    row: dict[str, float] = {
-        "epoch": trainer.epoch,
-        "steps": trainer.step,
-        "lr": trainer.lr_at(trainer.step - 1),  # of the epoch's last step
-    }
-    row |= {f"train_{name}": mean for name, mean in result.means.items()}
-    start = runtime.now()
-    for split, loader in evaluated.items():
-        means = evaluate(model, loader, task, runtime)
-        check_finite(means["loss"], f"the {split} loss after epoch {trainer.epoch}")
-        row |= {f"{split}_{name}": mean for name, mean in means.items()}
-    eval_seconds = runtime.now() - start
-    if statistics is not None:
-        primary, test = task.primary.name, evaluated["test"]
-        row[f"test_{primary}_precise"] = evaluate_precisely(model, statistics, test, task, runtime)
-        row[f"test_{primary}_batch"] = evaluate_batchwise(
-            model, test, task, runtime, trainer.batch_size
-        )
-    return row | {
-        "train_seconds": result.seconds,
-        "eval_seconds": eval_seconds,
-        "compile_seconds": seconds_compiling,
-        "images_per_second": result.num_images / result.seconds,
-        "peak_memory_mib": runtime.peak_memory_mib(),
-    }
 
 
 def _environment(config: RunConfig, source: Source, task: Task) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from kit.runs import in_study, one_run, some_seconds, timed
 from normbench.analysis.figures.labels import alt_text
 from normbench.analysis.loading import load_study
 from normbench.analysis.outputs import Output, outputs
+from normbench.analysis.paired import compare, every_pair
 from normbench.analysis.report import write_report
 from normbench.analysis.report.summary import summary
 from normbench.analysis.study import Study
 from normbench.analysis.study_files import write_study
-from normbench.analysis.tables.pairs import compare, every_pair, pairs_table
+from normbench.analysis.tables.pairs import pairs_table
 
 MATES, STATE = "evaluates with batch mates", "keeps state outside its checkpoint"
 MARK = f"Mine {MATES} and {STATE}: its figures are not comparable, so there is no verdict on it."

@@ -13,10 +13,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kit.runs import in_study, one_run
 
+from normbench.analysis.paired import compare, every_pair, p_text
 from normbench.analysis.report.summary import summary
 from normbench.analysis.stats import holm, mean_interval
 from normbench.analysis.study import Study
-from normbench.analysis.tables.pairs import compare, every_pair, family, p_text, pairs_table
+from normbench.analysis.tables.pairs import pairs_table
 from normbench.errors import NormbenchError
 
 
@@ -26,6 +27,11 @@ def runs(**reached: list[float]) -> Study:
     return in_study(
         *(one_run(norm, 64, seed, a) for norm, values in of_norm for seed, a in enumerate(values))
     )
+
+
+def family(number: int) -> str:
+    noun = "comparison" if number == 1 else "comparisons"
+    return f"Holm over {number} {noun}: all pairs of these runs"
 
 
 def test_a_difference_is_taken_seed_by_seed() -> None:
@@ -46,21 +52,23 @@ def test_the_other_way_round_is_the_same_finding() -> None:
 def test_a_wide_interval_is_undecided_and_so_is_a_single_seed() -> None:
     (wide,) = compare(runs(gn=[0.70, 0.80, 0.60], bn=[0.60, 0.65, 0.75]), "gn", "bn")
     assert wide.verdict == "undecided"
-    assert wide.sentence().endswith("undecided.")
+    assert wide.reach == pytest.approx(0.4328, abs=1e-3)
+    assert wide.sentence().endswith(": undecided, within ± 43.3 points.")
     (single,) = compare(runs(gn=[0.9], bn=[0.1]), "gn", "bn")
     assert math.isnan(single.adjusted)
     assert single.verdict == "undecided"
-    assert (
-        single.sentence()
-        == "batch size 64, lr 0.001: gn - bn = +80.0 points at one seed: no interval, undecided."
+    assert single.sentence() == (
+        "batch size 64, lr 0.001: gn - bn = +80.0 points (one seed, on these test images): "
+        "no interval, undecided."
     )
 
 
 def test_a_sentence_carries_interval_seeds_and_p_value() -> None:
     (found,) = compare(runs(gn=[0.70, 0.71, 0.72], bn=[0.60, 0.612, 0.618]), "gn", "bn")
     assert found.sentence() == (
-        "batch size 64, lr 0.001: gn - bn = +10.0 ± 0.5 points (95 % t interval, 3 seeds, paired), "
-        "p < 0.001 (Holm over 1 comparison: all pairs of these runs): gn is better."
+        "batch size 64, lr 0.001: gn - bn = +10.0 ± 0.5 points (95 % t interval, 3 seeds, paired, "
+        "on these test images), p < 0.001 (Holm over 1 comparison: all pairs of these runs): "
+        "gn is better."
     )
 
 
@@ -194,7 +202,7 @@ def test_the_report_s_leader_has_the_p_value_of_compare() -> None:
     study = runs(bn=[0.70, 0.71, 0.72], gn=[0.68, 0.686, 0.706], ln=[0.1, 0.2, 0.12])
     (paired,) = compare(study, "bn", "gn")
     (leader,) = [sentence for sentence in summary(study) if "reached the highest" in sentence]
-    assert paired.num_tests == 3
+    assert paired.family == family(3)
     assert f", {paired.p_in_words}: " in leader
 
 
@@ -245,7 +253,7 @@ def test_where_no_two_norms_share_a_seed_there_is_no_table_of_pairs() -> None:
 def test_equal_differences_are_no_spread_to_judge_by() -> None:
     (found,) = compare(runs(gn=[0.72, 0.82, 0.62], bn=[0.70, 0.80, 0.60]), "gn", "bn")
     assert found.verdict == "undecided"
-    assert found.sentence().endswith("the same at 3 seeds: no spread to judge by, undecided.")
+    assert "the same everywhere: no spread, undecided" in found.sentence()
 
 
 def test_a_norm_is_not_compared_with_itself() -> None:

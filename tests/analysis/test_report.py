@@ -30,7 +30,8 @@ from normbench.analysis.report import write_report
 from normbench.analysis.report.page import page
 from normbench.analysis.report.run_curves import HEIGHT, MOST_POINTS, WIDTH, path
 from normbench.analysis.study import Study
-from normbench.analysis.study_files import check_folder, check_keeps, write_study
+from normbench.analysis.study_files import check_folder, write_study
+from normbench.analysis.study_reader import check_keeps
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.checksums import SUMS
 from normbench.errors import NormbenchError

@@ -13,16 +13,16 @@ import pytest
 from kit.runs import REGRESSION, in_study, one_run, some_seconds, timed
 
 from normbench.analysis.loading import load_study
+from normbench.analysis.paired import every_pair
 from normbench.analysis.report.summary import MOST, summary
 from normbench.analysis.study import Study
 from normbench.analysis.study_files import write_study
-from normbench.analysis.tables.pairs import every_pair
 
 LEADER = re.compile(
     r"At batch size (\d+), (\w+) reached the highest test accuracy, ([\d.]+) ± [\d.]+ % "
-    r"\((\d) seeds\), ([+-][\d.]+) ± [\d.]+ points before (\w+), paired over (\d) seeds, "
-    r"p = \S+ \(Holm over \d+ comparisons?: all pairs of these runs\): "
-    r"(undecided|more than chance explains)\."
+    r"\((\d) seeds\), ([+-][\d.]+) ± [\d.]+ points before (\w+) \((\d) seeds, paired, "
+    r"on these test images\), p = \S+ \(Holm over \d+ comparisons?: all pairs of these runs\): "
+    r"(undecided|more than chance explains)(?:, within ± [\d.]+ points)?\."
 )
 DIVERGED = "the loss is\n nan"
 
@@ -59,10 +59,10 @@ def sweep() -> Study:
     return timed(in_study(*runs), some_seconds("bn", "ln"))
 
 
-def test_the_first_sentence_counts_runs_states_and_seeds(sweep: Study) -> None:
-    assert summary(sweep)[0] == (
+def test_a_sentence_after_the_leaders_counts_runs_states_and_seeds(sweep: Study) -> None:
+    assert summary(sweep)[3] == (
         "19 runs of normresnet on cifar10-jpeg: bn, gn, ln, in at batch size 1, 8, 64 with "
-        "2 seeds; 16 done, 2 diverged, 1 refused."
+        "2 seeds, all 50,000 training images, 1 epoch; 16 done, 2 diverged, 1 refused."
     )
 
 

@@ -137,7 +137,7 @@ def test_the_markdown_table_says_what_its_figures_rest_on() -> None:
         "| bn     | 80.0 %          | ± 0.8 %    | 10.0 s           | 1.00x                | 1      |\n"
         "| gn     | 70.0 %          | ± 0.9 %    | 12.5 s           | 1.25x (1.10 to 1.40) | 1      |\n"
         "\n"
-        "Data cifar10-jpeg, 5 epochs, final epoch; 2 runs, one seed each, so nothing is said of the spread over seeds. "
+        "Data cifar10-jpeg, 6,400 of 50,000 training images, 5 epochs, final epoch; 2 runs, one seed each, so nothing is said of the spread over seeds. "
         "Test set: the 95 % interval that 10000 test images leave of each. "
         "Time per epoch is a training step's median, without evaluation, times the steps; relative to bn: the median "
         "of the rounds' ratios, not the ratio of medians, with its 95 % interval; timed in "
@@ -169,7 +169,10 @@ def test_an_interval_over_seeds_is_students_and_a_single_seed_has_none() -> None
     assert "| 72.0 ± 5.0 %    | ± 0.9 %" in shown_table(
         three
     )  # t(0.975, 2) = 4.30 times 2 points / sqrt(3)
-    assert "3 seeds; ± is the 95 % Student-t interval over them." in shown_table(three)
+    interval = (
+        "3 seeds; ± is the 95 % Student-t interval over them; a seed draws initial weights and"
+    )
+    assert interval in shown_table(three)
 
 
 def test_a_commit_with_changes_is_marked() -> None:
@@ -209,7 +212,7 @@ def test_of_a_metric_that_is_better_when_smaller_the_smallest_on_held_out_images
         "test squared error",
         "runs",
     ]
-    assert "0.5000 (best)" in shown_table(study)
+    assert "0.5000 (best, at the edge)" in shown_table(study)
 
 
 @pytest.mark.parametrize("task", [CLASSIFICATION, REGRESSION])

@@ -216,13 +216,14 @@ def test_compare_is_a_sentence_for_every_setting_in_common(normbench: Run) -> No
     code, out, err = normbench("compare", "bn", "gn")
     assert (code, err) == (0, "")
     assert out == (
-        "batch size 8, lr 0.001: bn - gn = +12.5 ± 158.8 points (95 % t interval, 2 seeds, paired), "
-        "p = 0.5 (Holm over 1 comparison: all pairs of these runs): undecided.\n"
+        "batch size 8, lr 0.001: bn - gn = +12.5 ± 158.8 points (95 % t interval, 2 seeds, paired, "
+        "on these test images), p = 0.5 (Holm over 1 comparison: all pairs of these runs): "
+        "undecided, within ± 171.3 points.\n"
     )
     _, back, _ = normbench("compare", "gn", "bn", "--where", "seed=0")
-    assert (
-        back
-        == "batch size 8, lr 0.001: gn - bn = -25.0 points at one seed: no interval, undecided.\n"
+    assert back == (
+        "batch size 8, lr 0.001: gn - bn = -25.0 points (one seed, on these test images): "
+        "no interval, undecided.\n"
     )
 
 

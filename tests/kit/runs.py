@@ -93,7 +93,6 @@ def one_run(
         {} if state == "refused" else environment,
         {"state": state, "reason": reason},
         _metrics(each, lr, reached, held_out, task) if state in ("done", "interrupted") else {},
-        {},
     )
 
 
@@ -173,7 +172,7 @@ def write_run(
             values = np.array(reached) if metric == task.primary else 1 / epochs
             metrics[f"{split}_{metric.name}"] = values
         metrics |= _clocks(10.0 + epochs)
-    return write(folder, RunFiles(name, config, environment, status, metrics, {}))
+    return write(folder, RunFiles(name, config, environment, status, metrics))
 
 
 def write_runs(
@@ -218,7 +217,6 @@ def write_runs(
                 _environment(config, concurrent, task),
                 {"state": state, "reason": reason},
                 metrics if has_rows else {},
-                {},
             )
             write(folder, files, steps if has_rows else None)
             index += 1

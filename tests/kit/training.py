@@ -112,7 +112,7 @@ def figures(trainer: Trainer) -> list[float]:
     while not trainer.is_done:
         result = trainer.train_epoch(on_step, never)
         found += [*result.means.values(), result.num_images]
-    metrics = evaluate(trainer.model, trainer.loader, trainer.task, trainer.runtime)
+    metrics = evaluate(trainer.model, trainer.loader, trainer.task, trainer.runtime).means
     return [*found, *metrics.values()]
 
 

@@ -20,10 +20,10 @@ from kit.launchers import assert_same_numbers, at_step, tiny_sweep
 from kit.training import run_in
 
 from normbench.analysis.loading import load_study, read_runs
+from normbench.analysis.paired import every_pair
 from normbench.analysis.report import write_report
 from normbench.analysis.study import Study
 from normbench.analysis.tables.comparison import comparison_table
-from normbench.analysis.tables.pairs import every_pair
 from normbench.analysis.tables.rendering import FORMS
 from normbench.checksums import sealed_bytes
 from normbench.errors import NormbenchError, RunFailure

@@ -18,8 +18,9 @@ from kit.runs import write_run
 from normbench.checksums import sealed_bytes
 from normbench.errors import RunFailure
 from normbench.runs import rundir
+from normbench.runs.checkpoint import ROWS
 from normbench.runs.rows import START
-from normbench.runs.rundir import ROWS, RunDir, open_run, remove_run
+from normbench.runs.rundir import RunDir, open_run, remove_run
 from normbench.runs.standing import standing
 from normbench.runs.state import is_held, read_status
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def test_a_run_that_leaves_its_status_damaged_does_not_stop_the_others(leave_run
     ended = carry_out(tiny_plan("seed=0,1"), work)
     assert states(ended) == ["damaged", "done"]
     assert any("damaged" in line for line in summary(ended, "again"))
-    assert planned_study(ended.runs).runs["seed"].tolist() == [1]
+    assert planned_study(ended).runs["seed"].tolist() == [1]
 
 
 def test_the_advice_about_a_damaged_run_helps(
@@ -126,7 +127,7 @@ def test_a_run_whose_other_files_are_damaged_does_not_hide_the_others(
     ended = carry_out(tiny_plan("seed=0,1"), finish)
     (ended.runs[0].config.run_path / "metrics.csv").unlink()
     again = carry_out(tiny_plan("seed=0,1"), finish)
-    study = planned_study(again.runs)
+    study = planned_study(again)
     assert study.runs["seed"].tolist() == [1]
     assert study.notes == (f"left out: {again.runs[0].config.run_path}: metrics.csv is missing",)
 
@@ -210,13 +211,14 @@ def test_each_finished_run_is_one_line_that_says_how_many_there_are(
 def test_the_exit_code_is_that_of_the_worst_whatever_the_order(
     code: int, states: list[str]
 ) -> None:
-    config = tiny_plan().runs[0].config
+    plan = tiny_plan()
+    config = plan.runs[0].config
     milder = {0: [], 3: ["refused"], 1: ["diverged"], 130: ["failed", "damaged", "diverged"]}
     for state in states:
         for order in permutations(["done", state, *milder[code]]):
             runs = tuple(PlannedRun(config, found) for found in order)
-            assert exit_code(Plan("p", runs, 0, {})) == code
-    assert exit_code(Plan("p", (), 0, {})) == 0
+            assert exit_code(replace(plan, runs=runs)) == code
+    assert exit_code(replace(plan, runs=())) == 0
 
 
 def test_the_last_lines_name_what_failed_its_last_output_and_how_to_retry(
@@ -253,13 +255,14 @@ def test_of_many_failed_runs_the_summary_shows_some_and_how_to_list_the_others()
 
 def compared(plan: Plan, folder: Path) -> tuple[set[str], pd.DataFrame, str]:
     """The files of the written study, runs.csv, and the comparison table."""
-    study = planned_study(plan.runs)
+    study = planned_study(plan)
     write_study(study, folder)
     files = {path.name for path in folder.iterdir()}
     return files, pd.read_csv(folder / "runs.csv"), to_markdown(comparison_table(study))
 
 
-FILES = {"runs.csv", "metrics.csv", "steps.csv", "env.json", "configs.json", SUMS}
+TABLES = {"runs.csv", "metrics.csv", "steps.csv"}
+FILES = TABLES | {"env.json", "configs.json", "study.json", SUMS}
 
 
 def test_runs_that_differ_only_in_their_seed_are_a_row(finish: Work, tmp_path: Path) -> None:
@@ -349,5 +352,5 @@ def test_a_run_that_has_not_begun_is_in_no_table(leave_run: LeaveRun) -> None:
         tiny_plan("seed=0,1"),
         lambda config, restart: leave_run(config, "interrupted", "stopped", epochs=1),
     )
-    assert planned_study(ended.runs).runs["status"].tolist() == ["interrupted"]
-    assert planned_study(tiny_plan("seed=7,8").runs).runs.empty
+    assert planned_study(ended).runs["status"].tolist() == ["interrupted"]
+    assert planned_study(tiny_plan("seed=7,8")).runs.empty

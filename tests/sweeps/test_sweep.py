@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from normbench.analysis.design import Rate
 from normbench.config.compose import config_dir, from_settings
 from normbench.errors import NormbenchError
 from normbench.sweeps import sweep as sweep_module
@@ -22,6 +25,17 @@ def axis(key: str, *values: Any) -> Axis:
 
 def settings(sweep: Sweep) -> list[dict[str, Any]]:
     return [point for point, excluded in sweep.points() if excluded is None]
+
+
+def with_any_rate(sweep: Sweep) -> Sweep:
+    """The sweep, with a learning rate for each norm and batch size if another study chooses it."""
+    if sweep.design.tuned_by is None:
+        return sweep
+    values = {axis.keys[0]: [point[0] for point in axis.points] for axis in sweep.axes}
+    rates = []
+    for norm, size in itertools.product(values["norm"], values["batch_size"]):
+        rates.append(Rate(norm=norm, batch_size=size, lr=0.001, is_edge=False))
+    return replace(sweep, design=sweep.design.model_copy(update={"rates": tuple(rates)}))
 
 
 def written(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Sweep:
@@ -115,7 +129,7 @@ def test_what_makes_no_run_another_run_cannot_be_an_axis(
     [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in STUDIES],
 )
 def test_every_study_in_configs_composes_and_says_what_to_expect(name: str) -> None:
-    configs = [from_settings(point) for point in settings(load_sweep(name))]
+    configs = [from_settings(point) for point in settings(with_any_rate(load_sweep(name)))]
     assert len({config.fingerprint for config in configs}) == len(configs) > 0
     text = (config_dir() / "sweep" / f"{name}.yaml").read_text()
     assert all(word in text for word in ("# Command:", "# Expected:", "Cost:"))
@@ -123,8 +137,23 @@ def test_every_study_in_configs_composes_and_says_what_to_expect(name: str) -> N
 
 def test_the_studies_of_the_comparison_are_there() -> None:
     assert {"table", "batch_size", "learning_rate", "groups", "demo"} <= set(STUDIES)
-    batch_sizes = {point["batch_size"] for point in settings(load_sweep("batch_size"))}
-    assert {1, 256} <= batch_sizes
+    points = settings(with_any_rate(load_sweep("batch_size")))
+    assert {point["batch_size"] for point in points} == {1, 4, 16, 64}
+
+
+def test_the_studies_compare_what_they_run() -> None:
+    """Every primary comparison is of norms and settings that are among the study's runs."""
+    designed = 0
+    for name in STUDIES:
+        sweep = with_any_rate(load_sweep(name))
+        configs = [from_settings(point) for point in settings(sweep)]
+        for comparison in sweep.design.comparisons():
+            for norm in (comparison.first, comparison.second):
+                runs = [config for config in configs if config.norm.name == norm]
+                seeds = {run.seed for run in runs if run.batch_size == comparison.at["batch_size"]}
+                assert len(seeds) >= 2, (name, comparison)
+                designed += 1
+    assert designed > 0
 
 
 def test_an_unknown_study_names_the_nearest() -> None:

@@ -344,7 +344,7 @@ def test_evaluate_is_the_mean_over_all_images_and_changes_nothing(norm: str) -> 
     train(trainer)
     before = copy.deepcopy(trainer.model.state_dict())
     trainer.model.train()
-    metrics = evaluate(trainer.model, loader_of(split), trainer.task, PLAIN)
+    metrics = evaluate(trainer.model, loader_of(split), trainer.task, PLAIN).means
 
     for key, value in trainer.model.state_dict().items():
         assert torch.equal(value, before[key])

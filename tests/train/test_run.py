@@ -90,7 +90,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_writes_the_files_it_promises(uninterrupted: Path) -> None:
     names = {path.name for path in uninterrupted.iterdir()} - {".lock"}
     tables = {"metrics.csv", "steps.csv"}
-    assert names == {"config.yaml", "env.json", "status.json", "checkpoint.pt"} | tables
+    records = {"config.yaml", "env.json", "status.json", "checkpoint.pt", "correct.bits"}
+    assert names == records | tables
     assert (uninterrupted / "metrics.csv").read_text().splitlines()[0] == (
         "epoch,steps,lr,train_loss,train_accuracy,test_loss,test_accuracy,"
         "train_seconds,eval_seconds,compile_seconds,images_per_second,peak_memory_mib"

@@ -10,6 +10,7 @@ import pandas as pd
 
 from normbench.analysis.captions import commits, counted, distinct, epochs, not_comparable, seeds
 from normbench.analysis.figures.style import Looks, looks_of
+from normbench.analysis.images import training_images
 from normbench.analysis.settings import describe
 from normbench.analysis.study import Study
 from normbench.errors import NormbenchError
@@ -65,6 +66,7 @@ def basis(study: Study, *remarks: str) -> str:
     lost = len(study.runs) - len(runs)
     parts = [
         f"Data {distinct(runs, 'data')}",
+        *filter(None, [training_images(study.done)]),
         epochs(runs),
         *(describe({name: runs[name].iloc[0]}) for name in fixed),
         counted(len(runs), "run") + (f" ({lost} more did not finish)" if lost else ""),

@@ -13,10 +13,11 @@ from normbench.analysis.figures.style import PAGE
 from normbench.analysis.outputs import OUTPUTS, Kind, output_named, outputs
 from normbench.analysis.report.page import Drawing, page
 from normbench.analysis.study import Study
-from normbench.analysis.study_files import write_study
+from normbench.analysis.study_files import keep_sums, write_files
 from normbench.analysis.tables.rendering import FORMS, SUFFIXES, to_markdown
 from normbench.atomic import disk_errors, write_text
 from normbench.errors import NormbenchError
+from normbench.replacement import replacement
 
 FILE = "report.html"
 FIGURE_SUFFIXES = (".svg", ".png")
@@ -27,7 +28,7 @@ def write_report(study: Study, folder: Path, command: str | None = None) -> Path
 
     The folder gets report.html, table.md, tables/, the figures as SVG and PNG, and the runs as CSV.
     An output without data in the study is left out; an output that cannot be made is named on the
-    page, with the reason.
+    page, with the reason. A failure, or a kill at any moment, leaves the last report whole.
     command: the command of the report, for the page.
     """
     missing: list[str] = []
@@ -38,17 +39,19 @@ def write_report(study: Study, folder: Path, command: str | None = None) -> Path
         title, svg = output_named("figure", name).titled(study), to_svg(figure, PAGE)
         drawings[name] = Drawing(title, str(figure.get_label()), alt_text(figure), svg)
     html = page(study, tables, drawings, missing, command)
-    # Nothing is written before: a failure leaves the last report whole.
-    write_study(study, folder)
-    _discard_stale(folder, tables, figures)
-    for name, figure in figures.items():
-        write_text(folder / f"{name}.svg", without_links(drawings[name].svg))
-        save(figure, folder / f"{name}.png")
-    for name, table in tables.items():
-        for form, write in FORMS.items():
-            write_text(folder / "tables" / f"{name}{SUFFIXES[form]}", write(table))
-    write_text(folder / "table.md", to_markdown(tables["comparison"]))
-    write_text(folder / FILE, html)
+    with replacement(folder, _stale(tables, figures)) as new:
+        keep_sums(folder, new)
+        write_files(study, new)
+        for name, figure in figures.items():
+            write_text(new / f"{name}.svg", without_links(drawings[name].svg))
+            save(figure, new / f"{name}.png")
+        with disk_errors(folder):
+            (new / "tables").mkdir()
+        for name, table in tables.items():
+            for form, write in FORMS.items():
+                write_text(new / "tables" / f"{name}{SUFFIXES[form]}", write(table))
+        write_text(new / "table.md", to_markdown(tables["comparison"]))
+        write_text(new / FILE, html)
     return folder / FILE
 
 
@@ -65,14 +68,12 @@ def _made(kind: Kind, study: Study, missing: list[str]) -> dict[str, Any]:
     return made
 
 
-def _discard_stale(folder: Path, tables: Collection[str], figures: Collection[str]) -> None:
-    kinds = {
-        "figure": (folder, figures, FIGURE_SUFFIXES),
-        "table": (folder / "tables", tables, SUFFIXES.values()),
-    }
-    with disk_errors(folder / "tables"):
-        (folder / "tables").mkdir(exist_ok=True)
-        for output in OUTPUTS:
-            place, made, suffixes = kinds[output.kind]
-            for suffix in suffixes if output.name not in made else ():
-                (place / f"{output.name}{suffix}").unlink(missing_ok=True)
+def _stale(tables: Collection[str], figures: Collection[str]) -> list[str]:
+    """The files of outputs that are not among these, by their path in the folder."""
+    found = []
+    for output in OUTPUTS:
+        if output.kind == "figure" and output.name not in figures:
+            found += [f"{output.name}{suffix}" for suffix in FIGURE_SUFFIXES]
+        if output.kind == "table" and output.name not in tables:
+            found += [f"tables/{output.name}{suffix}" for suffix in SUFFIXES.values()]
+    return found

@@ -21,7 +21,6 @@ from normbench.analysis.report.svg import Settings, inline_svg
 from normbench.analysis.settings import is_setting
 from normbench.analysis.study import Study
 from normbench.analysis.study_files import common_settings
-from normbench.analysis.tables.pairs import family
 from normbench.analysis.tables.table import Table, in_words
 from normbench.runs.records import at
 from normbench.text import visible
@@ -122,8 +121,10 @@ def _norms(runs: pd.DataFrame) -> str:
 
 def _family(tables: Mapping[str, Table]) -> str:
     """The family of the page's p-values in words; empty where nothing was tested."""
-    num_tests = tables["pairs"].data["num_tests"].max() if "pairs" in tables else 0
-    return family(num_tests) if num_tests else ""
+    if "pairs" not in tables:
+        return ""
+    tested = tables["pairs"].data.dropna(subset=["p_adjusted"])
+    return "" if tested.empty else str(tested["family"].iloc[0])
 
 
 def _cells(table: Table) -> list[dict[str, Cell]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -12,15 +13,17 @@ from normbench.analysis.captions import (
     chosen_rates,
     counted,
     distinct,
+    epochs,
     not_comparable,
     seeds,
     timed_networks,
+    trained_on,
     unfinished,
 )
+from normbench.analysis.paired import Paired, every_pair
 from normbench.analysis.settings import describe
 from normbench.analysis.stats import mean_interval, paired_difference
 from normbench.analysis.study import BASELINE, Study
-from normbench.analysis.tables.pairs import NO_VERDICT, UNDECIDED, Paired, every_pair
 from normbench.analysis.tables.table import times
 from normbench.analysis.tables.tutorial import BATCH, CLAIMS, has_claims, relative_time
 from normbench.errors import NormbenchError
@@ -30,17 +33,23 @@ Lines = pd.DataFrame  # finished runs with the column `line`
 
 
 def summary(study: Study) -> list[str]:
-    """Sentences on the extent, the leaders, the effect of batch size, times, unfinished runs."""
-    sentences = [_extent(study)]
+    """Sentences, the decisions first: what the study was to decide, or else who leads.
+
+    Then the extent, the effect of batch size, times, unfinished runs.
+    """
+    # Labelled before runs are left out: a norm's options are named alike in all sentences.
+    done = study.labelled.chosen.done
+    pairs = [] if done.runs.empty else _pairs(study)
+    sentences = _decisions(study, pairs)
+    if not sentences and not done.runs.empty:
+        sentences = [*_leaders(done, pairs)][:MOST]
+    sentences.append(_extent(study))
     rates = chosen_rates(study)
     if rates:
         sentences.append(rates)
     sentences += not_comparable(study)
-    # Labelled before runs are left out: a norm's options are named alike in all sentences.
-    done = study.labelled.chosen.done
     if not done.runs.empty:
-        pairs = _pairs(study)
-        for kind in (_leaders(done, pairs), _changes(done), _order(done, pairs), _times(study)):
+        for kind in (_changes(done), _order(done, pairs), _times(study)):
             sentences += [*kind][:MOST]
     ended = unfinished(study)
     sentences += [f"Not finished: {line}." for line in ended[:MOST]]
@@ -58,6 +67,20 @@ def _pairs(study: Study) -> list[Paired]:
         return []
 
 
+def _decisions(study: Study, pairs: Sequence[Paired]) -> list[str]:
+    """A sentence for each comparison that the design has decided on beforehand."""
+    planned = study.design.comparisons() if study.design else []
+    if not planned:
+        return []
+    primary = [pair for pair in pairs if pair.is_primary]
+    sentences = [pair.decision() for pair in primary]
+    missing = len(planned) - len(primary)
+    if missing > 0:
+        noun = counted(missing, "comparison")
+        sentences.append(f"Not measured yet: {noun} of the {len(planned)} decided beforehand.")
+    return sentences
+
+
 def _extent(study: Study) -> str:
     """`36 runs of normresnet on cifar10: bn, ln at batch size 1, 8 with 3 seeds; 36 done.`"""
     runs = study.runs
@@ -67,7 +90,7 @@ def _extent(study: Study) -> str:
     return (
         f"{counted(len(runs), 'run')} of {distinct(runs, 'model')} on {distinct(runs, 'data')}: "
         f"{', '.join(map(str, runs['norm'].unique()))} at batch size {batches} with "
-        f"{seeds(runs['seed'].nunique())}; {states}."
+        f"{seeds(runs['seed'].nunique())}, {trained_on(study)}{epochs(study.done.runs)}; {states}."
     )
 
 
@@ -116,8 +139,9 @@ def _lead(group: Lines, first: str, second: str, pairs: Sequence[Paired]) -> str
     if estimate.n == 1:
         return f", {ahead} before {second}; one seed decides nothing"
     how = "more than chance explains" if pair.verdict == first else pair.outcome
-    basis = f"paired over {seeds(estimate.n)}, {pair.p_in_words}"
-    return f", {ahead} before {second}, {basis}: {how}"
+    if math.isnan(pair.adjusted):
+        return f", {ahead} before {second} ({pair.basis}): {how}"
+    return f", {ahead} before {second} ({pair.basis}), {pair.p_in_words}: {how}"
 
 
 def _changes(done: Study) -> Iterator[str]:
@@ -158,7 +182,7 @@ def _order(done: Study, pairs: Sequence[Paired]) -> Iterator[str]:
     measured = sorted(claimed, key=lambda norm: -means[norm])
     decided = set()
     for pair in pairs:
-        if pair.settings["batch_size"] == BATCH and pair.verdict not in (UNDECIDED, NO_VERDICT):
+        if pair.settings["batch_size"] == BATCH and pair.is_decided:
             decided.add(frozenset((pair.first, pair.second)))
     steps = [" > ".join(step) for step in pairwise(measured) if frozenset(step) in decided]
     yield (

@@ -14,6 +14,7 @@ from normbench.analysis.study import BASELINE, Study
 from normbench.analysis.tables.table import (
     NOT_MEASURED,
     Table,
+    best_mark,
     in_words,
     ratio_columns,
     result,
@@ -50,7 +51,8 @@ def comparison(study: Study) -> pd.DataFrame:
     table = pd.DataFrame([_row(study, group) for _, group in groups])
     if study.chooses_rates:
         marked = table.merge(study.best_rates.assign(chosen=True), how="left")
-        table["chosen"] = marked["chosen"].eq(True).to_numpy()
+        for name in ("chosen", "is_edge"):
+            table[name] = marked[name].eq(True).to_numpy()
     return table
 
 
@@ -77,7 +79,7 @@ def _readable(study: Study, data: pd.DataFrame) -> pd.DataFrame:
     if study.holds_out:
         held_out = show_all(metric, data[study.val_column])
         if "chosen" in data:
-            marks = data["chosen"].map({True: " (best)", False: ""})
+            marks = map(best_mark, data["chosen"], data["is_edge"])
             held_out = [text + mark for text, mark in zip(held_out, marks, strict=True)]
         shown[in_words(study.val_column)] = held_out
     reached = zip(data[study.test_column], data["half_width"], data["n"], strict=True)

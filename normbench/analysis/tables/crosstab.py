@@ -12,7 +12,7 @@ from normbench.analysis.captions import caption, chosen_rates, distinct, unfinis
 from normbench.analysis.loading import COMPARABLE
 from normbench.analysis.settings import describe
 from normbench.analysis.study import Study
-from normbench.analysis.tables.table import Table, in_words, result, show_result
+from normbench.analysis.tables.table import Table, best_mark, in_words, result, show_result
 from normbench.errors import NormbenchError, unknown
 from normbench.runs.row import KEYS
 from normbench.tasks.metric import Metric, metric_of
@@ -86,10 +86,14 @@ def _readable(study: Study, data: pd.DataFrame, column: str, by: Sequence[str]) 
     found = [show_result(metric, cell, column, with_n=with_n) for cell in cells]
     texts = pd.Series(found, name=column)
     if len(by) > 1 and by[-1] == "lr" and column == study.val_column and study.chooses_rates:
+        beside = [data[name] for name in by[:-1]]
+        tried = data.groupby(beside, sort=False, dropna=False)["lr"]
+        is_edge = (data["lr"] == tried.transform("min")) | (data["lr"] == tried.transform("max"))
         sign = 1 if metric.is_larger_better else -1
         # Rows without a result have no best cell.
         scores = (sign * data[column]).dropna()
-        texts[scores.groupby([data[name] for name in by[:-1]], sort=False).idxmax()] += " (best)"
+        for index in scores.groupby(beside, sort=False).idxmax():
+            texts[index] += best_mark(True, bool(is_edge[index]))
     return texts
 
 

@@ -80,6 +80,13 @@ def show_all(metric: Metric, values: Iterable[float]) -> list[str]:
     return [NOT_MEASURED if math.isnan(value) else metric.show(value) for value in values]
 
 
+def best_mark(is_best: bool, is_edge: bool) -> str:
+    """The mark of the best learning rate, and whether it lies at the edge of the rates tried."""
+    if not is_best:
+        return ""
+    return " (best, at the edge)" if is_edge else " (best)"
+
+
 def times(ratio: Ratio | None) -> str:
     """How many times as long, with an interval, if known: `1.05x (1.02 to 1.09)`."""
     if ratio is None:

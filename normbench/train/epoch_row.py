@@ -1,0 +1,65 @@
+"""The row of metrics.csv after an epoch: training, evaluations, clocks and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from normbench.data.loader import DeviceLoader
+from normbench.train.engine import EpochResult, Trainer, check_finite, evaluate
+from normbench.train.evaluations import evaluate_batchwise, evaluate_precisely
+
+
+def epoch_row(
+    trainer: Trainer,
+    result: EpochResult,
+    evaluated: Mapping[str, DeviceLoader],
+    statistics: DeviceLoader | None,
+    seconds_compiling: float,
+) -> tuple[dict[str, float], Tensor | None]:
+    """The row of the epoch just trained, and which test images are right, booleans (n,).
+
+    evaluated: the splits to evaluate, `test` among them. statistics: training images without
+    augmentation, for BatchNorm's other two evaluations; None without these.
+    Raises Diverged for a loss that is not finite.
+    """
+    runtime = trainer.runtime
+    row: dict[str, float] = {
+        "epoch": trainer.epoch,
+        "steps": trainer.step,
+        "lr": trainer.lr_at(trainer.step - 1),  # of the epoch's last step
+    }
+    row |= {f"train_{name}": mean for name, mean in result.means.items()}
+    start = runtime.now()
+    correct = None
+    for split, loader in evaluated.items():
+        evaluation = evaluate(trainer.model, loader, trainer.task, runtime)
+        means = evaluation.means
+        check_finite(means["loss"], f"the {split} loss after epoch {trainer.epoch}")
+        row |= {f"{split}_{name}": mean for name, mean in means.items()}
+        if split == "test":
+            correct = evaluation.correct
+    eval_seconds = runtime.now() - start
+    if statistics is not None:
+        row |= _other_evaluations(trainer, statistics, evaluated["test"])
+    # Clocks and memory, at the row's end, are not reproducible.
+    row |= {
+        "train_seconds": result.seconds,
+        "eval_seconds": eval_seconds,
+        "compile_seconds": seconds_compiling,
+        "images_per_second": result.num_images / result.seconds,
+        "peak_memory_mib": runtime.peak_memory_mib(),
+    }
+    return row, correct
+
+
+def _other_evaluations(
+    trainer: Trainer, statistics: DeviceLoader, test: DeviceLoader
+) -> dict[str, float]:
+    """The primary metric under BatchNorm's other two evaluations, by column of metrics.csv."""
+    model, task, runtime = trainer.model, trainer.task, trainer.runtime
+    primary = task.primary.name
+    precise = evaluate_precisely(model, statistics, test, task, runtime)
+    batchwise = evaluate_batchwise(model, test, task, runtime, trainer.batch_size)
+    return {f"test_{primary}_precise": precise, f"test_{primary}_batch": batchwise}

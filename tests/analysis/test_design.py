@@ -1,0 +1,153 @@
+"""What a study has decided beforehand: its comparisons alone have p-values and verdicts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from kit.runs import in_study, one_run
+
+from normbench.analysis.design import Comparison, Design, Rate, read_design, united
+from normbench.analysis.paired import Paired, every_pair
+from normbench.analysis.report.summary import summary
+from normbench.analysis.stats import crossed_difference, holm
+from normbench.analysis.study import Study
+from normbench.analysis.tables.pairs import pairs_table
+from normbench.errors import NormbenchError
+from normbench.runs.correct import pack
+
+GN_AND_LN = {"norms": ["gn", "ln"], "against": "bn", "at": {"batch_size": [4, 64]}}
+NOISE = (0.0, 0.006, 0.016)
+
+
+def design(**keys: Any) -> Design:
+    return read_design({"name": "s", "primary": [GN_AND_LN], **keys})
+
+
+def study(design: Design | None, sizes: tuple[int, ...] = (4, 64)) -> Study:
+    """Norms a point apart, the later the worse, with three seeds; only bn has noise."""
+    runs = []
+    for place, norm in enumerate(("bn", "gn", "ln", "in")):
+        for size in sizes:
+            for seed in range(3):
+                noise = NOISE[seed] if norm == "bn" else 0.0
+                runs.append(one_run(norm, size, seed, 0.72 - place / 100 + noise))
+    return replace(in_study(*runs), design=design)
+
+
+def named(found: list[Paired]) -> dict[tuple[str, str, int], Paired]:
+    return {(one.first, one.second, one.settings["batch_size"]): one for one in found}
+
+
+def test_a_family_is_each_norm_against_one_at_every_choice_of_settings() -> None:
+    assert design().comparisons() == [
+        Comparison(norm, "bn", {"batch_size": size}) for norm in ("gn", "ln") for size in (4, 64)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"primary": [{"norms": ["bn"], "against": "bn"}]}, "bn is compared with itself"),
+        ({"primary": [{"norms": [], "against": "bn"}]}, r"primary\.0\.norms"),
+        ({"primary": [{"norms": ["gn"], "versus": "bn"}]}, r"primary\.0\.against: Field required"),
+        ({"smallest_difference": 0}, "smallest_difference"),
+        ({"standard_deviation": float("inf")}, "standard_deviation"),
+        ({"hypotheses": [{"expected": "bn wins"}]}, r"hypotheses\.0\.source: Field required"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_a_design_that_says_something_else_is_refused(keys: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        read_design({"name": "s", **keys})
+
+
+def test_only_the_comparisons_decided_beforehand_have_p_values_and_verdicts() -> None:
+    found = every_pair(study(design()))
+    primary = {key for key, one in named(found).items() if one.is_primary}
+    assert primary == {(norm, "bn", size) for norm in ("gn", "ln") for size in (4, 64)}
+    p_values = [one.difference.p_value for one in found if one.is_primary]
+    assert [one.adjusted for one in found if one.is_primary] == holm(p_values)
+    for one in found:
+        if not one.is_primary:
+            assert math.isnan(one.adjusted)
+            assert one.verdict == "no verdict"
+            assert "not among the comparisons decided beforehand" in one.sentence()
+        assert one.family == "Holm over 4 comparisons decided beforehand"
+    table = pairs_table(study(design()))
+    assert table.data["is_primary"].tolist() == [True] * 4 + [False] * 8
+    assert (table.shown["better"] == "").tolist() == [False] * 4 + [True] * 8
+
+
+def test_a_comparison_that_is_not_measured_yet_keeps_its_place_in_the_family() -> None:
+    whole, part = (named(every_pair(study(design(), sizes=sizes))) for sizes in ((4, 64), (64,)))
+    for one in part.values():
+        if one.is_primary:
+            smallest = one.difference.p_value
+            assert one.adjusted >= min(1.0, 3 * smallest)
+    assert part["gn", "bn", 64].adjusted >= whole["gn", "bn", 64].adjusted
+    told = summary(study(design(), sizes=(64,)))
+    assert "Not measured yet: 2 comparisons of the 4 decided beforehand." in told
+
+
+def test_a_summary_leads_with_what_was_to_be_decided_in_sentences_to_be_quoted() -> None:
+    told = summary(study(design()))
+    assert told[0].startswith("At batch size 4, lr 0.001, bn reaches 1.7 ± 2.0 points more than gn")
+    assert all(sentence.startswith("At batch size") for sentence in told[:4])
+    assert "points more than" in told[3]
+
+
+def test_a_null_result_has_its_bound_and_may_be_below_what_is_of_interest() -> None:
+    undecided = named(every_pair(study(design(smallest_difference=1))))["gn", "bn", 64]
+    assert undecided.verdict == "undecided"
+    assert undecided.outcome == (
+        "undecided, within ± 3.7 points: not known to be below the 1.0 points of interest"
+    )
+    alike = named(every_pair(study(design(smallest_difference=5))))["gn", "bn", 64]
+    assert alike.verdict == "alike"
+    assert alike.outcome == "alike, within ± 3.7 points: less than the 5.0 points of interest"
+
+
+@pytest.mark.parametrize(("loser", "verdict"), [("bn", "no verdict"), ("gn", "bn")])
+def test_a_norm_that_lost_seeds_gets_no_verdict_in_its_favour(loser: str, verdict: str) -> None:
+    runs = [one_run("bn", seed=seed, reached=0.9) for seed in range(3)]
+    runs += [one_run("gn", seed=seed, reached=0.5 + seed / 1000) for seed in range(3)]
+    runs.append(one_run(loser, seed=3, state="diverged", reason="the loss is nan"))
+    (found,) = every_pair(in_study(*runs))
+    assert found.better == "bn"
+    assert found.verdict == verdict
+    assert f"1 of {loser} lost" in found.sentence()
+    assert pairs_table(in_study(*runs)).shown["lost"].tolist() == [f"1 of {loser}"]
+
+
+def test_with_the_bits_of_all_runs_a_difference_is_over_test_images_too() -> None:
+    random = np.random.default_rng(0)
+    bits = {(norm, seed): random.random(10_000) < 0.7 for norm in "ab" for seed in range(3)}
+    runs = [one_run(norm, seed=seed, reached=right.mean()) for (norm, seed), right in bits.items()]
+    plain = in_study(*runs)
+    packed = map(pack, bits.values())
+    kept = replace(plain, correct=dict(zip(plain.runs["run"], packed, strict=True)))
+    (found,) = every_pair(kept)
+    assert found.difference == crossed_difference(
+        np.stack([bits["a", seed] for seed in range(3)]),
+        np.stack([bits["b", seed] for seed in range(3)]),
+    )
+    assert "test images counted as drawn" in found.sentence()
+    lacking = dict(list(kept.correct.items())[1:])
+    (without,) = every_pair(replace(kept, correct=lacking))
+    assert "on these test images" in without.sentence()
+
+
+def test_parts_of_a_study_have_one_design_and_rates_that_do_not_contradict() -> None:
+    bn, gn = (Rate(norm=norm, batch_size=4, lr=0.1, is_edge=False) for norm in ("bn", "gn"))
+    both = united([design(rates=[bn]), design(rates=[gn]), design()])
+    assert both == design(rates=[bn, gn])
+    assert united([design(), None]) is None
+    assert united([design(), design().model_copy(update={"name": "other"})]) is None
+    with pytest.raises(NormbenchError, match="parts of the study s with different designs"):
+        united([design(), design(smallest_difference=1)])
+    with pytest.raises(NormbenchError, match=r"rates of bn at batch size 4: 0\.1 and 0\.2"):
+        united([design(rates=[bn]), design(rates=[bn.model_copy(update={"lr": 0.2})])])

@@ -1,0 +1,86 @@
+"""Learning rates from another study: its held-out scores decide, its seeds are not used again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kit.runs import write_runs
+
+from normbench.analysis.design import Design, Rate
+from normbench.analysis.loading import load_study
+from normbench.analysis.study_files import write_study
+from normbench.errors import NormbenchError
+from normbench.sweeps.sweep import Axis, Sweep
+from normbench.sweeps.tuning import tuned
+
+RATES = (0.0003, 0.001, 0.003)
+
+
+def sweep(seed: int = 0, **more: float) -> Sweep:
+    """bn and gn at batch sizes 8 and 64, tuned by `tuning`."""
+    axes = (Axis(("norm",), (("bn",), ("gn",))), Axis(("batch_size",), ((8,), (64,))))
+    fixed = {"seed": seed} | more
+    return Sweep("s", axes, fixed, design=Design(name="s", tuned_by="tuning"))
+
+
+@pytest.fixture
+def tuning(tmp_path: Path) -> Path:
+    """bn and gn at 64, bn alone at 8, at three rates each, with seed 7 and held-out images."""
+    both = write_runs(tmp_path / "both", ("bn", "gn"), (64,), (7,), RATES, held_out=True)
+    bn = write_runs(tmp_path / "bn", ("bn",), (8,), (7,), RATES, held_out=True)
+    folder = tmp_path / "results" / "tuning"
+    write_study(load_study([both, bn]), folder)
+    return folder
+
+
+def test_a_rate_is_the_one_with_the_best_score_on_held_out_images(tuning: Path) -> None:
+    runs = load_study([tuning]).runs
+    found = tuned(sweep(), tuning)
+    for settings, left_out in found.points():
+        norm, batch_size = settings["norm"], settings["batch_size"]
+        of_cell = runs[(runs["norm"] == norm) & (runs["batch_size"] == batch_size)]
+        if of_cell.empty:
+            assert left_out == "tuning has chosen no learning rate yet for gn at this batch size"
+        else:
+            assert left_out is None
+            best = of_cell.loc[of_cell["val_accuracy"].idxmax(), "lr"]
+            assert settings["optim.lr"] == best
+            rate = found.rate_of(settings)
+            assert rate is not None
+            assert rate.is_edge == (best != 0.001)
+
+
+def test_the_folder_is_found_by_the_name_of_the_study(
+    tuning: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tuning.parent.parent)
+    assert tuned(sweep()) == tuned(sweep(), tuning)
+    with pytest.raises(NormbenchError, match="no nowhere: its learning rates come from there"):
+        tuned(sweep(), Path("nowhere"))
+
+
+def test_a_seed_that_chose_the_rates_is_not_used_again(tuning: Path) -> None:
+    with pytest.raises(NormbenchError, match="seed 7 has been used to choose the learning rates"):
+        tuned(sweep(seed=7), tuning)
+
+
+def test_a_sweep_that_says_its_rates_keeps_them(tuning: Path) -> None:
+    found = tuned(sweep(**{"optim.lr": 0.5}), tuning)
+    assert {settings["optim.lr"] for settings, _ in found.points()} == {0.5}
+    assert found.design.tuned_by is None
+
+
+def test_a_study_without_held_out_images_chooses_nothing(tmp_path: Path) -> None:
+    runs = write_runs(tmp_path / "runs", ("bn", "gn"), (8, 64), (7,), RATES)
+    with pytest.raises(NormbenchError, match="has not tried learning rates on held-out images"):
+        tuned(sweep(), runs)
+    with pytest.raises(NormbenchError, match="this study does not take its rates from another"):
+        tuned(Sweep("plain", ()), runs)
+
+
+def test_a_rate_is_recorded_with_its_place() -> None:
+    rate = Rate(norm="bn", batch_size=8, lr=0.1, is_edge=True)
+    assert Design.model_validate(Design(name="s", rates=(rate,)).model_dump(mode="json")).rates == (
+        rate,
+    )
