@@ -193,7 +193,7 @@ def test_figures_and_report_of_hostile_runs(normbench: Run, tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@settings(SHARED_FOLDER, max_examples=100)
+@settings(SHARED_FOLDER, max_examples=40)
 @given(NORMS, HOSTILE)
 def test_lists_and_tables_of_many_hostile_runs(
     normbench: Run, tmp_path: Path, norm: str, text: str
@@ -203,7 +203,7 @@ def test_lists_and_tables_of_many_hostile_runs(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@settings(SHARED_FOLDER, max_examples=25)
+@settings(SHARED_FOLDER, max_examples=10)
 @given(NORMS, HOSTILE)
 def test_figures_and_report_of_many_hostile_runs(
     normbench: Run, tmp_path: Path, norm: str, text: str
