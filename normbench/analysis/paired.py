@@ -20,7 +20,7 @@ from normbench.analysis.design import Comparison
 from normbench.analysis.images import scores
 from normbench.analysis.settings import describe
 from normbench.analysis.stats import Difference, crossed_difference, holm, paired_difference
-from normbench.analysis.study import Study
+from normbench.analysis.study import LOST, Study
 from normbench.errors import NormbenchError, unknown
 from normbench.tasks.metric import Metric
 
@@ -28,7 +28,6 @@ SIGNIFICANCE = 0.05
 UNDECIDED = "undecided"
 ALIKE = "alike"
 NO_VERDICT = "no verdict"
-LOST = ("diverged", "failed")  # states of runs that have ended without a result
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ A Study is never changed: `done`, `chosen` and `only` give a smaller Study.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,6 +30,7 @@ from normbench.runs.records import defects_of, task_of
 from normbench.tasks.metric import UNKNOWN_TASK, Metric, TaskRecord
 
 BASELINE = "bn"  # the norm to which times are relative
+LOST = ("diverged", "failed")  # states of runs that have ended without a result
 CHOSEN = "chosen"  # instead of a learning rate chosen on held-out images
 
 
@@ -110,6 +110,11 @@ class Study:
             configs={run: self.configs[run] for run in self.configs if run in ids},
             correct={run: self.correct[run] for run in self.correct if run in ids},
         )
+
+    @property
+    def can_blow_up(self) -> bool:
+        """Whether seeds have ended without a result, so that a mean is one of survivors."""
+        return bool(self.runs["status"].isin(LOST).any())
 
     # Norms
 
@@ -235,23 +240,6 @@ class Study:
         Columns with unknown names are shown as plain numbers.
         """
         return quantity_of(column, self.task.metrics) or Metric(column, "", "larger")
-
-    @cached_property
-    def spread_over_seeds(self) -> tuple[float, int]:
-        """The standard deviation of the primary metric over seeds, pooled over so many settings.
-
-        nan where no norm has two finished seeds at any settings.
-        """
-        done = self.done.runs
-        if done.empty:
-            return math.nan, 0
-        groups = done.groupby(["norm", *self.settings], dropna=False)[self.test_column]
-        freedom = groups.size() - 1
-        variances = groups.var(ddof=1)[freedom > 0]
-        if variances.empty:
-            return math.nan, 0
-        pooled = (variances * freedom[freedom > 0]).sum() / freedom.sum()
-        return math.sqrt(pooled), len(variances)
 
     # Times
 

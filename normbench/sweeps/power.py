@@ -34,7 +34,7 @@ def describe_power(plan: Plan, finished: Study) -> Iterator[str]:
 def _decisions(plan: Plan, finished: Study, number: int) -> Iterator[str]:
     design, metric = plan.design, plan.metric
     seeds = len({run.config.seed for run in plan.runs})
-    spread, settings = finished.spread_over_seeds
+    spread, settings = spread_over_seeds(finished)
     source = f"pooled from finished runs of {settings} settings"
     if math.isnan(spread) and design.standard_deviation is not None:
         spread, source = design.standard_deviation / metric.scale, "as the study states"
@@ -61,6 +61,23 @@ def _decisions(plan: Plan, finished: Study, number: int) -> Iterator[str]:
         else:
             needed = _needed(of_pair, number, wanted)
             yield f"  {shown}, the smallest difference of interest, takes {needed}"
+
+
+def spread_over_seeds(study: Study) -> tuple[float, int]:
+    """The standard deviation of the primary metric over seeds, pooled over so many settings.
+
+    nan where no norm has two finished seeds at any settings.
+    """
+    done = study.done.runs
+    if done.empty:
+        return math.nan, 0
+    groups = done.groupby(["norm", *study.settings], dropna=False)[study.test_column]
+    freedom = groups.size() - 1
+    variances = groups.var(ddof=1)[freedom > 0]
+    if variances.empty:
+        return math.nan, 0
+    pooled = (variances * freedom[freedom > 0]).sum() / freedom.sum()
+    return math.sqrt(pooled), len(variances)
 
 
 def _needed(of_pair: float, number: int, wanted: float) -> str:

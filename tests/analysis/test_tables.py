@@ -175,6 +175,14 @@ def test_an_interval_over_seeds_is_students_and_a_single_seed_has_none() -> None
     assert interval in shown_table(three)
 
 
+def test_where_seeds_blow_up_the_median_and_the_worst_stand_beside_the_mean() -> None:
+    runs = [run("bn", reached, seed=seed) for seed, reached in enumerate((0.5, 0.7, 0.9))]
+    calm = comparison_table(table(*runs))
+    assert not {"median", "worst"} & {*calm.shown}
+    blown = comparison_table(table(*runs, run("bn", 0.1, seed=3, state="diverged", reason="nan")))
+    assert blown.shown[["median", "worst"]].iloc[0].tolist() == ["70.0 %", "50.0 %"]
+
+
 def test_a_commit_with_changes_is_marked() -> None:
     def of_commit(commit: str | None, *, dirty: bool | None) -> str:
         one = run("bn", 0.8)

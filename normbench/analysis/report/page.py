@@ -88,6 +88,7 @@ def page(
         version=normbench.__version__,
         title=f"{_norms(runs)} on {distinct(runs, 'data') or 'no data'}",
         summary=summary(study),
+        hypotheses=study.design.hypotheses if study.design else (),
         notes=[note.removeprefix("left out: ") for note in (*study.notes, *missing)],
         report_command=command,
         tables=[(name, table, _cells(table)) for name, table in tables.items()],

@@ -44,7 +44,8 @@ def comparison(study: Study) -> pd.DataFrame:
 
     n: finished runs, a seed each. `study.test_column`: their mean, with the columns of
     `table.result`. seconds of an epoch: median over the rounds of a bench, with the columns RATIO
-    relative to bn in the same rounds, and rounds. Where images were held out:
+    relative to bn in the same rounds, and rounds. Where runs blow up: the median and the worst
+    over seeds, which a mean with its interval hides. Where images were held out:
     `study.val_column`, and chosen, whether the learning rate is the chosen rate.
     """
     groups = study.runs.groupby(["norm", *study.settings], sort=False, dropna=False)
@@ -65,6 +66,10 @@ def _row(study: Study, group: pd.DataFrame) -> dict[Any, Any]:
     values = list(done.get(study.test_column, []))
     reached = result(group, study.test_column, values, study.primary)
     status = reached.pop("status")
+    if study.can_blow_up:
+        worst = min if study.primary.is_larger_better else max
+        reached["median"] = median(values) if values else math.nan
+        reached["worst"] = worst(values) if values else math.nan
     clock = study.clock(group["run"])
     ratio = median_ratio(clock, study.clock_of_bn)
     seconds = median(clock.values()) if clock else math.nan
@@ -86,6 +91,9 @@ def _readable(study: Study, data: pd.DataFrame) -> pd.DataFrame:
     shown[in_words(study.test_column)] = [
         metric.show(mean, half_width) if n else "none finished" for mean, half_width, n in reached
     ]
+    for name in ("median", "worst"):
+        if name in data:
+            shown[name] = show_all(metric, data[name])
     if "test_set_half_width" in data:
         widths = pd.Series(show_all(metric, data["test_set_half_width"]))
         shown["test set"] = widths.where(widths == NOT_MEASURED, "± " + widths)
