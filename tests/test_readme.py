@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 import shlex
 import shutil
@@ -9,8 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 from normbench import cli
 from normbench.analysis.loading import load_study
@@ -172,10 +176,38 @@ def test_every_page_of_docs_opens_with_a_command_and_is_in_the_readme() -> None:
 
 
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/*.md")]
-DOCUMENTS += ROOT.glob("results/speed/README.md")
+DOCUMENTS += ROOT.glob("results/*/README.md")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_that_a_document_points_to_exists(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
         assert target.startswith("http") or (document.parent / target).exists(), target
+
+
+def test_the_page_of_evaluations_has_every_command_that_its_runs_were_made_by() -> None:
+    folder = ROOT / "results" / "evaluations"
+    page = (folder / "README.md").read_text()
+    for environment in json.loads((folder / "env.json").read_text()).values():
+        for made in (environment, *environment.get("resumed", [])):
+            assert re.sub(r"data\.root=\S+", "data.root=PATH", made["command"]) in page
+
+
+def test_what_is_said_of_bf16_is_computed_from_its_table_with_norms_as_the_unit() -> None:
+    speed = ROOT / "results" / "speed"
+    found: dict[str, list[float]] = {}
+    with (speed / "precision.csv").open() as file:
+        for row in csv.DictReader(file):
+            found.setdefault(row["norm"], []).append(float(row["bf16"]) - float(row["fp32"]))
+    over_norms = mean_and_half_width([float(np.mean(pairs)) for pairs in found.values()])
+    of_bn = mean_and_half_width(found["bn"])
+    assert max(found["bn"]) < 0 < min(found["in"])
+    for page in (ROOT / "results" / "LOG.md", speed / "README.md"):
+        assert over_norms in page.read_text()
+        assert of_bn in page.read_text()
+
+
+def mean_and_half_width(values: list[float]) -> str:
+    """The mean and half of its 95 % interval by Student's t, as "-0.06 ± 0.72"."""
+    half_width = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return f"{np.mean(values):.2f} ± {half_width:.2f}"

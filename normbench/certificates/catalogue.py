@@ -11,7 +11,9 @@ from typing import Any
 
 from tabulate import tabulate
 
-from normbench.certificates.certificate import Certificate, sizes
+from normbench.certificates.certificate import PARTS, Certificate
+from normbench.certificates.outcome import ONLY_SIGNS, WORKS, outcome
+from normbench.certificates.sizes import sizes
 from normbench.errors import Unsupported
 from normbench.norms import NormSpec, norms, own
 from normbench.text import markdown_cell, visible
@@ -36,37 +38,45 @@ STATISTICS = {
     "norm": "name",
     "mean 0 over": "mean_0_over",
     "variance 1 over": "variance_1_over",
-    "standardizes weights": "standardizes_weights",
+    "standardizes weights of fan-in": "standardizes_weights_of_fan_in",
     "batch mates matter in training": "batch_mates_matter_in_training",
     "they matter in evaluation": "batch_mates_matter_in_evaluation",
     "evaluates as it trains": "evaluates_as_it_trains",
     "ignores scale of": "ignores_scale_of",
     "ignores shift of": "ignores_shift_of",
-    "ignores scale of weights": "ignores_scale_of_weights",
+    "ignores scale of weights of fan-in": "ignores_scale_of_weights_of_fan_in",
 }
 TRAINING = {
     "norm": "name",
     "at batch 1": "at_batch_1",
     "on 1x1 maps": "on_1x1_maps",
+    "at batch 2 on 1x1 maps": "at_batch_2_on_1x1_maps",
     "at batch 1 on 1x1 maps": "at_batch_1_on_1x1_maps",
     "saved bytes per element": "saved_bytes",
-    "gradient accumulation is exact": "gradient_accumulation_is_exact",
+    "accumulates exactly in parts of": "accumulates_exactly_in_parts_of",
     "under activation checkpointing": "under_activation_checkpointing",
 }
 ABOUT = """\
 Computed by `normbench norms --markdown` on drawn inputs of 32 samples (n), 16 channels (c) and 5x5
-pixels (h w), with all options at their defaults, after some batches and with every warm-up over.
-State and parameters are numbers of values beyond the convolution's own weight and bias. c/4 is a
-quarter of the channels, n/2 half of the samples. Scale and shift are a factor and an offset of the
-input, drawn for each sample, for each channel, or once for the batch. Saved bytes are kept by norm
-and activation for the backward pass, per float32 element of the input. Gradients are accumulated
-over halves of 16 samples, the size of ghost_bn's chunks."""
+pixels (h w), with all options at their defaults, after some batches and with every warm-up over. A
+row "in warm-up" has the facts of the first batches, where they differ. Means, variances, and what
+is ignored or standardized hold to 0.1 % of the largest value, since eps disturbs them; other facts
+hold to a millionth. {types}
+
+State and parameters are numbers of values beyond the convolution's own weight and bias. Only signs
+of an input are kept where each channel of the output takes two values. c/4 is a quarter of the
+channels, n/2 half of the samples. Scale and shift are a factor and an offset of the input, drawn
+for each sample, for each channel, or once for the batch. Convolutions have the smallest and the
+largest fan-in of NormResNet, 27 and 2304. Saved bytes are kept by norm and activation for the
+backward pass, per float32 element of the input. Gradients of a batch accumulate exactly where those
+of its parts add up to them; parts of {parts} samples are tried."""
 
 
 def listed(name: str, given: Mapping[str, Any]) -> tuple[Facts, NormSpec]:
     """The facts of a registered or own norm with the options `given`, by name, and its NormSpec.
 
-    needs_batch is the smallest batch size that the norm trains, and on 1x1 maps where that differs.
+    needs_batch is the smallest batch size that the norm trains on more than signs, in brackets a
+    smaller one of which signs are left, and both on 1x1 maps where they differ.
     Raises NormbenchError where no such norm exists, Unsupported where its code fails on a batch.
     """
     options = norms.check(name, given)
@@ -113,6 +123,8 @@ def certificate_text(facts: Facts, certificate: Certificate) -> str:
     head.append(f"options: {', '.join(options) or 'none'}")
     shown = {key: facts[key] for key in ("parameters", "state", "scope", "paper")}
     shown |= known(certificate)
+    for key, value in (shown.pop("in_warm_up", None) or {}).items():
+        shown[f"in warm-up: {key}"] = value
     lines = [(key.replace("_", " "), _shown(value)) for key, value in shown.items()]
     return "\n".join([*head, "", tabulate(lines, tablefmt="plain", disable_numparse=True)])
 
@@ -121,24 +133,50 @@ def as_markdown(pairs: Sequence[tuple[Facts, Certificate]]) -> str:
     """Catalogue and certificates as three Markdown tables; a refused norm is in the first alone."""
     certified = []
     for facts, certificate in pairs:
-        if certificate.refused is None:
-            certified.append(facts | known(certificate))
+        if certificate.refused is not None:
+            continue
+        row = facts | known(certificate)
+        certified.append(row)
+        if row["in_warm_up"]:
+            named = {"name": f"{facts['name']} in warm-up"}
+            certified.append(row | row["in_warm_up"] | named)
     tables = [
         ("Norms", CATALOGUE, [facts for facts, _ in pairs]),
         ("Statistics", STATISTICS, certified),
         ("Training", TRAINING, certified),
     ]
-    sections = ["# Every norm and its certificate", ABOUT]
+    about = ABOUT.format(types=_types(certified), parts=_shown(PARTS))
+    sections = ["# Every norm and its certificate", about]
     for title, columns, rows in tables:
         sections.append(f"## {title}\n\n{_table(columns, rows, 'github')}")
     return "\n\n".join(sections)
 
 
 def known(certificate: Certificate) -> Facts:
-    """The certificate's facts by name; only the reason where the norm refuses."""
+    """The certificate's facts by name, in_warm_up those that differ there.
+
+    Only the reason where the norm refuses.
+    """
     facts = asdict(certificate)
     refused = facts.pop("refused")
-    return facts if refused is None else {"refused": refused}
+    if refused is not None:
+        return {"refused": refused}
+    if certificate.in_warm_up is not None:
+        first = known(certificate.in_warm_up)
+        del first["in_warm_up"]
+        facts["in_warm_up"] = {key: first[key] for key in first if first[key] != facts[key]}
+    return facts
+
+
+def _types(certified: Sequence[Facts]) -> str:
+    """A sentence about the types that the norms' layers compute in, from float64 inputs."""
+    narrower = []
+    for row in certified:
+        if row["computes_in"] != "float64":
+            narrower.append(f"{row['name']} ({row['computes_in']})")
+    if not narrower:
+        return "All layers compute in float64."
+    return f"Layers compute in float64, but {', '.join(narrower)}."
 
 
 def _needs_batch(spec: NormSpec) -> str:
@@ -149,10 +187,14 @@ def _needs_batch(spec: NormSpec) -> str:
 
 
 def _smallest_batch(spec: NormSpec, site: tuple[int, ...]) -> str:
+    only_signs = ""
     for size in BATCHES:
-        if spec.refuse((size, *site)) is None:
-            return str(size)
-    return "none"
+        found = outcome(spec, (size, *site))
+        if found == WORKS:
+            return f"{size}{only_signs}"
+        if found == ONLY_SIGNS and not only_signs:
+            only_signs = f" ({size}: only signs)"
+    return f"none{only_signs}"
 
 
 def _table(columns: Mapping[str, str], norms: Iterable[Facts], style: str) -> str:
@@ -170,5 +212,5 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):
-        return ", ".join(value) or "-"
+        return ", ".join(map(str, value)) or "-"
     return visible(str(value))

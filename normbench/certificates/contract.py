@@ -186,11 +186,14 @@ def knows_no_layout(spec: NormSpec, shape: Shape = SHAPE) -> None:
 
 
 def computes_in_half(spec: NormSpec, shape: Shape = SHAPE) -> None:
-    """Under bf16 autocast the norm learns; parameters and state stay in float32."""
+    """Under bf16 autocast the norm gives bf16 and learns; parameters and state stay in float32."""
     block = block_of(spec, shape, torch.float32)
     for seed in range(2):
         with torch.autocast("cpu", torch.bfloat16):
             y = block(images(shape, seed=seed).float())
+            evaluated = fresh(block, images(shape).float(), training=False)
+        for found in (y.dtype, evaluated.dtype):
+            _demand(found == torch.bfloat16, f"it gives {found}")
         y.float().square().sum().backward()
     values = list(block.state_dict().values())
     values += [p.grad for p in block.parameters() if p.grad is not None]

@@ -16,7 +16,11 @@ from normbench.norms import NormSpec
 from normbench.norms.spec import Shape
 
 IMAGE_CHANNELS = 3
+# The buffer that counts training batches, by which norms know the end of their warm-up.
+COUNTER = "num_batches_tracked"
 LATE = 10**6  # batches, beyond every warm-up
+# Seeds of the batches behind running statistics.
+SEEN = (11, 12, 13)
 
 
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -29,9 +33,9 @@ def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Ten
     return x.to(dtype)
 
 
-def images(shape: Shape, seed: int = 0) -> Tensor:
-    """Inputs of the block whose layer has inputs of `shape`."""
-    return drawn(shape[0], IMAGE_CHANNELS, *shape[2:], seed=seed)
+def images(shape: Shape, seed: int = 0, channels: int = IMAGE_CHANNELS) -> Tensor:
+    """Inputs of the block, with `channels` channels, whose layer has inputs of `shape`."""
+    return drawn(shape[0], channels, *shape[2:], seed=seed)
 
 
 def layer_of(spec: NormSpec, shape: Shape, dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -39,11 +43,19 @@ def layer_of(spec: NormSpec, shape: Shape, dtype: torch.dtype = torch.float64) -
     return materialize(_layer(Layers(spec, seed=0), shape[1]), shape[1:]).to(dtype)
 
 
-def block_of(spec: NormSpec, shape: Shape, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """The block whose layer has inputs of this shape, in training mode."""
+def block_of(
+    spec: NormSpec,
+    shape: Shape,
+    dtype: torch.dtype = torch.float64,
+    channels: int = IMAGE_CHANNELS,
+) -> nn.Module:
+    """The block of inputs with `channels` channels whose layer has inputs of this shape.
+
+    It is in training mode.
+    """
     layers = Layers(spec, seed=0)
-    block = nn.Sequential(layers.conv(IMAGE_CHANNELS, shape[1], 3), _layer(layers, shape[1]))
-    return materialize(block, (IMAGE_CHANNELS, *shape[2:])).to(dtype)
+    block = nn.Sequential(layers.conv(channels, shape[1], 3), _layer(layers, shape[1]))
+    return materialize(block, (channels, *shape[2:])).to(dtype)
 
 
 def _layer(layers: Layers, num_features: int) -> nn.Module:
@@ -53,12 +65,12 @@ def _layer(layers: Layers, num_features: int) -> nn.Module:
 
 
 @torch.no_grad()
-def settled(module: nn.Module, *batches: Tensor) -> nn.Module:
-    """Brings the module late into training: statistics of the batches, and every warm-up over."""
+def settled(module: nn.Module, *batches: Tensor, late: bool = True) -> nn.Module:
+    """Trains the module's statistics on the batches; where `late`, every warm-up is then over."""
     for x in batches:
         module.train()(x)
     for name, buffer in module.named_buffers():
-        if name.endswith("num_batches_tracked"):
+        if late and name.endswith(COUNTER):
             buffer.fill_(LATE)
     return module
 

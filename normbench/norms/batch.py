@@ -83,8 +83,9 @@ def ghost_bn(
 
     A batch of n samples is split into chunks of `size` samples, the last chunk smaller where `size`
     does not divide n. y within a chunk as for bn, gamma and beta shared. The running averages take
-    one chunk after another; evaluation uses running averages as bn does. bn with gradients
-    accumulated over k batches of b samples equals ghost_bn with size=b on a batch of k * b.
+    one chunk after another; evaluation uses running averages as bn does. Gradients accumulated over
+    parts of a batch are exact where `size` divides each part: bn with gradients accumulated over k
+    batches of b samples equals ghost_bn with size=b on a batch of k * b.
     """
 
     def refuse(shape: Shape) -> Refusal | None:

@@ -115,7 +115,7 @@ class BatchRenorm(nn.BatchNorm2d):
         """r and d of shape (c,), clipped to the bounds of this step."""
         running_std = (self.running_var + self.eps).sqrt()
         steps = self.num_batches_tracked - self.warmup
-        progress = (steps / max(self.ramp, 1)).clamp(0, 1)
+        progress = (steps.to(std.dtype) / max(self.ramp, 1)).clamp(0, 1)
         r_max, d_max = 1 + progress * (self.r_max - 1), progress * self.d_max
         r = (std / running_std).clamp(1 / r_max, r_max)
         d = ((mean - self.running_mean) / running_std).clamp(-d_max, d_max)

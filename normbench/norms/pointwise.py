@@ -40,4 +40,6 @@ class DynamicTanh(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        return scale_and_shift(torch.tanh(self.alpha * x), self.weight, self.bias)
+        # alpha widens half precision, whose rounding would lose tanh's derivative 1 - y^2.
+        y = torch.tanh(self.alpha * x)
+        return scale_and_shift(y, self.weight, self.bias).to(x.dtype)

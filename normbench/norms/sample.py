@@ -31,7 +31,7 @@ def gn(*, num_groups: NumGroups = 4, eps: Eps = 1e-5, affine: bool = True) -> No
     """
     return NormSpec(
         "sample",
-        lambda num_features: nn.GroupNorm(num_groups, num_features, eps, affine),
+        lambda num_features: GroupNorm(num_groups, num_features, eps, affine),
         refuse=groups(num_groups),
     )
 
@@ -124,6 +124,17 @@ def rms(*, eps: Eps = 1e-6) -> NormSpec:
     )
 
 
+# On a GPU, autocast computes torch's group_norm and layer_norm in float32 and returns float32; the
+# casts below give x's type, as every norm does. Without autocast they do nothing.
+
+
+class GroupNorm(nn.GroupNorm):
+    """torch's group normalization, in x's type."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).to(x.dtype)
+
+
 class ElementwiseLayerNorm(LazyModuleMixin, nn.Module):
     """Layer normalization over (c, h, w), the shape of weight and bias, taken from the first x."""
 
@@ -145,14 +156,14 @@ class ElementwiseLayerNorm(LazyModuleMixin, nn.Module):
                 parameter.fill_(value)
 
     def forward(self, x: Tensor) -> Tensor:
-        return layer_norm(x, x.shape[1:], self.weight, self.bias, self.eps)
+        return layer_norm(x, x.shape[1:], self.weight, self.bias, self.eps).to(x.dtype)
 
 
 class ChannelLayerNorm(nn.LayerNorm):
     """Layer normalization of x (n, c, *places) over c: torch's, with the channels moved last."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1).to(x.dtype)
 
 
 class ChannelRMSNorm(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from torch import Tensor, nn
 
 from normbench.certificates import Certificate, catalogue, certify
 from normbench.certificates.catalogue import Facts
+from normbench.models import Layers, models
 from normbench.norms import NormSpec, norms
 from normbench.norms.spec import Refusal
 from normbench.timing.footprint import saved_bytes
 
 Run = Callable[..., tuple[int, str, str]]
 Certificates = dict[str, Certificate]
+FAN_INS, PARTS = (27, 2304), (1, 2, 4, 8, 16)
 REPOSITORY = Path(__file__).parents[2]
 
 BATCH = {
@@ -88,8 +91,26 @@ def test_norms_with_state_and_no_more_evaluate_in_another_way(certificates: Cert
 def test_accumulation_is_exact_but_for_norms_of_the_batch_and_moving_state(
     certificates: Certificates,
 ) -> None:
-    inexact = set(NAMES) - having(certificates, "gradient_accumulation_is_exact")
-    assert inexact == (BATCH | {"spectral_norm"}) - {"ghost_bn"}
+    """Ghost BatchNorm's in parts that are multiples of its chunks."""
+    expected: dict[str, tuple[int, ...]] = dict.fromkeys(NAMES, PARTS)
+    expected |= dict.fromkeys(BATCH | {"spectral_norm"}, ())
+    expected["ghost_bn"] = (16,)
+    found = {name: certificates[name].accumulates_exactly_in_parts_of for name in NAMES}
+    assert found == expected
+    smaller = certify(norms.build("ghost_bn", options={"size": 4}))
+    assert smaller.accumulates_exactly_in_parts_of == (4, 8, 16)
+
+
+def test_batch_renorm_is_bn_in_its_warm_up_and_no_fact_mixes_the_two(
+    certificates: Certificates,
+) -> None:
+    late, bn = certificates["batch_renorm"], certificates["bn"]
+    assert late.in_warm_up == replace(bn, saved_bytes=late.saved_bytes)
+    assert (bn.at_batch_2_on_1x1_maps, late.at_batch_2_on_1x1_maps) == ("keeps only signs", "works")
+    assert having(certificates, "in_warm_up") == {"batch_renorm"}
+    # Without a warm-up there is but the late regime, from the second batch on.
+    at_once = certify(norms.build("batch_renorm", options={"warmup_steps": 0, "ramp_steps": 0}))
+    assert at_once == replace(late, in_warm_up=None)
 
 
 def test_checkpointing_updates_every_state_twice(certificates: Certificates) -> None:
@@ -121,10 +142,46 @@ def test_statistics_cancel_scale_and_shift_common_to_their_axes(
 
 def test_which_norms_ignore_the_scale_of_the_weights(certificates: Certificates) -> None:
     """Not rms, whose convolution has an unscaled bias, nor EvoNorm-S0, for its sigmoid, nor
-    Batch Renorm, for its running statistics."""
-    see_the_scale = set(NAMES) - having(certificates, "ignores_scale_of_weights")
-    assert see_the_scale == {"none", "dyt", "rms", "evonorm_s0", "batch_renorm"}
-    assert having(certificates, "standardizes_weights") == {"ws_gn", "ws_bn", "scaled_ws"}
+    Batch Renorm, for its running statistics; scaled WS's eps counts at a large fan-in."""
+    expected: dict[str, tuple[int, ...]] = dict.fromkeys(NAMES, FAN_INS)
+    expected |= dict.fromkeys(("none", "dyt", "rms", "evonorm_s0", "batch_renorm"), ())
+    expected["scaled_ws"] = FAN_INS[:1]
+    found = {name: certificates[name].ignores_scale_of_weights_of_fan_in for name in NAMES}
+    assert found == expected
+    without_eps = certify(norms.build("scaled_ws", options={"weight_eps": 1e-12}))
+    assert without_eps.ignores_scale_of_weights_of_fan_in == FAN_INS
+
+
+def test_which_norms_standardize_weights_and_where_eps_leaves_filters_unequal(
+    certificates: Certificates,
+) -> None:
+    found = {name: certificates[name].standardizes_weights_of_fan_in for name in NAMES}
+    standardizing = {"ws_gn": FAN_INS[:1], "ws_bn": FAN_INS[:1], "scaled_ws": FAN_INS}
+    assert found == dict.fromkeys(NAMES, ()) | standardizing
+    without_eps = certify(norms.build("ws_bn", options={"weight_eps": 1e-12}))
+    assert without_eps.standardizes_weights_of_fan_in == FAN_INS
+
+
+def test_the_fan_ins_are_the_smallest_and_the_largest_of_normresnet() -> None:
+    model = models.build("normresnet", Layers(norms.build("none"), seed=0), 10)
+    convolutions = [part for part in model.modules() if isinstance(part, nn.Conv2d)]
+    fan_ins = [conv.weight[0].numel() for conv in convolutions]
+    assert (min(fan_ins), max(fan_ins)) == FAN_INS
+
+
+@pytest.mark.parametrize("name", ["rms", "bn", "evonorm_s0"])
+def test_a_layer_that_computes_in_float32_says_so_and_has_the_same_facts(
+    certificates: Certificates, name: str
+) -> None:
+    spec = norms.build(name)
+    makes = {"norm": InFloat32.of(spec.norm)}
+    if spec.norm_act is not None:
+        makes["norm_act"] = InFloat32.of(spec.norm_act)
+    found = certify(replace(spec, **makes))
+    assert certificates[name].computes_in == "float64"
+    assert found == replace(certificates[name], computes_in="float32")
+    facts, _ = catalogue.listed(name, {})
+    assert f"in float64, but {name} (float32)." in catalogue.as_markdown([(facts, found)])
 
 
 def test_on_one_pixel_instance_norms_are_refused_and_at_batch_1_those_of_the_batch(
@@ -136,7 +193,20 @@ def test_on_one_pixel_instance_norms_are_refused_and_at_batch_1_those_of_the_bat
         assert found.on_1x1_maps.startswith("refused: ") == (name in instance)
         refused = name in (instance | BATCH) - {"switchable"}
         assert found.at_batch_1_on_1x1_maps.startswith("refused: ") == refused
-        assert (found.at_batch_1_on_1x1_maps == "keeps only signs") == (name == "frn")
+
+
+def test_of_one_pixel_frn_keeps_signs_and_so_do_norms_of_the_batch_of_two_images(
+    certificates: Certificates,
+) -> None:
+    """Two values with mean 0 and variance 1 are 1 and -1."""
+    signs = "keeps only signs"
+    two = {"bn", "bn_custom", "lazy_bn", "sync_bn", "ws_bn", "ghost_bn", "frn"}
+    assert {n for n in NAMES if certificates[n].at_batch_2_on_1x1_maps == signs} == two
+    for attribute in ("on_1x1_maps", "at_batch_1_on_1x1_maps"):
+        assert {n for n in NAMES if getattr(certificates[n], attribute) == signs} == {"frn"}
+    x = torch.randn(2, 4, 1, 1, generator=torch.Generator().manual_seed(0)).double()
+    y = nn.BatchNorm2d(4, eps=1e-12).double()(x)
+    torch.testing.assert_close(y, (x - x.flip(0)).sign())
 
 
 def test_saved_bytes_are_those_of_what_autograd_needs(certificates: Certificates) -> None:
@@ -149,6 +219,22 @@ def test_saved_bytes_are_those_of_what_autograd_needs(certificates: Certificates
     assert saved_bytes(lambda x: (x * x).exp(), x, []) == 2 * size  # x once, and exp's output
     linear = nn.Linear(7, 3)
     assert saved_bytes(linear, x, list(linear.parameters())) == size
+
+
+class InFloat32(nn.Module):
+    """A layer within, computed in float32; the output has the input's type."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    @classmethod
+    def of(cls, make: Callable[[int], nn.Module]) -> Callable[[int], nn.Module]:
+        return lambda num_features: cls(make(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer.float()(x.float())
+        return y.to(x.dtype)
 
 
 class Shown(nn.Module):
@@ -212,7 +298,8 @@ def test_the_catalogue_names_every_norm_with_its_paper_state_and_parameters(norm
     assert "arXiv:1803.08494" in rows["gn"]
     assert "2 per channel + 1" in rows["bn"]
     assert "2 per channel + 6" in rows["switchable"]
-    assert "1, on 1x1 maps 2" in rows["bn"]
+    assert "1, on 1x1 maps 3 (2: only signs) " in rows["bn"]
+    assert "1, on 1x1 maps none (1: only signs) " in rows["frn"]
     assert "1, on 1x1 maps none" in rows["in"]
 
 
@@ -277,4 +364,4 @@ def test_the_docstring_of_an_own_norm_steers_nothing_and_ends_no_cell() -> None:
         assert not steers(text)
         assert "\\x1b[2J" in text
     rows = [line for line in in_markdown.splitlines() if line.startswith("| a")]
-    assert [line.count("|") - line.count(r"\|") for line in rows] == [9, 11, 8]
+    assert [line.count("|") - line.count(r"\|") for line in rows] == [9, 11, 9]

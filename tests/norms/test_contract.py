@@ -96,7 +96,7 @@ class Layer(nn.Module):
         self.forgotten = torch.zeros(1)  # no buffer, so missing from state_dict
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.spoil(self, x * self.weight[:, None, None])
+        return self.spoil(self, x * self.weight[:, None, None].to(x.dtype))
 
 
 def remember(layer: Layer, x: Tensor) -> Tensor:
@@ -135,6 +135,7 @@ SPOILED: list[tuple[Callable[[NormSpec, Shape], None], Callable[[Layer, Tensor],
     (contract.saves_and_loads, remember),
     (contract.repeats_itself, lambda layer, x: x + 1e-9 * torch.randn_like(x)),
     (contract.knows_no_layout, lambda layer, x: x + x.is_contiguous()),
+    (contract.computes_in_half, lambda layer, x: x * layer.weight[:, None, None]),
     (contract.trains, lambda layer, x: 1e30 * x),
 ]
 

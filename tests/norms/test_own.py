@@ -41,7 +41,8 @@ class MyNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(num_features, 1, 1))
 
     def forward(self, x):
-        return x / (x.var(self.axes, keepdim=True) + 1e-5) ** (self.alpha / 2) * self.weight
+        y = x / (x.var(self.axes, keepdim=True) + 1e-5) ** (self.alpha / 2) * self.weight
+        return y.to(x.dtype)
 
 
 class Activated(nn.Module):

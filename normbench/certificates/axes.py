@@ -1,0 +1,54 @@
+"""The finest sets of axes over which a layer's output has a property such as mean 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+# A split divides y (n, c, h, w) into parts: (groups of samples, groups of channels, whether each
+# pixel is a part of its own).
+Split = tuple[int, int, bool]
+
+
+def finest(y: Tensor, error: Callable[[Tensor], Tensor]) -> tuple[str, ...]:
+    """Names the finest splits of y with an error of at most 0.001 in every part, as "c/4 h w".
+
+    error: the property's error of each part, from parts with their values along the last axis.
+    """
+    n, c = y.shape[:2]
+    splits: list[Split] = [(i, j, False) for i in _divisors(n) for j in _divisors(c)]
+    splits.append((n, 1, True))
+    holding = [split for split in splits if error(_parts(y, split)).abs().max() < 1e-3]
+    names = []
+    for split in holding:
+        if not any(_is_finer(candidate, split) for candidate in holding):
+            names.append(_name(y, split))
+    return tuple(names)
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
+def _parts(y: Tensor, split: Split) -> Tensor:
+    """y with the values of each part along the last axis."""
+    samples, channels, by_pixel = split
+    if by_pixel:
+        return y.permute(0, 2, 3, 1)
+    n, c = y.shape[:2]
+    grouped = y.reshape(samples, n // samples, channels, c // channels, -1)
+    return grouped.transpose(1, 2).flatten(2)
+
+
+def _is_finer(first: Split, second: Split) -> bool:
+    divides = first[0] % second[0] == 0 and first[1] % second[1] == 0
+    return first != second and divides and first[2] >= second[2]
+
+
+def _name(y: Tensor, split: Split) -> str:
+    samples, channels, by_pixel = split
+    n = {len(y): "", 1: "n "}.get(samples, f"n/{samples} ")
+    c = {y.shape[1]: "", 1: "c "}.get(channels, f"c/{channels} ")
+    pixels = "" if by_pixel else "h w"
+    return f"{n}{c}{pixels}".strip()
