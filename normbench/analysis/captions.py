@@ -127,8 +127,8 @@ def over_processes(numbers: Iterable[int]) -> str:
     known = {*numbers}
     if max(known) < LEAST_PROCESSES:
         return (
-            f"of {processes(known)}, without an interval, which takes {LEAST_PROCESSES}, "
-            "since processes differ by more than rounds"
+            f"of {processes(known)}, without an interval, which takes {LEAST_PROCESSES} processes, "
+            "since they differ by more than rounds"
         )
     where = "" if min(known) >= LEAST_PROCESSES else f" where there are {LEAST_PROCESSES}"
     return f"averaged over {processes(known)}, with its 95 % Student-t interval over them{where}"

@@ -263,7 +263,7 @@ def test_few_processes_have_dots_without_bars_and_the_notes_say_why(
 ) -> None:
     timed = many_rounds([BN, GN], processes)
     few = costs_figure(timed)
-    reason = "without an interval, which takes 5, since processes differ by more than rounds"
+    reason = "without an interval, which takes 5 processes, since they differ by more than rounds"
     for note in (few.get_label(), costs_table(timed).caption):
         assert f"{said}, {reason}" in note
     assert [low == middle == high for low, middle, high in dots(few.axes[0])] == [True, True]

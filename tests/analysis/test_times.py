@@ -117,7 +117,7 @@ def test_the_note_says_the_rounds_and_who_did_them() -> None:
     assert (
         "11 rounds, on another processor, threads: 1, torch 2.16.0, commit fedcba987654. " in said
     )
-    assert "of one process, without an interval, which takes 5, since processes differ" in said
+    assert "of one process, without an interval, which takes 5 processes, since they differ" in said
     rounds = rounds_of(study, some_seconds("bn", "gn", rounds=11))
     twice = with_bench(
         study, pd.concat([rounds, rounds.assign(race="another day")], ignore_index=True)
