@@ -10,8 +10,9 @@ import pandas as pd
 from normbench.analysis.design import Rate
 from normbench.analysis.images import seeds_draw, training_images
 from normbench.analysis.settings import describe
-from normbench.analysis.stats import with_interval
+from normbench.analysis.stats import LEAST_PROCESSES
 from normbench.analysis.study import BASELINE, Study
+from normbench.analysis.times import num_processes
 from normbench.timing.rounds import shared_columns
 
 EDGE = " (the edge of what was tried)"
@@ -96,11 +97,12 @@ def time_note(study: Study) -> str:
     """The basis of times in a table, or the reason for their absence."""
     if not study.clocks:
         return UNTIMED if study.bench.empty else UNKNOWN_TIMES
-    numbers = {len(clock) for clock in study.clocks.values()}
+    clocks = study.clocks.values()
+    rounds = in_words(map(len, clocks))
     return (
         "Time per epoch is a training step's median, without evaluation, times the steps; "
-        "relative to bn: the median of the rounds' ratios, not the ratio of medians, "
-        f"{with_interval(numbers)}; timed in turns, {in_words(numbers)} rounds, "
+        "relative to bn: the median of the rounds' ratios (not the ratio of medians), "
+        f"{over_processes(map(num_processes, clocks))}; timed in turns, {rounds} rounds, "
         f"on {machine(study.bench)}. Times are of this study's network ({timed_networks(study)}), "
         f"not of the norm as such. {_timed_apart(study)}"
     )
@@ -136,6 +138,24 @@ def machine(rounds: pd.DataFrame) -> str:
 def in_words(numbers: Iterable[int]) -> str:
     """Numbers of rounds: `25`, or `3 or 25` where a bench was interrupted."""
     return " or ".join(map(str, sorted({*numbers})))
+
+
+def over_processes(numbers: Iterable[int]) -> str:
+    """How many processes ratios of times are of, and whether these give them an interval."""
+    known = {*numbers}
+    if max(known) < LEAST_PROCESSES:
+        return (
+            f"of {processes(known)}, without an interval, which takes {LEAST_PROCESSES} processes, "
+            "since they differ by more than rounds"
+        )
+    where = "" if min(known) >= LEAST_PROCESSES else f" where there are {LEAST_PROCESSES}"
+    return f"averaged over {processes(known)}, with its 95 % Student-t interval over them{where}"
+
+
+def processes(numbers: Iterable[int]) -> str:
+    """Numbers of processes in words: `one process`, `1 or 5 processes`."""
+    words = in_words(numbers)
+    return "one process" if words == "1" else f"{words} processes"
 
 
 def counted(number: int, noun: str) -> str:

@@ -25,8 +25,12 @@ def is_setting(column: str) -> bool:
 
 
 def study_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The flat configuration without the settings of the machine."""
-    return {key: value for key, value in config.items() if not key.startswith(OF_THE_MACHINE)}
+    """The flat configuration without the settings of the machine, by name.
+
+    So its order is the same in a run, in the files of a study, and in files of several joined.
+    """
+    kept = [key for key in sorted(config) if not key.startswith(OF_THE_MACHINE)]
+    return {key: config[key] for key in kept}
 
 
 def with_settings(runs: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

@@ -7,7 +7,8 @@ and a permutation test of three against three cannot go below p = 0.1: hence t.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -16,6 +17,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
+LEAST_PROCESSES = 5  # for the interval of a ratio of times
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A median over `n` pairs, and an interval with nan as ends for fewer than 6 pairs."""
+    """A ratio by `n` rounds of so many processes, and an interval.
 
-    median: float
+    low, high: nan for fewer than LEAST_PROCESSES.
+    """
+
+    value: float
     low: float
     high: float
     n: int
+    processes: int
 
 
 def mean_interval(values: Sequence[float]) -> Estimate:
@@ -135,42 +141,27 @@ def smallest_decided(spread: float, n: int, num_tests: int, power: float = 0.8) 
     return high * spread / math.sqrt(n)
 
 
-def median_ratio(first: Mapping[Any, float], second: Mapping[Any, float]) -> Ratio | None:
-    """The median of first over second at common keys (rounds); None without a common key.
+def ratio_over_processes(
+    first: Mapping[tuple[Any, ...], float], second: Mapping[tuple[Any, ...], float]
+) -> Ratio | None:
+    """First over second in the same rounds; None without a common key.
 
-    The interval assumes no distribution: the k-th smallest and k-th largest ratio enclose the true
-    median in at least 95 % of cases by the binomial law. The ends are nan for fewer than 6 pairs,
-    whose extremes enclose the median less often.
+    A key names a round, and begins with its process. A process counts once, by the median of its
+    rounds' ratios r_i; the interval is exp(mean ± t(0.975, k - 1) s / sqrt(k)) of the k values
+    log r_i. Rounds of one process agree better than processes do, so their spread gives no
+    interval.
     """
-    ratios = sorted(first[key] / second[key] for key in first.keys() & second.keys())
+    ratios = defaultdict(list)
+    common = first.keys() & second.keys()
+    for key in common:
+        ratios[key[0]].append(first[key] / second[key])
     if not ratios:
         return None
-    outside = _outside(len(ratios))
-    low, high = (ratios[outside - 1], ratios[-outside]) if outside else (math.nan, math.nan)
-    return Ratio(median(ratios), low, high, len(ratios))
-
-
-def with_interval(numbers: Iterable[int]) -> str:
-    """Words for a note on the intervals of medians over so many ratios."""
-    enough = [_outside(n) > 0 for n in numbers]
-    if all(enough) and enough:
-        return "with its 95 % interval"
-    if any(enough):
-        return "with its 95 % interval where there are 6 rounds"
-    return "without an interval, which takes 6 rounds"
-
-
-def _outside(n: int) -> int:
-    """The largest k such that the k-th smallest and k-th largest of n values enclose the median.
-
-    Enclosed with CONFIDENCE; 0 if even the extremes fall short.
-    """
-    from scipy.special import bdtr
-
-    k = 0
-    while 2 * bdtr(k, n, 0.5) <= 1 - CONFIDENCE:
-        k += 1
-    return k
+    logarithm = mean_interval([math.log(median(found)) for found in ratios.values()])
+    half_width = logarithm.half_width if logarithm.n >= LEAST_PROCESSES else math.nan
+    ends = (logarithm.mean, logarithm.mean - half_width, logarithm.mean + half_width)
+    value, low, high = map(math.exp, ends)
+    return Ratio(value, low, high, len(common), logarithm.n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

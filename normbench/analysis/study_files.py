@@ -113,7 +113,7 @@ def check_folder(folder: Path) -> None:
 def _packed(study: Study) -> dict[str, Any]:
     common = common_settings(study.configs)
     own = {}
-    # By name: the order of settings that were read from several files is not that of one.
+    # By name: shared settings and a run's own, read one after another, have another order.
     for run, config in study.configs.items():
         own[run] = {key: config[key] for key in sorted(config) if key not in common}
     common = {key: common[key] for key in sorted(common)}

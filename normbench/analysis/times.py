@@ -19,7 +19,7 @@ from normbench.runs.records import at
 from normbench.timing.rounds import FILE, MACHINE, shared_columns
 
 # Seconds by race, round, and all costly settings but the norm's: two norms are compared at the
-# same key only.
+# same key only. A race is of one process.
 Clock = dict[tuple[str, int, str], float]
 
 
@@ -38,6 +38,11 @@ def united(clocks: Sequence[Clock]) -> Clock:
     number = Counter(key for clock in clocks for key in clock)
     rounds = [pair for clock in clocks for pair in clock.items()]
     return {key: seconds for key, seconds in rounds if number[key] == 1}
+
+
+def num_processes(clock: Clock) -> int:
+    """The number of processes that timed."""
+    return len({race for race, _, _ in clock})
 
 
 def epoch_clocks(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +33,13 @@ def bench(
     eager: Annotated[
         bool, typer.Option("--eager", help="With --layers: without compiled layers.")
     ] = False,
-    rounds: Annotated[int, typer.Option(help="Turns that everyone takes.", min=1)] = 25,
+    rounds: Annotated[
+        int, typer.Option(help="Turns that everyone takes, in all processes together.", min=1)
+    ] = 25,
+    processes: Annotated[
+        int,
+        typer.Option(help="Fresh processes that share the rounds; an interval takes 5.", min=1),
+    ] = 5,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The folder for CSV, table and figure.")
     ] = None,
@@ -40,11 +47,12 @@ def bench(
         bool, typer.Option("--overwrite", help="Replace rounds that lie in that folder.")
     ] = False,
 ) -> None:
-    """Time training steps in turns, in one process: time relative to bn with its interval, memory.
+    """Time training steps in turns, in several processes: time relative to bn with its interval.
 
-    The images are random. A report takes the times of runs with the same settings from the
-    bench.csv in the report's folder. Ctrl-C shows the finished rounds of steps, and writes the
-    rounds where the folder holds none.
+    Processes take their shares of the rounds one after another, and fewer than 5 give no interval.
+    Memory stands beside the times. The images are random. A report takes the times of runs with
+    the same settings from the bench.csv in the report's folder. Ctrl-C shows the finished rounds
+    of steps, and writes the rounds where the folder holds none.
 
     \b
     normbench bench
@@ -52,16 +60,18 @@ def bench(
     normbench bench --layers
     """
     from normbench.analysis.bench import prepare_folder
+    from normbench.timing.repeats import shares
 
     if eager and not layers:
         raise NormbenchError("--eager needs --layers: whole steps are compiled by runtime.compile")
+    of_process = shares(rounds, processes)
     if output is not None:
         prepare_folder(output, layers=layers, overwrite=overwrite)
     configs = _planned(overrides or [])
     rows: list[dict[str, Any]] = []
     try:
         # Row by row: an interruption keeps the rows timed so far.
-        for row in _rows(configs, rounds, layers=layers, eager=eager):
+        for row in _rows(configs, of_process, layers=layers, eager=eager):
             rows.append(row)
     except BaseException:
         # Figures of layers are sums over the network's sites: with a site missing, wrong sums.
@@ -89,24 +99,25 @@ def _planned(overrides: list[str]) -> list[RunConfig]:
 
 
 def _rows(
-    configs: list[RunConfig], rounds: int, *, layers: bool, eager: bool
+    configs: list[RunConfig], rounds: Sequence[int], *, layers: bool, eager: bool
 ) -> Iterator[dict[str, Any]]:
     from tqdm import tqdm
 
-    from normbench.timing.norm_layers import MODES, bench_layers, sites_of
+    from normbench.timing.norm_layers import MODES, bench_layers, check_layers, sites_of
+    from normbench.timing.repeats import Bench, repeated
     from normbench.timing.steps import bench_steps
 
     # A round of all norms at a batch size is a turn of the bar; of layers, at each site.
     by_batch_size = {config.batch_size: config for config in configs}
-    turns = rounds * len(by_batch_size)
+    turns = sum(rounds) * len(by_batch_size)
     if layers:
-        turns = rounds * sum(len(sites_of(config)) for config in by_batch_size.values())
+        check_layers(configs)  # before a process starts
+        turns = sum(rounds) * sum(len(sites_of(config)) for config in by_batch_size.values())
+    work: Bench = bench_steps
+    if layers:
+        work = partial(bench_layers, modes=("eager",) if eager else MODES)
     with tqdm(desc="rounds", total=turns, disable=None, leave=False) as bar:
-        if layers:
-            modes = ("eager",) if eager else MODES
-            yield from bench_layers(configs, rounds, bar.update, modes)
-        else:
-            yield from bench_steps(configs, rounds, bar.update)
+        yield from repeated(work, configs, rounds, bar.update)
 
 
 def _conclude(

@@ -29,6 +29,7 @@ from normbench.config.compose import compose
 from normbench.data import Split
 from normbench.errors import RunFailure
 from normbench.timing.race import race
+from normbench.timing.repeats import in_order_of
 from normbench.train.build import build_trainer, runtime_of, task_of
 from normbench.train.resolve import resolve
 
@@ -50,14 +51,15 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def compare(norm: str, batch_size: int, rounds: int) -> Iterator[dict[str, float]]:
+def compare(norm: str, batch_size: int, rounds: int, repeat: int = 1) -> Iterator[dict[str, float]]:
     """Seconds of a step in each loop, round by round, after an uncounted warm-up.
 
-    Raises RunFailure where the process of a loop ends early.
+    Each loop has a new process. repeat: the number of this comparison among those that repeat it,
+    which decides the order of the loops. Raises RunFailure where the process of a loop ends early.
     """
     with ExitStack() as stack:
         processes = {}
-        for name, loop in loops().items():
+        for name, loop in in_order_of(repeat, [*loops().items()]):
             process = LoopProcess(name, loop, norm, batch_size)
             processes[name] = stack.enter_context(closing(process))
         # The clock is read in the process that works.

@@ -14,7 +14,7 @@ from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError
 from normbench.models import Layers, Site, materialize
 from normbench.norms import NormSpec, norms
-from normbench.timing.race import Work, race, timer_for
+from normbench.timing.race import Work, race, race_now, timer_for
 from normbench.timing.steps import LEAST_SECONDS, machine
 from normbench.train.build import runtime_of
 from normbench.train.resolve import Resolver
@@ -45,14 +45,16 @@ def bench_layers(
     configs: Sequence[RunConfig],
     rounds: int,
     done: Callable[[], object],
+    process: int = 1,
     modes: Sequence[str] = MODES,
 ) -> Iterator[dict[str, Any]]:
     """A row of layers.csv for each norm, site, layout, mode, part and round.
 
     All contestants of one site and batch size are timed in turns; `done` is called after each
-    round. Raises NormbenchError for a norm that comes twice and for settings of whole steps.
+    round. process: the number of this process among those that repeat the bench. Raises
+    NormbenchError for a norm that comes twice and for settings of whole steps.
     """
-    _check(configs)
+    check_layers(configs)
     by_batch_size = {config.batch_size: config for config in configs}
     for config in by_batch_size.values():
         specs = {}
@@ -63,6 +65,7 @@ def bench_layers(
         with runtime_of(config) as runtime:
             facts = {
                 "batch_size": config.batch_size,
+                "race": race_now(process, config.batch_size),
                 "precision": runtime.precision,
                 **machine(config.runtime.device),
             }
@@ -72,7 +75,8 @@ def bench_layers(
                     done()
 
 
-def _check(configs: Sequence[RunConfig]) -> None:
+def check_layers(configs: Sequence[RunConfig]) -> None:
+    """Raises NormbenchError for a norm that comes twice and for settings of whole steps."""
     """Refuses settings of whole steps, which a layer alone does not see or a row does not tell."""
     for config in configs:
         for name in ("channels_last", "compile"):

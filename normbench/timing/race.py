@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import torch
@@ -36,6 +37,12 @@ def race(
     calls = max(1, math.ceil(least_seconds / quickest))
     for _ in range(rounds):
         yield {name: timer(work, calls) / calls for name, work in works.items()}
+
+
+def race_now(process: int, batch_size: int) -> str:
+    """The name of a race that begins now: its rounds are of one process."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return f"{now} process {process} batch {batch_size}"
 
 
 def timer_for(device: torch.device) -> Timer:

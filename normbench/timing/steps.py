@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from typing import Any
 
 from normbench import environment
 from normbench.config.schema import RunConfig
 from normbench.data import Source
 from normbench.timing.footprint import peak_bytes, saved_bytes, state_bytes
-from normbench.timing.race import race, timer_for
+from normbench.timing.race import race, race_now, timer_for
 from normbench.timing.trial import Trial, trial
 from normbench.train.build import runtime_of, task_of
 from normbench.train.engine import Trainer
@@ -22,18 +21,18 @@ LEAST_SECONDS = 0.1
 
 
 def bench_steps(
-    configs: Sequence[RunConfig], rounds: int, done: Callable[[], object]
+    configs: Sequence[RunConfig], rounds: int, done: Callable[[], object], process: int = 1
 ) -> Iterator[dict[str, Any]]:
     """A row of bench.csv for each configuration and round: settings, seconds of a step, memory.
 
     Configurations of one batch size are timed in turns, on random images of the data's size; the
     seconds contain neither compilation nor warm-up. Configurations of equal cost (two seeds) are
-    timed once. `done` is called after each round. Raises what training raises.
+    timed once. `done` is called after each round. process: the number of this process among those
+    that repeat the bench. Raises what training raises.
     """
     resolver = Resolver()
     # Equal cost, one contestant: the last of them, in the place of the first.
     distinct = {_cost_id(config, resolver.source(config)): config for config in configs}
-    started = datetime.now(UTC).isoformat(timespec="seconds")
     batch_sizes = dict.fromkeys(config.batch_size for config in distinct.values())
     for batch_size in batch_sizes:
         chosen = [config for config in distinct.values() if config.batch_size == batch_size]
@@ -48,8 +47,9 @@ def bench_steps(
                 facts[cost_id] = _facts(config, source, ready)
             timer = timer_for(runtime.device)
             timed = race(works, timer, rounds=rounds, least_seconds=LEAST_SECONDS)
+            name = race_now(process, batch_size)
             for number, seconds in enumerate(timed):
-                place = {"race": f"{started} batch {batch_size}", "round": number}
+                place = {"race": name, "round": number}
                 for cost_id, columns in facts.items():
                     yield columns | place | {"seconds": seconds[cost_id]}
                 done()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question, asked by the training loop between two steps."""
+"""Ctrl-C and SIGTERM as a question between two steps; processes that Ctrl-C does not reach."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
 
 
@@ -31,3 +32,15 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+@contextmanager
+def withheld_ctrl_c() -> Iterator[None]:
+    """Processes started within inherit a blocked SIGINT: Ctrl-C is for this process alone."""
+    # Started first: multiprocessing unblocks the signal when it starts the tracker.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

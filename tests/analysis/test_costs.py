@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kit.runs import TIMED_ON, rows_of
+from kit.ratios import over_processes
+from kit.runs import TIMED_ON, rows_by_processes, rows_of
 from matplotlib.axes import Axes
 
 from normbench.analysis.bench import of_layers, of_steps
@@ -39,33 +40,24 @@ def config(norm: str, batch_size: int = 64, **changed: Any) -> dict[str, Any]:
     return flatten(compose([], given | changed).identity())
 
 
-def rounds(*timed: tuple[dict[str, Any], Sequence[float]], **facts: Any) -> pd.DataFrame:
+def rounds(
+    *timed: tuple[dict[str, Any], Sequence[float]], processes: int = 1, **facts: Any
+) -> pd.DataFrame:
     """The rounds of these configurations, whose steps took these seconds."""
     rows = []
     for one, seconds in timed:
-        rows += rows_of(one, seconds, **facts)
+        rows += rows_by_processes(one, seconds, processes, **facts)
     return as_rounds(rows)
 
 
-def many_rounds(configs: Sequence[dict[str, Any]], number: int = 7) -> pd.DataFrame:
-    """Rounds of all of these, each a little slower than the one before."""
+def many_rounds(configs: Sequence[dict[str, Any]], processes: int = 5) -> pd.DataFrame:
+    """Two rounds of all of these in each process, each a little slower than the one before."""
     generator = np.random.default_rng(0)
     timed = []
     for place, one in enumerate(configs):
-        timed.append((one, (generator.uniform(0.9, 1.1, number) * (1 + place / 10)).tolist()))
-    return rounds(*timed)
-
-
-def interval(ratios: Sequence[float]) -> tuple[float, float]:
-    """The order-statistic interval of a median, by scipy's binomial law."""
-    n = len(ratios)
-    enclosing = [
-        k for k in range(n // 2 + 1) if 2 * scipy.stats.binom.cdf(k - 1, n, 0.5) <= 0.05 and k
-    ]
-    if not enclosing:
-        return math.nan, math.nan
-    ordered = np.sort(ratios)
-    return float(ordered[enclosing[-1] - 1]), float(ordered[n - enclosing[-1]])
+        seconds = generator.uniform(0.9, 1.1, 2 * processes) * (1 + place / 10)
+        timed.append((one, seconds.tolist()))
+    return rounds(*timed, processes=processes)
 
 
 # Steps
@@ -76,7 +68,7 @@ CONFIGS = [
     config("in", 64, **{"train.accumulate": 2}),
 ]
 BASELINES = [0, 0, 0, 3, 3, 3, 7, 7, None]  # the place of bn at the same other settings
-PLACES = list(itertools.product(range(len(CONFIGS)), ("monday", "friday"), range(8)))
+PLACES = list(itertools.product(range(len(CONFIGS)), "abcdef", range(3)))
 
 
 @settings(max_examples=8)
@@ -88,7 +80,7 @@ def test_costs_are_those_of_the_oracle_whatever_rounds_are_lost(
     steps: list[dict[tuple[str, int], float]] = [{} for _ in CONFIGS]
     rows = []
     for i, race, number in PLACES:
-        if (i, race, number) not in lost or (race, number) == ("friday", 7):
+        if (i, race, number) not in lost or (race, number) == ("f", 2):
             seconds = float(generator.lognormal(-3, 0.5))
             steps[i][race, number] = seconds
             rows += rows_of(CONFIGS[i], [seconds], race, peak_bytes=i)
@@ -101,11 +93,14 @@ def test_costs_are_those_of_the_oracle_whatever_rounds_are_lost(
         images = one["batch_size"] * one["train.accumulate"]
         assert (row["norm"], row["batch_size"]) == (one["norm.name"], one["batch_size"])
         assert row["rounds"] == len(mine)
+        assert row["processes"] == len({race for race, _ in mine})
         assert row["seconds"] == pytest.approx(step)
         assert row["images_per_second"] == pytest.approx(images / step)
         of_bn = {} if place is None else steps[place]
-        ratios = [mine[key] / of_bn[key] for key in {*mine} & {*of_bn}]
-        expected = (np.median(ratios), *interval(ratios)) if ratios else (math.nan,) * 3
+        ratios = defaultdict(list)
+        for race, number in {*mine} & {*of_bn}:
+            ratios[race].append(mine[race, number] / of_bn[race, number])
+        expected = over_processes([*ratios.values()]) if ratios else (math.nan,) * 3
         assert [row[name] for name in RATIO] == pytest.approx(expected, nan_ok=True)
 
 
@@ -113,7 +108,7 @@ def test_rounds_of_another_race_or_another_round_are_no_pair() -> None:
     bn, gn = config("bn"), config("gn")
     rows = rows_of(bn, [1.0, 2.0, 4.0], "a") + rows_of(gn, [3.0], "a")
     found = costs(as_rounds([*rows, *rows_of(gn, [0.1, 0.1], "b")])).set_index("norm")
-    assert found.loc["gn", "relative_time"] == 3.0
+    assert found.loc["gn", "relative_time"] == pytest.approx(3)
     assert found.loc["gn", "seconds"] == pytest.approx(0.1)
     apart = costs(as_rounds([*rows_of(bn, [1.0], "a"), *rows_of(gn, [3.0], "b")]))
     assert apart["relative_time"].tolist() == pytest.approx([1.0, math.nan], nan_ok=True)
@@ -123,7 +118,7 @@ def test_rounds_of_another_race_or_another_round_are_no_pair() -> None:
 @given(st.lists(st.floats(0.1, 10), min_size=6, max_size=12))
 def test_whatever_slows_a_whole_round_down_changes_no_ratio(drift: list[float]) -> None:
     slowed = {step: [step * slow for slow in drift] for step in (0.01, 0.0115)}
-    found = costs(rounds((BN, slowed[0.01]), (GN, slowed[0.0115]))).set_index("norm")
+    found = costs(rounds((BN, slowed[0.01]), (GN, slowed[0.0115]), processes=5)).set_index("norm")
     assert found.loc["gn", RATIO].tolist() == pytest.approx([1.15] * 3)
 
 
@@ -149,28 +144,33 @@ def test_settings_in_which_configurations_of_a_norm_differ_are_columns_by_short_
 
 def test_rounds_of_an_interrupted_bench_are_counted_as_they_are() -> None:
     """Not their median over batch sizes, which no contestant took."""
-    timed = [(config(norm, 1), [0.1] * 25) for norm in ("bn", "gn")]
-    said = costs_table(rounds(*timed, (BN, [0.1] * 3), (GN, [0.1] * 3))).caption
+    whole = rounds(*((config(norm, 1), [0.1] * 25) for norm in ("bn", "gn")), processes=5)
+    said = costs_table(pd.concat([whole, rounds((BN, [0.1] * 3), (GN, [0.1] * 3))])).caption
     assert "Medians over 3 or 25 rounds" in said
-    assert "with its 95 % interval where there are 6 rounds" in said
+    interval = "averaged over 1 or 5 processes, with its 95 % Student-t interval over them where"
+    assert f"{interval} there are 5. " in said
 
 
 def test_the_table_says_what_its_figures_rest_on() -> None:
     of_bn = [0.01, 0.011, 0.009, 0.01, 0.01, 0.01, 0.01]
     of_gn = [0.012, 0.0132, 0.0117, 0.011, 0.013, 0.012, 0.012]
-    table = costs_table(rounds((BN, of_bn), (GN, of_gn), (config("bn", 1), [0.0012] * 7)))
+    timed = (BN, of_bn), (GN, of_gn), (config("bn", 1), [0.0012] * 7)
+    table = costs_table(rounds(*timed, processes=7))
+    value, low, high = over_processes([[1.2], [1.2], [1.3], [1.1], [1.3], [1.2], [1.2]])
     assert table.title == "What a training step costs"
     assert table.shown.to_dict("list") == {
         "norm": ["bn", "gn", "bn"],
         "batch size": ["64", "64", "1"],
         "step": ["10.0 ms", "12.0 ms", "1.2 ms"],
-        "relative to bn": ["1.00x", "1.20x (1.10 to 1.30)", "1.00x"],
+        "relative to bn": ["1.00x", f"{value:.2f}x ({low:.2f} to {high:.2f})", "1.00x"],
         "images/s": ["6400", "5333", "833"],
         "peak": ["3.0 MiB"] * 3,
         "saved": ["2.0 MiB"] * 3,
         "state": ["1.0 MiB"] * 3,
     }
     assert table.caption.startswith("Medians over 7 rounds, ")
+    interval = "averaged over 7 processes, with its 95 % Student-t interval over them. "
+    assert interval in table.caption
     network = "(normresnet, widths 64, 128, 256, 512)"
     assert f"Times are of this network {network}, not of the norm as such." in table.caption
     assert table.caption.endswith(
@@ -248,7 +248,7 @@ def test_each_batch_size_and_layout_is_a_panel_whose_title_ends_where_the_next_b
     ]
     assert [len(axes.containers) for axes in figure.axes] == [2] * 4
     assert figure.get_supxlabel().split() == figure.get_label().split()
-    assert "95 % interval" in figure.get_label()
+    assert "with its 95 % Student-t interval" in figure.get_label()
     assert "another processor, threads: 1, torch 2.16.0, commit fedcba987654." in figure.get_label()
     figure.canvas.draw()
     boxes = [axes._left_title.get_window_extent() for axes in figure.axes]
@@ -257,12 +257,19 @@ def test_each_batch_size_and_layout_is_a_panel_whose_title_ends_where_the_next_b
     assert all(box.x1 <= figure.bbox.x1 for box in boxes)
 
 
-def test_few_rounds_have_dots_without_bars_and_norms_without_bn_have_none() -> None:
-    timed = many_rounds([BN, GN], number=3)
+@pytest.mark.parametrize(("processes", "said"), [(1, "of one process"), (4, "of 4 processes")])
+def test_few_processes_have_dots_without_bars_and_the_notes_say_why(
+    processes: int, said: str
+) -> None:
+    timed = many_rounds([BN, GN], processes)
     few = costs_figure(timed)
+    reason = "without an interval, which takes 5 processes, since they differ by more than rounds"
     for note in (few.get_label(), costs_table(timed).caption):
-        assert "without an interval, which takes 6 rounds" in note
+        assert f"{said}, {reason}" in note
     assert [low == middle == high for low, middle, high in dots(few.axes[0])] == [True, True]
+
+
+def test_norms_without_bn_have_no_dots() -> None:
     alone = costs_figure(many_rounds([GN, config("ln"), config("bn", 8)]))
     assert [len(axes.containers) for axes in alone.axes] == [0, 1]
     assert [text.get_text() for text in alone.axes[0].get_yticklabels()] == ["gn", "ln"]
@@ -282,24 +289,31 @@ Site = tuple[str, str, str, str]  # norm, site, layout, mode
 
 
 def layer_rounds(
-    forward: dict[Site, Sequence[float]], both: dict[Site, Sequence[float]], **facts: Any
+    forward: dict[Site, Sequence[float]],
+    both: dict[Site, Sequence[float]],
+    processes: int = 1,
+    **facts: Any,
 ) -> pd.DataFrame:
-    """The rounds of layers, whose forward passes and whose passes both ways took these seconds."""
+    """The rounds of layers, whose forward passes and whose passes both ways took these seconds.
+
+    The processes take them in turns.
+    """
     known = {"batch_size": 64, "own_activation": False, **TIMED_ON, **facts}
     rows = []
     for part, timed in (("forward", forward), ("both", both)):
         for place, seconds in timed.items():
             of_place = dict(zip(("norm", "site", "layout", "mode"), place, strict=True))
             for number, value in enumerate(seconds):
-                row = {"part": part, "round": number, "seconds": value}
-                rows.append(known | of_place | row)
+                race = f"process {number % processes} batch {known['batch_size']}"
+                turn = {"race": race, "round": number // processes}
+                rows.append(known | of_place | turn | {"part": part, "seconds": value})
     return pd.DataFrame(rows)
 
 
 @settings(max_examples=10)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 9))
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 6))
 def test_layers_are_summed_over_sites_and_the_way_back_is_what_both_ways_take_longer(
-    seed: int, number: int
+    seed: int, number: int, processes: int
 ) -> None:
     generator = np.random.default_rng(seed)
     sites = ("4x32x32", "8x16x16", "8x8x8")
@@ -307,7 +321,7 @@ def test_layers_are_summed_over_sites_and_the_way_back_is_what_both_ways_take_lo
     there = {place: generator.uniform(1, 2, number) for place in places}
     back = {place: generator.uniform(2, 4, number) for place in places}
     both = {place: there[place] + back[place] for place in places}
-    table = layers(layer_rounds(there, both))
+    table = layers(layer_rounds(there, both, processes))
     assert len(table) == 4
     for row in table.to_dict("records"):
         norm, where = row["norm"], (row["layout"], row["mode"])
@@ -316,8 +330,10 @@ def test_layers_are_summed_over_sites_and_the_way_back_is_what_both_ways_take_lo
         assert row["forward_seconds"] == pytest.approx(np.median(sums[0]))
         assert row["backward_seconds"] == pytest.approx(np.median(sums[1]))
         ratios = sums[2] / of_bn
-        expected = [np.median(ratios), *interval(ratios)]
+        by_process = [ratios[first::processes] for first in range(min(processes, number))]
+        expected = over_processes(by_process)
         assert [row[name] for name in RATIO] == pytest.approx(expected, nan_ok=True)
+        assert (row["rounds"], row["processes"]) == (number, len(by_process))
 
 
 def test_layers_are_related_to_bn_in_the_same_layout_mode_and_batch_size() -> None:
@@ -365,6 +381,7 @@ def test_the_caption_of_layers_says_sites_rounds_and_machine() -> None:
     of_bn = layer_rounds(TWO_SITES, TWO_SITES)
     said = layers_table(of_bn).caption
     assert "(4x8x8, 8x4x4), median over 5 rounds" in said
+    assert "the rounds' ratios, of one process, without an interval, which takes 5" in said
     assert said.endswith("another processor, threads: 1, torch 2.16.0, commit fedcba987654.")
     assert "activation" not in said
     both = layers_table(pd.concat([of_bn, of_bn.assign(norm="frn", own_activation=True)])).caption

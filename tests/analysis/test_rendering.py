@@ -44,7 +44,7 @@ def small_study() -> Study:
     """bn, ln and gn at batch sizes 64 and 1: bn diverged once at 1, ln was refused there, and gn
     has no run there.
 
-    All were timed in turns but those at batch size 1.
+    All were timed in turns, a round in each of 7 processes, but those at batch size 1.
     """
     bn = [one_run("bn", 64, seed, 0.75 + seed / 64, seconds=(10.0, 8.0, 9.0)) for seed in (0, 1, 2)]
     ln = [
@@ -68,7 +68,7 @@ def small_study() -> Study:
     seconds: Seconds = {
         (norm, 64): [number / 1024 for number in found] for norm, found in ticks.items()
     }
-    return timed(in_study(*bn, *ln, *gn, *at_1, diverged, refused), seconds)
+    return timed(in_study(*bn, *ln, *gn, *at_1, diverged, refused), seconds, processes=7)
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from kit.ratios import over_processes
 from kit.runs import CLASSIFICATION, REGRESSION, Seconds, in_study, one_run, rows_of, timed
 
 from normbench.analysis.loading import with_bench
@@ -24,10 +25,10 @@ def run(norm: str, reached: float, batch_size: int = 64, seed: int = 0, **values
     return one_run(norm, batch_size, seed, reached, **values)
 
 
-def table(*runs: RunFiles, seconds: Seconds | None = None) -> Study:
+def table(*runs: RunFiles, seconds: Seconds | None = None, processes: int = 1) -> Study:
     """The study of these runs, with the times that follow from these seconds of a step."""
     study = in_study(*runs)
-    return timed(study, seconds) if seconds else study
+    return timed(study, seconds, processes) if seconds else study
 
 
 def shown_table(study: Study) -> str:
@@ -48,11 +49,14 @@ def test_a_time_and_a_ratio_are_medians_over_rounds() -> None:
     seconds = {"bn": [0.1, 0.2, 0.4, 0.1, 0.2, 0.1, 0.1], "gn": [0.3, 0.2, 0.4, 0.2, 0.6, 0.2, 0.1]}
     shown = comparison(table(run("bn", 0.8), run("gn", 0.7), seconds=seconds)).set_index("norm")
     assert shown["seconds"].to_dict() == pytest.approx({"bn": 10.0, "gn": 20.0})
-    ratio = ["relative_time", "relative_time_low", "relative_time_high", "rounds"]
-    assert shown.loc["gn", ratio].tolist() == pytest.approx(
-        [2.0, 1.0, 3.0, 7]
-    )  # 1, 1, 1, 2, 2, 3, 3
-    assert shown.loc["bn", ratio].tolist() == [1.0, 1.0, 1.0, 7]
+    ratio = ["relative_time", "relative_time_low", "relative_time_high", "rounds", "processes"]
+    of_gn = [2.0, math.nan, math.nan, 7, 1]  # 1, 1, 1, 2, 2, 3, 3
+    assert shown.loc["gn", ratio].tolist() == pytest.approx(of_gn, nan_ok=True)
+    found = comparison(table(run("bn", 0.8), run("gn", 0.7), seconds=seconds, processes=6))
+    shown = found.set_index("norm")
+    expected = over_processes([[3, 1], [1], [1], [2], [3], [2]])
+    assert shown.loc["gn", ratio].tolist() == pytest.approx([*expected, 7, 6])
+    assert shown.loc["bn", ratio].tolist() == [1.0, 1.0, 1.0, 7, 6]
 
 
 def test_times_are_related_within_one_batch_size() -> None:
@@ -131,16 +135,20 @@ def test_of_two_kinds_of_bn_none_is_chosen_to_relate_to() -> None:
 
 def test_the_markdown_table_says_what_its_figures_rest_on() -> None:
     seconds = {"bn": [0.1] * 6, "gn": [0.12, 0.13, 0.12, 0.13, 0.14, 0.11]}
-    assert shown_table(table(run("bn", 0.8), run("gn", 0.7), seconds=seconds)) == (
+    _, low, high = over_processes([[1.2], [1.3], [1.2], [1.3], [1.4], [1.1]])
+    assert (round(low, 2), round(high, 2)) == (1.14, 1.36)
+    runs = run("bn", 0.8), run("gn", 0.7)
+    assert shown_table(table(*runs, seconds=seconds, processes=6)) == (
         "| norm   | test accuracy   | test set   | time per epoch   | relative to bn       | runs   |\n"
         "|:-------|:----------------|:-----------|:-----------------|:---------------------|:-------|\n"
         "| bn     | 80.0 %          | ± 0.8 %    | 10.0 s           | 1.00x                | 1      |\n"
-        "| gn     | 70.0 %          | ± 0.9 %    | 12.5 s           | 1.25x (1.10 to 1.40) | 1      |\n"
+        "| gn     | 70.0 %          | ± 0.9 %    | 12.5 s           | 1.25x (1.14 to 1.36) | 1      |\n"
         "\n"
         "Data cifar10-jpeg, 6,400 of 50,000 training images, 5 epochs, final epoch; 2 runs, one seed each, so nothing is said of the spread over seeds. "
         "Test set: the 95 % interval that 10000 test images leave of each. "
         "Time per epoch is a training step's median, without evaluation, times the steps; relative to bn: the median "
-        "of the rounds' ratios, not the ratio of medians, with its 95 % interval; timed in "
+        "of the rounds' ratios (not the ratio of medians), averaged over 6 processes, with its 95 % "
+        "Student-t interval over them; timed in "
         "turns, 6 rounds, on another processor, threads: 1, torch 2.16.0, "
         "commit fedcba987654. "
         "Times are of this study's network (normresnet), not of the norm as such. "

@@ -117,10 +117,12 @@ def test_the_note_says_the_rounds_and_who_did_them() -> None:
     assert (
         "11 rounds, on another processor, threads: 1, torch 2.16.0, commit fedcba987654. " in said
     )
+    assert "of one process, without an interval, which takes 5 processes, since they differ" in said
     rounds = rounds_of(study, some_seconds("bn", "gn", rounds=11))
     twice = with_bench(
         study, pd.concat([rounds, rounds.assign(race="another day")], ignore_index=True)
     )
+    assert "of 2 processes, " in time_note(twice)
     assert "22 rounds" in time_note(twice), "of both races"
 
 
@@ -132,14 +134,14 @@ def test_a_norm_timed_in_other_settings_than_bn_is_not_related_to_it_and_the_cap
     study = in_study(
         one_run("bn"), one_run("gn"), one_run("in", **other), one_run("ln", 8, **other)
     )
-    table = comparison_table(timed(study, some_seconds("bn", "gn", "in", "ln")))
+    table = comparison_table(timed(study, some_seconds("bn", "gn", "in", "ln"), processes=5))
     related = dict(zip(table.shown["norm"], table.shown["relative to bn"], strict=True))
     assert related["in"] == related["ln"] == "not measured"
     assert "x (" in related["gn"]
     assert (table.shown["time per epoch"] != "not measured").all()
     assert "In other settings than bn, so not related to it: in at batch 64. " in table.caption
     alike = timed(
-        in_study(one_run("bn", **other), one_run("in", **other)), some_seconds("bn", "in")
+        in_study(one_run("bn", **other), one_run("in", **other)), some_seconds("bn", "in"), 5
     )
     assert "x (" in comparison_table(alike).shown["relative to bn"].iloc[1]
     assert "In other settings" not in comparison_table(alike).caption

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from kit.ratios import over_processes
 from kit.runs import REGRESSION, Seconds, in_study, one_run, rows_of, timed
 
 from normbench.analysis.loading import with_bench
@@ -45,18 +46,20 @@ def test_the_claims_are_those_of_the_source() -> None:
 
 
 def test_what_was_measured_stands_beside_with_its_interval_and_number() -> None:
-    table = source_table(timed(in_study(*measured()), {("bn", 64): BN, ("ln", 64): LN}))
+    study = in_study(*measured())
+    table = source_table(timed(study, {("bn", 64): BN, ("ln", 64): LN}, processes=5))
     seeds = 100 * mean_interval([0.7, 0.71, 0.72]).half_width
     shown = table.shown.set_index("norm")
     assert shown.loc["bn", "accuracy measured"] == f"71.0 ± {seeds:.1f} % (n = 3)"
     assert shown.loc["bn", "time measured"] == "1.00x"
-    assert shown.loc["ln", "time measured"] == "1.20x (0.90 to 1.50)"
+    # Processes 1 and 2 had two rounds each.
+    value, low, high = over_processes([[1.1, 0.9], [1.3, 1.5], [1.0], [1.4], [1.2]])
+    assert shown.loc["ln", "time measured"] == f"{value:.2f}x ({low:.2f} to {high:.2f})"
     assert shown.loc["bn", "batch 1 measured"] == "1 diverged"
     assert shown.loc["ln", "batch 1 measured"] == "55.0 % (n = 1)"
     data = table.data.set_index("norm")
-    assert data.loc["ln", ["time", "time_low", "time_high", "time_n"]].tolist() == pytest.approx(
-        [1.2, 0.9, 1.5, 7]
-    )
+    columns = ["time", "time_low", "time_high", "time_n", "time_processes"]
+    assert data.loc["ln", columns].tolist() == pytest.approx([value, low, high, 7, 5])
     assert "timed in turns, 7 rounds, on another processor" in table.caption
 
 
@@ -92,7 +95,7 @@ def test_times_are_paired_over_equal_rounds_of_the_same_race() -> None:
     rounds += [*rows_of(bn, [9.0], "b"), *rows_of(gn, [9.0, 0.1, 0.1], "c")]
     found = relative_time(with_bench(study, as_rounds(rounds)), "gn")
     assert found is not None
-    assert (found.median, found.n) == (pytest.approx(1.25), 2)
+    assert (found.value, found.n, found.processes) == (pytest.approx(1.25), 2, 1)
     assert math.isnan(found.low)
     assert math.isnan(found.high)
 
@@ -101,7 +104,7 @@ def test_how_runs_ended_and_what_their_own_epochs_took_is_nothing_to_the_time_of
     def ratio(*runs: RunFiles) -> tuple[float, int]:
         found = relative_time(timed(in_study(*runs), {"bn": [0.1, 0.1], "gn": [0.11, 0.11]}), "gn")
         assert found is not None
-        return found.median, found.n
+        return found.value, found.n
 
     alone = ratio(one_run("bn", 64), one_run("gn", 64))
     assert alone == (pytest.approx(1.1), 2)
@@ -127,7 +130,7 @@ def test_times_of_other_batch_sizes_do_not_count() -> None:
     at_64, at_8 = relative_time(study, "gn"), relative_time(study, "gn", 8)
     assert at_64 is not None
     assert at_8 is not None
-    assert (at_64.median, at_8.median) == (pytest.approx(1.1), pytest.approx(9.9))
+    assert (at_64.value, at_8.value) == (pytest.approx(1.1), pytest.approx(9.9))
 
 
 def test_a_task_of_another_metric_has_no_claims_to_compare_with() -> None:

@@ -22,7 +22,8 @@ from normbench.checksums import SUMS
 from normbench.config.compose import compose
 from normbench.config.schema import RunConfig
 from normbench.timing import norm_layers as layers_module
-from normbench.timing import steps
+from normbench.timing import repeats, steps
+from normbench.timing.repeats import Bench, Done
 from normbench.timing.rounds import read_bench
 from normbench.train.resolve import resolve
 from normbench.train.run import execute
@@ -47,12 +48,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """The configurations to time; the command ends before the first step."""
     found: list[RunConfig] = []
 
-    def record(configs: Sequence[RunConfig], *_: object) -> Iterator[dict[str, Any]]:
+    def record(
+        work: Bench, configs: Sequence[RunConfig], rounds: Sequence[int], done: Done
+    ) -> Iterator[dict[str, Any]]:
         found.extend(configs)
+        assert rounds == [5] * 5
         raise KeyboardInterrupt
         yield {}
 
-    monkeypatch.setattr(steps, "bench_steps", record)
+    monkeypatch.setattr(repeats, "repeated", record)
     return found
 
 
@@ -61,6 +65,11 @@ LAYERS = {"layers.csv", "layers.md", "layers.svg", "layers.png", SUMS}
 
 def settings(*overrides: str) -> list[str]:
     return tiny("epochs=1", "batch_size=4", *overrides)
+
+
+def alone(rounds: int) -> list[str]:
+    """The rounds in this process, since a fresh one would not be patched."""
+    return ["--rounds", str(rounds), "--processes", "1"]
 
 
 def files_in(folder: Path) -> set[str]:
@@ -78,7 +87,11 @@ def rows_of(markdown: str) -> list[list[str]]:
 
 def test_the_printed_table_is_that_of_the_written_rounds(normbench: Run, tmp_path: Path) -> None:
     code, out, err = normbench(
-        "bench", *settings("norm=bn,gn", "batch_size=4,8"), "--rounds", "6", "-o", "new/speed"
+        "bench",
+        *settings("norm=bn,gn", "batch_size=4,8"),
+        *alone(6),
+        "-o",
+        "new/speed",
     )
     assert (code, err) == (0, "")
     folder = tmp_path / "new" / "speed"
@@ -94,17 +107,23 @@ def test_the_printed_table_is_that_of_the_written_rounds(normbench: Run, tmp_pat
 
 
 @pytest.mark.slow
-def test_in_a_process_of_its_own_it_says_the_table_and_nothing_else(tmp_path: Path) -> None:
+def test_in_processes_of_its_own_it_says_the_table_and_nothing_else(tmp_path: Path) -> None:
     """torch's profiler counts memory, and writes to standard error below Python."""
-    command = [sys.executable, "-m", "normbench", "bench", *settings("norm=bn"), "--rounds", "1"]
+    command = [sys.executable, "-m", "normbench", "bench", *settings("norm=bn,gn")]
+    command += ["--processes", "2", "--rounds", "3", "-o", "speed"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert done.stdout.startswith("| norm ")
+    assert "Medians over 3 rounds" in done.stdout
+    assert "of 2 processes, without an interval, which takes 5" in done.stdout
+    rounds = read_bench(tmp_path / "speed")
+    by_race = rounds.groupby("race", sort=False)["norm.name"].agg(list)
+    assert by_race.tolist() == [["bn", "gn"] * 2, ["gn", "bn"]]
 
 
 def test_layers_are_timed_alone(normbench: Run, tmp_path: Path) -> None:
     code, out, err = normbench(
-        "bench", *settings("norm=bn,gn"), "--layers", "--rounds", "2", "-o", "speed"
+        "bench", *settings("norm=bn,gn"), "--layers", *alone(2), "-o", "speed"
     )
     assert (code, err) == (0, "")
     assert files_in(tmp_path) == {f"speed/{name}" for name in LAYERS}
@@ -118,7 +137,7 @@ def test_layers_are_timed_alone(normbench: Run, tmp_path: Path) -> None:
 
 def test_rounds_are_replaced_only_if_asked_to(normbench: Run, tmp_path: Path) -> None:
     for kind, file in ([], "bench.csv"), (["--layers"], "layers.csv"):
-        timing = ["bench", *settings("norm=bn"), *kind, "--rounds", "1", "-o", "speed"]
+        timing = ["bench", *settings("norm=bn"), *kind, *alone(1), "-o", "speed"]
         assert normbench(*timing)[0] == 0
         before = (tmp_path / "speed" / file).read_text()
         assert normbench(*timing) == (2, "", ANY)
@@ -133,9 +152,9 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = steps.bench_steps
 
     def until_then(
-        configs: Sequence[RunConfig], rounds: int, done: Callable[[], object]
+        configs: Sequence[RunConfig], rounds: int, done: Done, process: int
     ) -> Iterator[dict[str, Any]]:
-        yield from whole(configs, rounds - 2, done)
+        yield from whole(configs, rounds - 2, done, process)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(steps, "bench_steps", until_then)
@@ -143,7 +162,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("stopped")
 def test_rounds_of_an_interrupted_bench_are_shown_and_kept(normbench: Run, tmp_path: Path) -> None:
-    code, out, _ = normbench("bench", *settings("norm=bn,gn"), "--rounds", "8", "-o", "speed")
+    code, out, _ = normbench("bench", *settings("norm=bn,gn"), *alone(8), "-o", "speed")
     assert code == 130
     assert "Medians over 6 rounds" in out
     kept = read_bench(tmp_path / "speed").groupby("norm.name").size()
@@ -154,9 +173,7 @@ def test_rounds_of_an_interrupted_bench_are_shown_and_kept(normbench: Run, tmp_p
 def test_an_interrupted_bench_replaces_no_rounds(normbench: Run, tmp_path: Path) -> None:
     (tmp_path / "speed").mkdir()
     (tmp_path / "speed" / "bench.csv").write_text("of yesterday")
-    code, out, _ = normbench(
-        "bench", *settings("norm=bn"), "--rounds", "3", "-o", "speed", "--overwrite"
-    )
+    code, out, _ = normbench("bench", *settings("norm=bn"), *alone(3), "-o", "speed", "--overwrite")
     assert code == 130
     assert "Medians over 1 rounds" in out
     assert (tmp_path / "speed" / "bench.csv").read_text() == "of yesterday"
@@ -168,12 +185,12 @@ def test_an_interrupted_bench_of_layers_whose_sums_lack_sites_shows_nothing(
 ) -> None:
     whole = layers_module.bench_layers
 
-    def until_then(*arguments: Any) -> Iterator[dict[str, Any]]:
-        yield next(whole(*arguments))
+    def until_then(*arguments: Any, **options: Any) -> Iterator[dict[str, Any]]:
+        yield next(whole(*arguments, **options))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(layers_module, "bench_layers", until_then)
-    code, out, _ = normbench("bench", *settings("norm=bn"), "--layers", "-o", "speed")
+    code, out, _ = normbench("bench", *settings("norm=bn"), "--layers", *alone(25), "-o", "speed")
     assert (code, out, files_in(tmp_path)) == (130, "", set())
 
 
@@ -204,7 +221,7 @@ def test_by_default_the_four_norms_of_the_source_are_timed_at_its_batch_size(
 def test_a_norm_that_cannot_train_is_named_and_the_rest_timed(
     normbench: Run, tmp_path: Path
 ) -> None:
-    code, out, err = normbench("bench", *settings(ON_A_PIXEL, "norm=in,ln"), "--rounds", "1")
+    code, out, err = normbench("bench", *settings(ON_A_PIXEL, "norm=in,ln"), *alone(1))
     assert code == 0
     assert err.startswith("refused: norm in cannot train normresnet at batch 4: ")
     assert err.count("\n") == 1
@@ -223,6 +240,8 @@ def test_a_norm_that_cannot_train_is_named_and_the_rest_timed(
         (["--eager"], "--eager needs --layers"),
         (["--layers", "train.accumulate=4"], "--layers: leave out train.accumulate"),
         (["--rounds", "0"], "Invalid value for '--rounds'"),
+        (["--processes", "0"], "Invalid value for '--processes'"),
+        (["--rounds", "4", "-o", "new"], "--rounds 4: each of the 5 processes takes a round"),
         (["-o", "file"], "--output: 'file' is not a folder"),
         (["-o", "runs"], "--output: 'runs' holds run directories, which its runs.csv would hide"),
         (["--layers", "-o", "runs"], "--output: 'runs' holds run directories"),
@@ -265,7 +284,9 @@ def timed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         configs.append(resolve(config)[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps, "LEAST_SECONDS", 0.0)
-        rows = list(steps.bench_steps(configs, 6, lambda: None))
+        rows = []
+        for process in range(1, 6):
+            rows += steps.bench_steps(configs, 2, lambda: None, process)
     of_steps(rows).write(folder / "speed")
     return folder
 
@@ -293,7 +314,8 @@ def test_a_table_takes_its_times_from_a_bench_alone(normbench: Run, tmp_path: Pa
             assert cells["time per epoch"] == f"{seconds[norm]:.1f} s"
         assert shown["bn"]["relative to bn"] == "1.00x"
         assert " to " in shown["gn"]["relative to bn"]
-        assert "timed in turns, 6 rounds" in out
+        assert "averaged over 5 processes" in out
+        assert "timed in turns, 10 rounds" in out
 
 
 @pytest.mark.usefixtures("trained_and_timed")

@@ -296,20 +296,34 @@ def rows_of(
     return [known | {"round": number, "seconds": value} for number, value in enumerate(seconds)]
 
 
-def rounds_of(study: Study, seconds: Seconds) -> pd.DataFrame:
-    """The rounds of all settings of these runs for which there are seconds, whatever the seed."""
+def rows_by_processes(
+    config: Mapping[str, Any], seconds: Sequence[float], processes: int, **facts: Any
+) -> list[dict[str, Any]]:
+    """The rows of a configuration whose rounds so many processes took in turns."""
+    rows = []
+    for first in range(processes):
+        race = f"2026-01-02T03:04:05+00:00 process {first + 1} batch {config['batch_size']}"
+        rows += rows_of(config, seconds[first::processes], race, **facts)
+    return rows
+
+
+def rounds_of(study: Study, seconds: Seconds, processes: int = 1) -> pd.DataFrame:
+    """The rounds of all settings of these runs for which there are seconds, whatever the seed.
+
+    The processes take them in turns: process 2 of 5 has the rounds 1, 6, 11.
+    """
     timed: dict[str, list[dict[str, Any]]] = {}
     for config in study.configs.values():
         norm, batch_size = config["norm.name"], config["batch_size"]
         found = seconds.get((norm, batch_size), seconds.get(norm))
         if found is not None:
-            timed[cost_id(config)] = rows_of(config, found)
+            timed[cost_id(config)] = rows_by_processes(config, found, processes)
     return as_rounds([row for rows in timed.values() for row in rows])
 
 
-def timed(study: Study, seconds: Seconds) -> Study:
+def timed(study: Study, seconds: Seconds, processes: int = 1) -> Study:
     """The study with a bench of its settings, whose steps took these seconds."""
-    return with_bench(study, rounds_of(study, seconds))
+    return with_bench(study, rounds_of(study, seconds, processes))
 
 
 def _config(

@@ -113,6 +113,8 @@ def test_its_steps_can_be_timed_and_its_means_are_those_of_a_slow_loop(normbench
         "model.widths=[4,8]",
         "--rounds",
         "6",
+        "--processes",
+        "1",
     )
     assert code == 0, err
     assert "relative to bn" in out

@@ -136,7 +136,8 @@ def test_a_loop_that_fails_ends_the_comparison_with_its_error(
 @pytest.mark.slow
 def test_the_script_compares_all_loops(tmp_path: Path) -> None:
     file = tmp_path / "rounds.csv"
-    options = ["--norms", "in", "--batches", "2", "--rounds", "2", "-o", str(file)]
+    options = ["--norms", "in", "--batches", "2", "--rounds", "3", "--processes", "2"]
+    options += ["-o", str(file)]
     done = subprocess.run(
         [sys.executable, SCRIPT, *options], capture_output=True, text=True, check=True
     )
@@ -145,7 +146,13 @@ def test_the_script_compares_all_loops(tmp_path: Path) -> None:
     assert set(rounds["loop"]) == names
     assert (rounds["seconds"] > 0).all()
     for _, group in rounds.groupby("loop"):
-        assert [*group["round"]] == [0, 1]
+        assert [*group[["process", "round"]].itertuples(index=False, name=None)] == [
+            (1, 0),
+            (1, 1),
+            (2, 0),
+        ]
     for name in names:
         assert f"| {name} " in done.stdout
-    assert "Median of 2 rounds" in done.stdout
+    assert [*rounds["loop"].iloc[: len(names)]] != [*rounds["loop"].iloc[-len(names) :]]
+    assert "Median of 3 rounds" in done.stdout
+    assert "of 2 processes, without an interval" in done.stdout

@@ -36,7 +36,7 @@ def tiny(norm: str, batch_size: int = 4, **settings: Any) -> RunConfig:
 
 
 def bench(*configs: RunConfig, rounds: int = 3, mode: str = "eager") -> list[dict[str, Any]]:
-    return list(bench_layers(configs, rounds, lambda: None, (mode,)))
+    return list(bench_layers(configs, rounds, lambda: None, modes=(mode,)))
 
 
 def test_sites_are_the_distinct_shapes_at_which_the_network_has_a_norm() -> None:
@@ -50,19 +50,22 @@ def test_every_norm_has_a_row_for_each_site_layout_part_and_round() -> None:
     threads = {"system.threads": 2}
     configs = [tiny(norm, size, **threads) for norm, size in (("bn", 4), ("gn", 4), ("bn", 8))]
     before = torch.get_num_threads()
-    rows = list(bench_layers(configs, 3, lambda: calls.append(1), ("eager",)))
+    rows = list(bench_layers(configs, 3, lambda: calls.append(1), 3, ("eager",)))
     names = ("batch_size", "norm", "site", "layout", "part", "round")
     keys = [tuple(row[name] for name in names) for row in rows]
     at_4 = itertools.product([4], ("bn", "gn"), SITES, LAYOUTS, PARTS, range(3))
     at_8 = itertools.product([8], ("bn",), SITES, LAYOUTS, PARTS, range(3))
     assert sorted(keys) == sorted([*at_4, *at_8])
     assert len(calls) == 3 * len(SITES) * 2
-    measured = {"mode", "precision", "own_activation", "seconds"}
+    measured = {"race", "mode", "precision", "own_activation", "seconds"}
     for row in rows:
         assert {*row} == MACHINE | {*names} | measured
         assert row["seconds"] > 0
         assert (row["mode"], row["threads"]) == ("eager", 2)
         assert not row["own_activation"]
+        assert row["race"].endswith(f" process 3 batch {row['batch_size']}")
+    races = {(row["race"], row["batch_size"]) for row in rows}
+    assert len(races) == 2, "a race has all sites, whose seconds are summed"
     assert torch.get_num_threads() == before
     assert all(row["own_activation"] for row in bench(tiny("frn")))
 

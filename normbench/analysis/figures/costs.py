@@ -11,12 +11,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from normbench.analysis.captions import machine, networks, time_note
+from normbench.analysis.captions import machine, networks, over_processes, time_note
 from normbench.analysis.figures import style
 from normbench.analysis.figures.labels import shortened
 from normbench.analysis.figures.layout import by_panel, prepared, starred
 from normbench.analysis.settings import describe
-from normbench.analysis.stats import median_ratio, with_interval
+from normbench.analysis.stats import ratio_over_processes
 from normbench.analysis.study import BASELINE, Study
 from normbench.analysis.tables.layer_costs import layers
 from normbench.analysis.tables.step_costs import costs
@@ -25,7 +25,7 @@ from normbench.analysis.times import Clock
 from normbench.errors import NormbenchError
 
 MIDDLE_HALF = "Bars: the middle half of the rounds."
-NOTE = "Dots: median over rounds of the ratio to bn in the same round, {interval}, on {machine}."
+NOTE = "Dots: the median of the rounds' ratios to bn, {interval}; on {machine}."
 NETWORK = " Of this network: {networks}."
 MARGIN = 0.12  # of the axis, at both ends, for the dots and their numbers
 LONGEST_NAME = 32  # letters at the axis
@@ -61,7 +61,7 @@ def costs_figure(rounds: pd.DataFrame, size: style.Size = style.PAGE) -> Figure:
     """The time of a step over bn's, a panel for each batch size and choice of settings."""
     data = costs(rounds)
     settings = [str(name) for name in data.loc[:, "batch_size":"seconds"].columns[:-1]]
-    note = NOTE.format(interval=with_interval(data["rounds"]), machine=machine(rounds))
+    note = NOTE.format(interval=over_processes(data["processes"]), machine=machine(rounds))
     note += NETWORK.format(networks=networks(rounds.to_dict("records")))
     return _ratios_figure(data, settings, "time of a step over bn's", note, size)
 
@@ -69,9 +69,9 @@ def costs_figure(rounds: pd.DataFrame, size: style.Size = style.PAGE) -> Figure:
 def layers_figure(rounds: pd.DataFrame, size: style.Size = style.PAGE) -> Figure:
     """The time of the norm layers, both ways, over bn's, a panel for each layout and mode."""
     settings = ["batch_size", "layout", "mode"]
-    interval = with_interval([rounds["round"].nunique()])
-    note = NOTE.format(interval=interval, machine=machine(rounds))
-    return _ratios_figure(layers(rounds), settings, "time of the layers over bn's", note, size)
+    data = layers(rounds)
+    note = NOTE.format(interval=over_processes(data["processes"]), machine=machine(rounds))
+    return _ratios_figure(data, settings, "time of the layers over bn's", note, size)
 
 
 def _ratios_figure(
@@ -113,7 +113,7 @@ def _draw_clocks(ax: Axes, clocks: dict[str, Clock], looks: style.Looks) -> None
     for row, (label, clock) in enumerate(clocks.items()):
         low, middle, high = np.percentile([*clock.values()], [25, 50, 75])
         _draw_bar(ax, row, low, middle, high, looks[label])
-        ratio = median_ratio(clock, clocks.get(BASELINE, {}))
+        ratio = ratio_over_processes(clock, clocks.get(BASELINE, {}))
         if ratio is not None and label != BASELINE:
             # Above the bar, towards the side with more room.
             is_long = middle > longest / 2

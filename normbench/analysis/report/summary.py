@@ -15,6 +15,7 @@ from normbench.analysis.captions import (
     distinct,
     epochs,
     not_comparable,
+    processes,
     seeds,
     timed_networks,
     trained_on,
@@ -198,13 +199,15 @@ def _times(study: Study) -> Iterator[str]:
     done = study.done.runs
     norms = [str(norm) for norm in done["norm"].unique() if norm != BASELINE]
     for batch_size in sorted(done["batch_size"].unique()):
-        told = []
+        told, numbers = [], []
         for norm in norms:
             ratio = relative_time(study, norm, batch_size)
             if ratio is not None:
                 told.append(f"{norm} {times(ratio)}")
+                numbers.append(ratio.processes)
         if told:
             yield (
                 f"An epoch at batch size {batch_size} takes, relative to {BASELINE}, on this "
-                f"study's network ({timed_networks(study)}): {', '.join(told)}."
+                f"study's network ({timed_networks(study)}), by rounds of {processes(numbers)}: "
+                f"{', '.join(told)}."
             )

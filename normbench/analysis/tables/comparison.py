@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from normbench.analysis.captions import caption, time_note, unfinished
-from normbench.analysis.stats import median_ratio
+from normbench.analysis.stats import ratio_over_processes
 from normbench.analysis.study import BASELINE, Study
 from normbench.analysis.tables.table import (
     NOT_MEASURED,
@@ -44,9 +44,9 @@ def comparison(study: Study) -> pd.DataFrame:
 
     n: finished runs, a seed each. `study.test_column`: their mean, with the columns of
     `table.result`. seconds of an epoch: median over the rounds of a bench, with the columns RATIO
-    relative to bn in the same rounds, and rounds. Where runs blow up: the median and the worst
-    over seeds, which a mean with its interval hides. Where images were held out:
-    `study.val_column`, and chosen, whether the learning rate is the chosen rate.
+    relative to bn in the same rounds, rounds, and the processes that they are of. Where runs blow
+    up: the median and the worst over seeds, which a mean with its interval hides. Where images were
+    held out: `study.val_column`, and chosen, whether the learning rate is the chosen rate.
     """
     groups = study.runs.groupby(["norm", *study.settings], sort=False, dropna=False)
     table = pd.DataFrame([_row(study, group) for _, group in groups])
@@ -71,10 +71,11 @@ def _row(study: Study, group: pd.DataFrame) -> dict[Any, Any]:
         reached["median"] = median(values) if values else math.nan
         reached["worst"] = worst(values) if values else math.nan
     clock = study.clock(group["run"])
-    ratio = median_ratio(clock, study.clock_of_bn)
+    ratio = ratio_over_processes(clock, study.clock_of_bn)
     seconds = median(clock.values()) if clock else math.nan
-    rounds = ratio.n if ratio else 0
-    times = {"seconds": seconds, **ratio_columns(ratio), "rounds": rounds}
+    times = {"seconds": seconds, **ratio_columns(ratio)}
+    times["rounds"] = ratio.n if ratio else 0
+    times["processes"] = ratio.processes if ratio else 0
     return row | reached | times | {"status": status}
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from normbench.analysis.captions import machine
-from normbench.analysis.stats import median_ratio, with_interval
+from normbench.analysis.captions import in_words as rounds_in_words
+from normbench.analysis.captions import machine, over_processes
+from normbench.analysis.stats import ratio_over_processes
 from normbench.analysis.study import BASELINE
 from normbench.analysis.tables.table import Table, in_words, ratio_columns, show_ratios
 
@@ -20,8 +21,11 @@ WITH_ACTIVATION = "With an activation of its own, which the others leave to the 
 def layers_table(rounds: pd.DataFrame) -> Table:
     """A row for each norm, layout and mode; `rounds` as layers.csv has them."""
     data = layers(rounds)
-    number, sites = rounds["round"].nunique(), ", ".join(rounds["site"].unique())
-    note = NOTE.format(rounds=number, sites=sites, interval=with_interval([number]))
+    note = NOTE.format(
+        rounds=rounds_in_words(data["rounds"]),
+        sites=", ".join(rounds["site"].unique()),
+        interval=over_processes(data["processes"]),
+    )
     own = rounds.loc[rounds["own_activation"], "norm"].unique()
     if own.size:
         note += WITH_ACTIVATION.format(norms=", ".join(own))
@@ -32,13 +36,15 @@ def layers(rounds: pd.DataFrame) -> pd.DataFrame:
     """A row for each batch_size, norm, layout and mode.
 
     forward_seconds, backward_seconds: medians of the sums over sites. The columns RATIO: forward
-    and backward together, relative to bn.
+    and backward together, relative to bn; rounds, and the processes that they are of.
     """
     keys = ["batch_size", "norm", "layout", "mode"]
-    sums = rounds.groupby([*keys, "part", "round"], sort=False)["seconds"].sum().unstack("part")
+    place = [*keys, "part", "race", "round"]
+    sums = rounds.groupby(place, sort=False)["seconds"].sum().unstack("part")
     both = {}
-    for key, table in sums.groupby(keys):
-        both[key] = table["both"].droplevel([0, 1, 2, 3]).to_dict()
+    for key, table in sums.reset_index().groupby(keys):
+        turns = zip(table["race"], table["round"], strict=True)
+        both[key] = dict(zip(turns, table["both"], strict=True))
     rows = []
     for key, table in sums.groupby(keys, sort=False):
         batch_size, _, layout, mode = key
@@ -46,7 +52,9 @@ def layers(rounds: pd.DataFrame) -> pd.DataFrame:
         row["forward_seconds"] = table["forward"].median()
         row["backward_seconds"] = (table["both"] - table["forward"]).median()
         of_bn = both.get((batch_size, BASELINE, layout, mode), {})
-        rows.append(row | ratio_columns(median_ratio(both[key], of_bn)))
+        row |= ratio_columns(ratio_over_processes(both[key], of_bn))
+        races = table.index.get_level_values("race")
+        rows.append(row | {"rounds": len(races), "processes": races.nunique()})
     return pd.DataFrame(rows)
 
 

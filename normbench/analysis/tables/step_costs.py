@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 
 from normbench.analysis.captions import in_words as rounds_in_words
-from normbench.analysis.captions import machine, networks
+from normbench.analysis.captions import machine, networks, over_processes
 from normbench.analysis.settings import varying_settings
-from normbench.analysis.stats import median_ratio, with_interval
+from normbench.analysis.stats import ratio_over_processes
 from normbench.analysis.study import BASELINE
 from normbench.analysis.tables.table import Table, in_words, ratio_columns, show_ratios
-from normbench.analysis.times import clock_of, united
+from normbench.analysis.times import clock_of, num_processes, united
 from normbench.timing.rounds import setting_columns, shared_columns
 
 MIB = 2**20
@@ -23,8 +23,8 @@ SECTION = re.compile(r"^(runtime|norm\.options|norm|model|data|train)\.")
 BYTES = ("peak_bytes", "saved_bytes", "state_bytes")
 NOTE = (
     "Medians over {rounds} rounds, in which all of one batch size took their turns; relative to "
-    "bn: the median of the rounds' ratios at otherwise the same settings, which is not the ratio "
-    "of the medians where the machine's speed drifts, {interval}. Peak: the most that tensors take "
+    "bn: the median of the rounds' ratios at otherwise the same settings (not the ratio of the "
+    "medians, where the machine's speed drifts), {interval}. Peak: the most that tensors take "
     "in a step beyond what lasts; saved: what a forward pass keeps for the backward pass; state: "
     "weights, buffers, optimizer. Times are of this network ({networks}), not of the norm as such. "
 )
@@ -36,7 +36,7 @@ def costs_table(rounds: pd.DataFrame) -> Table:
     data = costs(rounds)
     note = NOTE.format(
         rounds=rounds_in_words(data["rounds"]),
-        interval=with_interval(data["rounds"]),
+        interval=over_processes(data["processes"]),
         networks=networks(rounds.to_dict("records")),
     )
     if data["compile_seconds"].any():
@@ -48,8 +48,8 @@ def costs(rounds: pd.DataFrame) -> pd.DataFrame:
     """A row for each contestant, in the order of the rounds.
 
     norm, batch_size, and varying settings by short names; seconds of a step (median), the
-    columns RATIO relative to bn at the same shared settings, rounds; images_per_second;
-    compile_seconds; peak_bytes, saved_bytes, state_bytes.
+    columns RATIO relative to bn at the same shared settings; rounds, and the processes that they
+    are of; images_per_second; compile_seconds; peak_bytes, saved_bytes, state_bytes.
     """
     clocks, firsts = {}, {}
     for cost, of_it in rounds.groupby("cost_id", sort=False):
@@ -64,9 +64,10 @@ def costs(rounds: pd.DataFrame) -> pd.DataFrame:
         seconds = median(clock.values())
         row = {"norm": first["norm.name"], "batch_size": batch_size}
         row |= {name: values[place] for name, values in varying.items()}
-        row |= {"seconds": seconds, **ratio_columns(median_ratio(clock, of_bn))}
+        row |= {"seconds": seconds, **ratio_columns(ratio_over_processes(clock, of_bn))}
         row |= {
             "rounds": len(clock),
+            "processes": num_processes(clock),
             "images_per_second": batch_size * int(first["train.accumulate"]) / seconds,
         }
         rows.append(row | first[["compile_seconds", *BYTES]].to_dict())

@@ -93,18 +93,18 @@ def times(ratio: Ratio | None) -> str:
         return NOT_MEASURED
     # Without an interval the ends are nan, which is not below nan.
     interval = f" ({ratio.low:.2f} to {ratio.high:.2f})" if ratio.low < ratio.high else ""
-    return f"{ratio.median:.2f}x{interval}"
+    return f"{ratio.value:.2f}x{interval}"
 
 
 def ratio_columns(ratio: Ratio | None) -> dict[str, float]:
     """A ratio as the columns RATIO; nan for none."""
-    values = [math.nan] * len(RATIO) if ratio is None else [ratio.median, ratio.low, ratio.high]
+    values = [math.nan] * len(RATIO) if ratio is None else [ratio.value, ratio.low, ratio.high]
     return dict(zip(RATIO, values, strict=True))
 
 
 def show_ratios(data: pd.DataFrame) -> list[str]:
     """The columns RATIO of each row as `times` writes them."""
     shown = []
-    for median, low, high in data[RATIO].to_numpy().tolist():
-        shown.append(times(None if math.isnan(median) else Ratio(median, low, high, 0)))
+    for value, low, high in data[RATIO].to_numpy().tolist():
+        shown.append(times(None if math.isnan(value) else Ratio(value, low, high, 0, 0)))
     return shown

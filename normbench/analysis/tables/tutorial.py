@@ -13,15 +13,15 @@ from typing import Any
 import pandas as pd
 
 from normbench.analysis.captions import caption, time_note, unfinished
-from normbench.analysis.stats import Ratio, median_ratio
+from normbench.analysis.stats import Ratio, ratio_over_processes
 from normbench.analysis.study import Study
 from normbench.analysis.tables.crosstab import cells
 from normbench.analysis.tables.table import Table, show_result, times
 
 METRIC = "accuracy"  # the claims are about accuracy: no table for another metric
 BATCH = 64
-TIME = ("time", "time_low", "time_high", "time_n")
-NO_RATIO = Ratio(math.nan, math.nan, math.nan, 0)
+TIME = ("time", "time_low", "time_high", "time_n", "time_processes")
+NO_RATIO = Ratio(math.nan, math.nan, math.nan, 0, 0)
 SMALLEST = 1
 NOTE = (
     f"Claimed: at batch {BATCH}, by a tutorial that does not say how; "
@@ -112,7 +112,7 @@ def source_table(study: Study) -> Table:
 def relative_time(study: Study, norm: str, batch_size: int = BATCH) -> Ratio | None:
     """Seconds of an epoch over bn's at a batch size, by rounds; None if not timed."""
     chosen = study.at(norm=norm, batch_size=batch_size).chosen
-    return median_ratio(study.clock(chosen.runs["run"]), study.clock_of_bn)
+    return ratio_over_processes(study.clock(chosen.runs["run"]), study.clock_of_bn)
 
 
 def _reached(study: Study, norm: str, batch_size: int) -> dict[Any, Any]:

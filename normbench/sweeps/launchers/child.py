@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver
 from typing import Any
 
 from normbench.atomic import disk_errors
@@ -27,6 +27,7 @@ from normbench.runs.standing import UNUSABLE, standing
 from normbench.runs.state import last_output, status_bytes
 from normbench.sweeps.launchers.launcher import StopAsked, Work, train
 from normbench.text import say
+from normbench.train.signals import withheld_ctrl_c
 
 # Between the request to stop and SIGKILL; the run finishes a step and saves a checkpoint.
 GRACE_SECONDS = 20.0
@@ -183,14 +184,9 @@ def start_server(configs: Sequence[RunConfig]) -> Any:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(preloaded(configs))
-    # Started first: a tracker started by the server would not block the signal.
-    resource_tracker.ensure_running()
-    # The server inherits the blocked signal: Ctrl-C is for the scheduler alone.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    # Ctrl-C is for the scheduler alone.
+    with withheld_ctrl_c():
         forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 
