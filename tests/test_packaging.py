@@ -46,12 +46,13 @@ def test_the_sdist_carries_every_file_but_those_of_the_checks(built: Path) -> No
 
 
 @pytest.mark.slow
-def test_the_wheel_carries_every_config_and_module(wheel: Path) -> None:
+def test_the_wheel_carries_every_config_and_every_file_of_the_package(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
     found = config_dir().rglob("*.yaml")
     configs = {f"normbench/configs/{path.relative_to(config_dir())}" for path in found}
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "normbench").rglob("*.py")}
-    assert configs | modules | {"normbench/py.typed"} <= packed
+    files = {name for name in tracked() if name.startswith("normbench/")}
+    assert {"normbench/py.typed", "normbench/analysis/published.yaml"} <= files
+    assert configs | files <= packed
     assert __version__ in wheel.name
 
 

@@ -83,11 +83,13 @@ def run(arguments: list[str], patch: pytest.MonkeyPatch) -> int:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two runs, a part of first-sweep, an own norm and imported images."""
+    """A folder of two runs, parts of first-sweep, an own norm and imported images."""
     folder = tmp_path_factory.mktemp("world")
     (folder / "my_norms.py").write_text(OWN_NORM)
     study = load_study([ROOT / "results" / "first-sweep"], ["norm=bn,gn"])
     write_study(study, folder / "results" / "first-sweep")
+    write_study(study.at(norm="bn"), folder / "here" / "part-1")
+    write_study(study.at(norm="gn"), folder / "there" / "part-2")
     for kind in ("train/cats", "train/dogs", "test/cats", "test/dogs"):
         (folder / "pets" / kind).mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(folder / "pets" / kind / "1.png")

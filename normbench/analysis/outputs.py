@@ -16,8 +16,8 @@ from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.crosstab import cross_table
 from normbench.analysis.tables.evaluations import evaluations_table, has_evaluations
 from normbench.analysis.tables.pairs import pairs_table
+from normbench.analysis.tables.source import has_sources, source_table
 from normbench.analysis.tables.table import Table
-from normbench.analysis.tables.tutorial import has_claims, source_table
 from normbench.errors import unknown
 
 Kind = Literal["table", "figure"]
@@ -72,7 +72,7 @@ def _learning_rate_table(study: Study) -> Table:
 
 # In the order of the report.
 OUTPUTS = (
-    Output("source", "Claimed and measured", "table", source_table, has_claims),
+    Output("source", "Claimed, published, measured", "table", source_table, has_sources),
     Output("comparison", "What each norm reached", "table", comparison_table),
     Output("batch-size", "By batch size", "table", _batch_size_table, _varies("batch_size")),
     Output("evaluations", "By evaluation", "table", evaluations_table, has_evaluations),

@@ -46,7 +46,8 @@ def table(
         ),
     ] = None,
     source: Annotated[
-        bool, typer.Option("--source", help="The source's table, claimed beside measured.")
+        bool,
+        typer.Option("--source", help="Accuracies claimed, published, and measured here."),
     ] = False,
     bench: Bench = None,
     markdown: Annotated[
@@ -60,11 +61,12 @@ def table(
     \b
     normbench table results/first-sweep
     normbench table results/first-sweep --by norm,batch_size
+    normbench table results/first-sweep --source
     normbench table --where batch_size=64 --latex
     """
     from normbench.analysis.tables.comparison import comparison_table
     from normbench.analysis.tables.crosstab import cross_table
-    from normbench.analysis.tables.tutorial import source_table
+    from normbench.analysis.tables.source import source_table
 
     forms = {"markdown": markdown, "latex": latex, "csv": csv}
     asked = [form for form, is_wanted in forms.items() if is_wanted]

@@ -26,8 +26,8 @@ from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.crosstab import cross_table
 from normbench.analysis.tables.pairs import pairs_table
 from normbench.analysis.tables.rendering import FORMS, SUFFIXES, to_csv, to_latex, to_markdown
+from normbench.analysis.tables.source import source_table
 from normbench.analysis.tables.table import Table
-from normbench.analysis.tables.tutorial import source_table
 
 GOLDEN = Path(__file__).parent / "golden"
 FIGURE = re.compile(r"-?\d+\.\d+(e-?\d+)?")
@@ -103,7 +103,9 @@ def test_all_forms_have_the_same_columns_in_every_row(name: str) -> None:
     latex = [line for line in to_latex(table).splitlines() if line.endswith(r"\\")]
     assert len(latex) == len(table.shown) + 1
     assert {len(re.findall(r"(?<!\\)&", line)) for line in latex} == {width - 1}
-    assert rf"\begin{{tabular}}{{{'l' * width}}}" in to_latex(table)
+    longest = [table.shown[name].str.len().max() for name in table.shown]
+    columns = "".join("l" if length <= 50 else "p{7cm}" for length in longest)
+    assert f"\\begin{{tabular}}{{{columns}}}" in to_latex(table)
     markdown = [line for line in to_markdown(table).splitlines() if line.startswith("|")]
     assert len(markdown) == len(table.shown) + 2
     assert {line.count("|") for line in markdown} == {width + 1}

@@ -397,6 +397,14 @@ def test_numbers_are_sorted_as_they_were_measured_and_words_are_not_sorted_as_nu
         assert cells[words] == {None}
 
 
+def test_long_cells_are_marked_to_be_broken_into_lines(of_sweep: Report) -> None:
+    cells = [cell for cell in of_sweep.page.named("td") if "class" in cell.attributes]
+    assert {cell.attributes["class"] for cell in cells} == {"long"}
+    # The protocols of the table of sources, and nothing short.
+    assert any("JPEG copy; also optimizer" in cell.text for cell in cells)
+    assert min(len(cell.text) for cell in cells) > 50
+
+
 def test_another_task_is_reported_by_its_own_metric(reports: Reports) -> None:
     report = reports("regression")
     assert "accuracy" not in report.text

@@ -137,12 +137,28 @@ def test_the_order_of_the_source_stands_beside_the_measured_one_and_what_of_it_i
         for seed in range(4):
             runs.append(one_run(norm, 64, seed, 0.9 - gap * place + spread[(seed + place) % 4]))
     study = in_study(*runs)
-    assert beginning(study, "The source's order") == [
-        "The source's order at batch 64 is bn > gn > ln > in. The means here stand as "
+    assert beginning(study, "The tutorial's order") == [
+        "The tutorial's order at batch 64 is bn > gn > ln > in. The means here stand as "
         f"ln > bn > gn > in; of these steps are decided: {decided}."
     ]
     mixed = pd.concat([study.runs, study.runs.assign(run="again")])
-    assert beginning(replace(study, runs=mixed), "The source's order") == []
+    assert beginning(replace(study, runs=mixed), "The tutorial's order") == []
+
+
+def test_the_levels_that_the_tutorial_claims_stand_beside_those_reached_with_what_differs() -> None:
+    """In a sentence for each difference, of norms that finished at its batch size."""
+    half = {"data.limit_train": 25_000}
+    runs = [one_run("bn", reached=0.75, seconds=(1.0,) * 5), one_run("gn", reached=0.5, **half)]
+    runs += [one_run("ln", 8), one_run("in", state="diverged"), one_run("ws_gn")]
+    said = beginning(in_study(*runs), "Accuracies that the tutorial claims at batch 64, against")
+    told = [sentence.partition(" here: ")[2] for sentence in said]
+    network = "normresnet, not normresnet, widths 64, 128, 256, 512"
+    assert told == [
+        f"bn 92.3 % against 75.0 %; what differs here: {network}; JPEG copy.",
+        f"gn 91.7 % against 50.0 %; what differs here: {network}; 1 epoch, not 5; "
+        "25,000 of 50,000 training images; JPEG copy.",
+    ]
+    assert beginning(in_study(one_run("bn", task=REGRESSION)), "Accuracies") == []
 
 
 def test_one_seed_decides_nothing() -> None:
@@ -165,8 +181,8 @@ def test_times_are_of_rounds_and_of_a_network_and_said_where_both_were_timed(swe
     ):
         assert beginning(study, "An epoch") == [
             f"An epoch at batch size {size} takes, relative to bn, on this study's network "
-            f"(normresnet), by rounds of {basis}: ln {told}."
-            for size in (1, 8, 64)
+            f"(normresnet), by rounds of {basis}: ln {told}{claimed}."
+            for size, claimed in ((1, ""), (8, ""), (64, ", claimed 1.10x"))
         ]
 
 
@@ -182,7 +198,7 @@ def test_a_norm_of_several_options_has_no_one_time() -> None:
     of_gn = [one_run("gn", **{"norm.num_groups": number}) for number in (2, 16)]
     study = in_study(one_run("bn"), one_run("ln"), *of_gn)
     said = beginning(timed(study, {"bn": [0.1], "gn": [0.2], "ln": [0.3]}), "An epoch")
-    assert [sentence.partition(": ")[2] for sentence in said] == ["ln 3.00x."]
+    assert [sentence.partition(": ")[2] for sentence in said] == ["ln 3.00x, claimed 1.10x."]
 
 
 def test_the_summary_names_each_kind_of_run_that_did_not_finish(sweep: Study) -> None:

@@ -97,7 +97,7 @@ def test_output_gets_the_tables_figures_and_the_report(normbench: Run, tmp_path:
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files >= {*STUDY, "table.md", "tables", "report.html", "loss.svg", "loss.png"}
     runs = pd.read_csv(tmp_path / "out" / "runs.csv")
-    assert runs["norm"].tolist() == ["gn", "bn"]
+    assert runs["norm"].tolist() == ["bn", "gn"]
     assert runs["val_accuracy"].between(0, 1).all()
     assert (tmp_path / "out" / "table.md").read_text() in out
     assert f"\nreport: {Path('out') / 'report.html'}\n" in out

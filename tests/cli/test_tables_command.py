@@ -89,21 +89,23 @@ def test_by_makes_a_cross_table_of_any_metric(normbench: Run) -> None:
     assert rows_of(out) == [["norm", "train seconds"], ["bn", "4.0 ± 0.0 s"], ["gn", "5.0 ± 0.0 s"]]
 
 
-@pytest.mark.usefixtures("runs")
-def test_source_puts_the_claims_beside_what_was_measured(normbench: Run) -> None:
-    code, out, err = normbench("table", "--source")
+def test_source_puts_claimed_and_published_beside_what_was_measured(
+    normbench: Run, sweep: str
+) -> None:
+    code, out, err = normbench("table", sweep, "--source")
     assert (code, err) == (0, "")
     header, *rows = rows_of(out)
-    assert header[1:3] == ["accuracy claimed", "accuracy measured"]
-    assert [row[:3] for row in rows] == [
-        [norm, claimed, "not measured"]
-        for norm, claimed in {
-            "bn": "92.3 %",
-            "ln": "90.1 %",
-            "in": "88.5 %",
-            "gn": "91.7 %",
-        }.items()
-    ]
+    assert header[2:5] == ["claimed", "published", "measured here"]
+    assert [row[:3] for row in rows if row[2]] == [["bn", "64", "92.3 %"], ["gn", "64", "91.7 %"]]
+    assert ["bn", "8", "", "86.1 % (sd 0.4, n = 5, BeFranke)"] in [row[:4] for row in rows]
+
+
+@pytest.mark.usefixtures("runs")
+def test_source_says_where_nothing_is_claimed_or_published(normbench: Run) -> None:
+    code, out, err = normbench("table", "--source")
+    assert (code, out) == (2, "")
+    assert err.startswith("normbench: nothing is claimed or published for these runs: the sources")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.usefixtures("runs")

@@ -21,6 +21,7 @@ from normbench.analysis.report.svg import Settings, inline_svg
 from normbench.analysis.settings import is_setting
 from normbench.analysis.study import Study
 from normbench.analysis.study_files import common_settings
+from normbench.analysis.tables.rendering import LONGEST_LINE
 from normbench.analysis.tables.table import Table, in_words
 from normbench.runs.records import at
 from normbench.text import visible
@@ -60,6 +61,11 @@ class Cell:
 
     text: str
     number: float | None = None
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the text is broken into lines, for the sake of the other columns."""
+        return len(self.text) > LONGEST_LINE
 
 
 def page(

@@ -25,6 +25,7 @@ from normbench.analysis.paired import Paired, every_pair
 from normbench.analysis.settings import describe
 from normbench.analysis.stats import mean_interval, paired_difference
 from normbench.analysis.study import BASELINE, Study
+from normbench.analysis.tables.source import source_table
 from normbench.analysis.tables.table import times
 from normbench.analysis.tables.tutorial import BATCH, CLAIMS, has_claims, relative_time
 from normbench.errors import NormbenchError
@@ -50,7 +51,7 @@ def summary(study: Study) -> list[str]:
         sentences.append(rates)
     sentences += not_comparable(study)
     if not done.runs.empty:
-        for kind in (_changes(done), _order(done, pairs), _times(study)):
+        for kind in (_changes(done), _order(done, pairs), _levels(study), _times(study)):
             sentences += [*kind][:MOST]
     ended = unfinished(study)
     sentences += [f"Not finished: {line}." for line in ended[:MOST]]
@@ -171,7 +172,7 @@ def _changes(done: Study) -> Iterator[str]:
 
 
 def _order(done: Study, pairs: Sequence[Paired]) -> Iterator[str]:
-    """The source's order of norms beside the measured one, where all four norms ran alike."""
+    """The tutorial's order of norms beside the measured one, where all four norms ran alike."""
     runs = done.runs
     at_batch = runs[(runs["batch_size"] == BATCH) & runs["norm"].isin(CLAIMS)]
     is_complete = set(at_batch["norm"]) == set(CLAIMS)
@@ -187,9 +188,30 @@ def _order(done: Study, pairs: Sequence[Paired]) -> Iterator[str]:
             decided.add(frozenset((pair.first, pair.second)))
     steps = [" > ".join(step) for step in pairwise(measured) if frozenset(step) in decided]
     yield (
-        f"The source's order at batch {BATCH} is {' > '.join(claimed)}. The means here stand as "
+        f"The tutorial's order at batch {BATCH} is {' > '.join(claimed)}. The means here stand as "
         f"{' > '.join(measured)}; of these steps are decided: {', '.join(steps) or 'none'}."
     )
+
+
+def _levels(study: Study) -> Iterator[str]:
+    """The tutorial's accuracies beside those measured, by what differs in the protocol."""
+    if not has_claims(study):
+        return
+    try:
+        data = source_table(study).data
+    except NormbenchError:
+        return
+    metric = study.primary
+    compared = data[data["claimed"].notna() & (data["n"] > 0)]
+    for differs, rows in compared.groupby("differs", sort=False):
+        told = []
+        for row in rows.to_dict("records"):
+            here = metric.show(row[study.test_column], row["half_width"])
+            told.append(f"{row['norm']} {metric.show(row['claimed'])} against {here}")
+        yield (
+            f"Accuracies that the tutorial claims at batch {BATCH}, against those reached here: "
+            f"{', '.join(told)}; what differs here: {differs}."
+        )
 
 
 def _times(study: Study) -> Iterator[str]:
@@ -203,11 +225,18 @@ def _times(study: Study) -> Iterator[str]:
         for norm in norms:
             ratio = relative_time(study, norm, batch_size)
             if ratio is not None:
-                told.append(f"{norm} {times(ratio)}")
+                told.append(f"{norm} {times(ratio)}{_claimed_time(norm, batch_size)}")
                 numbers.append(ratio.processes)
         if told:
             yield (
                 f"An epoch at batch size {batch_size} takes, relative to {BASELINE}, on this "
                 f"study's network ({timed_networks(study)}), by rounds of {processes(numbers)}: "
-                f"{', '.join(told)}."
+                f"{'; '.join(told)}."
             )
+
+
+def _claimed_time(norm: str, batch_size: int) -> str:
+    """The tutorial's claim of a relative time, where there is one."""
+    if batch_size != BATCH or norm not in CLAIMS:
+        return ""
+    return f", claimed {CLAIMS[norm].relative_time:.2f}x"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pandas as pd
+
 from normbench.analysis.tables.table import Table
 from normbench.spreadsheet import to_csv as csv_of
 from normbench.text import markdown_cell, visible
 
+LONGEST_LINE = 50  # characters of a cell; longer ones are broken into lines
 SUFFIXES = {"markdown": ".md", "latex": ".tex", "csv": ".csv"}
 
 
@@ -29,11 +32,12 @@ def to_markdown(table: Table) -> str:
 def to_latex(table: Table) -> str:
     """A table environment with booktabs rules; the caption includes the notes."""
     notes = [f"{note}." for note in table.notes]
+    columns = ["l" if _is_short(table.shown[name]) else "p{7cm}" for name in table.shown]
     styler = table.shown.map(_escape).rename(columns=_escape).style.hide(axis="index")
     return styler.to_latex(
         hrules=True,
         position_float="centering",
-        column_format="l" * len(table.shown.columns),
+        column_format="".join(columns),
         caption=_escape(" ".join([table.caption, *notes])),
     )
 
@@ -64,6 +68,11 @@ FORMS: dict[str, Callable[[Table], str]] = {
     "latex": to_latex,
     "csv": to_csv,
 }
+
+
+def _is_short(column: pd.Series) -> bool:
+    """Whether no cell of a column needs several lines."""
+    return column.astype(str).str.len().max() <= LONGEST_LINE
 
 
 def _escape(text: object) -> str:
