@@ -163,9 +163,10 @@ def test_make_demo_runs_the_demo_and_make_test_checks_style_types_and_tests() ->
 
 def test_the_readme_is_short_and_shows_the_committed_table() -> None:
     readme = (ROOT / "README.md").read_text()
-    table, _, _ = (ROOT / "results" / "first-light" / "table.md").read_text().partition("\n\n")
+    source = ROOT / "results" / "table" / "tables" / "source.md"
+    table, _, _ = source.read_text().partition("\n\n")
     assert table in readme
-    assert "](results/first-light/loss.png)" in readme
+    assert "](results/table/epochs.png)" in readme
     assert len(readme.splitlines()) <= 150
 
 
