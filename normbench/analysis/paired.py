@@ -20,7 +20,7 @@ from normbench.analysis.design import Comparison
 from normbench.analysis.images import scores
 from normbench.analysis.settings import describe
 from normbench.analysis.stats import Difference, crossed_difference, holm, paired_difference
-from normbench.analysis.study import LOST, Study
+from normbench.analysis.study import CHOSEN, LOST, Study
 from normbench.errors import NormbenchError, unknown
 from normbench.tasks.metric import Metric
 
@@ -125,6 +125,12 @@ class Paired:
         return f"{p_text(self.adjusted)} ({self.family})"
 
     @property
+    def place(self) -> str:
+        """The settings in words; a learning rate chosen for each norm is no common setting."""
+        told = {name: value for name, value in self.settings.items() if value != CHOSEN}
+        return describe(told)
+
+    @property
     def basis(self) -> str:
         """The seeds, the images, and who lost seeds: `5 seeds, paired, on these test images`."""
         number = self.difference.estimate.n
@@ -138,7 +144,7 @@ class Paired:
 
     def sentence(self) -> str:
         """The difference, the basis, and the verdict in a sentence."""
-        what = f"{describe(self.settings)}: {self.first} - {self.second} = {self.shown}"
+        what = f"{self.place}: {self.first} - {self.second} = {self.shown}"
         if self.difference.estimate.n == 1:
             return f"{what} ({self.basis}): no interval, {self.outcome}."
         if not self.is_primary:
@@ -152,7 +158,7 @@ class Paired:
 
         `At batch size 4, gn reaches 1.2 ± 0.7 points more than bn (5 seeds, paired, ...), p = ...`.
         """
-        place = describe(self.settings) or "the settings of these runs"
+        place = self.place or "the settings of these runs"
         paired = self if self.better == self.first else self.turned()
         how = "more" if self.metric.is_larger_better else "less"
         size = paired.shown.lstrip("+-")

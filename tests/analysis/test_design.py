@@ -100,6 +100,26 @@ def test_a_summary_leads_with_what_was_to_be_decided_in_sentences_to_be_quoted()
     assert "points more than" in told[3]
 
 
+def test_rates_that_another_study_has_chosen_do_not_part_the_norms() -> None:
+    rates = [
+        Rate(norm="bn", batch_size=64, lr=0.01, is_edge=False),
+        Rate(norm="gn", batch_size=64, lr=0.003, is_edge=True),
+    ]
+    runs = []
+    for rate in rates:
+        for seed in range(3):
+            reached = 0.7 + seed / 1000 - (rate.norm == "gn") * (0.1 + seed**2 / 1000)
+            runs.append(one_run(rate.norm, 64, seed, reached, lr=rate.lr))
+    plain = in_study(*runs)
+    assert every_pair(plain) == []
+    tuned = replace(plain, design=design(tuned_by="tuning", rates=rates))
+    (found,) = every_pair(tuned)
+    assert found.decision().startswith("At batch size 64, bn reaches 10.2 ± ")
+    caption = pairs_table(tuned).caption
+    assert "Learning rates are those that tuning chose on held-out training images" in caption
+    assert "gn 0.003 at batch size 64 (the edge of what was tried)" in caption
+
+
 def test_a_null_result_has_its_bound_and_may_be_below_what_is_of_interest() -> None:
     undecided = named(every_pair(study(design(smallest_difference=1))))["gn", "bn", 64]
     assert undecided.verdict == "undecided"
