@@ -7,16 +7,20 @@ from pathlib import Path
 
 from normbench.analysis.design import Rate
 from normbench.analysis.loading import load_study
-from normbench.analysis.study import Study
+from normbench.analysis.study import LOST, Study
 from normbench.errors import NormbenchError
-from normbench.sweeps.sweep import LR, Sweep
+from normbench.runs.row import norm_label
+from normbench.sweeps.sweep import LR, Sweep, load_sweep
+
+ENDED = ("done", *LOST)
 
 
 def tuned(sweep: Sweep, folder: Path | None = None) -> Sweep:
     """The sweep with the learning rates chosen by the study of `tuned_by`, if it has one.
 
-    folder: of that study; by default results/NAME. A combination for which no rate has been chosen
-    yet is left out, with the reason. A sweep that says its learning rates itself keeps them.
+    folder: of that study; by default results/NAME. A combination for which not all planned rates
+    have been tried yet is left out, with the reason. A sweep that says its learning rates itself
+    keeps them.
 
     Raises NormbenchError where the folder is missing or has not chosen rates, and for a seed that
     has been used to choose them.
@@ -44,8 +48,21 @@ def tuned(sweep: Sweep, folder: Path | None = None) -> Sweep:
                 f"seed {seed} has been used to choose the learning rates in {design.tuned_by}: "
                 "take others"
             )
-    rates = chosen_rates(study, folder)
-    return replace(sweep, design=design.model_copy(update={"rates": rates}))
+    planned = load_sweep(design.tuned_by)
+    rates = [rate for rate in chosen_rates(study, folder) if _is_complete(rate, study, planned)]
+    return replace(sweep, design=design.model_copy(update={"rates": tuple(rates)}))
+
+
+def _is_complete(rate: Rate, study: Study, planned: Sweep) -> bool:
+    """Whether all rates planned for the norm and batch size were tried: half a grid chooses ill."""
+    tried = study.at(norm=rate.norm, batch_size=rate.batch_size).runs
+    ended = {float(lr) for lr in tried.loc[tried["status"].isin(ENDED), "lr"]}
+    place = (rate.norm, rate.batch_size)
+    for settings, left_out in planned.points():
+        is_here = (norm_label(str(settings["norm"])), settings["batch_size"]) == place
+        if is_here and left_out is None and float(settings[LR]) not in ended:
+            return False
+    return True
 
 
 def chosen_rates(study: Study, folder: Path) -> tuple[Rate, ...]:

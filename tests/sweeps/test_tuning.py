@@ -11,6 +11,7 @@ from normbench.analysis.design import Design, Rate
 from normbench.analysis.loading import load_study
 from normbench.analysis.study_files import write_study
 from normbench.errors import NormbenchError
+from normbench.sweeps import tuning as tuning_module
 from normbench.sweeps.sweep import Axis, Sweep
 from normbench.sweeps.tuning import tuned
 
@@ -25,8 +26,10 @@ def sweep(seed: int = 0, **more: float) -> Sweep:
 
 
 @pytest.fixture
-def tuning(tmp_path: Path) -> Path:
+def tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """bn and gn at 64, bn alone at 8, at three rates each, with seed 7 and held-out images."""
+    of_tuning = (*sweep().axes, Axis(("optim.lr",), tuple((rate,) for rate in RATES)))
+    monkeypatch.setattr(tuning_module, "load_sweep", lambda name: Sweep(name, of_tuning))
     both = write_runs(tmp_path / "both", ("bn", "gn"), (64,), (7,), RATES, held_out=True)
     bn = write_runs(tmp_path / "bn", ("bn",), (8,), (7,), RATES, held_out=True)
     folder = tmp_path / "results" / "tuning"
@@ -49,6 +52,17 @@ def test_a_rate_is_the_one_with_the_best_score_on_held_out_images(tuning: Path) 
             rate = found.rate_of(settings)
             assert rate is not None
             assert rate.is_edge == (best != 0.001)
+
+
+def test_half_a_grid_chooses_nothing(tuning: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {(rate.norm, rate.batch_size) for rate in tuned(sweep(), tuning).design.rates} == {
+        ("bn", 64),
+        ("gn", 64),
+        ("bn", 8),
+    }
+    longer = (*sweep().axes, Axis(("optim.lr",), ((0.1,), *((rate,) for rate in RATES))))
+    monkeypatch.setattr(tuning_module, "load_sweep", lambda name: Sweep(name, longer))
+    assert tuned(sweep(), tuning).design.rates == ()
 
 
 def test_the_folder_is_found_by_the_name_of_the_study(
