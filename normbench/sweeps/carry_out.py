@@ -90,6 +90,8 @@ def planned_study(plan: Plan, held: Study | None = None, trained: Collection[str
             "name another folder"
         )
     earlier = held.only({*held.runs["run"]} - {*trained})
+    if earlier.design is None:  # written by report, or before folders kept a design
+        earlier = replace(earlier, design=plan.design)
     parts = [("the runs of this machine", made), ("the study's folder", earlier)]
     filled = [part for part in parts if not part[1].runs.empty]
     whole = join(filled) if filled else made

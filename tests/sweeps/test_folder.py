@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -70,6 +71,17 @@ def test_two_parts_merged_are_the_study_made_in_one_place_byte_for_byte(
             assert (tmp_path / merged / name).read_bytes() == (
                 tmp_path / "whole" / name
             ).read_bytes()
+
+
+def test_a_folder_without_a_design_goes_on_with_that_of_the_sweep(
+    normbench: Run, tmp_path: Path
+) -> None:
+    sweep(normbench, "a", "there", NORMS, "seed=0")
+    study = replace(read_study(tmp_path / "a" / "runs.csv"), design=None)
+    write_study(study, tmp_path / "b")
+    out = sweep(normbench, "b", "here", NORMS, "seed=0,1")
+    assert "  2 of them by the tables of the folder\n" in out
+    assert read_study(tmp_path / "b" / "runs.csv").design is not None
 
 
 @pytest.fixture
