@@ -57,6 +57,11 @@ def record_sums(folder: Path, names: Iterable[str]) -> None:
     sums = read_sums(folder)
     for name in names:
         sums[name] = digest_of(folder / name)
+    write_sums(folder, sums)
+
+
+def write_sums(folder: Path, sums: Mapping[str, str]) -> None:
+    """Writes SHA256SUMS with these checksums by file name, as `sha256sum --check` reads it."""
     lines = [f"{digest}  {name}\n" for name, digest in sorted(sums.items())]
     write_text(folder / SUMS, "".join(lines))
 

@@ -66,12 +66,15 @@ def _move(written: Path, folder: Path) -> None:
     removed = written / REMOVED
     names = removed.read_text().splitlines() if removed.exists() else []
     for file in sorted(written.rglob("*")):
-        if file.is_file() and file != removed:
+        if file.is_file() and not file.is_symlink() and file != removed:
             place = folder / file.relative_to(written)
             place.parent.mkdir(exist_ok=True)
             file.replace(place)
     for name in names:
-        (folder / name).unlink(missing_ok=True)
+        place = folder / name
+        # A folder from elsewhere may name what is not its own.
+        if place.resolve().is_relative_to(folder.resolve()):
+            place.unlink(missing_ok=True)
     sync_folder(folder)
     shutil.rmtree(written)
 

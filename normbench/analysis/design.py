@@ -31,7 +31,7 @@ class Family(Part):
 
     norms: Annotated[tuple[str, ...], Field(min_length=1)]
     against: str
-    at: dict[str, tuple[int | float | str, ...]] = {}
+    at: dict[str, Annotated[tuple[int | float | str, ...], Field(min_length=1)]] = {}
 
     @model_validator(mode="after")
     def _of_two_norms(self) -> Family:
@@ -71,7 +71,8 @@ class Comparison:
         """Whether the two norms are these, and the settings are among those compared at."""
         if norms != {self.first, self.second}:
             return False
-        return all(settings.get(name) == value for name, value in self.at.items())
+        # Settings without a column of their own are text in a study's tables.
+        return all(settings.get(name) in (value, str(value)) for name, value in self.at.items())
 
 
 class Design(Part):
@@ -88,8 +89,18 @@ class Design(Part):
     hypotheses: tuple[Hypothesis, ...] = ()
     smallest_difference: Positive | None = None
     standard_deviation: Positive | None = None
-    tuned_by: str | None = None
+    tuned_by: Annotated[str, Field(pattern=r"^\w+$")] | None = None
     rates: tuple[Rate, ...] = ()
+
+    @model_validator(mode="after")
+    def _without_repetition(self) -> Design:
+        seen = []
+        for comparison in self.comparisons():
+            key = ({comparison.first, comparison.second}, dict(comparison.at))
+            if key in seen:
+                raise ValueError(f"{comparison.first} and {comparison.second} are compared twice")
+            seen.append(key)
+        return self
 
     def comparisons(self) -> list[Comparison]:
         """The primary comparisons, one by one."""

@@ -60,6 +60,8 @@ def scores(study: Study, runs: Sequence[str]) -> NDArray[np.bool_] | None:
     if len(tested) > 1 or None in tested:
         return None
     numbers = study.runs.set_index("run")["num_test"]
+    if int(numbers[runs[0]]) < 2:  # no spread over images
+        return None
     return np.stack([unpack(study.correct[run], int(numbers[run])) for run in runs])
 
 

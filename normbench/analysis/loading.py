@@ -17,9 +17,10 @@ from normbench.atomic import disk_errors
 from normbench.checksums import check_sum
 from normbench.config.schema import flatten
 from normbench.errors import NormbenchError, RunFailure
+from normbench.replacement import finish_replacement
 from normbench.runs.columns import STEP_COLUMNS, Columns
 from normbench.runs.files import RunFiles, is_run, read_run, read_steps, run_dirs
-from normbench.runs.records import task_of
+from normbench.runs.records import OVER, task_of
 from normbench.runs.row import KEYS, row_columns, run_row
 from normbench.runs.standing import standing
 from normbench.runs.where import select
@@ -27,6 +28,7 @@ from normbench.tasks.metric import metric_of
 from normbench.text import visible
 from normbench.timing.rounds import FILE, read_bench, together
 
+CORRECT = "the choice of right test images"
 # Finished runs must agree in these columns for a comparison of norms.
 COMPARABLE = ("task", "data", "epochs", "precision")
 
@@ -46,6 +48,7 @@ def load_study(
     again: list[tuple[str, Study]] = []
     for path in paths:
         file = path if path.name == "runs.csv" else path / "runs.csv"
+        finish_replacement(file.parent)
         with disk_errors(path, "read"):
             if file.is_file():
                 files[file.resolve()] = file
@@ -64,7 +67,12 @@ def load_study(
     filled = [(place, study) for place, study in studies if not study.runs.empty]
     if not filled:
         raise NormbenchError("; ".join([f"no runs in {', '.join(map(str, paths))}", *notes]))
-    study = replace(join(filled), notes=tuple(notes))
+    study = join(filled)
+    lacking = [place for place, part in filled if part.design is None]
+    if study.design is None and len(lacking) < len(filled):
+        why = f"'{lacking[0]}' has no design" if lacking else "these are parts of several studies"
+        notes.append(f"{why}: no comparison counts as decided beforehand")
+    study = replace(study, notes=tuple(notes))
     rounds = read_bench(bench) if bench else benches(paths)
     return _select(with_bench(study, rounds), where)
 
@@ -189,7 +197,9 @@ def join(studies: Sequence[tuple[str, Study]]) -> Study:
         kept.append(study.only(set(study.runs["run"]) - configs.keys()))
         configs |= kept[-1].configs
         environments |= kept[-1].environments
-        correct |= kept[-1].correct
+    # A run may be in one study with its bits, and without them in another.
+    for _, study in studies:
+        correct |= study.done.correct
     tables = [(study.runs, study.metrics, study.steps) for study in kept]
     runs, metrics, steps = map(_stacked, zip(*tables, strict=True))
     joined = Study(tidy(with_settings(runs, configs)), metrics, steps, environments, configs)
@@ -197,15 +207,17 @@ def join(studies: Sequence[tuple[str, Study]]) -> Study:
 
 
 def check_same_results(studies: Sequence[tuple[str, Study]]) -> None:
-    """Raises RunFailure where a finished run of two studies ends in different figures.
+    """Raises RunFailure where a run has ended differently in two studies.
 
-    Seconds and memory may differ: the same run was then made twice.
+    In its state, its last figures, or the test images that it gets right. Seconds and memory may
+    differ: the same run was then made twice.
     """
     seen: dict[str, tuple[str, dict[Any, Any]]] = {}
     for place, study in studies:
         for run, figures in _last_figures(study).items():
             before, known = seen.setdefault(run, (place, figures))
-            differing = [name for name in figures if known.get(name) != figures[name]]
+            both = [name for name in figures if name in known or name != CORRECT]
+            differing = [name for name in both if known.get(name) != figures[name]]
             if differing:
                 name = differing[0]
                 raise RunFailure(
@@ -215,21 +227,27 @@ def check_same_results(studies: Sequence[tuple[str, Study]]) -> None:
 
 
 def _last_figures(study: Study) -> dict[str, dict[Any, Any]]:
-    """The last figures of each finished run that a repetition has too."""
+    """State, last figures and test images of each run that is over, as a repetition has them."""
+    over = study.runs[study.runs["status"].isin(OVER)]
     metrics = study.done.metrics
     names = [name for name in metrics if metric_of(str(name), study.task.metrics)]
     last = metrics.drop_duplicates("run", keep="last").set_index("run")[names]
     # Unknown figures equal one another.
-    found = last.astype(object).where(last.notna(), None).to_dict("index")
-    return {str(run): figures for run, figures in found.items()}
+    figures = last.astype(object).where(last.notna(), None).to_dict("index")
+    found: dict[str, dict[Any, Any]] = {}
+    for run, status in zip(over["run"], over["status"], strict=True):
+        found[run] = {"its state": status, **figures.get(run, {})}
+        if run in study.correct:
+            found[run][CORRECT] = f"the bits {study.correct[run].hex()[:8]}..."
+    return found
 
 
 def _by_results(studies: Sequence[tuple[str, Study]]) -> Iterator[tuple[str, Study]]:
-    """The finished runs of all studies, then their other runs: a result is never passed over."""
-    for place, study in studies:
-        yield place, study.done
-    for place, study in studies:
-        yield place, study.unfinished
+    """The runs of all studies that are done or diverged, then the others."""
+    for is_over in (True, False):
+        for place, study in studies:
+            is_wanted = study.runs["status"].isin(OVER) == is_over
+            yield place, study.only(set(study.runs.loc[is_wanted, "run"]))
 
 
 def _stacked(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

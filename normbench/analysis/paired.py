@@ -211,8 +211,10 @@ def every_pair(study: Study) -> list[Paired]:
         family = f"Holm over {counted(number, 'comparison')}: all pairs of these runs"
         return _judged(found, 0, family)
     placed = [_placed(paired, planned) for paired in found]
-    # A comparison that is not measured yet has its place in the family: as if p were 1.
-    missing = max(0, len(planned) - sum(paired.is_primary for paired in placed))
+    _check_apart([paired for paired in placed if paired.is_primary])
+    tested = [one for one in placed if one.is_primary and not math.isnan(one.difference.p_value)]
+    # A comparison without a p-value yet has its place in the family: as if p were 1.
+    missing = len(planned) - len(tested)
     family = f"Holm over {counted(len(planned), 'comparison')} decided beforehand"
     return _judged(placed, missing, family)
 
@@ -271,6 +273,19 @@ def _placed(paired: Paired, planned: Sequence[Comparison]) -> Paired:
         if comparison.is_of({paired.first, paired.second}, paired.settings):
             return paired if paired.first == comparison.first else paired.turned()
     return replace(paired, is_primary=False)
+
+
+def _check_apart(primary: Sequence[Paired]) -> None:
+    """Raises NormbenchError where a primary comparison is there at several settings."""
+    seen: dict[tuple[Any, ...], Paired] = {}
+    for paired in primary:
+        key = (paired.first, paired.second, paired.settings["batch_size"])
+        before = seen.setdefault(key, paired)
+        if before is not paired:
+            raise NormbenchError(
+                f"{paired.first} - {paired.second}, decided beforehand, is there at several "
+                f"settings, {before.place} and {paired.place}: choose with --where"
+            )
 
 
 def _judged(found: Sequence[Paired], missing: int, family: str) -> list[Paired]:

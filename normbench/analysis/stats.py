@@ -10,7 +10,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from statistics import median
 from typing import Any
 
@@ -83,20 +82,28 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
     if estimate.n == 1:
         return Difference(estimate, math.nan)
     error = _standard_error(differences, estimate.mean)
-    quantile = partial(_t_quantile, estimate.n - 1)
-    return Difference(estimate, _p_value(estimate.mean, error, quantile))
+
+    def margin(tail: float) -> float:
+        return _t_quantile(estimate.n - 1, tail) * error
+
+    # Equal differences, as of two collapsed networks, are no spread to judge by.
+    has_spread = error > 1e-12 or estimate.mean == 0
+    return Difference(estimate, _p_value(estimate.mean, margin) if has_spread else math.nan)
 
 
 def crossed_difference(first: NDArray[Any], second: NDArray[Any]) -> Difference:
     """First minus second over seeds and test images, both taken as drawn at random.
 
     first, second: what each run scores on each image, (seeds, images), a row for each common
-    seed. The variance of the mean is that of crossed random effects, s_seeds^2 / n +
-    (s_images^2 - s_rest^2 / n) / m: s_images is of the images' means over seeds, and contains
-    s_rest, what neither seed nor image explains, which s_seeds has already (Owen, Ann. Appl. Stat.
-    1, 2007, 386-411, section 3). Its two parts have different degrees of freedom: the quantile is
-    their quantiles' mean, weighted by variance (Cochran, Biometrics 20, 1964, 191-195), since
-    Satterthwaite's degrees of freedom cover 87 to 93 % with 2 or 3 seeds.
+    seed; two images or more. The variance of the mean has two parts, of crossed random effects
+    (Owen, Ann. Appl. Stat. 1, 2007, 386-411, section 3): v_s = s_seeds^2 / n over the seeds' means,
+    and v_i = (s_images^2 - s_rest^2 / n) / m over the images' means, without what neither seed nor
+    image explains, since v_s has that already.
+
+    The half width is sqrt(t^2 v_s + z^2 v_i), with Student's quantile t for n - 1 and the normal
+    quantile z (Zou, Taylor and Donner, Stat. Methods Med. Res. 18, 2009, 347-360: recovered
+    variances). One quantile for the sum, by Satterthwaite's or Cochran's rule, errs in the far
+    tails, which Holm's rule reads, with 2 or 3 seeds.
     """
     scores = first.astype(float) - second.astype(float)
     n, m = scores.shape
@@ -108,14 +115,16 @@ def crossed_difference(first: NDArray[Any], second: NDArray[Any]) -> Difference:
     of_rest = float((rest**2).sum()) / ((n - 1) * (m - 1))
     of_seeds = float(by_seed.var(ddof=1)) / n
     of_images = max(0.0, (float(by_image.var(ddof=1)) - of_rest / n) / m)
-    error = math.sqrt(of_seeds + of_images)
-    weight = of_seeds / (of_seeds + of_images) if error else 1.0
 
-    def quantile(tail: float) -> float:
-        return weight * _t_quantile(n - 1, tail) + (1 - weight) * _t_quantile(math.inf, tail)
+    def margin(tail: float) -> float:
+        return math.hypot(
+            _t_quantile(n - 1, tail) * math.sqrt(of_seeds),
+            _t_quantile(math.inf, tail) * math.sqrt(of_images),
+        )
 
-    half_width = quantile((1 - CONFIDENCE) / 2) * error
-    p_value = _p_value(mean, error, quantile)
+    half_width = margin((1 - CONFIDENCE) / 2)
+    # Seeds that agree to the last image are no spread to judge by.
+    p_value = _p_value(mean, margin) if of_seeds > 1e-20 or mean == 0 else math.nan
     return Difference(Estimate(mean, half_width, n), p_value, over_images=True)
 
 
@@ -202,21 +211,15 @@ def _t_quantile(freedom: float, tail: float = (1 - CONFIDENCE) / 2) -> float:
     return -float(stdtrit(freedom, tail))
 
 
-def _p_value(mean: float, error: float, quantile: Callable[[float], float]) -> float:
-    """Two-sided: twice the tail whose quantile is |mean| / error, found by bisection.
-
-    nan for equal differences unlike 0, as of two collapsed networks: they have no spread.
-    """
+def _p_value(mean: float, margin: Callable[[float], float]) -> float:
+    """Two-sided: twice the tail whose interval, of half width `margin`, just reaches 0."""
     if mean == 0:
         return 1.0
-    if error <= 1e-12:
-        return math.nan
-    reached = abs(mean) / error
-    low, high = math.log(1e-300), math.log(0.5)  # of the tail
+    low, high = math.log(1e-300), math.log(0.5)  # of the tail, by bisection
     for _ in range(50):
         middle = (low + high) / 2
         # The further out, the smaller the tail.
-        low, high = (middle, high) if quantile(math.exp(middle)) > reached else (low, middle)
+        low, high = (middle, high) if margin(math.exp(middle)) > abs(mean) else (low, middle)
     return 2 * math.exp(high)
 
 

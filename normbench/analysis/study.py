@@ -26,7 +26,7 @@ from normbench.analysis.settings import describe, is_setting
 from normbench.analysis.times import Clock, epoch_clocks, united
 from normbench.errors import NormbenchError
 from normbench.runs.columns import quantity_of
-from normbench.runs.records import defects_of, task_of
+from normbench.runs.records import OVER, defects_of, task_of
 from normbench.tasks.metric import UNKNOWN_TASK, Metric, TaskRecord
 
 BASELINE = "bn"  # the norm to which times are relative
@@ -195,7 +195,8 @@ class Study:
         order = [False, not self.primary.is_larger_better]
         ranked = scores.sort_values(["size", "mean"], ascending=order, kind="stable")
         best = ranked.drop_duplicates(groups).drop(columns=["size", "mean"])
-        tried = self.runs.groupby(groups, dropna=False)["lr"].agg(["min", "max"]).reset_index()
+        ended = self.runs[self.runs["status"].isin(OVER)]
+        tried = ended.groupby(groups, dropna=False)["lr"].agg(["min", "max"]).reset_index()
         ends = best.merge(tried, on=groups, how="left")
         is_edge = (ends["lr"] == ends["min"]) | (ends["lr"] == ends["max"])
         return best.assign(is_edge=is_edge.to_numpy())

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from normbench.analysis.study import Study
 from normbench.errors import RunFailure
+from normbench.runs import correct
 from normbench.runs.columns import check_range, quantity_of
 from normbench.runs.records import Count, Record
 from normbench.tasks.metric import TaskRecord
@@ -44,6 +45,19 @@ def check_ranges(table: pd.DataFrame, tasks: Sequence[TaskRecord]) -> None:
         metric = quantity_of(str(name), metrics)
         if metric is not None or name in COUNTED:
             check_range(str(name), table[name].dropna().to_numpy(float), metric)
+
+
+def check_correct(study: Study, file: Path) -> None:
+    """Raises RunFailure where correct.csv does not fit the runs and their figures."""
+    done = study.done.runs.set_index("run")
+    for run, bits in study.correct.items():
+        if run not in done.index:
+            raise RunFailure(f"'{file}' has a run that is not finished in runs.csv: {run}")
+        number, share = done["num_test"][run], done[study.test_column][run]
+        try:
+            correct.check(bits, int(number), float(share))
+        except (ValueError, TypeError) as error:
+            raise RunFailure(f"'{file}' cannot be read: {run} {error}") from None
 
 
 def check_agreement(study: Study, file: Path) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 
 from normbench.analysis.study import BASELINE, Study
-from normbench.atomic import read_file, write_bytes, write_json, write_text
-from normbench.checksums import SUMS, record_sums
+from normbench.atomic import write_json, write_text
+from normbench.checksums import read_sums, record_sums, write_sums
 from normbench.errors import NormbenchError
 from normbench.replacement import replacement
 from normbench.runs.files import by_numbers, run_dirs
@@ -34,15 +34,22 @@ def write_study(study: Study, folder: Path) -> None:
 
     They replace those of an earlier study together: a kill leaves the old or the new study whole.
     """
-    with replacement(folder) as new:
+    with replacement(folder, absent(study)) as new:
         keep_sums(folder, new)
         write_files(study, new)
 
 
+def absent(study: Study) -> list[str]:
+    """The files of an earlier study that this one does not have."""
+    has = {CORRECT: bool(study.correct), DESIGN: study.design is not None}
+    return [name for name, is_there in has.items() if not is_there]
+
+
 def keep_sums(folder: Path, new: Path) -> None:
-    """Copies SHA256SUMS to where new files are written: its lines of other files stay."""
-    if (folder / SUMS).exists():
-        write_bytes(new / SUMS, read_file(folder / SUMS))
+    """Copies the lines of SHA256SUMS on files of other kinds to where new files are written."""
+    others = {name: digest for name, digest in read_sums(folder).items() if name not in FILES}
+    if others:
+        write_sums(new, others)
 
 
 def write_files(study: Study, folder: Path) -> None:

@@ -15,7 +15,13 @@ import pandas as pd
 from normbench.analysis.design import Design, read_design
 from normbench.analysis.settings import is_setting, with_settings
 from normbench.analysis.study import Study
-from normbench.analysis.study_checks import Packed, Settings, check_agreement, check_ranges
+from normbench.analysis.study_checks import (
+    Packed,
+    Settings,
+    check_agreement,
+    check_correct,
+    check_ranges,
+)
 from normbench.analysis.study_files import CORRECT, DESIGN, FILES
 from normbench.atomic import require_file
 from normbench.checksums import SUMS, check_sum, read_sums
@@ -43,6 +49,13 @@ METRICS = ("epoch", "steps", "train_seconds")
 STATES = ("done", "diverged", "failed", "interrupted", "killed", "running", "new", "refused")
 
 
+def study_in(folder: Path) -> Path | None:
+    """The runs.csv of the study in a folder, after what a kill has left there; None without one."""
+    finish_replacement(folder)
+    file = folder / "runs.csv"
+    return file if file.exists() else None
+
+
 def read_study(file: Path) -> Study:
     """The study of a runs.csv and the files beside it.
 
@@ -61,6 +74,7 @@ def read_study(file: Path) -> Study:
     study = Study(runs, metrics, steps, environments, settings, notes)
     study = replace(study, correct=correct, design=design)
     check_agreement(study, file)
+    check_correct(study, file.with_name(CORRECT))
     return replace(study, notes=(*notes, *_unchecked(file.parent)))
 
 
@@ -76,8 +90,8 @@ def _unchecked(folder: Path) -> list[str]:
 
 def check_keeps(folder: Path, runs: Collection[str]) -> None:
     """Raises NormbenchError if the study in `folder` has other runs than `runs`."""
-    file = folder / "runs.csv"
-    if file.exists() and {*_read(file, partial(_read_table, needed=["run"]))["run"]} - {*runs}:
+    file = study_in(folder)
+    if file is not None and {*_read(file, partial(_read_table, needed=["run"]))["run"]} - {*runs}:
         raise NormbenchError(
             f"--output: '{folder}' holds runs that are not in this report: name another folder"
         )

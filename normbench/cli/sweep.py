@@ -108,13 +108,13 @@ def demo(
 def _held(output: Path | None) -> Study | None:
     """The study that the folder holds already, on which this sweep goes on."""
     from normbench.analysis.study_files import check_folder
-    from normbench.analysis.study_reader import read_study
+    from normbench.analysis.study_reader import read_study, study_in
 
     if output is None:
         return None
     check_folder(output)
-    file = output / "runs.csv"
-    return read_study(file) if file.exists() else None
+    file = study_in(output)
+    return None if file is None else read_study(file)
 
 
 def _plan(
@@ -136,8 +136,8 @@ def _plan(
     open_runs = plan.open(retry_failed=retry_failed, restart=restart)
     for line in plan.describe(open_runs, Estimator(), launcher.at_once(open_runs)):
         say(line, flush=True)
-    trained = [config.run_id for config in open_runs]
-    for line in describe_power(plan, planned_study(plan, held, trained)):
+    launched = [config.run_id for config in open_runs]
+    for line in describe_power(plan, planned_study(plan, held, launched)):
         say(line, flush=True)
     return plan, open_runs
 
@@ -166,7 +166,6 @@ def _carry_out(
     from normbench.timing.rounds import as_rounds
     from normbench.timing.steps import bench_steps
 
-    # What was trained again replaces what the folder held.
     results = planned_study(plan, held, [config.run_id for config in open_runs])
     if output is not None:
         results = ordered(results)

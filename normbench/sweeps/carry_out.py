@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 
+from normbench.analysis.design import united
 from normbench.analysis.loading import join, read_runs
 from normbench.analysis.study import Study
 from normbench.config.schema import RunConfig
@@ -44,7 +45,9 @@ def run_plan(plan: Plan, open_runs: Sequence[RunConfig], launcher: Launcher) -> 
                 display.run_ended(event.config)
                 if event.trouble is not None:
                     troubles[event.config.run_id] = event.trouble
-    return replace(plan, runs=tuple(_updated(run, troubles) for run in plan.runs))
+    launched = {config.run_id for config in open_runs}
+    runs = [replace(run, held=None) if run.config.run_id in launched else run for run in plan.runs]
+    return replace(plan, runs=tuple(_updated(run, troubles) for run in runs))
 
 
 def prepare_data(configs: Sequence[RunConfig]) -> None:
@@ -62,11 +65,11 @@ def held_states(held: Study | None) -> dict[str, str]:
     return dict(zip(over["run"], over["status"], strict=True))
 
 
-def planned_study(plan: Plan, held: Study | None = None, trained: Collection[str] = ()) -> Study:
+def planned_study(plan: Plan, held: Study | None = None, launched: Collection[str] = ()) -> Study:
     """The study of all runs begun, with a row for each refused run.
 
-    held: what the study's folder holds, of this machine and others; `trained`: the runs whose
-    result here replaces what it holds.
+    held: what the study's folder holds, of this machine and others; it stands until a result of
+    the `launched` runs here replaces it.
     Raises NormbenchError where the folder holds another study, and RunFailure where one run has
     two different results.
     """
@@ -78,26 +81,27 @@ def planned_study(plan: Plan, held: Study | None = None, trained: Collection[str
             refused.append(refused_run(config.run_id, settings, run.reason or ""))
         elif is_run(config.run_path):
             begun.append(config.run_path)
-    made = replace(read_runs(begun, refused), design=plan.design)
+    made = read_runs(begun, refused)
     if held is None:
-        return made
+        return replace(made, design=plan.design)
+    # A folder without a design was written by report, or before folders kept one.
+    design = united([plan.design, held.design or plan.design])
+    if design is None:
+        raise NormbenchError("--output: that folder holds another study: name another folder")
     ids = {run.config.run_id for run in plan.runs}
     strange = {*held.runs["run"]} - ids
     # A named study may grow in its folder: by further seeds, say.
-    if strange and (held.design is None or plan.name == AD_HOC):
+    if strange and (held.design is None or plan.design.name == AD_HOC):
         raise NormbenchError(
             f"--output: that folder holds runs that are not of this sweep, as {min(strange)}: "
             "name another folder"
         )
-    earlier = held.only({*held.runs["run"]} - {*trained})
-    if earlier.design is None:  # written by report, or before folders kept a design
-        earlier = replace(earlier, design=plan.design)
+    over = made.runs.loc[made.runs["status"].isin(OVER), "run"]
+    earlier = held.only({*held.runs["run"]} - ({*launched} & {*over}))
     parts = [("the runs of this machine", made), ("the study's folder", earlier)]
     filled = [part for part in parts if not part[1].runs.empty]
     whole = join(filled) if filled else made
-    if whole.design is None:
-        raise NormbenchError("--output: that folder holds another study: name another folder")
-    return replace(whole, notes=made.notes)
+    return replace(whole, notes=made.notes, design=design)
 
 
 def summary(plan: Plan, again: str) -> Iterator[str]:

@@ -147,7 +147,20 @@ def _read_sweep(name: str, content: dict[str, Any]) -> Sweep:
     exclusions = tuple(_read_exclusion(entry, set(keys)) for entry in content.get("exclude") or ())
     if design.tuned_by is not None and not {"norm", "batch_size"} <= keys.keys():
         raise ValueError("tuned_by needs norm and batch_size as axes or fixed settings")
-    return Sweep(name, axes, fixed, exclusions, design)
+    sweep = Sweep(name, axes, fixed, exclusions, design)
+    _check_comparisons(sweep)
+    return sweep
+
+
+def _check_comparisons(sweep: Sweep) -> None:
+    """Raises ValueError for a primary comparison of norms or settings that the study never runs."""
+    points = [settings for settings, _ in sweep.points()]
+    for comparison in sweep.design.comparisons():
+        for norm in (comparison.first, comparison.second):
+            wanted = {"norm": norm, **comparison.at}
+            if not any(wanted.items() <= point.items() for point in points):
+                told = ", ".join(f"{key} {value}" for key, value in wanted.items())
+                raise ValueError(f"primary: the study has no run with {told}")
 
 
 def _read_axis(keys: str, values: Any) -> Axis:

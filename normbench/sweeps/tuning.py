@@ -7,12 +7,11 @@ from pathlib import Path
 
 from normbench.analysis.design import Rate
 from normbench.analysis.loading import load_study
-from normbench.analysis.study import LOST, Study
+from normbench.analysis.study import Study
 from normbench.errors import NormbenchError
+from normbench.runs.records import OVER
 from normbench.runs.row import norm_label
 from normbench.sweeps.sweep import LR, Sweep, load_sweep
-
-ENDED = ("done", *LOST)
 
 
 def tuned(sweep: Sweep, folder: Path | None = None) -> Sweep:
@@ -40,7 +39,12 @@ def tuned(sweep: Sweep, folder: Path | None = None) -> Sweep:
             f"{design.tuned_by} -o {folder}, or name its place by --tuned-by"
         )
     study = load_study([folder])
-    used = {int(seed) for seed in study.runs["seed"]}
+    if study.design is not None and study.design.name != design.tuned_by:
+        raise NormbenchError(
+            f"'{folder}' holds the study {study.design.name}, and the learning rates come from "
+            f"{design.tuned_by}: name its folder by --tuned-by"
+        )
+    used = {int(seed) for seed in study.runs["seed"].dropna()}
     for settings, _ in sweep.points():
         seed = int(settings.get("seed", 0))
         if seed in used:
@@ -56,7 +60,7 @@ def tuned(sweep: Sweep, folder: Path | None = None) -> Sweep:
 def _is_complete(rate: Rate, study: Study, planned: Sweep) -> bool:
     """Whether all rates planned for the norm and batch size were tried: half a grid chooses ill."""
     tried = study.at(norm=rate.norm, batch_size=rate.batch_size).runs
-    ended = {float(lr) for lr in tried.loc[tried["status"].isin(ENDED), "lr"]}
+    ended = {float(lr) for lr in tried.loc[tried["status"].isin(OVER), "lr"]}
     place = (rate.norm, rate.batch_size)
     for settings, left_out in planned.points():
         is_here = (norm_label(str(settings["norm"])), settings["batch_size"]) == place

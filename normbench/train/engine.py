@@ -235,12 +235,19 @@ def evaluate(model: nn.Module, loader: DeviceLoader, task: Task, runtime: Runtim
     """The task's metrics over all images, in evaluation mode."""
     model.eval()
     sums = Sums(task, runtime.device)
-    correct = []
+    # In one piece from the start: small tensors that stay, between large ones that go, would keep
+    # the large ones' memory from being used again.
+    correct = torch.zeros(len(loader), dtype=torch.bool, device=runtime.device)
+    knows_correct, place = True, 0
     for batch in loader.in_order(EVAL_BATCH_SIZE):
         with runtime.autocast():
             outputs = model(batch["images"])
         outputs = outputs.float()
         sums.add(task.loss(outputs, batch, training=False), outputs, batch)
-        correct.append(task.correct(outputs, batch))
-    known = [part for part in correct if part is not None]
-    return Evaluation(sums.means(), torch.cat(known) if known else None)
+        right = task.correct(outputs, batch)
+        if right is None:
+            knows_correct = False
+        else:
+            correct[place : place + len(right)] = right
+        place += len(outputs)
+    return Evaluation(sums.means(), correct if knows_correct else None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -147,30 +148,51 @@ def _moments(
     An InstanceNorm keeps averages over samples of their own means and variances: so does this.
     """
     by_instance = isinstance(layer, nn.InstanceNorm2d)
-    counts: list[int] = []
-    means: list[Tensor] = []
-    variances: list[Tensor] = []
+    found: list[_Moments] = []
 
     def add(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         x = inputs[0].to(exact_dtype(inputs[0].device))
-        counts.append(len(x) if by_instance else x.numel() // x.shape[1])
-        means.append(x.mean((0, 2, 3)))
+        if not found:
+            found.append(_Moments(x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1])))
+        count = len(x) if by_instance else x.numel() // x.shape[1]
         by_channel = x.var((2, 3)).mean(0) if by_instance else x.var((0, 2, 3), correction=0)
-        variances.append(by_channel)
+        found[0].add(count, x.mean((0, 2, 3)), by_channel)
         raise _SeenEnough
 
     with _watched([layer], add):
         for batch in batches:
             with suppress(_SeenEnough):
                 _outputs(model, batch, runtime)
-    total = sum(counts)
-    shares = means[0].new_tensor(counts)[:, None] / total
-    mean = (shares * torch.stack(means)).sum(0)
-    within = (shares * torch.stack(variances)).sum(0)
+    (moments,) = found
     if by_instance:
-        return mean, within
-    between = (shares * (torch.stack(means) - mean).square()).sum(0)
-    return mean, (within + between) * (total / max(total - 1, 1))
+        return moments.mean, moments.within
+    variance = moments.within + moments.between
+    return moments.mean, variance * (moments.count / max(moments.count - 1, 1))
+
+
+@dataclass
+class _Moments:
+    """Mean over parts, mean of their variances, and variance of their means, each (c,).
+
+    Kept up in place: small tensors that stay, between large ones that go, would keep the large
+    ones' memory from being used again.
+    """
+
+    mean: Tensor
+    within: Tensor
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        self.between = torch.zeros_like(self.mean)
+
+    def add(self, count: int, mean: Tensor, variance: Tensor) -> None:
+        """Adds a part of so many values (Chan, Golub, LeVeque, Am. Stat. 37, 1983, 242-247)."""
+        self.count += count
+        share = count / self.count
+        step = mean - self.mean
+        self.between.add_(step.square(), alpha=share).mul_(1 - share)
+        self.mean.add_(step, alpha=share)
+        self.within.add_(variance - self.within, alpha=share)
 
 
 @contextmanager

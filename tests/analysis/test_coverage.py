@@ -72,7 +72,9 @@ def coverage(
 def test_an_interval_over_seeds_and_images_covers_95_percent(
     seeds: int, of_seed: float, of_norm: float
 ) -> None:
-    assert 0.93 <= coverage(seeds, of_seed, of_norm, crossed_difference) <= 0.97
+    # With two seeds it is a little wider than it need be, lest p-values be too small.
+    most = 0.98 if seeds == 2 else 0.97
+    assert 0.93 <= coverage(seeds, of_seed, of_norm, crossed_difference) <= most
 
 
 def test_an_interval_over_seeds_alone_forgets_that_the_test_images_are_drawn() -> None:
@@ -115,21 +117,27 @@ def errors(seeds: int, offset: float, unequal: bool, over_images: bool) -> float
 def p_value(differences: NDArray[np.float64], of_images: float) -> float:
     """As `crossed_difference` does, with a known variance over images in place of images."""
     n = len(differences)
-    of_seeds = differences.var(ddof=1) / n
-    error = math.sqrt(of_seeds + of_images**2)
-    weight = of_seeds / error**2
+    of_seeds = float(differences.std(ddof=1)) / math.sqrt(n)
 
-    def quantile(tail: float) -> float:
-        return weight * _t_quantile(n - 1, tail) + (1 - weight) * _t_quantile(math.inf, tail)
+    def margin(tail: float) -> float:
+        over_seeds = _t_quantile(n - 1, tail) * of_seeds
+        return math.hypot(over_seeds, _t_quantile(math.inf, tail) * of_images)
 
-    return _p_value(float(differences.mean()), error, quantile)
+    return _p_value(float(differences.mean()), margin)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("unequal", [False, True])
-def test_a_study_of_equal_norms_errs_in_at_most_6_percent(unequal: bool) -> None:
-    assert errors(5, 0.0, unequal, over_images=False) <= 0.06
-    assert errors(5, 0.003, unequal, over_images=True) <= 0.06
+@pytest.mark.parametrize(("seeds", "offset"), [(2, 0.001), (3, 0.001), (3, 0.003), (5, 0.003)])
+def test_a_study_of_equal_norms_errs_in_at_most_6_percent(
+    seeds: int, offset: float, unequal: bool
+) -> None:
+    assert errors(seeds, offset, unequal, over_images=True) <= 0.06
+
+
+@pytest.mark.slow
+def test_a_study_without_luck_over_images_errs_in_at_most_6_percent() -> None:
+    assert errors(5, 0.0, unequal=True, over_images=False) <= 0.06
 
 
 @pytest.mark.slow

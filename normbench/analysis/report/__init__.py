@@ -13,7 +13,7 @@ from normbench.analysis.figures.style import PAGE
 from normbench.analysis.outputs import OUTPUTS, Kind, output_named, outputs
 from normbench.analysis.report.page import Drawing, page
 from normbench.analysis.study import Study
-from normbench.analysis.study_files import keep_sums, write_files
+from normbench.analysis.study_files import absent, keep_sums, write_files
 from normbench.analysis.tables.rendering import FORMS, SUFFIXES, to_markdown
 from normbench.atomic import disk_errors, write_text
 from normbench.errors import NormbenchError
@@ -39,7 +39,7 @@ def write_report(study: Study, folder: Path, command: str | None = None) -> Path
         title, svg = output_named("figure", name).titled(study), to_svg(figure, PAGE)
         drawings[name] = Drawing(title, str(figure.get_label()), alt_text(figure), svg)
     html = page(study, tables, drawings, missing, command)
-    with replacement(folder, _stale(tables, figures)) as new:
+    with replacement(folder, [*absent(study), *_stale(tables, figures)]) as new:
         keep_sums(folder, new)
         write_files(study, new)
         for name, figure in figures.items():
