@@ -117,6 +117,16 @@ def test_a_study_s_folder_killed_while_it_is_written_holds_the_old_or_the_new_st
     assert seen == {1, 2}
 
 
+def test_a_folder_from_elsewhere_names_nothing_outside_of_it_for_removal(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    folder = write(tmp_path / "folder", OLD)
+    write(folder / ".written", {".removed": "../mine.txt\nstale.svg\n", "a.csv": "new a"})
+    finish_replacement(folder)
+    assert (tmp_path / "mine.txt").exists()
+    assert not (folder / "stale.svg").exists()
+    assert (folder / "a.csv").read_text() == "new a"
+
+
 def test_an_error_while_the_new_files_are_made_changes_nothing(tmp_path: Path) -> None:
     write(tmp_path, OLD)
     with pytest.raises(ZeroDivisionError), replacement(tmp_path) as new:

@@ -253,6 +253,18 @@ def _lost_seeds(study: Study, settings: Sequence[str]) -> dict[tuple[Any, ...], 
     return counts
 
 
+def lost_seeds(study: Study, comparison: Comparison) -> dict[str, int]:
+    """By norm of a comparison, the seeds that have ended without a result where it is made."""
+    at = {name: value for name, value in comparison.at.items() if name in study.runs}
+    found = {}
+    for norm in (comparison.first, comparison.second):
+        ended = study.at(norm=norm, **at).runs
+        number = ended.loc[ended["status"].isin(LOST), "seed"].nunique()
+        if number:
+            found[norm] = int(number)
+    return found
+
+
 def _difference(study: Study, first: dict[int, str], second: dict[int, str]) -> Difference | None:
     """The difference of runs by seed; over test images too, where all runs have kept theirs."""
     seeds = sorted(first.keys() & second.keys())

@@ -49,9 +49,10 @@ def _decisions(plan: Plan, finished: Study, number: int) -> Iterator[str]:
         yield f"  power: none: a single seed decides nothing ({basis})"
         return
     least = smallest_decided(of_pair, seeds, number, POWER)
+    shown = metric.show_difference(least).lstrip("+")
     yield (
-        f"  power {POWER}: differences from {metric.show_difference(least).lstrip('+')} on, by "
-        f"{number} comparisons over {seeds} seeds ({basis})"
+        f"  power {POWER} on these test images: differences from {shown} on, by {number} "
+        f"comparisons over {seeds} seeds ({basis})"
     )
     if design.smallest_difference is not None:
         wanted = design.smallest_difference / metric.scale

@@ -93,6 +93,37 @@ def test_a_comparison_that_is_not_measured_yet_keeps_its_place_in_the_family() -
     assert "Not measured yet: 2 comparisons of the 4 decided beforehand." in told
 
 
+def test_a_comparison_with_a_single_seed_keeps_its_place_in_the_family_too() -> None:
+    runs = [
+        one_run(norm, 4, seed, 0.7 + NOISE[seed] * (norm == "bn"))
+        for norm in ("bn", "gn")
+        for seed in range(3)
+    ]
+    runs += [one_run(norm, 64, 0, 0.7) for norm in ("bn", "gn", "ln")]
+    found = named(every_pair(replace(in_study(*runs), design=design())))
+    alone = found["gn", "bn", 4]
+    assert alone.adjusted == min(1.0, 4 * alone.difference.p_value)
+
+
+def test_a_norm_that_has_lost_all_seeds_is_told_of() -> None:
+    runs = [one_run("bn", size, seed, 0.7) for size in (4, 64) for seed in range(3)]
+    runs += [one_run("gn", 4, seed, 0.1, state="diverged", reason="nan") for seed in range(3)]
+    told = summary(replace(in_study(*runs), design=design()))
+    assert "At batch size 4, gn and bn cannot be compared: 3 of gn lost." in told
+    assert "Not measured yet: 3 comparisons of the 4 decided beforehand." in told
+
+
+def test_a_primary_comparison_at_several_settings_is_not_decided_twice() -> None:
+    runs = [
+        one_run(n, 4, s, 0.7, **{"optim.eps": e})
+        for n in ("bn", "gn")
+        for s in (0, 1)
+        for e in (1, 2)
+    ]
+    with pytest.raises(NormbenchError, match="gn - bn, decided beforehand, is there at several"):
+        every_pair(replace(in_study(*runs), design=design()))
+
+
 def test_a_summary_leads_with_what_was_to_be_decided_in_sentences_to_be_quoted() -> None:
     told = summary(study(design()))
     assert told[0].startswith("At batch size 4, lr 0.001, bn reaches 1.7 ± 2.0 points more than gn")

@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 from kit.tiny import tiny
 
+from normbench.analysis.design import read_design
 from normbench.analysis.study_files import write_study
 from normbench.analysis.study_reader import read_study
+from normbench.train.engine import Stopped
 
 Run = Callable[..., tuple[int, str, str]]
 NORMS = "norm=bn,gn"
@@ -121,6 +123,80 @@ def test_trained_again_a_run_replaces_what_the_folder_held(
     given = (*tiny(NORMS, "seed=0"), "--launcher", "inline", "--runs-dir", "runs", "--restart")
     assert normbench("sweep", *given, "-o", "b")[0] == 0
     assert records(tmp_path / "b") == records(tmp_path / "a")
+
+
+def test_a_held_result_stands_until_another_replaces_it(
+    normbench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep(normbench, "a", "there", NORMS, "seed=0")
+    before = records(tmp_path / "a")
+    monkeypatch.setattr("normbench.train.run._train_all_epochs", broken_off)
+    given = (*tiny(NORMS, "seed=0"), "--launcher", "inline", "--runs-dir", "here", "--restart")
+    code, out, _ = normbench("sweep", *given, "-o", "a")
+    assert code == 130
+    assert "not finished; the same command goes on" in out
+    assert records(tmp_path / "a") == before
+
+
+def broken_off(*arguments: object) -> None:
+    raise Stopped
+
+
+def test_a_run_that_diverged_in_one_part_and_not_in_the_other_has_two_results(
+    normbench: Run, tmp_path: Path
+) -> None:
+    sweep(normbench, "a", "runs", NORMS, "seed=0")
+    study = read_study(tmp_path / "a" / "runs.csv")
+    run = str(study.runs["run"][0])
+    study.runs.loc[0, "status"] = "diverged"
+    correct = {name: bits for name, bits in study.correct.items() if name != run}
+    write_study(replace(study, correct=correct), tmp_path / "b")
+    code, _, err = normbench("runs", "merge", "a", "b", "-o", "c")
+    assert code == 1
+    assert f"{run} has two different results: its state is " in err
+
+
+def test_bits_that_are_another_run_s_or_nobody_s_are_refused(
+    normbench: Run, tmp_path: Path
+) -> None:
+    sweep(normbench, "a", "runs", NORMS, "seed=0")
+    study = read_study(tmp_path / "a" / "runs.csv")
+    first, second = study.correct
+    half = bytes([0b10101010] * len(study.correct[first]))
+    for name, correct, told in (
+        ("half", {**study.correct, first: half}, "does not agree"),
+        ("short", {**study.correct, first: b"1"}, "has 1 bytes for"),
+        ("nobody", {"nobody": study.correct[second]}, "not finished in runs.csv: nobody"),
+    ):
+        write_study(replace(study, correct=correct), tmp_path / name)
+        code, _, err = normbench("table", name)
+        assert code == 1
+        assert told in err
+
+
+def test_another_design_is_refused_before_anything_is_trained(
+    normbench: Run, tmp_path: Path
+) -> None:
+    sweep(normbench, "a", "runs", NORMS, "seed=0")
+    study = read_study(tmp_path / "a" / "runs.csv")
+    other = read_design({"name": "sweep", "smallest_difference": 1})
+    write_study(replace(study, design=other), tmp_path / "b")
+    given = (*tiny(NORMS, "seed=0,1"), "--launcher", "inline", "--runs-dir", "new", "-o", "b")
+    for options in ([], ["--dry-run"], ["--restart"]):
+        code, _, err = normbench("sweep", *given, *options)
+        assert code == 2
+        assert "parts of the study sweep with different designs" in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_study_without_design_and_bits_leaves_none_of_an_earlier_one(
+    normbench: Run, tmp_path: Path
+) -> None:
+    sweep(normbench, "a", "runs", NORMS, "seed=0")
+    study = read_study(tmp_path / "a" / "runs.csv")
+    write_study(replace(study, design=None, correct={}), tmp_path / "a")
+    again = read_study(tmp_path / "a" / "runs.csv")
+    assert (again.design, again.correct, again.notes) == (None, {}, ())
 
 
 def test_runs_of_another_sweep_are_not_mixed_in(normbench: Run, tmp_path: Path) -> None:

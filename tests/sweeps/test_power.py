@@ -34,7 +34,9 @@ def test_a_stated_deviation_tells_what_the_plan_decides_and_what_the_aim_takes()
     stated = plan(5, standard_deviation=0.8, smallest_difference=1)
     told = list(describe_power(stated, NOTHING))
     least = 100 * smallest_decided(math.sqrt(2) * 0.008, 5, num_tests=2)
-    assert told[0].startswith(f"  power 0.8: differences from {least:.1f} points on, by 2 comp")
+    assert told[0].startswith(
+        f"  power 0.8 on these test images: differences from {least:.1f} points on, by 2 comp"
+    )
     assert "standard deviation over seeds 0.8 points, as the study states" in told[0]
     needed = re.search(r"takes (\d+) seeds", told[1])
     assert needed is not None

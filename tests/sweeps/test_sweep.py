@@ -156,6 +156,24 @@ def test_the_studies_compare_what_they_run() -> None:
     assert designed > 0
 
 
+@pytest.mark.parametrize(
+    ("family", "told"),
+    [
+        ("{norms: [gnn], against: bn, at: {batch_size: [8]}}", "no run with norm gnn"),
+        ("{norms: [gn], against: bn, at: {batchsize: [8]}}", "no run with norm gn, batchsize 8"),
+        ("{norms: [gn], against: bn, at: {batch_size: ['8']}}", "no run with norm gn"),
+        ("{norms: [gn], against: bn, at: {batch_size: []}}", "primary.0.at.batch_size"),
+        ("{norms: [gn, gn], against: bn, at: {batch_size: [8]}}", "compared twice"),
+    ],
+)
+def test_a_comparison_that_the_study_never_makes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, told: str
+) -> None:
+    text = f"axes:\n  norm: [bn, gn]\n  batch_size: [8, 16]\nprimary:\n  - {family}\n"
+    with pytest.raises(NormbenchError, match=told):
+        written(tmp_path, monkeypatch, text)
+
+
 def test_an_unknown_study_names_the_nearest() -> None:
     with pytest.raises(NormbenchError, match="unknown study 'demmo': did you mean 'demo'"):
         load_sweep("demmo")

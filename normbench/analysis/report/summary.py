@@ -21,7 +21,7 @@ from normbench.analysis.captions import (
     trained_on,
     unfinished,
 )
-from normbench.analysis.paired import Paired, every_pair
+from normbench.analysis.paired import Paired, every_pair, lost_seeds
 from normbench.analysis.settings import describe
 from normbench.analysis.stats import mean_interval, paired_difference
 from normbench.analysis.study import BASELINE, Study
@@ -76,8 +76,19 @@ def _decisions(study: Study, pairs: Sequence[Paired]) -> list[str]:
         return []
     primary = [pair for pair in pairs if pair.is_primary]
     sentences = [pair.decision() for pair in primary]
-    missing = len(planned) - len(primary)
-    if missing > 0:
+    missing = 0
+    for one in planned:
+        if any(one.is_of({pair.first, pair.second}, pair.settings) for pair in primary):
+            continue
+        lost = lost_seeds(study, one)
+        missing += not lost
+        if lost:
+            told = ", ".join(f"{count} of {norm} lost" for norm, count in lost.items())
+            place = describe(one.at)
+            sentences.append(
+                f"At {place}, {one.first} and {one.second} cannot be compared: {told}."
+            )
+    if missing:
         noun = counted(missing, "comparison")
         sentences.append(f"Not measured yet: {noun} of the {len(planned)} decided beforehand.")
     return sentences

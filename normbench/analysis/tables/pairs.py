@@ -26,8 +26,9 @@ def pairs_table(study: Study) -> Table:
     note = "Differences are paired over equal seeds."
     if data["p_adjusted"].notna().any():
         note += (
-            " Each interval is of its difference alone; p is that of the paired t test, "
-            f"{found[0].family}. So a difference whose interval leaves out 0 may be undecided."
+            " Each interval is of its difference alone; p is of the paired t test, over test images "
+            f"too where runs have kept them, {found[0].family}. So a difference whose interval "
+            "leaves out 0 may be undecided."
         )
     if not data["over_images"].all():
         note += " Where runs have kept no bit for each test image, all is about these test images."

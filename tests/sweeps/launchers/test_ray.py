@@ -139,7 +139,7 @@ def test_without_a_shared_disk_data_go_there_and_files_come_back(
     launched(built(cluster), configs)
     assert states(configs) == ["done"] * 2
     assert times_resumed(configs) == [1, 1]
-    written = {"config.yaml", "env.json", "status.json", "metrics.csv", "steps.csv"}
+    written = {"config.yaml", "env.json", "status.json", "metrics.csv", "steps.csv", "correct.bits"}
     for config in configs:
         names = {file.name for file in config.run_path.iterdir()} - {".lock"}
         assert names == written | {"checkpoint.pt", "output.log"}
