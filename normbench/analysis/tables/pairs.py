@@ -26,8 +26,8 @@ def pairs_table(study: Study) -> Table:
     note = "Differences are paired over equal seeds."
     if data["p_adjusted"].notna().any():
         note += (
-            " Each interval is of its difference alone; p is of the paired t test, over test images "
-            f"too where runs have kept them, {found[0].family}. So a difference whose interval "
+            " Each interval is of its difference alone; p is of the paired t test, over images "
+            f"too where runs have kept theirs, {found[0].family}. So a difference whose interval "
             "leaves out 0 may be undecided."
         )
     if not data["over_images"].all():
