@@ -49,16 +49,18 @@ def varying_settings(
 ) -> dict[str, list[str]]:
     """The values of runs, as text, for each setting that varies within a norm.
 
-    Left out are settings with a fixed column, and settings implied by the name of their section:
-    `optim.betas` follows from `optim.name`.
+    Left out are settings with a fixed column, settings implied by the name of their section, as
+    `optim.betas` by `optim.name`, and those of `runtime` implied by norm and batch size, as
+    `runtime=fast` has them: they must not part norms that were trained alike.
     """
     known = [configs.get(run, {}) for run in runs]
     norms = [norm_label(config.get("norm.name")) for config in known]
+    cells = [f"{config.get('norm.name')} {config.get('batch_size')}" for config in known]
     keys = dict.fromkeys(key for config in known for key in config if key not in FIXED)
     varying = {}
     for key in keys:
         values = [str(config.get(key, "")) for config in known]
-        if _splits(norms, values):
+        if _splits(cells if key.startswith("runtime.") else norms, values):
             varying[key] = values
     found = {}
     for key, values in varying.items():

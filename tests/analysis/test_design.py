@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -149,6 +150,18 @@ def test_rates_that_another_study_has_chosen_do_not_part_the_norms() -> None:
     caption = pairs_table(tuned).caption
     assert "Learning rates are those that tuning chose on held-out training images" in caption
     assert "gn 0.003 at batch size 64 (the edge of what was tried)" in caption
+
+
+def test_a_layout_that_follows_from_norm_and_batch_size_does_not_part_norms() -> None:
+    runs = []
+    for norm, size, seed in itertools.product(("bn", "in"), (1, 64), (0, 1)):
+        layout = {"runtime.channels_last": norm == "bn" and size == 64}
+        runs.append(one_run(norm, size, seed, 0.7 + seed / 100, **layout))
+    study = in_study(*runs)
+    assert "runtime.channels_last" not in study.runs
+    assert len(every_pair(study)) == 2
+    more = one_run("bn", 64, 0, 0.7, **{"runtime.channels_last": False})
+    assert "runtime.channels_last" in in_study(*runs, more).runs
 
 
 def test_a_null_result_has_its_bound_and_may_be_below_what_is_of_interest() -> None:
