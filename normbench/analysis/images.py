@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from normbench.analysis.settings import images_of
 from normbench.analysis.study import Study
 from normbench.runs.correct import unpack
 from normbench.runs.records import at
@@ -27,12 +28,12 @@ def training_images(study: Study) -> str:
 
 
 def _of_run(config: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
-    number = at(environment, "data.num_train")
-    if number is None or not config:
+    known = images_of(config, environment)
+    if known is None:
         return ""
-    used = min(config.get("data.limit_train") or number, number)
-    held_out = round(used * (config.get("data.val_fraction") or 0))
-    told = f"all {number:,}" if used == number else f"{used:,} of {number:,}"
+    trained, held_out, number = known
+    drawn = trained + held_out
+    told = f"all {number:,}" if drawn == number else f"{drawn:,} of {number:,}"
     rest = f", {held_out:,} of them held out" if held_out else ""
     return f"{told} training images{rest}"
 

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from normbench.analysis.captions import networks
+from normbench.analysis.settings import images_of
 from normbench.runs.records import at
 
 # How a value is said, where the value alone says too little.
@@ -169,9 +170,8 @@ def _schedule(config: Mapping[str, Any]) -> str:
 
 def _images(config: Mapping[str, Any], environment: Mapping[str, Any]) -> str | None:
     """The images trained on, without those held out; None where a run did not begin."""
-    available = at(environment, "data.num_train")
-    if available is None:
+    known = images_of(config, environment)
+    if known is None:
         return None
-    drawn = config["data.limit_train"] or available
-    trained = drawn - round(drawn * config["data.val_fraction"])
+    trained, _, available = known
     return "all" if trained == available else f"{trained:,} of {available:,}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from normbench.runs.records import at
 from normbench.runs.row import norm_label
 
 # Settings with a column of their own in the table of runs.
@@ -33,6 +34,21 @@ def study_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: config[key] for key in kept}
 
 
+def images_of(
+    config: Mapping[str, Any], environment: Mapping[str, Any]
+) -> tuple[int, int, int] | None:
+    """The images that a run trains on, those that it holds out, and all there are to train on.
+
+    config: flat. None where the run did not begin, and knows no data.
+    """
+    available = at(environment, "data.num_train")
+    if available is None or not config:
+        return None
+    drawn = min(config.get("data.limit_train") or available, available)
+    held_out = round(drawn * (config.get("data.val_fraction") or 0))
+    return drawn - held_out, held_out, available
+
+
 def with_settings(runs: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """The table with a column of text for each setting that varies within a norm.
 
@@ -41,7 +57,15 @@ def with_settings(runs: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]) 
     if not configs:
         return runs
     stale = [name for name in runs.columns if is_setting(name)]
-    return runs.drop(columns=stale).assign(**varying_settings(runs["run"], configs))
+    known = [configs.get(run, {}) for run in runs["run"]]
+    cells = [f"{config.get('norm.name')} {config.get('batch_size')}" for config in known]
+    found = {}
+    for key, values in varying_settings(runs["run"], configs).items():
+        # As `runtime=fast` has it, a layout may follow from norm and batch size: it must not part
+        # norms that were trained alike.
+        if not key.startswith("runtime.") or _splits(cells, values):
+            found[key] = values
+    return runs.drop(columns=stale).assign(**found)
 
 
 def varying_settings(
@@ -49,18 +73,16 @@ def varying_settings(
 ) -> dict[str, list[str]]:
     """The values of runs, as text, for each setting that varies within a norm.
 
-    Left out are settings with a fixed column, settings implied by the name of their section, as
-    `optim.betas` by `optim.name`, and those of `runtime` implied by norm and batch size, as
-    `runtime=fast` has them: they must not part norms that were trained alike.
+    Left out are settings with a fixed column, and settings implied by the name of their section:
+    `optim.betas` follows from `optim.name`.
     """
     known = [configs.get(run, {}) for run in runs]
     norms = [norm_label(config.get("norm.name")) for config in known]
-    cells = [f"{config.get('norm.name')} {config.get('batch_size')}" for config in known]
     keys = dict.fromkeys(key for config in known for key in config if key not in FIXED)
     varying = {}
     for key in keys:
         values = [str(config.get(key, "")) for config in known]
-        if _splits(cells if key.startswith("runtime.") else norms, values):
+        if _splits(norms, values):
             varying[key] = values
     found = {}
     for key, values in varying.items():

@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
+from normbench.analysis.settings import images_of
 from normbench.errors import NormbenchError
-from normbench.runs.records import at
 from normbench.timing.rounds import FILE, MACHINE, shared_columns
 
 # Seconds by race, round, and all costly settings but the norm's: two norms are compared at the
@@ -60,9 +60,11 @@ def epoch_clocks(
     clocks = {}
     for run, environment in environments.items():
         of_run = timed.get(environment.get("cost_id", ""))
-        if of_run is not None and run in configs:
+        images = images_of(configs.get(run, {}), environment)
+        if of_run is not None and images is not None:
             _check_machine(of_run)
-            steps = _steps_per_epoch(configs[run], environment)
+            # With a fraction for a partial last batch.
+            steps = images[0] / (configs[run]["batch_size"] * configs[run]["train.accumulate"])
             clock = clock_of(of_run, shared_columns(rounds))
             clocks[run] = {key: steps * seconds for key, seconds in clock.items()}
     return clocks
@@ -76,10 +78,3 @@ def _check_machine(rounds: pd.DataFrame) -> None:
             f"{first['norm.name']} at batch {first['batch_size']} was timed on several machines "
             f"({'; '.join(machines)}): say by --bench which {FILE} counts"
         )
-
-
-def _steps_per_epoch(config: Mapping[str, Any], environment: Mapping[str, Any]) -> float:
-    """Optimizer steps of an epoch, with a fraction for a partial last batch."""
-    images = config["data.limit_train"] or at(environment, "data.num_train")
-    trained = images - round(images * config["data.val_fraction"])
-    return float(trained / (config["batch_size"] * config["train.accumulate"]))

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from normbench.cli.tables import write
 from normbench.errors import NormbenchError, RunFailure
 from normbench.text import say
 
@@ -127,16 +128,4 @@ def merge(
     \b
     normbench runs merge results/batch-size /mnt/other/batch-size -o results/whole
     """
-    from normbench.analysis.loading import check_comparable, load_study
-    from normbench.analysis.report import write_report
-    from normbench.analysis.study_files import check_folder, ordered
-    from normbench.analysis.study_reader import check_keeps
-    from normbench.environment import command
-
-    check_folder(output)
-    study = ordered(load_study([path.expanduser() for path in studies], bench=bench))
-    for note in study.notes:
-        say(note, to=sys.stderr)
-    check_comparable(study)
-    check_keeps(output, study.runs["run"])
-    say(write_report(study, output, command()))
+    write(studies, output, bench=bench, in_order=True)

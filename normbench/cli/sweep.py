@@ -107,12 +107,10 @@ def demo(
 
 def _held(output: Path | None) -> Study | None:
     """The study that the folder holds already, on which this sweep goes on."""
-    from normbench.analysis.study_files import check_folder
     from normbench.analysis.study_reader import read_study, study_in
 
     if output is None:
         return None
-    check_folder(output)
     file = study_in(output)
     return None if file is None else read_study(file)
 
@@ -130,15 +128,18 @@ def _plan(
     from normbench.sweeps.estimate import Estimator
     from normbench.sweeps.plan import make_plan
     from normbench.sweeps.power import describe_power
+    from normbench.sweeps.sweep import AD_HOC
     from normbench.train.resolve import Resolver
 
     plan = make_plan(sweep, flags, Resolver(launcher.device), held_states(held))
     open_runs = plan.open(retry_failed=retry_failed, restart=restart)
     for line in plan.describe(open_runs, Estimator(), launcher.at_once(open_runs)):
         say(line, flush=True)
-    launched = [config.run_id for config in open_runs]
-    for line in describe_power(plan, planned_study(plan, held, launched)):
-        say(line, flush=True)
+    # A folder of another study is refused before anything is trained.
+    if held is not None or plan.design.name != AD_HOC:
+        launched = [config.run_id for config in open_runs]
+        for line in describe_power(plan, planned_study(plan, held, launched)):
+            say(line, flush=True)
     return plan, open_runs
 
 

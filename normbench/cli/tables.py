@@ -109,7 +109,7 @@ def compare(
     \b
     normbench compare gn bn --where batch_size=64
     """
-    from normbench.analysis.paired import compare as compare_norms
+    from normbench.analysis.family import compare as compare_norms
 
     for paired in compare_norms(_load(runs, where), first, second):
         say(paired.sentence())
@@ -165,15 +165,27 @@ def report(
     normbench report -o results/table
     normbench report results/first-sweep --where 'norm=bn,gn' -o /tmp/two-norms
     """
+    write(runs, output, where=where, bench=bench)
+
+
+def write(
+    runs: list[Path] | None,
+    output: Path,
+    *,
+    where: list[str] | None = None,
+    bench: Path | None = None,
+    in_order: bool = False,
+) -> None:
+    """Writes the report of the runs to a folder; `in_order` of norm, batch size, rate and seed."""
     from normbench.analysis.report import write_report
-    from normbench.analysis.study_files import check_folder
+    from normbench.analysis.study_files import check_folder, ordered
     from normbench.analysis.study_reader import check_keeps
     from normbench.environment import command
 
     check_folder(output)
     study = _load(runs, where, bench)
     check_keeps(output, study.runs["run"])
-    say(write_report(study, output, command()))
+    say(write_report(ordered(study) if in_order else study, output, command()))
 
 
 def _load(

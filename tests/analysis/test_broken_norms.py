@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from kit.runs import in_study, one_run, some_seconds, timed
 
+from normbench.analysis.family import compare, every_pair
 from normbench.analysis.figures.labels import alt_text
 from normbench.analysis.loading import load_study
 from normbench.analysis.outputs import Output, outputs
-from normbench.analysis.paired import compare, every_pair
 from normbench.analysis.report import write_report
 from normbench.analysis.report.summary import summary
 from normbench.analysis.study import Study

@@ -12,7 +12,8 @@ import pytest
 from kit.runs import in_study, one_run
 
 from normbench.analysis.design import Comparison, Design, Rate, read_design, united
-from normbench.analysis.paired import Paired, every_pair
+from normbench.analysis.family import every_pair
+from normbench.analysis.paired import Paired
 from normbench.analysis.report.summary import summary
 from normbench.analysis.stats import crossed_difference, holm
 from normbench.analysis.study import Study

@@ -13,7 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kit.runs import in_study, one_run
 
-from normbench.analysis.paired import compare, every_pair, p_text
+from normbench.analysis.family import compare, every_pair
+from normbench.analysis.paired import p_text
 from normbench.analysis.report.summary import summary
 from normbench.analysis.stats import holm, mean_interval
 from normbench.analysis.study import Study

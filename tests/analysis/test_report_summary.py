@@ -13,8 +13,8 @@ import pytest
 from kit.ratios import over_processes
 from kit.runs import REGRESSION, in_study, one_run, some_seconds, timed
 
+from normbench.analysis.family import every_pair
 from normbench.analysis.loading import load_study
-from normbench.analysis.paired import every_pair
 from normbench.analysis.report.summary import MOST, summary
 from normbench.analysis.study import Study
 from normbench.analysis.study_files import write_study

@@ -19,8 +19,8 @@ from kit.damage import OF_BYTES, OF_FILES, Damage, odd_value
 from kit.launchers import assert_same_numbers, at_step, tiny_sweep
 from kit.training import run_in
 
+from normbench.analysis.family import every_pair
 from normbench.analysis.loading import load_study, read_runs
-from normbench.analysis.paired import every_pair
 from normbench.analysis.report import write_report
 from normbench.analysis.study import Study
 from normbench.analysis.tables.comparison import comparison_table

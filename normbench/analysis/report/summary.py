@@ -21,7 +21,8 @@ from normbench.analysis.captions import (
     trained_on,
     unfinished,
 )
-from normbench.analysis.paired import Paired, every_pair, lost_seeds
+from normbench.analysis.family import every_pair, lost_seeds
+from normbench.analysis.paired import Paired
 from normbench.analysis.settings import describe
 from normbench.analysis.stats import mean_interval, paired_difference
 from normbench.analysis.study import BASELINE, Study

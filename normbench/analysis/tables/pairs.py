@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from normbench.analysis.captions import caption, chosen_rates
-from normbench.analysis.paired import Paired, every_pair, p_text
+from normbench.analysis.family import every_pair
+from normbench.analysis.paired import Paired, p_text
 from normbench.analysis.study import Study
 from normbench.analysis.tables.table import Table, in_words
 from normbench.errors import NormbenchError
