@@ -99,6 +99,7 @@ def disk_errors(path: Path, done: str = "written") -> Iterator[None]:
         yield
     except OSError as error:
         message = f"'{path}' cannot be {done}: {error.strerror or error}"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if is_full and done == "written":
             message = f"the disk is full: '{path}' is not written; what was there before is intact"
         raise RunFailure(message) from None

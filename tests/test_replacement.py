@@ -127,6 +127,30 @@ def test_a_folder_from_elsewhere_names_nothing_outside_of_it_for_removal(tmp_pat
     assert (folder / "a.csv").read_text() == "new a"
 
 
+def test_names_for_removal_that_are_empty_new_or_folders_remove_nothing(tmp_path: Path) -> None:
+    folder = write(tmp_path / "folder", OLD)
+    with replacement(folder, ["", "tables", "a.csv"]) as new:
+        write_text(new / "a.csv", "new a")
+    assert content(folder) == OLD | {"a.csv": "new a"}
+
+
+def test_two_processes_at_a_folder_leave_the_files_of_one_of_them(tmp_path: Path) -> None:
+    children = []
+    for number in range(4):
+        child = os.fork()
+        if child == 0:
+            for _ in range(25):
+                with replacement(tmp_path) as new:
+                    for name in ("a.csv", "deep/er/b.csv"):
+                        (new / name).parent.mkdir(parents=True, exist_ok=True)
+                        write_text(new / name, f"{number}")
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    assert sorted(content(tmp_path)) == ["a.csv", "deep/er/b.csv"]
+    assert len(set(content(tmp_path).values())) == 1
+
+
 def test_an_error_while_the_new_files_are_made_changes_nothing(tmp_path: Path) -> None:
     write(tmp_path, OLD)
     with pytest.raises(ZeroDivisionError), replacement(tmp_path) as new:

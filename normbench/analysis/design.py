@@ -17,6 +17,9 @@ from normbench.errors import NormbenchError
 # The keys of a study's file that belong to its design.
 DESIGNED = ("primary", "hypotheses", "smallest_difference", "standard_deviation", "tuned_by")
 
+# What differs between the runs of a comparison, or is chosen for each norm.
+NO_PLACE = ("norm", "seed", "optim.lr", "lr")
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -27,7 +30,10 @@ class Part(BaseModel):
 
 
 class Family(Part):
-    """Norms each compared with one norm, at all combinations of some settings."""
+    """Norms each compared with one norm, at all combinations of some settings.
+
+    at: values by the name of a setting, as `batch_size` or `optim.name`.
+    """
 
     norms: Annotated[tuple[str, ...], Field(min_length=1)]
     against: str
@@ -37,6 +43,9 @@ class Family(Part):
     def _of_two_norms(self) -> Family:
         if self.against in self.norms:
             raise ValueError(f"{self.against} is compared with itself")
+        for name in NO_PLACE:
+            if name in self.at:
+                raise ValueError(f"at: {name} is no setting at which norms are compared")
         return self
 
 
@@ -71,8 +80,13 @@ class Comparison:
         """Whether the two norms are these, and the settings are among those compared at."""
         if norms != {self.first, self.second}:
             return False
-        # Settings without a column of their own are text in a study's tables.
-        return all(settings.get(name) in (value, str(value)) for name, value in self.at.items())
+        for name, value in self.at.items():
+            # `model` stands for `model.name`, as on the command line.
+            found = settings.get(name, settings.get(f"{name}.name"))
+            # Settings without a column of their own are text in a study's tables.
+            if found not in (value, str(value)):
+                return False
+        return True
 
 
 class Design(Part):

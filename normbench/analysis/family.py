@@ -1,14 +1,15 @@
 """All pairs of norms of a study, seed by seed, with p-values for one family of comparisons.
 
-The family are the primary comparisons of the study's design, decided beforehand; without a design,
-all pairs of norms at all settings of the runs. All other pairs have an interval and no verdict.
+The family are the primary comparisons of the study's design, decided beforehand; where there are
+none, all pairs of norms at all settings of the runs. Pairs outside the family have an interval and
+no verdict.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,8 +28,8 @@ def compare(study: Study, first: str, second: str) -> list[Paired]:
     """First against second at all settings with a common seed.
 
     Each norm is at the chosen learning rate. P-values are those of `every_pair`.
-    Raises NormbenchError for an unknown norm, for several runs of one norm, seed and settings, and
-    where nothing is in common.
+    Raises NormbenchError for an unknown norm, where the norms have nothing in common, and as
+    `every_pair` does.
     """
     names = sorted(study.runs["norm"].dropna().unique())
     for norm in (first, second):
@@ -49,25 +50,30 @@ def every_pair(study: Study) -> list[Paired]:
     """All pairs of norms, at all settings with a common seed, with p-values for the family.
 
     Each norm is at the chosen learning rate. A primary comparison stands as the design has it.
-    Raises NormbenchError for several runs of one norm, seed and settings.
+    Raises NormbenchError for several runs of one norm, seed and settings, and for a primary
+    comparison at several settings.
     """
     study = study.chosen
-    found = list(_pairs(study))
-    planned = study.design.comparisons() if study.design else []
+    planned = planned_of(study)
+    found = list(_pairs(study, planned))
     if not planned:
         number = sum(not math.isnan(paired.difference.p_value) for paired in found)
         family = f"Holm over {counted(number, 'comparison')}: all pairs of these runs"
         return _judged(found, 0, family)
-    placed = [_placed(paired, planned) for paired in found]
-    _check_apart([paired for paired in placed if paired.is_primary])
-    tested = [one for one in placed if one.is_primary and not math.isnan(one.difference.p_value)]
+    _check_apart(found)
+    tested = [one for one in found if one.planned and not math.isnan(one.difference.p_value)]
     # A comparison without a p-value yet has its place in the family: as if p were 1.
     missing = len(planned) - len(tested)
     family = f"Holm over {counted(len(planned), 'comparison')} decided beforehand"
-    return _judged(placed, missing, family)
+    return _judged(found, missing, family)
 
 
-def _pairs(study: Study) -> Iterator[Paired]:
+def planned_of(study: Study) -> list[Comparison]:
+    """The primary comparisons of the study's design; none without a design."""
+    return study.design.comparisons() if study.design else []
+
+
+def _pairs(study: Study, planned: Sequence[Comparison]) -> Iterator[Paired]:
     settings = [name for name in study.shared_settings if name != "model" or study.varying([name])]
     norms = list(itertools.combinations(study.done.runs["norm"].unique(), 2))
     smallest = study.design.smallest_difference if study.design else None
@@ -80,7 +86,7 @@ def _pairs(study: Study) -> Iterator[Paired]:
             if difference is None:
                 continue
             names = (first, second)
-            yield Paired(
+            paired = Paired(
                 first,
                 second,
                 place,
@@ -89,19 +95,24 @@ def _pairs(study: Study) -> Iterator[Paired]:
                 {norm: study.broken[norm] for norm in names if norm in study.broken},
                 {norm: lost.get((norm, *key), 0) for norm in names},
                 None if smallest is None else smallest / study.primary.scale,
+                is_primary=not planned,
             )
+            # A setting with a single value has no column, and stands in the configuration.
+            config = study.configs.get(group["run"].iloc[0], {})
+            yield _placed(paired, planned, config | place)
 
 
 def lost_seeds(study: Study, comparison: Comparison) -> dict[str, int]:
     """By norm of a comparison, the seeds that have ended without a result where it is made."""
+    ended = study.chosen.runs
+    ended = ended[ended["status"].isin(LOST)]
     norms = {comparison.first, comparison.second}
-    settings = study.shared_settings
-    found: dict[str, int] = {}
-    for (norm, *key), number in _lost_by_place(study, settings).items():
-        place = dict(zip(settings, key, strict=True))
-        if norm in norms and comparison.is_of(norms, place):
-            found[norm] = found.get(norm, 0) + number
-    return found
+    found: dict[str, set[int]] = {}
+    for row in ended[ended["norm"].isin(norms)].to_dict("records"):
+        run = {str(column): value for column, value in row.items()}
+        if comparison.is_of(norms, run | study.configs.get(run["run"], {})):
+            found.setdefault(run["norm"], set()).add(run["seed"])
+    return {norm: len(seeds) for norm, seeds in found.items()}
 
 
 def _lost_by_place(study: Study, settings: Sequence[str]) -> dict[tuple[Any, ...], int]:
@@ -127,21 +138,20 @@ def _difference(study: Study, first: dict[int, str], second: dict[int, str]) -> 
     )
 
 
-def _placed(paired: Paired, planned: Sequence[Comparison]) -> Paired:
-    """The pair as a primary comparison, in the order of the design, or as none."""
+def _placed(paired: Paired, planned: Sequence[Comparison], settings: Mapping[str, Any]) -> Paired:
+    """The pair as the primary comparison that it is, in the order of the design, or as none."""
     for comparison in planned:
-        if comparison.is_of({paired.first, paired.second}, paired.settings):
-            return paired if paired.first == comparison.first else paired.turned()
-    return replace(paired, is_primary=False)
+        if comparison.is_of({paired.first, paired.second}, settings):
+            found = paired if paired.first == comparison.first else paired.turned()
+            return replace(found, is_primary=True, planned=comparison)
+    return paired
 
 
-def _check_apart(primary: Sequence[Paired]) -> None:
+def _check_apart(found: Sequence[Paired]) -> None:
     """Raises NormbenchError where a primary comparison is there at several settings."""
-    seen: dict[tuple[Any, ...], Paired] = {}
-    for paired in primary:
-        key = (paired.first, paired.second, paired.settings["batch_size"])
-        before = seen.setdefault(key, paired)
-        if before is not paired:
+    primary = [paired for paired in found if paired.planned]
+    for before, paired in itertools.combinations(primary, 2):
+        if before.planned is paired.planned:
             raise NormbenchError(
                 f"{paired.first} - {paired.second}, decided beforehand, is there at several "
                 f"settings, {before.place} and {paired.place}: choose with --where"

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from normbench.analysis.design import Comparison
 from normbench.analysis.settings import describe
 from normbench.analysis.stats import Difference
 from normbench.analysis.study import CHOSEN
@@ -21,8 +22,9 @@ NO_VERDICT = "no verdict"
 class Paired:
     """First minus second in the final primary metric, at a choice of settings.
 
-    adjusted: Holm's p-value over the family; nan outside of it. family: the family in words.
-    is_primary: whether the comparison belongs to the family. objections: by norm, what speaks
+    adjusted: the p-value by Holm's rule over the family; nan without one. family: the family in
+    words. is_primary: whether the comparison belongs to the family, and planned: as which of those
+    decided beforehand. objections: by norm, what speaks
     against its figures, as an own norm's defects. lost: by norm, seeds that have ended without a
     result. smallest: the smallest difference of interest, or None.
     """
@@ -36,29 +38,32 @@ class Paired:
     lost: dict[str, int]
     smallest: float | None = None
     is_primary: bool = True
+    planned: Comparison | None = None
     adjusted: float = math.nan
     family: str = ""
 
     def turned(self) -> Paired:
         """Second minus first: the same finding from the other side."""
         estimate = self.difference.estimate
-        difference = replace(self.difference, estimate=replace(estimate, mean=-estimate.mean))
+        # Not -mean, which writes a difference of 0 as -0.
+        difference = replace(self.difference, estimate=replace(estimate, mean=0.0 - estimate.mean))
         return replace(self, first=self.second, second=self.first, difference=difference)
 
     @property
     def verdict(self) -> str:
-        """The better norm where the adjusted p-value is below 0.05; else alike or undecided.
+        """The better norm where the adjusted p-value is below 0.05; else `alike` or `undecided`.
 
-        Alike are norms whose whole interval is within the smallest difference of interest. There
+        Norms are alike if the whole interval is within the smallest difference of interest. There
         is no verdict on a norm whose figures are not comparable, in favour of a norm that has lost
         seeds, and outside the family. A single seed decides nothing.
         """
         if not self.is_primary or self.objections:
             return NO_VERDICT
-        if math.isnan(self.adjusted) or self.adjusted >= SIGNIFICANCE:
-            is_alike = self.smallest is not None and self.reach <= self.smallest
+        if math.isnan(self.adjusted):
+            return UNDECIDED
+        if self.adjusted >= SIGNIFICANCE:
             # A norm that has lost seeds may be worse than its survivors say.
-            return ALIKE if is_alike and not any(self.lost.values()) else UNDECIDED
+            return ALIKE if self.is_small and not any(self.lost.values()) else UNDECIDED
         return NO_VERDICT if self.lost.get(self.better) else self.better
 
     @property
@@ -67,8 +72,13 @@ class Paired:
         return self.verdict in (self.first, self.second)
 
     @property
+    def is_small(self) -> bool:
+        """Whether the whole interval is within the smallest difference of interest."""
+        return self.smallest is not None and self.reach <= self.smallest
+
+    @property
     def better(self) -> str:
-        """The norm with the better mean, whatever that is worth."""
+        """The norm with the better mean, decided or not; the second of equal ones."""
         is_first = self.metric.is_better(self.difference.estimate.mean, 0.0)
         return self.first if is_first else self.second
 
@@ -91,14 +101,17 @@ class Paired:
             return f"{NO_VERDICT} in favour of {self.better}, which has lost seeds"
         if self.is_decided:
             return f"{verdict} is better"
-        if math.isnan(self.reach):
+        if math.isnan(self.adjusted):
             return UNDECIDED
-        bound = f"{self._in_units(self.reach)}"
+        told = f"{verdict}, within ± {self._size(self.reach)}"
         if self.smallest is None:
-            return f"{verdict}, within {bound}"
-        smallest = self._in_units(self.smallest).removeprefix("± ")
-        what = "less than" if verdict == ALIKE else "not known to be below"
-        return f"{verdict}, within {bound}: {what} the {smallest} of interest"
+            return told
+        smallest = self._size(self.smallest)
+        if verdict == ALIKE:
+            return f"{told}: less than the {smallest} of interest"
+        if self.is_small:
+            return f"{told}: less than the {smallest} of interest, but seeds were lost"
+        return f"{told}: not known to be below the {smallest} of interest"
 
     @property
     def shown(self) -> str:
@@ -135,28 +148,33 @@ class Paired:
         if self.difference.estimate.n == 1:
             return f"{what} ({self.basis}): no interval, {self.outcome}."
         if not self.is_primary:
-            return f"{what} (95 % t interval, {self.basis}): {self.outcome}."
+            return f"{what} (95 % interval, {self.basis}): {self.outcome}."
         if math.isnan(self.adjusted):
-            return f"{what} ({self.basis}), the same everywhere: no spread, {self.outcome}."
-        return f"{what} (95 % t interval, {self.basis}), {self.p_in_words}: {self.outcome}."
+            return f"{what} ({self.basis}), the same with every seed: no p-value, {self.outcome}."
+        return f"{what} (95 % interval, {self.basis}), {self.p_in_words}: {self.outcome}."
 
     def decision(self) -> str:
         """The finding as a sentence to be quoted, from the side of the norm with the better mean.
 
         `At batch size 4, gn reaches 1.2 ± 0.7 points more than bn (5 seeds, paired, ...), p = ...`.
         """
-        place = self.place or "the settings of these runs"
         paired = self if self.better == self.first else self.turned()
         how = "more" if self.metric.is_larger_better else "less"
         size = paired.shown.lstrip("+-")
-        what = f"At {place}, {paired.first} reaches {size} {how} than {paired.second}"
+        what = f"At {self.place}, {paired.first} reaches {size} {how} than {paired.second}"
         p_value = "" if math.isnan(self.adjusted) else f", {self.p_in_words}"
         return f"{what} ({self.basis}){p_value}: {self.outcome}."
 
-    def _in_units(self, value: float) -> str:
-        return "± " + self.metric.show_difference(value).removeprefix("+")
+    def _size(self, value: float) -> str:
+        """A size without sign, with its unit: `0.8 points`."""
+        return self.metric.show_difference(value).removeprefix("+")
 
 
 def p_text(p_value: float) -> str:
-    """A p-value in words: `p < 0.001`, `p = 0.031`."""
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+    """A p-value in words: `p < 0.001`, `p = 0.031`; `p = 0.0496` where two digits read 0.05."""
+    if p_value < 0.001:
+        return "p < 0.001"
+    digits = 2
+    while p_value != SIGNIFICANCE and float(f"{p_value:.{digits}g}") == SIGNIFICANCE:
+        digits += 1
+    return f"p = {p_value:.{digits}g}"

@@ -60,6 +60,7 @@ def test_a_family_is_each_norm_against_one_at_every_choice_of_settings() -> None
         ({"standard_deviation": float("inf")}, "standard_deviation"),
         ({"hypotheses": [{"expected": "bn wins"}]}, r"hypotheses\.0\.source: Field required"),
         ({"surprise": 1}, "surprise"),
+        ({"primary": [GN_AND_LN | {"at": {"optim.lr": [0.1]}}]}, "optim.lr is no setting at"),
     ],
 )
 def test_a_design_that_says_something_else_is_refused(keys: dict[str, Any], told: str) -> None:
@@ -111,8 +112,36 @@ def test_a_norm_that_has_lost_all_seeds_is_told_of() -> None:
     runs = [one_run("bn", size, seed, 0.7) for size in (4, 64) for seed in range(3)]
     runs += [one_run("gn", 4, seed, 0.1, state="diverged", reason="nan") for seed in range(3)]
     told = summary(replace(in_study(*runs), design=design()))
-    assert "At batch size 4, gn and bn cannot be compared: 3 of gn lost." in told
-    assert "Not measured yet: 3 comparisons of the 4 decided beforehand." in told
+    assert "At batch size 4, gn and bn are not compared: 3 of gn lost." in told
+    assert "Not measured yet: 4 comparisons of the 4 decided beforehand." in told
+
+
+def test_seeds_lost_at_rates_that_were_not_chosen_are_not_counted() -> None:
+    runs = [one_run("bn", 4, seed, 0.7) for seed in (0, 1)]
+    for seed, lr in itertools.product((0, 1), (0.01, 0.1)):
+        runs.append(one_run("gn", 4, seed, 0.1, state="diverged", reason="nan", lr=lr))
+    told = summary(replace(in_study(*runs), design=design()))
+    assert "At batch size 4, gn and bn are not compared: 2 of gn lost." in told
+
+
+@pytest.mark.parametrize("key", ["optim.name", "optim", "epochs"])
+def test_a_comparison_may_be_at_a_setting_that_has_one_value_so_far(key: str) -> None:
+    value = {"optim.name": "adam", "optim": "adam", "epochs": 1}[key]
+    place = {"batch_size": [4], key: [value]}
+    wanted = read_design(
+        {"name": "s", "primary": [{"norms": ["gn"], "against": "bn", "at": place}]}
+    )
+    runs = [one_run(norm, 4, seed, 0.7 + seed / 10) for norm in ("bn", "gn") for seed in (0, 1)]
+    (found,) = every_pair(replace(in_study(*runs), design=wanted))
+    assert found.planned is not None
+
+
+def test_a_comparison_without_a_place_is_refused_at_several_batch_sizes() -> None:
+    everywhere = read_design({"name": "s", "primary": [{"norms": ["gn"], "against": "bn"}]})
+    with pytest.raises(NormbenchError, match=r"batch size 4.* and batch size 64"):
+        every_pair(study(everywhere))
+    (told, *_) = summary(study(everywhere))
+    assert told.startswith("Norms are not compared: gn - bn, decided beforehand, is there at")
 
 
 def test_a_primary_comparison_at_several_settings_is_not_decided_twice() -> None:
@@ -174,6 +203,14 @@ def test_a_null_result_has_its_bound_and_may_be_below_what_is_of_interest() -> N
     alike = named(every_pair(study(design(smallest_difference=5))))["gn", "bn", 64]
     assert alike.verdict == "alike"
     assert alike.outcome == "alike, within ± 3.7 points: less than the 5.0 points of interest"
+
+
+def test_a_small_difference_is_undecided_where_seeds_were_lost() -> None:
+    runs = [one_run(n, 4, s, 0.7 + NOISE[s] * (n == "bn")) for n in ("bn", "gn") for s in range(3)]
+    runs.append(one_run("gn", 4, 3, 0.1, state="diverged", reason="nan"))
+    wide = design(smallest_difference=5)
+    (found,) = every_pair(replace(in_study(*runs), design=wide))
+    assert found.outcome.endswith("less than the 5.0 points of interest, but seeds were lost")
 
 
 @pytest.mark.parametrize(("loser", "verdict"), [("bn", "no verdict"), ("gn", "bn")])

@@ -67,7 +67,7 @@ def test_a_wide_interval_is_undecided_and_so_is_a_single_seed() -> None:
 def test_a_sentence_carries_interval_seeds_and_p_value() -> None:
     (found,) = compare(runs(gn=[0.70, 0.71, 0.72], bn=[0.60, 0.612, 0.618]), "gn", "bn")
     assert found.sentence() == (
-        "batch size 64, lr 0.001: gn - bn = +10.0 ± 0.5 points (95 % t interval, 3 seeds, paired, "
+        "batch size 64, lr 0.001: gn - bn = +10.0 ± 0.5 points (95 % interval, 3 seeds, paired, "
         "on these test images), p < 0.001 (Holm over 1 comparison: all pairs of these runs): "
         "gn is better."
     )
@@ -254,7 +254,7 @@ def test_where_no_two_norms_share_a_seed_there_is_no_table_of_pairs() -> None:
 def test_equal_differences_are_no_spread_to_judge_by() -> None:
     (found,) = compare(runs(gn=[0.72, 0.82, 0.62], bn=[0.70, 0.80, 0.60]), "gn", "bn")
     assert found.verdict == "undecided"
-    assert "the same everywhere: no spread, undecided" in found.sentence()
+    assert "the same with every seed: no p-value, undecided" in found.sentence()
 
 
 def test_a_norm_is_not_compared_with_itself() -> None:

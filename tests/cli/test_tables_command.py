@@ -218,7 +218,7 @@ def test_compare_is_a_sentence_for_every_setting_in_common(normbench: Run) -> No
     code, out, err = normbench("compare", "bn", "gn")
     assert (code, err) == (0, "")
     assert out == (
-        "batch size 8, lr 0.001: bn - gn = +12.5 ± 158.8 points (95 % t interval, 2 seeds, paired, "
+        "batch size 8, lr 0.001: bn - gn = +12.5 ± 158.8 points (95 % interval, 2 seeds, paired, "
         "on these test images), p = 0.5 (Holm over 1 comparison: all pairs of these runs): "
         "undecided, within ± 171.3 points.\n"
     )

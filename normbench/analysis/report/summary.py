@@ -21,7 +21,7 @@ from normbench.analysis.captions import (
     trained_on,
     unfinished,
 )
-from normbench.analysis.family import every_pair, lost_seeds
+from normbench.analysis.family import every_pair, lost_seeds, planned_of
 from normbench.analysis.paired import Paired
 from normbench.analysis.settings import describe
 from normbench.analysis.stats import mean_interval, paired_difference
@@ -42,10 +42,10 @@ def summary(study: Study) -> list[str]:
     """
     # Labelled before runs are left out: a norm's options are named alike in all sentences.
     done = study.labelled.chosen.done
-    pairs = [] if done.runs.empty else _pairs(study)
-    sentences = _decisions(study, pairs)
-    if not sentences and not done.runs.empty:
-        sentences = [*_leaders(done, pairs)][:MOST]
+    pairs, trouble = _pairs(study)
+    sentences = [*trouble, *_decisions(study, pairs)]
+    if not planned_of(study) and not done.runs.empty:
+        sentences += [*_leaders(done, pairs)][:MOST]
     sentences.append(_extent(study))
     rates = chosen_rates(study)
     if rates:
@@ -62,33 +62,32 @@ def summary(study: Study) -> list[str]:
     return sentences
 
 
-def _pairs(study: Study) -> list[Paired]:
-    """Every pair of norms; none where several runs of a norm have the same seed and settings."""
+def _pairs(study: Study) -> tuple[list[Paired], list[str]]:
+    """Every pair of norms, and the reason in a sentence where they cannot be paired."""
+    if study.done.runs.empty:
+        return [], []
     try:
-        return every_pair(study)
-    except NormbenchError:
-        return []
+        return every_pair(study), []
+    except NormbenchError as error:
+        return [], [f"Norms are not compared: {error}."]
 
 
 def _decisions(study: Study, pairs: Sequence[Paired]) -> list[str]:
     """A sentence for each comparison that the design has decided on beforehand."""
-    planned = study.design.comparisons() if study.design else []
-    if not planned:
-        return []
-    primary = [pair for pair in pairs if pair.is_primary]
+    planned = planned_of(study)
+    primary = [pair for pair in pairs if pair.planned]
     sentences = [pair.decision() for pair in primary]
+    measured = [pair.planned for pair in primary]
     missing = 0
     for one in planned:
-        if any(one.is_of({pair.first, pair.second}, pair.settings) for pair in primary):
+        if one in measured:
             continue
+        missing += 1
         lost = lost_seeds(study, one)
-        missing += not lost
         if lost:
             told = ", ".join(f"{count} of {norm} lost" for norm, count in lost.items())
-            place = describe(one.at)
-            sentences.append(
-                f"At {place}, {one.first} and {one.second} cannot be compared: {told}."
-            )
+            place = describe(one.at) or "the settings of these runs"
+            sentences.append(f"At {place}, {one.first} and {one.second} are not compared: {told}.")
     if missing:
         noun = counted(missing, "comparison")
         sentences.append(f"Not measured yet: {noun} of the {len(planned)} decided beforehand.")
