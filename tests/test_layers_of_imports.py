@@ -25,6 +25,7 @@ LEVELS = (
         "environment",
         "text",
         "spreadsheet",
+        "users_code",
     },
     {"config"},
     {"norms", "data", "tasks"},
@@ -131,10 +132,10 @@ def test_the_package_is_found() -> None:
     assert "environment" in IMPORTS["train.run"]
 
 
-def test_the_root_has_nine_modules_besides_init_and_main() -> None:
+def test_the_root_has_ten_modules_besides_init_and_main() -> None:
     files = {path.stem for path in PACKAGE.glob("*.py")}
     ground = {"errors", "seeds", "registry", "atomic", "checksums", "environment"}
-    ground |= {"replacement", "text", "spreadsheet"}
+    ground |= {"replacement", "text", "spreadsheet", "users_code"}
     assert files == ground | {"__init__", "__main__"}
 
 

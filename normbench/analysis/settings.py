@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 
 from normbench.runs.records import at
-from normbench.runs.row import norm_label
+from normbench.runs.row import choice_label
 
 # Settings with a column of their own in the table of runs.
 FIXED = ("seed", "batch_size", "optim.lr", "model.name", "task.name")
 # Settings of the machine, not of the experiment: folders, workers, display.
-OF_THE_MACHINE = ("system.", "data.root", "norm.file")
+OF_THE_MACHINE = ("system.", "data.root", "norm.file", "model.file")
 PLAIN = re.compile(r"[^,;=\"]*|\[[^\[\]\"]*\]")  # a value that is told without quotes
 NAMES = {"epochs": "planned_epochs"}  # the column `epochs` has the trained epochs
 
@@ -77,7 +77,7 @@ def varying_settings(
     `optim.betas` follows from `optim.name`.
     """
     known = [configs.get(run, {}) for run in runs]
-    norms = [norm_label(config.get("norm.name")) for config in known]
+    norms = [choice_label(config.get("norm.name")) for config in known]
     keys = dict.fromkeys(key for config in known for key in config if key not in FIXED)
     varying = {}
     for key in keys:

@@ -17,8 +17,9 @@ from typing import Any
 from normbench.config.grammar import parse_assignments
 from normbench.config.schema import RunConfig, validate
 from normbench.errors import NormbenchError, unknown
+from normbench.users_code import is_own
 
-OWN_OPTIONS = "norm.options."
+OWN_GROUPS = ("norm", "model")  # those that take a user's own class too
 
 
 def compose(overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> RunConfig:
@@ -62,35 +63,35 @@ def _merge(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     allowed = _groups(folder)
     rest = dict(settings)
     choices = {group: rest.pop(group) for group in allowed if group in rest}
-    own = None
-    if _is_own(choices.get("norm")):
-        own = _own_norm(choices.pop("norm"), rest)
+    own = {}
+    for group in OWN_GROUPS:
+        if _is_own(choices.get(group)):
+            own[group] = _own_section(group, choices.pop(group), rest)
     for group, choice in choices.items():
         _check_choice(group, choice, allowed[group])
     values: dict[str, Any] = json.loads(_composed(tuple(sorted(choices.items())), folder))
-    if own is not None:
-        values["norm"] = own
+    values |= own
     for key, value in rest.items():
         _assign(values, key, value)
     return _interpolated(values)
 
 
-def _is_own(norm: Any) -> bool:
-    """Whether the norm is a user's own class: `file.py:Class` or `package.module:Class`."""
-    return isinstance(norm, str) and ":" in norm and "," not in norm
+def _is_own(choice: Any) -> bool:
+    """Whether the choice is a user's own class: `file.py:Class` or `package.module:Class`."""
+    return isinstance(choice, str) and is_own(choice) and "," not in choice
 
 
-def _own_norm(choice: str, rest: dict[str, Any]) -> dict[str, Any]:
-    """The section of a user's own norm; takes the norm's options out of `rest`."""
+def _own_section(group: str, choice: str, rest: dict[str, Any]) -> dict[str, Any]:
+    """The section of a user's own norm or model; takes its options out of `rest`."""
     options = {}
+    prefix = f"{group}.options."
     for key in tuple(rest):
-        group, _, option = key.partition(".")
-        if key.startswith(OWN_OPTIONS):
-            options[key.removeprefix(OWN_OPTIONS)] = rest.pop(key)
-        elif group == "norm":
-            expected = OWN_OPTIONS + option
+        if key.startswith(prefix):
+            options[key.removeprefix(prefix)] = rest.pop(key)
+        elif key.startswith(f"{group}."):
+            expected = prefix + key.removeprefix(f"{group}.")
             raise NormbenchError(
-                f"unknown key '{key}': an own norm's options are set as '{expected}'"
+                f"unknown key '{key}': an own {group}'s options are set as '{expected}'"
             )
     section = {"name": choice, "file": None, "content": None, "options": options}
     place, _, name = choice.rpartition(":")

@@ -82,7 +82,7 @@ class Choice(Section):
 
     @property
     def label(self) -> str:
-        """The name as shown: a user's own norm `file.py:Class` is called by its class."""
+        """The name as shown: a user's own `file.py:Class` is called by its class."""
         return self.name.rpartition(":")[2]
 
     @property
@@ -163,13 +163,14 @@ class RunConfig(Section):
     def identity(self) -> dict[str, Any]:
         """The values that can change a number: all but `system` and the places of files.
 
-        Images are known by `data.content` instead of `data.root`; a user's own norm by its class
-        and content instead of its file.
+        Images are known by `data.content` instead of `data.root`; a user's own norm or model by its
+        class and content instead of its file.
         """
         values = self.model_dump(mode="json", exclude={"system"})
         values["data"].pop("root", None)
-        if values["norm"].pop("file", None):
-            values["norm"]["name"] = self.norm.label
+        for section, choice in (("norm", self.norm), ("model", self.model)):
+            if values[section].pop("file", None):
+                values[section]["name"] = choice.label
         return values
 
     @property
@@ -185,7 +186,7 @@ class RunConfig(Section):
     @property
     def run_id(self) -> str:
         """`<model>-<norm>-b<batch>-s<seed>-<fingerprint>`, the name of the run's directory."""
-        names = f"{self.model.name}-{self.norm.label}"
+        names = f"{self.model.label}-{self.norm.label}"
         return f"{names}-b{self.batch_size}-s{self.seed}-{self.fingerprint}"
 
     @property

@@ -12,8 +12,10 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from normbench.norms.spec import NormSpec
+from normbench.errors import NormbenchError
+from normbench.norms.spec import NormSpec, Shape
 from normbench.seeds import stream, stream_seed
 
 
@@ -22,11 +24,14 @@ class Layers:
 
     The i-th layer with a weight draws from the random stream ("init", i), the i-th norm from
     ("norm", i), so that no draw depends on a layer before.
+
+    image_shape: (c, h, w) of the images, for networks that are built for one size or traced.
     """
 
-    def __init__(self, spec: NormSpec, seed: int) -> None:
+    def __init__(self, spec: NormSpec, seed: int, image_shape: Shape = (3, 32, 32)) -> None:
         self.spec = spec
         self.seed = seed
+        self.image_shape = image_shape
         self._num_drawn = 0
         self._num_norms = 0
 
@@ -41,19 +46,37 @@ class Layers:
         """A linear layer with bias."""
         return self._initialized(nn.Linear(in_features, out_features))
 
-    def norm(self, num_features: int) -> nn.Module:
-        """The norm at a site that no activation follows."""
-        return self._made(self.spec.norm, num_features)
+    def norm(
+        self, num_features: int, *, zero_gamma: bool = False, is_block_start: bool = True
+    ) -> nn.Module:
+        """The norm at a site that no activation follows.
 
-    def norm_act(self, num_features: int) -> nn.Module:
+        zero_gamma: begins with a gamma of 0, so that a residual branch begins as 0. is_block_start:
+        False at the sites of a residual network where IBN-a's paper keeps bn: all but the first
+        norm of a block, and the last stage. Raises NormbenchError for a norm without gamma.
+        """
+        spec = self._spec_at(is_block_start)
+        layer = self._made(spec.norm, num_features)
+        if zero_gamma:
+            gamma = getattr(layer, "weight", None)
+            if not isinstance(gamma, nn.Parameter) or is_lazy(gamma):
+                raise NormbenchError("zero_last_gamma: this norm has no gamma to begin with 0")
+            nn.init.zeros_(gamma)
+        return layer
+
+    def norm_act(self, num_features: int, *, is_block_start: bool = True) -> nn.Module:
         """The norm with the activation after it, which some norms contain."""
-        if self.spec.norm_act is not None:
-            return self._made(self.spec.norm_act, num_features)
-        return nn.Sequential(self.norm(num_features), self.act())
+        spec = self._spec_at(is_block_start)
+        if spec.norm_act is not None:
+            return self._made(spec.norm_act, num_features)
+        return nn.Sequential(self.norm(num_features, is_block_start=is_block_start), self.act())
 
     def act(self) -> nn.Module:
         """The activation where no norm stands directly before, as after a residual sum."""
         return nn.ReLU()
+
+    def _spec_at(self, is_block_start: bool) -> NormSpec:
+        return self.spec if is_block_start else self.spec.elsewhere or self.spec
 
     def _made(self, make: Callable[[int], nn.Module], num_features: int) -> nn.Module:
         """A norm layer; own norms may draw random initial values from torch's default generator."""

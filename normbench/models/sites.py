@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from normbench.errors import NormbenchError
 from normbench.models.layers import Layers
 from normbench.norms.spec import NormSpec, Refusal
 
@@ -24,16 +25,34 @@ def unsupported(spec: NormSpec, sites: Sequence[Site], batch_size: int) -> Refus
     return None
 
 
-def norm_sites(build: Callable[[Layers], nn.Module], image_shape: Sequence[int]) -> list[Site]:
+def norm_sites(
+    build: Callable[[Layers], nn.Module],
+    image_shape: Sequence[int],
+    num_outputs: int | None = None,
+) -> list[Site]:
     """The shape (c, *places) that reaches each norm of the model `build(layers)`, in forward order.
 
-    A blank image runs through the model, with recorders in place of the norms. The meta device
+    Blank images run through the model, with recorders in place of the norms. The meta device
     would save the computation, but the first operation on it imports torch code for four seconds.
+    Raises NormbenchError for a network that cannot take such images, and for one that does not make
+    (n, num_outputs) of them.
     """
     sites: list[Site] = []
-    recorder = NormSpec(scope="none", norm=lambda num_features: _Recorder(sites))
-    with torch.no_grad():
-        build(Layers(recorder, seed=0))(torch.zeros(1, *image_shape))
+    recorder = NormSpec(scope="none", norm=lambda num_features: _Recorder(sites), conv_bias=True)
+    model = build(Layers(recorder, 0, tuple(image_shape)))
+    try:
+        with torch.no_grad():
+            outputs = model(torch.zeros(2, *image_shape))
+    except Exception as error:
+        first_line = f"{type(error).__name__}: {error}".splitlines()[0]
+        size = "x".join(map(str, image_shape))
+        raise NormbenchError(f"it cannot take images of {size}: {first_line}") from error
+    made = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    if num_outputs is not None and made != (2, num_outputs):
+        raise NormbenchError(
+            f"it makes {made} of 2 images, and needs to make (2, {num_outputs}): "
+            "a score for each class"
+        )
     return sites
 
 
@@ -52,6 +71,7 @@ class _Recorder(nn.Module):
     def __init__(self, sites: list[Site]) -> None:
         super().__init__()
         self.sites = sites
+        self.weight = nn.Parameter(torch.ones(1))  # a gamma, where a network asks for one
 
     def forward(self, x: Tensor) -> Tensor:
         self.sites.append(tuple(x.shape[1:]))

@@ -19,6 +19,7 @@ from normbench.norms.arithmetic import (
     unbiased_factor,
     widened,
 )
+from normbench.norms.batch import bn
 from normbench.norms.batch_layers import WrittenOutBatchNorm
 from normbench.norms.refusals import one_pixel, single
 from normbench.norms.registry import norms
@@ -46,9 +47,9 @@ def switchable(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
 def ibn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
     """IBN-a: instance normalization on half of the channels, bn on the rest (arXiv:1807.09441).
 
-    y of each half as for in_affine and bn. Of an odd number of channels bn has one more. The paper
-    places IBN-a after the first convolution of a residual block, except in the last stage; here
-    every norm of the network is IBN-a.
+    y of each half as for in_affine and bn. Of an odd number of channels bn has one more. In a
+    residual network it stands where the paper has it, after the first convolution of a block except
+    in the last stage, and bn elsewhere; in a network without blocks it is every norm.
     """
 
     def refuse(shape: Shape) -> Refusal | None:
@@ -57,7 +58,10 @@ def ibn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
         return one_pixel(shape)
 
     return NormSpec(
-        "batch", lambda num_features: HalfInstanceNorm(num_features, eps, momentum), refuse=refuse
+        "batch",
+        lambda num_features: HalfInstanceNorm(num_features, eps, momentum),
+        refuse=refuse,
+        elsewhere=bn(eps=eps, momentum=momentum),
     )
 
 

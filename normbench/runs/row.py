@@ -40,8 +40,8 @@ def run_row(files: RunFiles) -> dict[str, Any]:
     seconds = files.metrics.get("train_seconds")
     row = {
         "run": files.run,
-        "model": at(config, "model.name"),
-        "norm": norm_label(at(config, "norm.name")),
+        "model": choice_label(at(config, "model.name")),
+        "norm": choice_label(at(config, "norm.name")),
         "batch_size": at(config, "batch_size"),
         "seed": at(config, "seed"),
         "lr": at(config, "optim.lr"),
@@ -59,8 +59,8 @@ def run_row(files: RunFiles) -> dict[str, Any]:
     return {column: row[column] for column in row_columns([task])}
 
 
-def norm_label(name: str | None) -> str | None:
-    """The name of a norm in tables: of the user's own, `file.py:Class`, the class."""
+def choice_label(name: str | None) -> str | None:
+    """The name of a norm or model in tables: of the user's own, `file.py:Class`, the class."""
     return name and name.rpartition(":")[2]
 
 

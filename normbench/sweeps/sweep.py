@@ -18,7 +18,7 @@ from normbench.analysis.design import DESIGNED, Design, Rate, read_design
 from normbench.config.compose import config_dir, groups
 from normbench.config.grammar import distinct, parse_axes, parse_axis
 from normbench.errors import NormbenchError, unknown
-from normbench.runs.row import norm_label
+from normbench.runs.row import choice_label
 
 LR = "optim.lr"
 AD_HOC = "sweep"  # the name of a sweep that is no study of configs/sweep/
@@ -74,7 +74,7 @@ class Sweep:
             if self.design.tuned_by is not None:
                 rate = self.rate_of(settings)
                 if rate is None:
-                    what = f"{norm_label(settings['norm'])} at this batch size"
+                    what = f"{choice_label(settings['norm'])} at this batch size"
                     chosen = f"{self.design.tuned_by} has chosen no learning rate yet"
                     reasons.append(f"{chosen} for {what}")
                 else:
@@ -83,7 +83,7 @@ class Sweep:
 
     def rate_of(self, settings: Mapping[str, Any]) -> Rate | None:
         """The learning rate chosen by another study for the norm and batch size of a point."""
-        place = (norm_label(str(settings["norm"])), settings["batch_size"])
+        place = (choice_label(str(settings["norm"])), settings["batch_size"])
         for rate in self.design.rates:
             if (rate.norm, rate.batch_size) == place:
                 return rate

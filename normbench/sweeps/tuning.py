@@ -10,7 +10,7 @@ from normbench.analysis.loading import load_study
 from normbench.analysis.study import Study
 from normbench.errors import NormbenchError
 from normbench.runs.records import OVER
-from normbench.runs.row import norm_label
+from normbench.runs.row import choice_label
 from normbench.sweeps.sweep import LR, Sweep, load_sweep
 
 
@@ -63,7 +63,7 @@ def _is_complete(rate: Rate, study: Study, planned: Sweep) -> bool:
     ended = {float(lr) for lr in tried.loc[tried["status"].isin(OVER), "lr"]}
     place = (rate.norm, rate.batch_size)
     for settings, left_out in planned.points():
-        is_here = (norm_label(str(settings["norm"])), settings["batch_size"]) == place
+        is_here = (choice_label(str(settings["norm"])), settings["batch_size"]) == place
         if is_here and left_out is None and float(settings[LR]) not in ended:
             return False
     return True

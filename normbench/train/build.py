@@ -39,7 +39,7 @@ def build_trainer(config: RunConfig, task: Task, split: Split, runtime: Runtime)
     """A model on the images of `split`, at the beginning of its training."""
     optim, train = config.optim, config.train
     spec = norms.build(config.norm.name, options=config.norm.options)
-    layers = Layers(spec, config.seed)
+    layers = Layers(spec, config.seed, tuple(split["images"].shape[1:]))
     model = models.build(config.model.name, layers, task.num_outputs, options=config.model.options)
     # Layout and device before the optimizer, which keeps references to the parameters.
     model = runtime.prepare(materialize(model, split["images"].shape[1:]))

@@ -7,6 +7,8 @@ by content, and the norm works at every site of the model. Only then is the run 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +21,7 @@ from normbench.data.cache import cached_source, default_cache_dir
 from normbench.data.files import user_path
 from normbench.errors import NormbenchError, Unsupported
 from normbench.models import Layers, Site, models, norm_sites, unsupported
-from normbench.norms import norms
+from normbench.norms import NormSpec, norms
 from normbench.registry import Registry
 from normbench.tasks.registry import tasks
 from normbench.train.build import task_of
@@ -51,6 +53,7 @@ class Resolver:
     device: str | None = None
     _sources: dict[str, Source] = field(default_factory=dict)
     _sites: dict[str, list[Site]] = field(default_factory=dict)
+    _built: set[str] = field(default_factory=set)
 
     def resolve(self, config: RunConfig) -> tuple[RunConfig, Source]:
         """As `resolve`. Raises Unsupported where the norm cannot work with model and batch."""
@@ -99,6 +102,7 @@ class Resolver:
                     f"norm {config.norm.name} cannot train {config.model.name} "
                     f"at batch {batch_size}: {refusal.reason}"
                 ) from refusal.error
+        self._check_built(config, spec, source)
 
     def source(self, config: RunConfig) -> Source:
         """The data source, found by its content in the cache or from the files it is made of."""
@@ -120,8 +124,20 @@ class Resolver:
             def build(layers: Layers) -> nn.Module:
                 return models.build(model.name, layers, num_outputs, options=model.options)
 
-            self._sites[key] = norm_sites(build, source.image_shape)
+            with _about(f"model {model.name}"):
+                self._sites[key] = norm_sites(build, source.image_shape, num_outputs)
         return self._sites[key]
+
+    def _check_built(self, config: RunConfig, spec: NormSpec, source: Source) -> None:
+        """Raises NormbenchError for a network that cannot be built under the norm."""
+        model = config.model
+        key = repr((config.task, model, config.norm, source.classes, source.image_shape))
+        if key not in self._built:
+            layers = Layers(spec, config.seed, source.image_shape)
+            num_outputs = task_of(config, source).num_outputs
+            with _about(f"model {model.name} with norm {config.norm.name}"):
+                models.build(model.name, layers, num_outputs, options=model.options)
+            self._built.add(key)
 
     def _runtime(self, config: RunConfig) -> RuntimeConfig:
         if self.device is not None:
@@ -139,6 +155,17 @@ class Resolver:
         return runtime.model_copy(
             update={"device": device, "precision": precision, "channels_last": layout}
         )
+
+
+@contextmanager
+def _about(what: str) -> Iterator[None]:
+    """Puts the subject before the message of an error, where it is not there yet."""
+    try:
+        yield
+    except NormbenchError as error:
+        if str(error).startswith(("model ", "norm ")):
+            raise
+        raise type(error)(f"{what}: {error}") from error.__cause__
 
 
 def count_train(config: RunConfig, source: Source) -> int:

@@ -1,0 +1,77 @@
+"""Own networks: a function or class of anybody's, from a file or importable module.
+
+It is called with `num_classes` and the options given. If it has a parameter `layers`, it asks these
+for its convolutions, norms and activations, as a built-in network does. Otherwise it is built as it
+is, and its norms are exchanged afterwards.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from normbench.errors import NormbenchError
+from normbench.models.exchange import exchange
+from normbench.models.layers import Layers
+from normbench.seeds import stream_seed
+from normbench.users_code import Own, find_own, users_code
+
+GIVEN = {"num_classes": None, "layers": None}
+
+
+def check(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks an own network's options; returns {"file", "content", "options"} for a configuration.
+
+    Raises NormbenchError where the network cannot be found or run, is not the one of the content
+    hash `given["content"]`, takes no num_classes, or has no such option.
+    """
+    own = _find(name, given)
+    names = {parameter.name for parameter in own.parameters}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.parameters)
+    if "num_classes" not in names and not takes_any:
+        raise NormbenchError(
+            f"model {name} takes no num_classes: normbench gives it the number of classes"
+        )
+    options = own.checked(given.get("options") or {}, GIVEN)
+    return {"file": str(own.path), "content": own.content, "options": options}
+
+
+def build(name: str, given: Mapping[str, Any], layers: Layers, num_outputs: int) -> nn.Module:
+    """The own network under the norm of `layers`.
+
+    Its initial weights are drawn under a seed that does not know the norm. Raises NormbenchError
+    where it cannot be built, or has a norm that cannot be exchanged.
+    """
+    checked = check(name, given)
+    own = _find(name, checked)
+    arguments = checked["options"] | {"num_classes": num_outputs}
+    if takes_layers(own):
+        return _made(own, arguments | {"layers": layers})
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(stream_seed(layers.seed, "model", 0))
+        model = _made(own, arguments)
+    exchanged = exchange(model, layers.spec, layers.image_shape, seed=layers.seed)
+    return exchanged.model
+
+
+def takes_layers(own: Own) -> bool:
+    """Whether the network builds itself of normbench's layers."""
+    return "layers" in inspect.signature(own.make).parameters
+
+
+def _made(own: Own, arguments: Mapping[str, Any]) -> nn.Module:
+    with users_code("model", own.name):
+        model = own.make(**arguments)
+    if not isinstance(model, nn.Module):
+        raise NormbenchError(
+            f"model {own.name} is to make an nn.Module, and made a {type(model).__name__}"
+        )
+    return model
+
+
+def _find(name: str, given: Mapping[str, Any]) -> Own:
+    return find_own("model", name, given, lambda value: issubclass(value, nn.Module))
