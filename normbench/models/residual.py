@@ -1,7 +1,7 @@
 """Residual blocks: two convolutions whose result is added to their input.
 
-`residual_init` says how the branches begin; without norms, nothing else sets their scale. `skipinit`
-and `fixup` are made for networks without norms.
+`residual_init` says how the branches begin. `skipinit` and `fixup` are made for networks without
+norms, where nothing else sets the scale of a branch.
 """
 
 from __future__ import annotations
