@@ -44,7 +44,7 @@ LEVELS = (
         "train.sums",
     },
     {"certificates", "timing", "analysis", "train"},
-    {"sweeps"},
+    {"sweeps", "audit"},
     {"cli", "__main__"},
 )
 STRANGERS = ("norms", "data", "runs")

@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from normbench.cli import bench, data, doctor, norms, runs, sweep, tables, train
+from normbench.cli import audit, bench, data, doctor, models, norms, runs, sweep, tables, train
 from normbench.errors import NormbenchError, user_traceback
 from normbench.text import say
 
@@ -28,8 +28,10 @@ COMMANDS = (
     tables.compare,
     tables.plot,
     tables.report,
+    audit.audit,
     bench.bench,
     norms.norms,
+    models.models,
     doctor.doctor,
 )
 for command in COMMANDS:

@@ -9,8 +9,7 @@ import typer
 from normbench.text import say
 
 if TYPE_CHECKING:
-    from normbench.config.schema import RunConfig
-    from normbench.models.description import SiteLine
+    from normbench.models.exchange import ExchangedSite
 
 
 def models(
@@ -22,63 +21,69 @@ def models(
         list[str] | None, typer.Argument(help="Settings, as model.depth=56 or norm.num_groups=8.")
     ] = None,
     norm: Annotated[str, typer.Option(help="See `normbench norms`.")] = "bn",
-    batch_size: Annotated[int, typer.Option(help="Images whose statistics are taken together.")] = 64,
-    image_size: Annotated[int, typer.Option(help="Height and width of the images.")] = 32,
-    num_classes: Annotated[int, typer.Option(help="Outputs of the network.")] = 10,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Images whose statistics are taken together.")
+    ] = 64,
+    image_size: Annotated[int, typer.Option(min=1, help="Height and width, in pixels.")] = 32,
+    num_classes: Annotated[int, typer.Option(min=1, help="Outputs of the network.")] = 10,
 ) -> None:
-    """List what --model takes; of one network show where its norms stand.
+    """List what --model takes; of one network show where its norms stand, and under a norm what.
 
     \b
     normbench models
     normbench models resnet model.depth=56 --norm ibn
     normbench models torchvision.models:resnet18 --norm evonorm_s0
     """
+    from normbench.models import Layers
     from normbench.models import models as registry
+    from normbench.norms import norms
 
     if name is None:
         width = max(len(entry.name) for entry in registry)
         for entry in registry:
             say(f"{entry.name:<{width}}  {entry.summary}")
-        say("FILE.py:NAME or package.module:NAME  any function or class that makes a network")
+        say(
+            "and anybody's: FILE.py:NAME or package.module:NAME, a function or class that makes one"
+        )
         return
     from normbench.config.compose import compose
-
-    config = compose(options or (), {"model": name, "norm": norm, "batch_size": batch_size})
-    lines, remarks, number = _sites(config, (3, image_size, image_size), num_classes)
-    say(f"{config.model.label} under {config.norm.label}: {number:,} parameters")
-    say(_as_text(lines), lines=True)
-    for remark in remarks:
-        say(remark)
-
-
-def _sites(
-    config: RunConfig, image_shape: tuple[int, int, int], num_classes: int
-) -> tuple[list[SiteLine], list[str], int]:
-    """The sites of the network's norms, remarks on the whole, and the number of parameters."""
     from normbench.models.description import describe
 
-    return describe(
-        config.model.name,
-        config.model.options,
-        config.norm.name,
-        config.norm.options,
-        image_shape,
-        config.batch_size,
-        num_classes,
-    )
+    config = compose(options or (), {"model": name, "norm": norm, "batch_size": batch_size})
+    model = config.model
+    given = registry.check(model.name, model.options)
+    spec = norms.build(config.norm.name, options=config.norm.options)
+    layers = Layers(spec, config.seed, (3, image_size, image_size))
+    found = describe(model.name, given, layers, num_classes, config.batch_size)
+    say(_as_text(found.sites.sites), lines=True)
+    for remark in found.sites.remarks:
+        say(remark)
+    place = f"{model.label} under {config.norm.label} at batch size {config.batch_size}"
+    if found.num_parameters is None:
+        say(f"{place}: refused, see above")
+    else:
+        say(f"{place}: {found.num_parameters:,} parameters")
 
 
-def _as_text(lines: list[SiteLine]) -> str:
+def _as_text(sites: tuple[ExchangedSite, ...]) -> str:
+    """A row for each site; columns that no site has anything for are left out."""
     from tabulate import tabulate
 
     rows = []
-    for line in lines:
-        row = {
-            "norm": line.name,
-            "shape": "x".join(map(str, line.shape)),
-            "has": line.before,
-            "then": line.activation,
-            "gets": line.refusal and f"refused: {line.refusal}" or line.layer,
-        }
-        rows.append(row)
-    return tabulate(rows, headers="keys")
+    for site in sites:
+        made = f"refused: {site.refusal}" if site.refusal else site.made
+        if site.replaces_activation:
+            made = f"{made}, for both"
+        rows.append(
+            {
+                "norm": site.name,
+                "input": "x".join(map(str, site.shape)),
+                "fed by": site.feeder or "",
+                "is": site.found,
+                "followed by": site.activation or "",
+                "becomes": made,
+                "remark": "; ".join(site.remarks),
+            }
+        )
+    columns = [column for column in rows[0] if any(row[column] for row in rows)] if rows else []
+    return tabulate([[row[column] for column in columns] for row in rows], headers=columns)

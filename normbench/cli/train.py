@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def train(
     overrides: Overrides = None,
     norm: Annotated[str | None, typer.Option(help="See `normbench norms`.")] = None,
-    model: Annotated[str | None, typer.Option(help="See configs/model/.")] = None,
+    model: Annotated[str | None, typer.Option(help="See `normbench models`.")] = None,
     data: Annotated[str | None, typer.Option(help="See `normbench doctor`.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images whose statistics are taken together.")

@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from normbench.models import own
+from normbench.models.exchange import Exchange, ExchangedSite, preview
+from normbench.models.exchange.found import run_blank
 from normbench.models.layers import Layers
-from normbench.models.sites import Site
+from normbench.models.registry import models
+from normbench.models.sites import PLACEHOLDER, Site
 from normbench.norms.spec import NormSpec
+from normbench.users_code import is_own
 
 
 @dataclass(frozen=True)
-class SiteLine:
-    """A site of a norm in a network.
+class Description:
+    """A network's sites of norms, and its parameters; None where the norm is refused somewhere."""
 
-    name: the qualified name of the module. shape: (c, *places) of what reaches it. before: what the
-    network has there itself, empty for a network that asks for its norms. activation: the one that
-    follows alone. layer: what stands there under the norm. refusal: why it cannot stand there.
+    sites: Exchange
+    num_parameters: int | None
+
+
+def describe(
+    name: str,
+    options: Mapping[str, Any],
+    layers: Layers,
+    num_outputs: int,
+    batch_size: int,
+) -> Description:
+    """Where the norms of a network stand under the norm of `layers`, and what is refused there.
+
+    Raises NormbenchError where the network cannot be built, or has no norm.
     """
 
-    name: str
-    shape: Site
-    before: str
-    activation: str
-    layer: str
-    refusal: str
+    def build(layers: Layers) -> nn.Module:
+        return models.build(name, layers, num_outputs, options=options)
+
+    if is_own(name) and not own.takes_layers(own.find(name, options)):
+        plain = own.build_plain(name, options, layers, num_outputs)
+        sites = preview(plain, layers.spec, layers.image_shape, batch_size)
+    else:
+        sites = _asked_for(build, layers, batch_size)
+    number = None
+    if all(site.refusal is None for site in sites.sites):
+        number = sum(parameter.numel() for parameter in build(layers).parameters())
+    return Description(sites, number)
 
 
 class RecordingLayers(Layers):
@@ -40,9 +62,7 @@ class RecordingLayers(Layers):
     def norm(
         self, num_features: int, *, zero_gamma: bool = False, is_block_start: bool = True
     ) -> nn.Module:
-        layer = super().norm(
-            num_features, zero_gamma=zero_gamma, is_block_start=is_block_start
-        )
+        layer = super().norm(num_features, zero_gamma=zero_gamma, is_block_start=is_block_start)
         self.made[layer] = False
         return layer
 
@@ -54,47 +74,49 @@ class RecordingLayers(Layers):
         return layer
 
 
-def describe_sites(
-    build: Callable[[Layers], nn.Module],
-    spec: NormSpec,
-    image_shape: Site,
-    batch_size: int,
-) -> list[SiteLine]:
-    """The sites of a network that asks `Layers` for its norms, in the order of the forward pass."""
-    layers = RecordingLayers(spec, 0, image_shape)
-    model = build(layers)
+def _asked_for(build: Callable[[Layers], nn.Module], layers: Layers, batch_size: int) -> Exchange:
+    """The norms that a network asks of its layers, in forward order."""
+    spec = layers.spec
+    # A norm that is refused somewhere cannot be made: then others stand for all of them.
+    without = RecordingLayers(PLACEHOLDER, layers.seed, layers.image_shape)
+    sites = []
+    for _, shape, activation in _reached(build(without), without):
+        refused = spec.refuse((batch_size, *shape))
+        sites.append((shape, activation, refused.reason if refused else None))
+    is_refused = any(refusal for _, _, refusal in sites)
+    recording = without
+    if not is_refused:
+        recording = RecordingLayers(spec, layers.seed, layers.image_shape)
+    model = build(recording)
     names = {module: name for name, module in model.named_modules()}
-    lines = []
-    for module, shape in _shapes(model, list(layers.made), image_shape):
-        refusal = spec.refuse((batch_size, *shape))
-        activation = "ReLU" if layers.made[module] else ""
-        owned = activation and spec.norm_act is not None
-        lines.append(
-            SiteLine(
-                names[module],
-                shape,
-                "",
-                activation,
-                type(module).__name__ + (" (with activation)" if owned else ""),
-                refusal.reason if refusal else "",
+    reached = _reached(model, recording)
+    found = []
+    for (shape, activation, refusal), (module, _, _) in zip(sites, reached, strict=True):
+        found.append(
+            ExchangedSite(
+                name=names[module],
+                found="",
+                shape=shape,
+                feeder=None,
+                activation="ReLU" if activation else None,
+                made=None if is_refused else type(module).__name__,
+                replaces_activation=activation and spec.norm_act is not None,
+                refusal=refusal,
             )
         )
-    return lines
+    return Exchange(tuple(found))
 
 
-def _shapes(
-    model: nn.Module, norms: Sequence[nn.Module], image_shape: Site
-) -> list[tuple[nn.Module, Site]]:
-    """The norms with the shapes that reach them, in forward order."""
-    found: list[tuple[nn.Module, Site]] = []
+def _reached(model: nn.Module, recording: RecordingLayers) -> list[tuple[nn.Module, Site, bool]]:
+    """The norms in forward order: shape of the input, whether an activation follows."""
+    found: list[tuple[nn.Module, Site, bool]] = []
 
-    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append((module, tuple(inputs[0].shape[1:])))
+    def record(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        found.append((module, tuple(inputs[0].shape[1:]), recording.made[module]))
 
-    hooks = [module.register_forward_pre_hook(record) for module in norms]
+    hooks = [module.register_forward_pre_hook(record) for module in recording.made]
     try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, *image_shape))
+        run_blank(model, recording.image_shape, training=False)
     finally:
         for hook in hooks:
             hook.remove()

@@ -29,7 +29,7 @@ def check(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises NormbenchError where the network cannot be found or run, is not the one of the content
     hash `given["content"]`, takes no num_classes, or has no such option.
     """
-    own = _find(name, given)
+    own = find(name, given)
     names = {parameter.name for parameter in own.parameters}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.parameters)
     if "num_classes" not in names and not takes_any:
@@ -47,15 +47,22 @@ def build(name: str, given: Mapping[str, Any], layers: Layers, num_outputs: int)
     where it cannot be built, or has a norm that cannot be exchanged.
     """
     checked = check(name, given)
-    own = _find(name, checked)
-    arguments = checked["options"] | {"num_classes": num_outputs}
+    own = find(name, checked)
     if takes_layers(own):
-        return _made(own, arguments | {"layers": layers})
+        arguments = checked["options"] | {"num_classes": num_outputs, "layers": layers}
+        return _made(own, arguments)
+    model = build_plain(name, checked, layers, num_outputs)
+    network, _ = exchange(model, layers.spec, layers.image_shape, seed=layers.seed)
+    return network
+
+
+def build_plain(name: str, given: Mapping[str, Any], layers: Layers, num_outputs: int) -> nn.Module:
+    """The own network as it is, with its own norms. Raises NormbenchError as `build`."""
+    checked = check(name, given)
+    arguments = checked["options"] | {"num_classes": num_outputs}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(stream_seed(layers.seed, "model", 0))
-        model = _made(own, arguments)
-    exchanged = exchange(model, layers.spec, layers.image_shape, seed=layers.seed)
-    return exchanged.model
+        return _made(find(name, checked), arguments)
 
 
 def takes_layers(own: Own) -> bool:
@@ -65,7 +72,7 @@ def takes_layers(own: Own) -> bool:
 
 def _made(own: Own, arguments: Mapping[str, Any]) -> nn.Module:
     with users_code("model", own.name):
-        model = own.make(**arguments)
+        model: object = own.make(**arguments)
     if not isinstance(model, nn.Module):
         raise NormbenchError(
             f"model {own.name} is to make an nn.Module, and made a {type(model).__name__}"
@@ -73,5 +80,6 @@ def _made(own: Own, arguments: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def _find(name: str, given: Mapping[str, Any]) -> Own:
+def find(name: str, given: Mapping[str, Any]) -> Own:
+    """The function or class called `name`. Raises NormbenchError where there is none."""
     return find_own("model", name, given, lambda value: issubclass(value, nn.Module))

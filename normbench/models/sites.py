@@ -16,6 +16,21 @@ from normbench.norms.spec import NormSpec, Refusal
 Site = tuple[int, ...]
 
 
+class Placeholder(nn.Module):
+    """The identity, with a gamma for networks that set its initial value."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+# A norm that every network can have at every site.
+PLACEHOLDER = NormSpec(scope="none", norm=Placeholder, conv_bias=True)
+
+
 def unsupported(spec: NormSpec, sites: Sequence[Site], batch_size: int) -> Refusal | None:
     """The first refusal of `spec` to train at these sites on batches of `batch_size`, if any."""
     for site in sites:
@@ -32,14 +47,21 @@ def norm_sites(
 ) -> list[Site]:
     """The shape (c, *places) that reaches each norm of the model `build(layers)`, in forward order.
 
-    Blank images run through the model, with recorders in place of the norms. The meta device
-    would save the computation, but the first operation on it imports torch code for four seconds.
+    Blank images run through the model, with placeholders for the norms. The meta device would save
+    the computation, but the first operation on it imports torch code for four seconds.
+
     Raises NormbenchError for a network that cannot take such images, and for one that does not make
     (n, num_outputs) of them.
     """
+    model = build(Layers(PLACEHOLDER, 0, tuple(image_shape)))
     sites: list[Site] = []
-    recorder = NormSpec(scope="none", norm=lambda num_features: _Recorder(sites), conv_bias=True)
-    model = build(Layers(recorder, 0, tuple(image_shape)))
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        sites.append(tuple(inputs[0].shape[1:]))
+
+    for module in model.modules():
+        if isinstance(module, Placeholder):
+            module.register_forward_pre_hook(record)
     try:
         with torch.no_grad():
             outputs = model(torch.zeros(2, *image_shape))
@@ -65,14 +87,3 @@ def materialize(model: nn.Module, image_shape: Sequence[int]) -> nn.Module:
         with torch.no_grad():
             model.eval()(torch.zeros(1, *image_shape))
     return model.train()
-
-
-class _Recorder(nn.Module):
-    def __init__(self, sites: list[Site]) -> None:
-        super().__init__()
-        self.sites = sites
-        self.weight = nn.Parameter(torch.ones(1))  # a gamma, where a network asks for one
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.sites.append(tuple(x.shape[1:]))
-        return x

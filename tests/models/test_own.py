@@ -164,9 +164,9 @@ def test_a_network_that_asks_for_layers_gets_them(file: Path) -> None:
 
 def test_a_network_of_a_package_is_built_with_any_options_it_takes() -> None:
     settings = [*SMALL, "model=torchvision.models:resnet18", "norm=gn", "norm.num_groups=32"]
-    config, _ = resolve(compose([*settings, "model.options.width_per_group=32"]))
+    config, _ = resolve(compose([*settings, "model.options.zero_init_residual=true"]))
     assert config.run_id.startswith("resnet18-gn-b8-s0-")
-    assert config.model.options["options"]["width_per_group"] == 32
+    assert config.model.options["options"]["zero_init_residual"] is True
     assert Path(config.model.options["file"]).name == "resnet.py"
 
 

@@ -1,0 +1,68 @@
+"""The audit as text: a line for each claim, the whole account of one, and results/AUDIT.md."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from normbench.audit.claims import Judged
+from normbench.audit.verdicts import Verdict
+from normbench.text import markdown_cell
+
+HEAD = """\
+# Claims, audited
+
+What tutorials and surveys say of normalization layers, and what measurements say of it. Made by
+`normbench audit --markdown`; every verdict is computed from the committed studies, or now. What was
+expected and the rule were written before measuring: [claims.yaml](../configs/claims.yaml).
+
+"""
+
+
+def as_lines(judged: Sequence[Judged]) -> str:
+    """A line for each claim, and how many verdicts of each kind there are."""
+    width = max(len(one.claim.id) for one in judged)
+    lines = []
+    for one in judged:
+        lines.append(f"{one.finding.verdict:<17} {one.claim.id:<{width}}  {one.claim.claim}")
+    return "\n".join([*lines, "", counts(judged)])
+
+
+def counts(judged: Sequence[Judged]) -> str:
+    """`30 claims: 8 supported, 12 refuted, 2 undecided, 8 not measured yet.`"""
+    found = Counter(one.finding.verdict for one in judged)
+    told = ", ".join(f"{found[verdict]} {verdict}" for verdict in Verdict if found[verdict])
+    noun = "claim" if len(judged) == 1 else "claims"
+    return f"{len(judged)} {noun}: {told}."
+
+
+def account(one: Judged, others: Sequence[Judged] = ()) -> str:
+    """Everything about a claim: source, expectation, rule, figures, verdict, command.
+
+    others: the contrary claim, judged, where there is one.
+    """
+    claim, finding = one.claim, one.finding
+    lines = [
+        f"{claim.id} (source {claim.source}): {claim.claim}",
+        f"verdict:   {finding.verdict}",
+        *(f"           {figure}" for figure in finding.figures),
+        f"expected:  {claim.expected}",
+        f"rule:      {claim.rule}",
+        f"command:   {claim.command}",
+    ]
+    for other in others:
+        lines.append(f"contrary:  {other.claim.id}: {other.claim.claim} ({other.finding.verdict})")
+    return "\n".join(lines)
+
+
+def as_markdown(judged: Sequence[Judged]) -> str:
+    """The page results/AUDIT.md."""
+    rows = ["| verdict | claim | source | figures |", "|---|---|---|---|"]
+    for one in judged:
+        claim = one.claim
+        told = f"{claim.claim} (`{claim.id}`)"
+        if claim.contrary:
+            told += f"; contradicts `{claim.contrary}`"
+        cells = [one.finding.verdict, told, claim.source, " ".join(one.finding.figures)]
+        rows.append("| " + " | ".join(markdown_cell(str(cell)) for cell in cells) + " |")
+    return f"{HEAD}{counts(judged)}\n\n" + "\n".join(rows) + "\n"

@@ -1,0 +1,90 @@
+"""The claims of configs/claims.yaml, and the judgement of each by what has been measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from normbench.audit.evidence import Evidence, folder_of
+from normbench.audit.exact import EXACT
+from normbench.audit.source_runs import SOURCE_RUNS
+from normbench.audit.studied import STUDIED
+from normbench.audit.verdicts import Finding, Verdict
+from normbench.config.compose import config_dir
+from normbench.errors import unknown
+
+NOW = "exact"
+OPEN = "open"
+BENCH = "speed"
+
+JUDGES: dict[str, Callable[[Evidence], Finding]] = {**STUDIED, **SOURCE_RUNS}
+
+
+class Claim(BaseModel):
+    """A claim of a source, with what is expected and the rule, both written before measuring."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    source: str
+    claim: str
+    expected: str
+    rule: str
+    by: str
+    contrary: str | None = None
+
+    @property
+    def command(self) -> str:
+        """The command that gives the figures."""
+        if self.by == NOW:
+            return f"normbench audit {self.id}"
+        if self.by == OPEN:
+            return "none yet"
+        if self.by == BENCH:
+            return "normbench bench batch_size=1,8,64 -o results/speed"
+        where = f"data=cifar10_parquet data.root=PATH -o results/{folder_of(self.by)}"
+        return f"normbench sweep {self.by} {where}"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with the verdict and the figures."""
+
+    claim: Claim
+    finding: Finding
+
+
+def load_claims() -> list[Claim]:
+    """The claims in the order of the file."""
+    content = yaml.safe_load((config_dir() / "claims.yaml").read_text(encoding="utf-8"))
+    return TypeAdapter(list[Claim]).validate_python(content)
+
+
+def judge(names: Sequence[str], results: Path) -> list[Judged]:
+    """The claims called `names`, or all, judged by the studies in `results` and computed now.
+
+    Raises NormbenchError for an unknown claim and for a study whose files are damaged.
+    """
+    claims = {claim.id: claim for claim in load_claims()}
+    for name in names:
+        if name not in claims:
+            raise unknown("claim", name, claims)
+    evidence = Evidence(results)
+    return [Judged(claims[name], _finding(claims[name], evidence)) for name in names or claims]
+
+
+def _finding(claim: Claim, evidence: Evidence) -> Finding:
+    if claim.id in EXACT:
+        return EXACT[claim.id]()
+    if claim.id in JUDGES:
+        found = JUDGES[claim.id](evidence)
+        if found.verdict != Verdict.UNMEASURED or found.figures:
+            return found
+    told = "There is no study of it yet."
+    if claim.by != OPEN:
+        told = f"The study {claim.by} would decide it."
+    return Finding(Verdict.UNMEASURED, (told,))

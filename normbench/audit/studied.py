@@ -1,0 +1,149 @@
+"""Claims that a committed study decides: functions from Evidence to a Finding.
+
+A comparison counts only as the study's family has it. What a study lacks is not measured yet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from normbench.analysis.paired import Paired
+from normbench.analysis.stats import half_width_of_test_set
+from normbench.analysis.tables.tutorial import CLAIMS
+from normbench.audit.evidence import Evidence, told
+from normbench.audit.verdicts import (
+    Finding,
+    Verdict,
+    above,
+    better,
+    equals,
+    every,
+)
+
+POINT = 0.01  # of accuracy
+OTHERS = ("gn", "ln", "in_affine")
+
+
+def accuracy_order(evidence: Evidence) -> Finding:
+    """Each step of the order by its own comparison."""
+    steps = (("bn", "gn"), ("gn", "ln"), ("ln", "in"))
+    pairs = [evidence.pair("table", *step, batch_size=64) for step in steps]
+    return _all_ahead(evidence, "table", pairs)
+
+
+def accuracy_level(evidence: Evidence) -> Finding:
+    """The claimed accuracy in the interval over seeds, widened by what the test set leaves open."""
+    parts, figures = [], []
+    for norm, claim in CLAIMS.items():
+        reached = evidence.reached("table", norm=norm, batch_size=64)
+        if reached is None:
+            parts.append(Verdict.UNMEASURED)
+            continue
+        images = half_width_of_test_set(reached.mean, 10_000)
+        half_width = math.hypot(reached.half_width, images)
+        interval = (reached.mean - half_width, reached.mean + half_width)
+        parts.append(equals(interval, claim.reached))
+        figures.append(
+            f"table: {norm} reaches {reached.mean:.1%} ± {half_width:.1%} ({reached.n} seeds, "
+            f"test images counted as drawn), claimed {claim.reached:.1%}."
+        )
+    return Finding(every(parts), tuple(figures))
+
+
+def bn_batch_1(evidence: Evidence) -> Finding:
+    """bn collapses at batch 1 where each other norm is ahead; stable are those that lost no run."""
+    pairs = [evidence.pair("batch_size", norm, "bn", batch_size=1) for norm in OTHERS]
+    finding = _all_ahead(evidence, "batch_size", pairs)
+    figures = list(finding.figures)
+    for column, what in (("", "running"), ("test_accuracy_batch", "the batch's own")):
+        reached = evidence.reached("batch_size", column, norm="bn", batch_size=1)
+        if reached is not None and reached.n:
+            figures.append(
+                f"batch_size: bn at batch size 1 with {what} statistics reaches "
+                f"{reached.mean:.1%} ± {reached.half_width:.1%} ({reached.n} seeds)."
+            )
+    return Finding(finding.verdict, tuple(figures))
+
+
+def bn_small_batch_use(evidence: Evidence) -> Finding:
+    """bn is for small batches: ahead of every other norm at batch 4."""
+    pairs = [evidence.pair("batch_size", "bn", norm, batch_size=4) for norm in OTHERS]
+    return _all_ahead(evidence, "batch_size", pairs)
+
+
+def bn_large_batch_use(evidence: Evidence) -> Finding:
+    """bn is for large batches: ahead of every other norm at batch 64."""
+    pairs = [evidence.pair("batch_size", "bn", norm, batch_size=64) for norm in OTHERS]
+    return _all_ahead(evidence, "batch_size", pairs)
+
+
+def gn_large_batch_use(evidence: Evidence) -> Finding:
+    """gn is for large batches: ahead of bn at batch 64."""
+    return _all_ahead(
+        evidence, "batch_size", [evidence.pair("batch_size", "gn", "bn", batch_size=64)]
+    )
+
+
+def gn_small_batch_use(evidence: Evidence) -> Finding:
+    """gn is the best substitute in small batches: ahead of bn at batch 1 and 4."""
+    pairs = [evidence.pair("batch_size", "gn", "bn", batch_size=size) for size in (1, 4)]
+    return _all_ahead(evidence, "batch_size", pairs)
+
+
+def in_beats_bn_small(evidence: Evidence) -> Finding:
+    """bn can be worse: in_affine is ahead of it at batch 1 or at batch 4."""
+    pairs = [evidence.pair("batch_size", "in_affine", "bn", batch_size=size) for size in (1, 4)]
+    verdicts = [_ahead(paired) for paired in pairs]
+    verdict = Verdict.SUPPORTED if Verdict.SUPPORTED in verdicts else every(verdicts)
+    return Finding(verdict, tuple(told(evidence, "batch_size", pairs)))
+
+
+def batch_32(evidence: Evidence) -> Finding:
+    """bn needs 32 images where it is more than a point below its best at 16 and at 8.
+
+    Intervals are over the seeds of each batch size; all are compared with the best mean.
+    """
+    figures = []
+    reached = {}
+    for size in (2, 4, 8, 16, 32):
+        found = evidence.reached("published", norm="bn", batch_size=size)
+        if found is None:
+            return Finding(Verdict.UNMEASURED, ())
+        reached[size] = found
+        figures.append(
+            f"published: bn at batch size {size} reaches {found.mean:.1%} ± {found.half_width:.1%} "
+            f"({found.n} seeds)."
+        )
+    best = max(found.mean for found in reached.values())
+    parts = []
+    for size in (8, 16):
+        found = reached[size]
+        below = best - found.mean
+        parts.append(above((below - found.half_width, below + found.half_width), POINT))
+    return Finding(every(parts), tuple(figures))
+
+
+def _all_ahead(evidence: Evidence, study: str, pairs: Sequence[Paired | None]) -> Finding:
+    """The first norm of every pair is ahead."""
+    verdict = every([_ahead(paired) for paired in pairs])
+    return Finding(verdict, tuple(told(evidence, study, list(pairs))))
+
+
+def _ahead(paired: Paired | None) -> Verdict:
+    if paired is None:
+        return Verdict.UNMEASURED
+    return better(paired.verdict, paired.first, paired.second)
+
+
+STUDIED = {
+    "accuracy-order": accuracy_order,
+    "accuracy-level": accuracy_level,
+    "bn-batch-1": bn_batch_1,
+    "bn-small-batch-use": bn_small_batch_use,
+    "bn-large-batch-use": bn_large_batch_use,
+    "gn-small-batch-use": gn_small_batch_use,
+    "gn-large-batch-use": gn_large_batch_use,
+    "in-beats-bn-small": in_beats_bn_small,
+    "batch-32": batch_32,
+}

@@ -1,0 +1,54 @@
+"""normbench audit: which of the usual sentences about normalization hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from normbench.errors import NormbenchError
+from normbench.text import say
+
+
+def audit(
+    claims: Annotated[
+        list[str] | None, typer.Argument(help="Claims by name, told in full; without: all.")
+    ] = None,
+    results: Annotated[Path, typer.Option(help="The folder with the studies that decide.")] = Path(
+        "results"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="All, as JSON.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="The page results/AUDIT.md.")
+    ] = False,
+) -> None:
+    """Judge claims about normalization by the committed studies and by what is computed now.
+
+    \b
+    normbench audit
+    normbench audit lazy-bn bn-batch-1
+    normbench audit --markdown > results/AUDIT.md
+    """
+    if as_json and markdown:
+        raise NormbenchError("--json and --markdown are different outputs: choose one")
+    from normbench.audit import judge
+    from normbench.audit.account import account, as_lines, as_markdown
+
+    judged = judge(claims or (), results)
+    if as_json:
+        values = []
+        for one in judged:
+            finding = {"verdict": one.finding.verdict, "figures": one.finding.figures}
+            values.append(one.claim.model_dump() | finding | {"command": one.claim.command})
+        say(json.dumps(values, indent=2), lines=True)
+    elif markdown:
+        say(as_markdown(judged).rstrip("\n"), lines=True)
+    elif claims:
+        for one in judged:
+            contrary = [one.claim.contrary] if one.claim.contrary else []
+            others = judge(contrary, results) if contrary else []
+            say(account(one, others), lines=True)
+    else:
+        say(as_lines(judged), lines=True)

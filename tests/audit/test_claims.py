@@ -1,0 +1,122 @@
+"""The claims: their file, their judgement by studies and by computation, the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from kit.runs import in_study, one_run
+
+from normbench.analysis.design import read_design
+from normbench.analysis.study_files import write_study
+from normbench.audit import Verdict, judge, load_claims
+from normbench.audit.account import as_markdown
+from normbench.audit.claims import JUDGES
+from normbench.audit.exact import EXACT
+from normbench.audit.source_runs import PRINTED, STEPS
+from normbench.config.compose import config_dir
+from normbench.errors import NormbenchError
+
+Run = Callable[..., tuple[int, str, str]]
+RESULTS = config_dir().parent / "results"
+
+
+def verdict(name: str, results: Path) -> Verdict:
+    (judged,) = judge([name], results)
+    return judged.finding.verdict
+
+
+def test_each_claim_has_one_id_and_says_what_decides_it() -> None:
+    claims = load_claims()
+    ids = [claim.id for claim in claims]
+    assert len(set(ids)) == len(ids)
+    studies = {path.stem for path in (config_dir() / "sweep").glob("*.yaml")}
+    for claim in claims:
+        assert claim.by in studies | {"exact", "speed", "open"}, claim.id
+        assert (claim.by == "exact") == (claim.id in EXACT)
+        if claim.contrary is not None:
+            (other,) = (one for one in claims if one.id == claim.contrary)
+            assert other.contrary == claim.id
+    assert {*EXACT, *JUDGES} <= set(ids)
+
+
+def test_without_studies_nothing_that_needs_one_has_a_verdict(tmp_path: Path) -> None:
+    for judged in judge((), tmp_path):
+        if judged.claim.by == "exact":
+            assert judged.finding.verdict in (Verdict.SUPPORTED, Verdict.REFUTED)
+        else:
+            assert judged.finding.verdict == Verdict.UNMEASURED, judged.claim.id
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("parameter-count", Verdict.SUPPORTED),
+        ("adain-aligns", Verdict.SUPPORTED),
+        ("bn-samples-independent", Verdict.REFUTED),
+        ("lazy-bn", Verdict.REFUTED),
+        ("in-small-batch", Verdict.REFUTED),
+        ("momentum-convention", Verdict.REFUTED),
+        ("checkpoint-momentum", Verdict.REFUTED),
+        ("accumulation", Verdict.REFUTED),
+    ],
+)
+def test_what_a_formula_decides_comes_out_as_it_must(
+    name: str, expected: Verdict, tmp_path: Path
+) -> None:
+    assert verdict(name, tmp_path) == expected
+
+
+def batch_size_study(results: Path, ahead: str, size: int, gap: float = 0.1) -> None:
+    """gn, ln and in_affine against bn at one batch size, `ahead` by the gap before the others."""
+    runs = []
+    for norm in ("bn", "gn", "ln", "in_affine"):
+        for seed in range(3):
+            reached = 0.5 + gap * (norm == ahead) + seed * 0.001 * (norm == "bn")
+            runs.append(one_run(norm, size, seed, reached))
+    norms = ["gn", "ln", "in_affine"]
+    family = {"norms": norms, "against": "bn", "at": {"batch_size": [size]}}
+    design = read_design({"name": "batch_size", "primary": [family]})
+    write_study(replace(in_study(*runs), design=design), results / "batch-size")
+
+
+def test_a_curve_decides_which_of_two_contrary_claims_holds(tmp_path: Path) -> None:
+    batch_size_study(tmp_path, "bn", 64)
+    assert verdict("bn-large-batch-use", tmp_path) == Verdict.SUPPORTED
+    assert verdict("gn-large-batch-use", tmp_path) == Verdict.REFUTED
+    assert verdict("bn-small-batch-use", tmp_path) == Verdict.UNMEASURED
+
+
+def test_bn_collapses_only_where_every_other_norm_is_ahead(tmp_path: Path) -> None:
+    batch_size_study(tmp_path / "one", "gn", 1)
+    (judged,) = judge(["bn-batch-1"], tmp_path / "one")
+    assert judged.finding.verdict != Verdict.SUPPORTED
+    batch_size_study(tmp_path / "all", "bn", 1, gap=-0.3)
+    (judged,) = judge(["bn-batch-1"], tmp_path / "all")
+    assert judged.finding.verdict == Verdict.SUPPORTED
+    assert any("gn - bn = +" in figure for figure in judged.finding.figures)
+
+
+def test_printed_losses_far_from_ours_refute_the_trajectory(tmp_path: Path) -> None:
+    assert all(len(losses) == len(STEPS) for losses in PRINTED.values())
+    assert verdict("loss-trajectory", RESULTS) in (Verdict.SUPPORTED, Verdict.REFUTED)
+    assert verdict("loss-trajectory", tmp_path) == Verdict.UNMEASURED
+
+
+def test_an_unknown_claim_is_refused_with_the_nearest() -> None:
+    with pytest.raises(NormbenchError, match="did you mean 'lazy-bn'"):
+        judge(["lazy_bn"], RESULTS)
+
+
+def test_the_page_holds_what_the_command_says(normbench: Run) -> None:
+    code, out, err = normbench("audit", "--markdown", "--results", str(RESULTS))
+    assert code == 0, err
+    assert (RESULTS / "AUDIT.md").read_text() == out
+    assert as_markdown(judge((), RESULTS)) == out
+    code, out, _ = normbench("audit", "--json", "--results", str(RESULTS))
+    assert len(json.loads(out)) == len(load_claims())
+    code, out, _ = normbench("audit", "bn-large-batch-use", "--results", str(RESULTS))
+    assert "contrary:  bn-small-batch-use" in out
