@@ -84,7 +84,7 @@ class Plan:
     ) -> Plan:
         """Plans the exchange; the arguments are those of `exchange`."""
         found = find(model, image_shape)
-        removals = Removals(found.traced) if found.traced else None
+        removals = Removals(model, found.traced, image_shape) if found.traced else None
         names = {module: name for name, module in model.named_modules()}
         plan = cls(model, spec, found, names, removals, Exchange((), found.remarks))
         sites = [plan._add(norm, batch_size or 2, seed) for norm in found.norms]

@@ -20,6 +20,7 @@ from normbench.models.exchange.kinds import (
 )
 from normbench.models.exchange.tracing import Neighbours, Traced, trace
 from normbench.models.sites import Site
+from normbench.seeds import stream
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,11 @@ def _shapes(
 
     hooks = [module.register_forward_hook(record) for module in norms]
     try:
-        run_blank(model, image_shape, training=False)
+        run_images(model, image_shape, training=False)
         if len(shapes) < len(norms):
             in_evaluation = dict(shapes)
             shapes.clear()
-            run_blank(model, image_shape, training=True)
+            run_images(model, image_shape, training=True)
             shapes |= {key: value for key, value in in_evaluation.items() if key not in shapes}
     finally:
         for hook in hooks:
@@ -131,20 +132,23 @@ def _shapes(
     return shapes
 
 
-def run_blank(model: nn.Module, image_shape: Sequence[int], *, training: bool) -> None:
-    """Runs blank images through the model, whose mode and buffers are put back.
+def run_images(
+    model: nn.Module, image_shape: Sequence[int], *, training: bool, noise: bool = False
+) -> None:
+    """Runs an image, blank or of noise, through the model, whose mode and buffers are put back.
 
-    Raises NormbenchError where the model raises.
+    In training there are two images. Raises NormbenchError where the model raises.
     """
     like = next(model.parameters(), torch.zeros(()))
-    num_images = 2 if training else 1
-    images = torch.zeros(num_images, *image_shape, dtype=like.dtype, device=like.device)
+    images = torch.zeros(2 if training else 1, *image_shape)
+    if noise:
+        images = torch.randn(images.shape, generator=stream(0, "exchange"))
     buffers = {}
     if training:
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), in_mode(model, training):
-            model(images)
+            model(images.to(like.device, like.dtype))
     except Exception as error:
         shape = "x".join(map(str, image_shape))
         raise NormbenchError(

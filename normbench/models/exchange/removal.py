@@ -7,21 +7,13 @@ calling module alone becomes an fx.GraphModule of the same code without these ca
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import fx, nn
 
-from normbench.models.exchange.found import first_line, in_mode
-from normbench.models.exchange.kinds import activation_of
-from normbench.models.exchange.tracing import ActivationCall, Traced, own_graph
-
-
-@dataclass
-class _Rewriting:
-    """A module's own graph, which loses calls, and the nodes of its activations as traced."""
-
-    graph: fx.Graph
-    activations: list[fx.Node]
+from normbench.models.exchange.rewriting import Recorded, Rewriting, rewriting_of
+from normbench.models.exchange.tracing import ActivationCall, Traced
 
 
 @dataclass
@@ -31,9 +23,12 @@ class Removals:
     `refusal` looks at an activation and changes nothing; `carry_out` changes the network.
     """
 
+    model: nn.Module
     traced: Traced
+    image_shape: Sequence[int]
     _named: list[tuple[nn.Module, str]] = field(default_factory=list)
-    _rewritings: dict[nn.Module, _Rewriting] = field(default_factory=dict)
+    _rewritings: dict[nn.Module, Rewriting] = field(default_factory=dict)
+    _recorded: Recorded | None = None
 
     def refusal(self, call: ActivationCall) -> str | None:
         """Why the activation cannot be taken away; None where it can, which is then planned."""
@@ -45,17 +40,18 @@ class Removals:
             self._named.append((caller, name))
             return None
         if caller not in self._rewritings:
-            rewriting = self._rewriting(caller)
+            if self._recorded is None:
+                callers = {other.caller for other in self.traced.activations}
+                self._recorded = Recorded(self.model, list(callers), self.image_shape)
+            rewriting = rewriting_of(caller, self.traced, self._recorded)
             if isinstance(rewriting, str):
                 return f"the activation after it cannot be taken away: {rewriting}"
             self._rewritings[caller] = rewriting
-        node = self._rewritings[caller].activations[call.ordinal]
-        node.replace_all_uses_with(node.all_input_nodes[0])
-        self._rewritings[caller].graph.erase_node(node)
+        self._rewritings[caller].erase(call.ordinal)
         return None
 
     def carry_out(self, model: nn.Module) -> nn.Module:
-        """Takes the activations away; returns the network, which is new if it called one itself."""
+        """Takes them from the model with its new norms; returns it, new if it called one itself."""
         for caller, name in self._named:
             setattr(caller, name, nn.Identity())
         # Inner modules first: the graph of an outer module takes them by their names.
@@ -77,28 +73,6 @@ class Removals:
         names = _names_in(call.caller, call.module)
         num_calls = sum(other.caller is call.caller for other in calls)
         return names[0] if len(names) == num_calls == 1 else None
-
-    def _rewriting(self, module: nn.Module) -> _Rewriting | str:
-        """The module's graph that holds in training and evaluation, or why there is none."""
-        name = type(module).__name__
-        graphs = []
-        for training in (False, True):
-            try:
-                with in_mode(module, training):
-                    graphs.append(own_graph(module))
-            except Exception as error:
-                return f"torch.fx cannot trace {name} ({first_line(error)})"
-        if str(graphs[0]) != str(graphs[1]):
-            return f"the forward of {name} asks whether it is in training"
-        if any("_tensor_constant" in str(node.target) for node in graphs[0].nodes):
-            return f"the forward of {name} makes a tensor of its own"
-        modules = dict(module.named_modules(remove_duplicate=False))
-        nodes = [node for node in graphs[0].nodes if activation_of(node, modules) is not None]
-        kinds = [activation_of(node, modules) for node in nodes]
-        calls = [other for other in self.traced.activations if other.caller is module]
-        if kinds != [call.kind for call in calls]:
-            return f"the forward of {name} depends on its input"
-        return _Rewriting(graphs[0], nodes)
 
 
 def put(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:

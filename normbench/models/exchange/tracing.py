@@ -15,6 +15,8 @@ from normbench.models.exchange.kinds import activation_of, is_activation, is_nor
 
 # Layers whose weights or biases a norm may ask for; their subclasses are not looked into.
 FEEDERS = (nn.Conv2d, nn.Linear)
+# Stands for the images among the arguments of the network.
+IMAGES = object()
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,18 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Traced:
-    """A network's calls: what stands around each norm, who calls which activation, how often."""
+    """A network's calls.
+
+    neighbours: what stands around each norm.
+    activations: all calls of activations.
+    num_calls: how often each module is called.
+    fixed_arguments: by module and name, the arguments of its last call that are no tensors.
+    """
 
     neighbours: dict[nn.Module, Neighbours]
     activations: list[ActivationCall]
     num_calls: Counter[nn.Module]
+    fixed_arguments: dict[nn.Module, dict[str, Any]]
 
 
 class CallTracer(fx.Tracer):
@@ -64,6 +73,7 @@ class CallTracer(fx.Tracer):
         self.callers: list[nn.Module] = []
         self.calls_of: Counter[nn.Module] = Counter()
         self.calls_by: Counter[nn.Module] = Counter()
+        self.fixed_arguments: dict[nn.Module, dict[str, Any]] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if is_norm(m) or is_activation(m) or isinstance(m, FEEDERS):
@@ -77,6 +87,7 @@ class CallTracer(fx.Tracer):
     ) -> Any:
         def called(*args: Any, **kwargs: Any) -> Any:
             self.callers.append(m)
+            self.fixed_arguments[m] = _fixed_arguments(m, args, kwargs)
             try:
                 return forward(*args, **kwargs)
             finally:
@@ -97,13 +108,13 @@ class CallTracer(fx.Tracer):
     def graph_of(self, model: nn.Module) -> fx.Graph:
         """The graph of the model's forward for its first argument, the others at defaults."""
         self.callers = [model]
-        parameters = list(inspect.signature(model.forward).parameters.values())
-        defaults = {}
-        for parameter in parameters[1:]:
-            if parameter.default is not parameter.empty:
-                defaults[parameter.name] = parameter.default
+        fixed = _fixed_arguments(model, (IMAGES,), {})
+        self.fixed_arguments[model] = fixed
+        parameters = inspect.signature(model.forward).parameters
+        variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        fixed = {name: fixed[name] for name in fixed if parameters[name].kind not in variadic}
         with no_new_attributes(model):
-            return self.trace(model, concrete_args=defaults or None)
+            return self.trace(model, concrete_args=fixed or None)
 
 
 def trace(model: nn.Module) -> Traced:
@@ -123,18 +134,43 @@ def trace(model: nn.Module) -> Traced:
             following = _single_user(node, modules)
             activation = calls.get(following) if following is not None else None
             neighbours[modules[node.target]] = Neighbours(feeder, activation)
-    return Traced(neighbours, list(calls.values()), tracer.calls_of)
+    activations = list(calls.values())
+    return Traced(neighbours, activations, tracer.calls_of, tracer.fixed_arguments)
 
 
-def own_graph(module: nn.Module) -> fx.Graph:
-    """The graph of the module's own forward, in which the modules inside are single calls."""
+def own_graph(module: nn.Module, fixed_arguments: dict[str, Any]) -> fx.Graph:
+    """The graph of the module's own forward, in which the modules inside are single calls.
+
+    The graph raises where it is called with other values of the fixed arguments.
+    """
     with no_new_attributes(module):
-        return _OwnTracer().trace(module)
+        graph = _OwnTracer().trace(module, concrete_args=fixed_arguments or None)
+    for node in graph.nodes:
+        # torch.fx numbers the names of fixed arguments, by which the caller may give them.
+        name = str(node.target).rpartition("_")[0]
+        if node.op == "placeholder" and name in fixed_arguments:
+            node.target = name
+    return graph
 
 
 class _OwnTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
+
+
+def _fixed_arguments(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments of a call that hold no traced value, and the defaults of those not given."""
+    bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return {name: value for name, value in bound.arguments.items() if not _is_traced(value)}
+
+
+def _is_traced(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(map(_is_traced, value))
+    return value is IMAGES or isinstance(value, fx.Proxy)
 
 
 @contextmanager

@@ -23,7 +23,8 @@ def take_over(old: nn.Module, new: nn.Module, site: Site) -> str:
     """Gives `new` the values of `old` that it can use; returns what was done, for people.
 
     All values, where `new` with them evaluates to what `old` does on inputs of shape (n, *site).
-    Else gamma alone, and only an initial one: the same number, not 1, in all channels.
+    Else gamma alone, and only an initial one: the same number, not 1, in all channels. The values
+    that torch begins with (gamma 1, beta 0) are not taken over.
     """
     parts = [_kept_values(old, new, site), *_changed_options(old, new)]
     return "; ".join(part for part in parts if part)
@@ -31,7 +32,7 @@ def take_over(old: nn.Module, new: nn.Module, site: Site) -> str:
 
 def _kept_values(old: nn.Module, new: nn.Module, site: Site) -> str:
     gamma, beta = getattr(old, "weight", None), getattr(old, "bias", None)
-    if not _values(old):
+    if _are_torch_s(_values(old)):
         return ""
     if _means_the_same(old, new, site):
         return "values kept"
@@ -51,6 +52,12 @@ def _kept_values(old: nn.Module, new: nn.Module, site: Site) -> str:
 def _values(norm: nn.Module) -> dict[str, Tensor]:
     """The norm's parameters and running statistics by name."""
     return {name: value for name, value in norm.state_dict().items() if name != COUNT}
+
+
+def _are_torch_s(values: dict[str, Tensor]) -> bool:
+    """Whether the values are those that torch's norms begin with: the new norm has its own."""
+    ones = ("weight", "running_var")
+    return all(bool((value == float(name in ones)).all()) for name, value in values.items())
 
 
 @torch.no_grad()
