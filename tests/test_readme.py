@@ -27,6 +27,7 @@ from normbench.train import resolve
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OWN_NORM = (ROOT / "docs" / "own-norm.md").read_text().split("```python\n")[1].split("```")[0]
+OWN_NET = (ROOT / "docs" / "models.md").read_text().split("```python\n")[1].split("```")[0]
 INSTALLING = [
     "uv venv && uv pip install -e .",
     "python3 -m venv .venv && .venv/bin/pip install -e .",
@@ -55,6 +56,9 @@ SLOW = """
     normbench train --norm bn
     normbench train --norm evonorm_s0
     normbench train norm=gn
+    normbench train --model torchvision
+    normbench models torchvision
+    normbench audit
     normbench sweep batch_size
     normbench sweep norm=bn,ln,in,gn
 """.strip().split("\n    ")
@@ -86,6 +90,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of two runs, parts of first-sweep, an own norm and imported images."""
     folder = tmp_path_factory.mktemp("world")
     (folder / "my_norms.py").write_text(OWN_NORM)
+    (folder / "my_nets.py").write_text(OWN_NET)
     study = load_study([ROOT / "results" / "first-sweep"], ["norm=bn,gn"])
     write_study(study, folder / "results" / "first-sweep")
     write_study(study.at(norm="bn"), folder / "here" / "part-1")
@@ -132,7 +137,7 @@ def test_every_normbench_command_of_the_documents_works(
     # A sweep would train hundreds of networks, in processes that know nothing of the tiny data.
     if name == "sweep" and "--dry-run" not in arguments:
         arguments.append("--dry-run")
-    if name in ("train", "bench"):
+    if name in ("train", "bench") and "--model" not in arguments:
         arguments.append(SMALL)
     if name == "train":
         # The world's runs stay the only ones that `normbench runs` may mean.
