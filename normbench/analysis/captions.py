@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.design import Rate
 from normbench.analysis.images import seeds_draw, training_images
 from normbench.analysis.settings import describe
 from normbench.analysis.stats import LEAST_PROCESSES
@@ -72,10 +71,14 @@ def chosen_rates(study: Study) -> str:
     if design is not None and design.tuned_by is not None:
         trained = {*zip(study.runs["norm"], study.runs["batch_size"], strict=True)}
         rates = [rate for rate in design.rates if (rate.norm, rate.batch_size) in trained]
-        told = [_rate(rate) for rate in rates]
+        by_size: dict[int, list[str]] = {}
+        for rate in sorted(rates, key=lambda rate: (rate.batch_size, rate.norm)):
+            edge = EDGE if rate.is_edge else ""
+            by_size.setdefault(rate.batch_size, []).append(f"{rate.norm} {rate.lr:g}{edge}")
+        told = [f"at batch size {size} {', '.join(by_size[size])}" for size in by_size]
         return (
             f"Learning rates are those that {design.tuned_by} chose on held-out training images, "
-            f"with seeds of its own: {', '.join(told)}."
+            f"with seeds of its own: {'; '.join(told)}."
         )
     if not study.chooses_rates:
         return ""
@@ -87,10 +90,6 @@ def chosen_rates(study: Study) -> str:
         told.append(f"{row['norm']} {row['lr']:g}" + (f" at {place}" if place else "") + edge)
     chosen = ", ".join(told)
     return f"Learning rates are those that were best on held-out training images: {chosen}."
-
-
-def _rate(rate: Rate) -> str:
-    return f"{rate.norm} {rate.lr:g} at batch size {rate.batch_size}{EDGE if rate.is_edge else ''}"
 
 
 def time_note(study: Study) -> str:

@@ -179,7 +179,7 @@ def test_rates_that_another_study_has_chosen_do_not_part_the_norms() -> None:
     assert found.decision().startswith("At batch size 64, bn reaches 10.2 ± ")
     caption = pairs_table(tuned).caption
     assert "Learning rates are those that tuning chose on held-out training images" in caption
-    assert "gn 0.003 at batch size 64 (the edge of what was tried)" in caption
+    assert "at batch size 64 bn 0.01, gn 0.003 (the edge of what was tried)." in caption
 
 
 def test_a_layout_that_follows_from_norm_and_batch_size_does_not_part_norms() -> None:
