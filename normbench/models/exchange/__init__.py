@@ -1,8 +1,8 @@
 """Norms of any network: found, described, and exchanged for a norm of normbench."""
 
 from normbench.models.exchange.convert import convert
-from normbench.models.exchange.exchange import exchange, preview
 from normbench.models.exchange.found import Found, FoundNorm, find
+from normbench.models.exchange.plan import exchange, preview
 from normbench.models.exchange.record import Exchange, ExchangedSite
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from normbench.errors import NormbenchError, Unsupported
-from normbench.models.exchange.exchange import exchange
+from normbench.models.exchange.plan import exchange
 from normbench.norms import norms
 from normbench.norms.own import is_own
 

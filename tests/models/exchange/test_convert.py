@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,6 +37,24 @@ def test_an_exchange_says_for_every_norm_what_stood_there_and_what_stands_there_
         "ThresholdedFilterResponseNorm; eps 1e-05 -> 1e-06",
         "3.bn2 (8x8x8, after 3.conv2): BatchNorm2d -> FilterResponseNorm; eps 1e-05 -> 1e-06",
     ]
+
+
+def test_the_page_shows_what_the_record_says() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "convert.md").read_text()
+    example = page.split("```python\n")[1].split("```")[0]
+    shown = page.split("```\n\n```\n")[1].split("\n...")[0]
+    # Nothing is downloaded: values as after training stand for the pretrained ones.
+    example = example.replace('weights="IMAGENET1K_V2"', "weights=None")
+    made = example.replace("model = normbench", "learned(model)\nmodel = normbench")
+    scope: dict[str, Any] = {"learned": learned, "print": lambda record: None}
+    exec(made, scope)
+    assert list(scope["model"].normbench_exchange.lines())[:2] == shown.splitlines()
+
+
+def learned(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight)
 
 
 def test_a_site_that_gets_no_bias_says_so() -> None:
