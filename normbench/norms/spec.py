@@ -46,6 +46,7 @@ class NormSpec:
     conv_bias: whether the convolution before the norm keeps a bias. False for a norm that adds an
         offset, or that removes the mean, which would cancel the bias.
     refuse: decides whether the norm can train on inputs of a shape (n, c, *places).
+    is_synced: whether statistics run over the samples of all processes of a run.
     """
 
     scope: Scope
@@ -54,3 +55,4 @@ class NormSpec:
     reparametrize: Callable[[nn.Module], nn.Module] | None = None
     conv_bias: bool = False
     refuse: Callable[[Shape], Refusal | None] = _accept
+    is_synced: bool = False
