@@ -40,6 +40,8 @@ def main(meeting: Meeting) -> None:
     order = json.loads(meeting.order.read_text())
     die_with(order["agent"])
     faulthandler.enable()
+    # Slurm sends it to all processes of a task that runs out of time: the agent hears it for all.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     # Told as the command of the run.
     sys.argv = order["argv"]
     rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
