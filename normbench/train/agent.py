@@ -32,6 +32,7 @@ from normbench.atomic import write_json, write_text
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError, RunFailure
 from normbench.runs.rundir import open_run
+from normbench.runs.state import read_status
 from normbench.text import say
 from normbench.train.meeting import Meeting
 from normbench.train.signals import stop_signals
@@ -62,6 +63,8 @@ def launch(config: RunConfig, *, restart: bool, patience: float) -> None:
             raise
         told = meeting.end()
         if told is not None:
+            # A process that does not write the run's directory may have told.
+            _record(config, "failed", told["reason"])
             _raise_told(told)
 
 
@@ -97,6 +100,10 @@ def _run_agent(config: RunConfig, folder: Path) -> None:
 def _fail(config: RunConfig, meeting: Meeting, failures: dict[int, ProcessFailure]) -> None:
     """Records why the processes have failed; raises RunFailure."""
     killed = _first_killed(failures)
+    codes = {failure.exitcode for failure in failures.values()}
+    if meeting.stop.exists() and codes == {-signal.SIGTERM}:
+        # A scheduler asks every process to end; these had not begun to listen.
+        raise KeyboardInterrupt
     told: dict[str, Any] = {}
     if killed is None:
         told = meeting.first_failure(attempt=config.system.restarts) or {}
@@ -107,7 +114,9 @@ def _fail(config: RunConfig, meeting: Meeting, failures: dict[int, ProcessFailur
         hint = ", perhaps for want of memory" if name == "SIGKILL" else ""
         number = config.runtime.processes
         reason = f"process {killed + 1} of {number} was killed by {name}{hint}"
-    _record(config, "failed", reason)
+    with suppress(NormbenchError, OSError), open_run(config.run_path, patience=5) as run:
+        if not run.is_over:
+            run.fail(config.to_yaml(), reason)
     _raise_told({**told, "reason": reason, "exit_code": RunFailure.exit_code})
 
 
@@ -123,10 +132,11 @@ def _first_killed(failures: dict[int, ProcessFailure]) -> int | None:
 
 
 def _record(config: RunConfig, state: str, reason: str) -> None:
-    """Records how the run ended, unless it is over or the disk refuses."""
-    with suppress(NormbenchError, OSError), open_run(config.run_path, patience=5) as run:
-        if not run.is_over:
-            run.finish(state, reason)
+    """Records how a run that has begun ended, where its main process has not, nor another."""
+    with suppress(NormbenchError, OSError):
+        if read_status(config.run_path).get("state") == "running":
+            with open_run(config.run_path, patience=5) as run:
+                run.finish(state, reason)
 
 
 def _raise_told(told: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from kit.tiny import tiny
 from normbench.runs.standing import standing
 from normbench.runs.state import is_held, read_position, read_status
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 # Three epochs of 60 steps; 2 processes of 4 images.
 SETTINGS = tiny(
     "norm=bn",
@@ -108,6 +108,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return command.run
 
 
+def listening(worker: Process) -> list[str]:
+    """The addresses on which a process listens, as the kernel writes them: 127.0.0.1 backwards."""
+    links = [str(file.readlink()) for file in Path(f"/proc/{worker.pid}/fd").iterdir()]
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{worker.pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in links:
+                found.append(fields[1].partition(":")[0])
+    return found
+
+
 def rank_of(worker: Process) -> int:
     """The rank in a worker's environment."""
     content = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
@@ -147,9 +159,12 @@ def test_without_restarts_a_killed_process_ends_the_run(tmp_path: Path, whole: P
     assert_goes_on(command, whole)
 
 
-def test_no_process_outlives_the_killed_command(tmp_path: Path, whole: Path) -> None:
+def test_no_process_outlives_the_killed_command_or_listens_beyond_the_machine(
+    tmp_path: Path, whole: Path
+) -> None:
     with commanded(tmp_path) as command:
         workers = command.until_step(FIRST_EPOCH + 10)
+        assert {address for worker in workers for address in listening(worker)} == {"0100007F"}
         command.command.kill()
         until(lambda: not any(worker.is_alive() for worker in workers), patience=5)
     assert not is_held(command.run)

@@ -49,11 +49,9 @@ def test_a_run_of_one_process_has_the_id_that_it_had_before_there_were_several()
     assert from_yaml(one.to_yaml()) == one
 
 
-@pytest.mark.parametrize(
-    "file", sorted(RESULTS.glob("*/configs.json")), ids=lambda file: file.parts[-2]
-)
-def test_the_runs_of_committed_studies_keep_their_ids(file: Path) -> None:
-    content = json.loads(file.read_text())
+@pytest.mark.parametrize("study", [file.parent.name for file in RESULTS.glob("*/configs.json")])
+def test_the_runs_of_committed_studies_keep_their_ids(study: str) -> None:
+    content = json.loads((RESULTS / study / "configs.json").read_text())
     system = compose().system.model_dump(mode="json")
     for run, own in content["runs"].items():
         config: dict[str, Any] = {"system": system}
