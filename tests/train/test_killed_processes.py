@@ -167,7 +167,7 @@ def test_no_process_outlives_the_killed_command_or_listens_beyond_the_machine(
         assert {address for worker in workers for address in listening(worker)} == {"0100007F"}
         command.command.kill()
         until(lambda: not any(worker.is_alive() for worker in workers), patience=5)
-    assert not is_held(command.run)
+    until(lambda: not is_held(command.run), patience=5)
     assert standing(command.run).state == "killed"
     assert_goes_on(command, whole)
 

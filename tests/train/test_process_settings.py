@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
 from kit.runs import in_study, one_run
 from kit.tiny import tiny
 
@@ -28,6 +27,7 @@ from normbench.train.build import build_trainer, runtime_of, task_of
 from normbench.train.resolve import Resolver, resolve
 from normbench.train.resolve import batch_sizes as sizes_of_parts
 
+Run = Callable[..., tuple[int, str, str]]
 RESULTS = Path(normbench_package.__file__).parents[1] / "results"
 
 
