@@ -36,8 +36,10 @@ LEVELS = (
         "train.compilation",
         "train.engine",
         "train.epoch_row",
+        "train.evaluate",
         "train.evaluations",
         "train.optim",
+        "train.processes",
         "train.progress",
         "train.runtime",
         "train.signals",
@@ -129,7 +131,7 @@ def test_the_package_is_found() -> None:
     assert {"normbench", "config.compose", "data.cache", "train.run"} <= PATHS.keys()
     assert "errors" in IMPORTS["registry"]
     # From `from normbench import environment`.
-    assert "environment" in IMPORTS["train.run"]
+    assert "environment" in IMPORTS["train.provenance"]
 
 
 def test_the_root_has_ten_modules_besides_init_and_main() -> None:

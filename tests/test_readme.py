@@ -55,6 +55,8 @@ SLOW = """
     normbench train --norm in
     normbench train --norm bn
     normbench train --norm evonorm_s0
+    normbench train --norm gn --processes
+    normbench train --norm sync_bn
     normbench train norm=gn
     normbench train --model torchvision
     normbench models torchvision

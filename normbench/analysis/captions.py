@@ -8,10 +8,11 @@ from typing import Any
 import pandas as pd
 
 from normbench.analysis.images import seeds_draw, training_images
-from normbench.analysis.settings import describe
+from normbench.analysis.settings import PROCESSES, describe
 from normbench.analysis.stats import LEAST_PROCESSES
 from normbench.analysis.study import BASELINE, Study
 from normbench.analysis.times import num_processes
+from normbench.config.schema import in_processes
 from normbench.timing.rounds import shared_columns
 
 EDGE = " (the edge of what was tried)"
@@ -38,7 +39,22 @@ def caption(study: Study, *, test_set: bool = False, times: str = "") -> str:
         f"{floor}{times}{distinct(runs, 'device')}, threads: {distinct(runs, 'threads')}, "
         f"{distinct(runs, 'precision')}, torch {distinct(runs, 'torch')}, commit {commits(runs)}."
     )
-    return " ".join([basis, *not_comparable(study)])
+    return " ".join([basis, *shared_out(study), *not_comparable(study)])
+
+
+def batch_sizes(study: Study) -> list[str]:
+    """The batch sizes of the runs in words: `1`, `8`, `2 a process, 4 processes`."""
+    found: dict[tuple[int, int], None] = {}
+    for run, size in zip(study.runs["run"], study.runs["batch_size"], strict=True):
+        processes = study.configs.get(run, {}).get(PROCESSES, 1)
+        found[processes, int(size)] = None
+    return [in_processes(size, processes) for processes, size in sorted(found)]
+
+
+def shared_out(study: Study) -> list[str]:
+    """A sentence on the batch sizes of runs of several processes; none without such runs."""
+    several = [size for size in batch_sizes(study) if not size.isdecimal()]
+    return [f"Batch sizes are of each process: {'; '.join(several)}."] if several else []
 
 
 def not_comparable(study: Study) -> list[str]:

@@ -9,11 +9,16 @@ from typing import Any
 
 import pandas as pd
 
+from normbench.config.schema import in_processes
 from normbench.runs.records import at
 from normbench.runs.row import choice_label
 
 # Settings with a column of their own in the table of runs.
 FIXED = ("seed", "batch_size", "optim.lr", "model.name", "task.name")
+# Values of settings that older runs do not name.
+PROCESSES = "runtime.processes"
+UNNAMED = {PROCESSES: 1}
+MISSING = object()
 # Settings of the machine, not of the experiment: folders, workers, display.
 OF_THE_MACHINE = ("system.", "data.root", "norm.file", "model.file")
 PLAIN = re.compile(r"[^,;=\"]*|\[[^\[\]\"]*\]")  # a value that is told without quotes
@@ -31,6 +36,8 @@ def study_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     So its order is the same in a run, in the files of a study, and in files of several joined.
     """
     kept = [key for key in sorted(config) if not key.startswith(OF_THE_MACHINE)]
+    # A run made before a setting was there is the same run after.
+    kept = [key for key in kept if config[key] != UNNAMED.get(key, MISSING)]
     return {key: config[key] for key in kept}
 
 
@@ -62,8 +69,9 @@ def with_settings(runs: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]) 
     found = {}
     for key, values in varying_settings(runs["run"], configs).items():
         # As `runtime=fast` has it, a layout may follow from norm and batch size: it must not part
-        # norms that were trained alike.
-        if not key.startswith("runtime.") or _splits(cells, values):
+        # norms that were trained alike. A batch size means another thing in several processes.
+        is_layout = key.startswith("runtime.") and key != PROCESSES
+        if not is_layout or _splits(cells, values):
             found[key] = values
     return runs.drop(columns=stale).assign(**found)
 
@@ -81,7 +89,7 @@ def varying_settings(
     keys = dict.fromkeys(key for config in known for key in config if key not in FIXED)
     varying = {}
     for key in keys:
-        values = [str(config.get(key, "")) for config in known]
+        values = [str(config.get(key, UNNAMED.get(key, ""))) for config in known]
         if _splits(norms, values):
             varying[key] = values
     found = {}
@@ -95,9 +103,17 @@ def varying_settings(
 def describe(settings: Mapping[str, object]) -> str:
     """Settings in words: `batch size 8, lr 0.001, no num groups`.
 
-    A value with a comma, semicolon, = or quote stands in quotes, unless it is a list.
+    A value with a comma, semicolon, = or quote stands in quotes, unless it is a list. With the
+    number of processes a batch size is `batch size 2 a process, 4 processes`.
     """
-    return ", ".join(_in_words(name.replace("_", " "), value) for name, value in settings.items())
+    parts = []
+    processes = settings.get(PROCESSES) if "batch_size" in settings else None
+    for name, value in settings.items():
+        if processes and name == "batch_size":
+            parts.append(f"batch size {in_processes(int(str(value)), int(str(processes)))}")
+        elif not (processes and name == PROCESSES):
+            parts.append(_in_words(name.replace("_", " "), value))
+    return ", ".join(parts)
 
 
 def _splits(groups: Sequence[str | None], values: Sequence[str]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.settings import images_of
+from normbench.analysis.settings import PROCESSES, images_of
 from normbench.errors import NormbenchError
 from normbench.timing.rounds import FILE, MACHINE, shared_columns
 
@@ -64,7 +64,9 @@ def epoch_clocks(
         if of_run is not None and images is not None:
             _check_machine(of_run)
             # With a fraction for a partial last batch.
-            steps = images[0] / (configs[run]["batch_size"] * configs[run]["train.accumulate"])
+            config = configs[run]
+            together = config["batch_size"] * config.get(PROCESSES, 1)
+            steps = images[0] / (together * config["train.accumulate"])
             clock = clock_of(of_run, shared_columns(rounds))
             clocks[run] = {key: steps * seconds for key, seconds in clock.items()}
     return clocks

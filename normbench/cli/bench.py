@@ -93,6 +93,11 @@ def _planned(overrides: list[str]) -> list[RunConfig]:
     for run in plan.runs:
         if run.state == "refused":
             say(f"refused: {run.reason}", to=sys.stderr)
+        elif run.config.runtime.processes > 1:
+            raise NormbenchError(
+                f"runtime.processes={run.config.runtime.processes}: bench times steps of one "
+                "process; allowed: 1"
+            )
         else:
             configs.append(run.config)
     return configs

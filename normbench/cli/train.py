@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from normbench.cli.options import EXIT_CODES, Overrides, RunsDir, again
+from normbench.errors import NormbenchError
 from normbench.text import say
 
 if TYPE_CHECKING:
@@ -29,6 +30,14 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16, auto")] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(help="That train together, each on batch_size images: one a GPU."),
+    ] = None,
+    restarts: Annotated[
+        int | None,
+        typer.Option(help="Starts from the last checkpoint when one of the processes has died."),
+    ] = None,
     runs_dir: RunsDir = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin anew, whatever is there.")
@@ -45,6 +54,7 @@ def train(
     normbench train --norm gn
     normbench train --norm bn --batch-size 1 --epochs 1 --device cpu
     normbench train norm=gn norm.num_groups=32 optim.lr=3e-4 data=synthetic
+    normbench train --norm sync_bn --processes 4 batch_size=2
     """
     from normbench.config.compose import compose
 
@@ -58,10 +68,17 @@ def train(
         "optim.lr": lr,
         "runtime.device": device,
         "runtime.precision": precision,
+        "runtime.processes": processes,
+        "system.restarts": restarts,
         "system.runs_dir": runs_dir,
     }
     given = {key: value for key, value in flags.items() if value is not None}
     config = compose(overrides or (), given)
+    if restarts and config.runtime.processes == 1:
+        raise NormbenchError(
+            f"--restarts {restarts}: the only process of a run starts no other; "
+            "allowed: 0, or --processes 2 and more"
+        )
     if dry_run:
         from normbench.train.resolve import resolve
 

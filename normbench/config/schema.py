@@ -37,7 +37,7 @@ def without_aliases(text: str) -> Any:
 
 LOADER: Any = without_aliases
 
-RUN_ID = re.compile(r".+-b\d+-s\d+-[0-9a-f]{12}", re.DOTALL)
+RUN_ID = re.compile(r".+-b\d+(-p\d+)?-s\d+-[0-9a-f]{12}", re.DOTALL)
 
 # The time and memory of a training step depend on keys with these beginnings, and on the images.
 COST_KEYS = (
@@ -124,13 +124,17 @@ class TrainConfig(Section):
 
 
 class RuntimeConfig(Section):
-    """Device, precision, layout, compilation; `auto` and `fast` are resolved before the id."""
+    """Device, precision, layout, compilation; `auto` and `fast` are resolved before the id.
+
+    processes: how many train the run together, each on `batch_size` images a batch.
+    """
 
     device: Literal["auto", "cpu", "cuda", "mps"]
     precision: Literal["auto", "fast", "fp32", "bf16"]
     channels_last: Layout
     compile: bool
     cuda_graphs: bool
+    processes: Annotated[int, Field(ge=1, le=1024)] = 1
 
 
 class SystemConfig(Section):
@@ -142,6 +146,7 @@ class SystemConfig(Section):
     workers: Annotated[int, Field(ge=1, le=1024)] | None
     threads: Annotated[int, Field(ge=1, le=1024)] | None
     concurrent_runs: Count
+    restarts: Annotated[int, Field(ge=0, le=1000)] = 0
     progress: Literal["auto", "bar", "lines", "none"]
 
 
@@ -168,10 +173,23 @@ class RunConfig(Section):
         """
         values = self.model_dump(mode="json", exclude={"system"})
         values["data"].pop("root", None)
+        # Runs of one process had their ids before there were several.
+        if self.runtime.processes == 1:
+            del values["runtime"]["processes"]
         for section, choice in (("norm", self.norm), ("model", self.model)):
             if values[section].pop("file", None):
                 values[section]["name"] = choice.label
         return values
+
+    @property
+    def images_per_step(self) -> int:
+        """The images of an optimizer step, of all processes and accumulated batches."""
+        return self.batch_size * self.train.accumulate * self.runtime.processes
+
+    @property
+    def batch_label(self) -> str:
+        """The batch size in words: `8`, or `2 a process, 4 processes`."""
+        return in_processes(self.batch_size, self.runtime.processes)
 
     @property
     def subset_seed(self) -> int:
@@ -185,9 +203,13 @@ class RunConfig(Section):
 
     @property
     def run_id(self) -> str:
-        """`<model>-<norm>-b<batch>-s<seed>-<fingerprint>`, the name of the run's directory."""
-        names = f"{self.model.label}-{self.norm.label}"
-        return f"{names}-b{self.batch_size}-s{self.seed}-{self.fingerprint}"
+        """`<model>-<norm>-b<batch>-s<seed>-<fingerprint>`, the name of the run's directory.
+
+        With several processes `-b<batch>-p<processes>-`.
+        """
+        processes = self.runtime.processes
+        batch = f"b{self.batch_size}" + (f"-p{processes}" if processes > 1 else "")
+        return f"{self.model.label}-{self.norm.label}-{batch}-s{self.seed}-{self.fingerprint}"
 
     @property
     def run_path(self) -> Path:
@@ -216,6 +238,11 @@ class RunConfig(Section):
         """The configuration as YAML, in the order of the fields."""
         values = self.model_dump(mode="json")
         return yaml.safe_dump(values, sort_keys=False, default_flow_style=None)
+
+
+def in_processes(batch_size: int, processes: int) -> str:
+    """A batch size in words: `8`, or `2 a process, 4 processes`."""
+    return str(batch_size) if processes == 1 else f"{batch_size} a process, {processes} processes"
 
 
 def is_run_id(name: str) -> bool:

@@ -7,6 +7,7 @@ biased, divided by the number of its values, unless called unbiased.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 from typing import Annotated
 
@@ -137,4 +138,5 @@ def sync_bn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1, affine: bool = True) -
     there is a single process. Evaluation as for bn. On a GPU the layer is torch's own; elsewhere,
     where torch's layer raises an error, two all-reduces over the default process group.
     """
-    return _over_the_batch(lambda num_features: SyncBatchNorm(num_features, eps, momentum, affine))
+    spec = _over_the_batch(lambda num_features: SyncBatchNorm(num_features, eps, momentum, affine))
+    return replace(spec, is_synced=True)

@@ -47,6 +47,7 @@ class NormSpec:
         offset, or that removes the mean, which would cancel the bias.
     refuse: decides whether the norm can train on inputs of a shape (n, c, *places).
     elsewhere: the method at those sites of a residual network that are not for this one.
+    is_synced: whether statistics run over the samples of all processes of a run.
     """
 
     scope: Scope
@@ -56,3 +57,4 @@ class NormSpec:
     conv_bias: bool = False
     refuse: Callable[[Shape], Refusal | None] = _accept
     elsewhere: NormSpec | None = None
+    is_synced: bool = False

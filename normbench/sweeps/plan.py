@@ -149,8 +149,8 @@ def _planned(config: RunConfig, resolver: Resolver, held: Mapping[str, str]) -> 
         resolver.check_supported(config, source, num_train)
     except Unsupported as error:
         return PlannedRun(config, "refused", str(error))
-    images_per_step = config.batch_size * config.train.accumulate
-    num_steps = count_steps(num_train, images_per_step, config.epochs, config.train.max_steps)
+    steps = config.images_per_step, config.epochs, config.train.max_steps
+    num_steps = count_steps(num_train, *steps)
     run = PlannedRun(config, "new", num_steps=num_steps, held=held.get(config.run_id))
     return as_on_disk(run)
 

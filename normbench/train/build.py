@@ -10,24 +10,29 @@ from normbench.config.schema import RunConfig
 from normbench.data import Source, Split
 from normbench.data.augment import FlipAndCrop
 from normbench.data.loader import DeviceLoader
+from normbench.environment import num_cores
 from normbench.models import Layers, materialize, models
 from normbench.norms import norms
 from normbench.tasks.registry import tasks
 from normbench.tasks.task import Task
 from normbench.train.engine import Trainer
 from normbench.train.optim import optimizers, parameter_groups, scaled_lr, schedule
+from normbench.train.processes import ALONE, Processes
 from normbench.train.runtime import Runtime, open_runtime
 
 
 def runtime_of(config: RunConfig) -> AbstractContextManager[Runtime]:
-    """The runtime to train this configuration in."""
+    """The runtime to train this configuration in; several processes share the cores."""
     where = config.runtime
     assert isinstance(where.channels_last, bool), "resolved"
     device = torch.device(where.device)
     runtime = Runtime(
         device, where.precision, where.channels_last, where.compile, where.cuda_graphs
     )
-    return open_runtime(runtime, config.system.threads)
+    threads = config.system.threads
+    if threads is None and where.processes > 1:
+        threads = max(1, num_cores() // where.processes)
+    return open_runtime(runtime, threads)
 
 
 def task_of(config: RunConfig, source: Source) -> Task:
@@ -35,7 +40,9 @@ def task_of(config: RunConfig, source: Source) -> Task:
     return tasks.build(config.task.name, source, options=config.task.options)
 
 
-def build_trainer(config: RunConfig, task: Task, split: Split, runtime: Runtime) -> Trainer:
+def build_trainer(
+    config: RunConfig, task: Task, split: Split, runtime: Runtime, processes: Processes = ALONE
+) -> Trainer:
     """A model on the images of `split`, at the beginning of its training."""
     optim, train = config.optim, config.train
     spec = norms.build(config.norm.name, options=config.norm.options)
@@ -46,8 +53,8 @@ def build_trainer(config: RunConfig, task: Task, split: Split, runtime: Runtime)
     augment = None
     if config.data.augment == "standard":
         augment = FlipAndCrop(len(split), config.seed, runtime.device)
-    images_per_step = config.batch_size * train.accumulate
-    lr = scaled_lr(optim.lr, optim.lr_scaling, images_per_step, optim.reference_batch_size)
+    reference = optim.reference_batch_size
+    lr = scaled_lr(optim.lr, optim.lr_scaling, config.images_per_step, reference)
     make_optimizer = optimizers.build(optim.name, options=optim.options)
     return Trainer(
         task=task,
@@ -63,6 +70,7 @@ def build_trainer(config: RunConfig, task: Task, split: Split, runtime: Runtime)
         accumulate=train.accumulate,
         max_steps=train.max_steps,
         log_every=train.log_every,
+        processes=processes,
     )
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from normbench.data.loader import DeviceLoader
-from normbench.train.engine import EVAL_BATCH_SIZE, Trainer
+from normbench.train.engine import Trainer
+from normbench.train.evaluate import EVAL_BATCH_SIZE
 
 
 def compile_seconds(trainer: Trainer, evaluated: Iterable[DeviceLoader]) -> float:

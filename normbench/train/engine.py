@@ -1,4 +1,4 @@
-"""The training loop: steps, epochs, evaluation. Knows tensors and a task, no files or config."""
+"""The training loop: steps and epochs. Knows tensors and a task, no files or config."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from normbench.data.loader import DeviceLoader
 from normbench.tasks.task import Task
 from normbench.train.capture import Captured
 from normbench.train.optim import Schedule, check_shapes, make_capturable, set_lr
+from normbench.train.processes import ALONE, Processes
 from normbench.train.runtime import Runtime
 from normbench.train.sums import Sums
-
-# Divides 10,000 test images. Matters only to norms that evaluate with the statistics of a batch.
-EVAL_BATCH_SIZE = 250
 
 
 class Diverged(Exception):
@@ -53,14 +51,6 @@ class EpochResult:
     num_images: int
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The metrics' means over a split; the images that are right, booleans (n,), as of `Task`."""
-
-    means: dict[str, float]
-    correct: Tensor | None
-
-
 def count_steps(num_images: int, images_per_step: int, epochs: int, max_steps: int | None) -> int:
     """The steps of a whole run; an epoch's last step may have fewer images."""
     steps = epochs * math.ceil(num_images / images_per_step)
@@ -71,9 +61,10 @@ def count_steps(num_images: int, images_per_step: int, epochs: int, max_steps: i
 class Trainer:
     """A model in training; its state can be saved between any two steps.
 
-    batch_size: the images whose statistics a norm takes together. accumulate: the batches whose
-    gradients make one step. max_steps: ends the run early. The learning rate of a step is
-    lr * schedule((step + 1/2) / num_steps).
+    batch_size: the images whose statistics a norm takes together, of each process. accumulate: the
+    batches whose gradients make one step. max_steps: ends the run early. The learning rate of a
+    step is lr * schedule((step + 1/2) / num_steps). processes: who shares the images of a step;
+    `images_per_step` and all steps are those of all processes together.
     """
 
     task: Task
@@ -89,14 +80,20 @@ class Trainer:
     accumulate: int = 1
     max_steps: int | None = None
     log_every: int = 100
+    processes: Processes = ALONE
 
     epoch: int = field(default=0, init=False)  # epochs finished
     step: int = field(default=0, init=False)  # steps taken over the whole run
     seconds: float = field(default=0.0, init=False)  # spent in the unfinished epoch
 
     def __post_init__(self) -> None:
-        self.sums = Sums(self.task, self.runtime.device)
-        self.images_per_step = self.batch_size * self.accumulate
+        self.sums = Sums(self.task, self.runtime.device, self.processes)
+        # The state is the model's, under the model's own names.
+        self.network = self.processes.wrapped(self.model)
+        layers = self.model.modules()
+        self.is_synced = any(isinstance(layer, nn.SyncBatchNorm) for layer in layers)
+        self.images_together = self.batch_size * self.processes.number
+        self.images_per_step = self.images_together * self.accumulate
         num_images = len(self.loader)
         self.steps_per_epoch = math.ceil(num_images / self.images_per_step)
         self.num_steps = count_steps(num_images, self.images_per_step, self.epochs, self.max_steps)
@@ -143,7 +140,7 @@ class Trainer:
             on_step(log)
             if log is not None:
                 check_finite(log.loss, f"the loss of step {log.step} in epoch {log.epoch}")
-            if should_stop():
+            if self.processes.is_to_stop(should_stop()):
                 self.seconds = self.runtime.now() - start
                 raise Stopped
         return self._finish_epoch(self.runtime.now() - start)
@@ -156,10 +153,13 @@ class Trainer:
         if not is_due:
             return None
         means, (own_loss,) = self.sums.means_with(loss)
-        return StepLog(step, self.epoch + 1, own_loss, lr, means)
+        return StepLog(step, self.epoch + 1, own_loss / self.processes.number, lr, means)
 
     def take_step(self, group: Tensor, lr: float) -> Tensor:
-        """Takes one optimizer step on the images `group`, at this rate; returns their mean loss."""
+        """Takes one optimizer step on the images `group`, at this rate; returns their mean loss.
+
+        Of several processes, the mean of what these return is the mean loss.
+        """
         set_lr(self.optimizer, lr)
         loss = self.update(group)
         self.step += 1
@@ -168,38 +168,56 @@ class Trainer:
     def _update(self, group: Tensor) -> Tensor:
         """Forward, backward and optimizer step on `group`, the images of one step.
 
-        `group` is split into batches of batch_size; returns the mean loss.
+        `group` is split into batches of batch_size for each process; returns the mean loss.
         """
         total = torch.zeros((), device=group.device)
-        for indices in group.split(self.batch_size):
-            batch = self.loader.gather(indices)
-            with self.runtime.autocast():
-                outputs = self.model(batch["images"])
-            outputs = outputs.float()
-            loss = self.task.loss(outputs, batch, training=True)
-            # An epoch's last batches may be short: every image has the same weight in the step.
-            weighted_loss = loss * (len(indices) / len(group))
-            weighted_loss.backward()
-            total += weighted_loss.detach()
-            self.sums.add(loss, outputs, batch)
+        together = group.split(self.images_together)
+        for number, images in enumerate(together, 1):
+            with self.processes.unsummed(self.network, is_last=number == len(together)):
+                total += self._backward(images, len(group))
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total
 
+    def _backward(self, images: Tensor, images_of_step: int) -> Tensor:
+        """Forward and backward on this process's share of `images`; returns the weighted loss."""
+        indices = self.processes.share(images)
+        is_idle = len(indices) == 0
+        # Every process has to take part. One without an image, in a short last step, computes on
+        # one that counts nothing; on none where a norm would take it into its statistics.
+        stand_in = images[:0] if self.is_synced else images[:1]
+        batch = self.loader.gather(stand_in if is_idle else indices)
+        with self.runtime.autocast():
+            outputs = self.network(batch["images"])
+        outputs = outputs.float()
+        loss = outputs.sum() if is_idle else self.task.loss(outputs, batch, training=True)
+        # An epoch's last batches may be short: every image has the same weight in the step, whose
+        # gradient is the mean of the processes' gradients.
+        weighted_loss = loss * (len(indices) * self.processes.number / images_of_step)
+        weighted_loss.backward()
+        if not is_idle:
+            self.sums.add(loss, outputs, batch)
+        return weighted_loss.detach()
+
     def _finish_epoch(self, seconds: float) -> EpochResult:
         means, (num_images,) = self.sums.means_with(self.sums.count)
         check_finite(means["loss"], f"the mean loss of epoch {self.epoch + 1}")
+        self.processes.copy_buffers(self.model)
         self.epoch += 1
         self.seconds = 0.0
         self.sums.reset()
         return EpochResult(means, seconds, int(num_images))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the rest of the run depends on, in types for `torch.load(weights_only=True)`."""
+        """All that the rest of the run depends on, in types for `torch.load(weights_only=True)`.
+
+        All processes ask for it together; the sums of several are a list.
+        """
+        sums = self.processes.gathered(self.sums.state_dict())
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "sums": self.sums.state_dict(),
+            "sums": sums if len(sums) > 1 else sums[0],
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
@@ -220,7 +238,8 @@ class Trainer:
         check_shapes(self.optimizer)
         if self.runtime.cuda_graphs:
             make_capturable(self.optimizer, self.runtime.device)
-        self.sums.load_state_dict(state["sums"])
+        sums = state["sums"]
+        self.sums.load_state_dict(sums[self.processes.rank] if isinstance(sums, list) else sums)
         self.epoch, self.step, self.seconds = epoch, step, state["seconds"]
 
 
@@ -228,26 +247,3 @@ def check_finite(loss: float, where: str) -> None:
     """Raises Diverged, naming where, for a loss that is infinite or not a number."""
     if not math.isfinite(loss):
         raise Diverged(f"{where} is {loss}")
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, loader: DeviceLoader, task: Task, runtime: Runtime) -> Evaluation:
-    """The task's metrics over all images, in evaluation mode."""
-    model.eval()
-    sums = Sums(task, runtime.device)
-    # In one piece from the start: small tensors that stay, between large ones that go, would keep
-    # the large ones' memory from being used again.
-    correct = torch.zeros(len(loader), dtype=torch.bool, device=runtime.device)
-    knows_correct, place = True, 0
-    for batch in loader.in_order(EVAL_BATCH_SIZE):
-        with runtime.autocast():
-            outputs = model(batch["images"])
-        outputs = outputs.float()
-        sums.add(task.loss(outputs, batch, training=False), outputs, batch)
-        right = task.correct(outputs, batch)
-        if right is None:
-            knows_correct = False
-        else:
-            correct[place : place + len(right)] = right
-        place += len(outputs)
-    return Evaluation(sums.means(), correct if knows_correct else None)

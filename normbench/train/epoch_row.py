@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from normbench.data.loader import DeviceLoader
-from normbench.train.engine import EpochResult, Trainer, check_finite, evaluate
+from normbench.train.engine import EpochResult, Trainer, check_finite
+from normbench.train.evaluate import evaluate
 from normbench.train.evaluations import evaluate_batchwise, evaluate_precisely
 
 
@@ -34,7 +35,7 @@ def epoch_row(
     start = runtime.now()
     correct = None
     for split, loader in evaluated.items():
-        evaluation = evaluate(trainer.model, loader, trainer.task, runtime)
+        evaluation = evaluate(trainer.model, loader, trainer.task, runtime, trainer.processes)
         means = evaluation.means
         check_finite(means["loss"], f"the {split} loss after epoch {trainer.epoch}")
         row |= {f"{split}_{name}": mean for name, mean in means.items()}
@@ -57,9 +58,13 @@ def epoch_row(
 def _other_evaluations(
     trainer: Trainer, statistics: DeviceLoader, test: DeviceLoader
 ) -> dict[str, float]:
-    """The primary metric under BatchNorm's other two evaluations, by column of metrics.csv."""
+    """The primary metric under BatchNorm's other two evaluations, by column of metrics.csv.
+
+    Each process computes both as a whole.
+    """
     model, task, runtime = trainer.model, trainer.task, trainer.runtime
     primary = task.primary.name
     precise = evaluate_precisely(model, statistics, test, task, runtime)
-    batchwise = evaluate_batchwise(model, test, task, runtime, trainer.batch_size)
+    batch_size = trainer.images_together if trainer.is_synced else trainer.batch_size
+    batchwise = evaluate_batchwise(model, test, task, runtime, batch_size)
     return {f"test_{primary}_precise": precise, f"test_{primary}_batch": batchwise}

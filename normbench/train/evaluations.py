@@ -20,7 +20,7 @@ from normbench.data.loader import DeviceLoader
 from normbench.errors import NormbenchError
 from normbench.seeds import stream
 from normbench.tasks.task import Batch, Task
-from normbench.train.engine import EVAL_BATCH_SIZE, evaluate
+from normbench.train.evaluate import EVAL_BATCH_SIZE, evaluate
 from normbench.train.runtime import Runtime
 from normbench.train.sums import Sums, exact_dtype
 

@@ -47,9 +47,9 @@ class Progress:
         """Yields a function to call after every step, which moves the bar.
 
         Running means are shown at logged steps; on a CPU, where reading them costs nothing, twice a
-        second.
+        second, unless several processes would have to read them together.
         """
-        read_often = trainer.runtime.device.type == "cpu"
+        read_often = trainer.runtime.device.type == "cpu" and trainer.processes.number == 1
         options: dict[str, Any] = {
             "desc": f"epoch {trainer.epoch + 1}/{trainer.epochs}",
             "total": trainer.steps_in_epoch,

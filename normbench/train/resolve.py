@@ -6,6 +6,7 @@ by content, and the norm works at every site of the model. Only then is the run 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from normbench.atomic import disk_errors
-from normbench.config.schema import Choice, RunConfig, RuntimeConfig
+from normbench.config.schema import Choice, RunConfig, RuntimeConfig, in_processes
 from normbench.data import DataHome, Source, sources
 from normbench.data.cache import cached_source, default_cache_dir
 from normbench.data.files import user_path
@@ -28,6 +29,7 @@ from normbench.train.build import task_of
 from normbench.train.optim import optimizers, schedule
 from normbench.train.runtime import (
     check_compiler,
+    check_processes,
     resolve_device,
     resolve_layout,
     resolve_precision,
@@ -93,14 +95,15 @@ class Resolver:
         """Raises Unsupported where the norm cannot work in a full batch or an epoch's last."""
         spec = norms.build(config.norm.name, options=config.norm.options)
         sites = self.norm_sites(config, source)
-        full_batch = min(config.batch_size, num_train)
-        last_batch = num_train % config.batch_size
-        for batch_size in {full_batch, last_batch} - {0}:
+        processes = config.runtime.processes
+        # Statistics run over the samples of one process, or of all processes together.
+        parts = 1 if spec.is_synced else processes
+        for batch_size in batch_sizes(num_train, config.batch_size * processes, parts):
             refusal = unsupported(spec, sites, batch_size)
             if refusal is not None:
                 raise Unsupported(
                     f"norm {config.norm.name} cannot train {config.model.name} "
-                    f"at batch {batch_size}: {refusal.reason}"
+                    f"at batch {in_processes(batch_size, parts)}: {refusal.reason}"
                 ) from refusal.error
         self._check_built(config, spec, source)
 
@@ -140,12 +143,15 @@ class Resolver:
             self._built.add(key)
 
     def _runtime(self, config: RunConfig) -> RuntimeConfig:
+        _check_options_of_processes(config.runtime)
         if self.device is not None:
             return _runtime_elsewhere(self.device, config)
         runtime = config.runtime
         device = resolve_device(runtime.device)
         if runtime.compile:
             check_compiler(device)
+        if runtime.processes > 1:
+            check_processes(runtime.processes, device)
         if runtime.cuda_graphs and device != "cuda":
             raise NormbenchError(
                 f"runtime.cuda_graphs=true needs a cuda device, and this run is on {device}"
@@ -166,6 +172,31 @@ def _about(what: str) -> Iterator[None]:
         if str(error).startswith(("model ", "norm ")):
             raise
         raise type(error)(f"{what}: {error}") from error.__cause__
+
+
+def batch_sizes(num_train: int, together: int, parts: int) -> set[int]:
+    """The numbers of images in the parts of a full batch of `together` and of an epoch's last."""
+    sizes: set[int] = set()
+    for images in (min(together, num_train), num_train % together):
+        sizes |= {images // parts, math.ceil(images / parts)}
+    return sizes - {0}
+
+
+def _check_options_of_processes(runtime: RuntimeConfig) -> None:
+    """Raises NormbenchError for what several processes cannot do on any machine."""
+    if runtime.processes == 1:
+        return
+    asked = f"with runtime.processes={runtime.processes}"
+    if runtime.cuda_graphs:
+        raise NormbenchError(
+            f"runtime.cuda_graphs=true {asked}: a graph would replay the sums over processes "
+            "without their agreement; set cuda_graphs=false or processes=1"
+        )
+    if runtime.compile:
+        raise NormbenchError(
+            f"runtime.compile=true {asked}: compiled steps of several processes are not measured "
+            "nor tested; set compile=false or processes=1"
+        )
 
 
 def count_train(config: RunConfig, source: Source) -> int:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from normbench import environment
 from normbench.config.schema import RunConfig
 from normbench.data import Dataset, Source, Split
 from normbench.data.cache import load
@@ -19,11 +16,12 @@ from normbench.errors import NormbenchError, RunFailure
 from normbench.norms import norms, own
 from normbench.runs.columns import STEP_COLUMNS
 from normbench.runs.correct import pack
+from normbench.runs.onlooker import Onlooker
 from normbench.runs.records import OVER
 from normbench.runs.rundir import RunDir, open_run
 from normbench.runs.standing import UNUSABLE, standing
 from normbench.runs.state import ANEW
-from normbench.tasks.metric import Metric, TaskRecord
+from normbench.tasks.metric import Metric
 from normbench.tasks.task import Task
 from normbench.text import say
 from normbench.train.build import build_loader, build_trainer, runtime_of, task_of
@@ -37,7 +35,9 @@ from normbench.train.engine import (
 )
 from normbench.train.epoch_row import epoch_row
 from normbench.train.evaluations import tracking_layers
+from normbench.train.processes import ALONE, Processes
 from normbench.train.progress import Progress
+from normbench.train.provenance import environment_of
 from normbench.train.resolve import Resolver, data_home
 from normbench.train.signals import stop_signals
 
@@ -63,6 +63,8 @@ class Outcome:
 def execute(config: RunConfig, *, restart: bool = False, patience: float = 0.5) -> Outcome:
     """Trains the run that `config` describes, resumes it, or reports it if it is over.
 
+    A run of several processes is trained by processes that this one starts and watches.
+
     patience: seconds to wait for another process that holds the same run.
 
     Raises NormbenchError for wrong input, before the run's directory is written; RunFailure where
@@ -81,25 +83,56 @@ def execute(config: RunConfig, *, restart: bool = False, patience: float = 0.5) 
             raise RunFailure(f"'{path}': {stands.reason}: {ANEW}")
         if stands.state in OVER:
             return _outcome(RunDir(path), task)
-    dataset = load(source, data_home(config))
-    data = config.data
-    dataset = limit(dataset, data.limit_train, data.limit_test, config.subset_seed)
-    splits = _splits(dataset, config)
+    splits = _splits(load(source, data_home(config)), config)
     # Asked again: images are held out class by class, so the number to train on was an estimate.
     resolver.check_supported(config, source, len(splits["train"]))
+    if config.runtime.processes > 1:
+        # Runs of one process start without torch's engine.
+        from normbench.train.agent import launch
+
+        launch(config, restart=restart, patience=patience)
+        return _outcome(RunDir(path), task)
     with open_run(path, restart=restart, patience=patience) as run:
         # Another process may have finished the run while this process loaded the data.
         if not run.is_over:
-            channels = [site[0] for site in resolver.norm_sites(config, source)]
-            broken = warn_of_defects(config, channels)
+            broken = warn_of_defects(config, _channels(resolver, config, source))
             _train(run, config, source, task, splits, broken)
         return _outcome(run, task)
 
 
+def train_together(
+    config: RunConfig, processes: Processes, *, restart: bool, patience: float
+) -> None:
+    """Trains the run as one of its processes, of which the main one holds its directory.
+
+    Raises RunFailure as `execute`, in the main process.
+    """
+    resolver = Resolver()
+    config, source = resolver.resolve(config)
+    task = task_of(config, source)
+    splits = _splits(load(source, data_home(config)), config)
+    opened: AbstractContextManager[RunDir] = nullcontext(Onlooker(config.run_path))
+    if processes.is_main:
+        opened = open_run(config.run_path, restart=restart, patience=patience)
+    with opened as run:
+        if not processes.from_main(run.is_over):
+            broken = []
+            if processes.is_main:
+                broken = warn_of_defects(config, _channels(resolver, config, source))
+            _train(run, config, source, task, splits, broken, processes)
+
+
+def _channels(resolver: Resolver, config: RunConfig, source: Source) -> list[int]:
+    """The numbers of channels that the norms of the model work with."""
+    return [site[0] for site in resolver.norm_sites(config, source)]
+
+
 def _splits(dataset: Dataset, config: RunConfig) -> Splits:
-    if config.data.val_fraction == 0:
+    data = config.data
+    dataset = limit(dataset, data.limit_train, data.limit_test, config.subset_seed)
+    if data.val_fraction == 0:
         return {"train": dataset.train, "test": dataset.test}
-    train, val = hold_out(dataset.train, config.data.val_fraction, config.subset_seed)
+    train, val = hold_out(dataset.train, data.val_fraction, config.subset_seed)
     return {"train": train, "val": val, "test": dataset.test}
 
 
@@ -126,12 +159,18 @@ def warn_of_defects(config: RunConfig, channels: Sequence[int]) -> list[str]:
 
 
 def _train(
-    run: RunDir, config: RunConfig, source: Source, task: Task, splits: Splits, broken: list[str]
+    run: RunDir,
+    config: RunConfig,
+    source: Source,
+    task: Task,
+    splits: Splits,
+    broken: list[str],
+    processes: Processes = ALONE,
 ) -> None:
     with runtime_of(config) as runtime, stop_signals() as should_stop:
-        run.begin(config.to_yaml(), _environment(config, source, task) | {"broken": broken})
+        run.begin(config.to_yaml(), environment_of(config, source, task) | {"broken": broken})
         try:
-            trainer = build_trainer(config, task, splits["train"], runtime)
+            trainer = build_trainer(config, task, splits["train"], runtime, processes)
             state, reason = _train_until_it_ends(run, trainer, config, splits, should_stop)
             run.finish(state, reason)
         except KeyboardInterrupt:
@@ -139,6 +178,9 @@ def _train(
             run.finish("interrupted", "stopped at once: it goes on from the last checkpoint")
             raise
         except Exception as error:
+            # Of several processes the agent knows which one was the first to fail.
+            if processes.number > 1 and not isinstance(error, NormbenchError):
+                raise
             with suppress(NormbenchError, OSError):
                 run.finish("failed", f"{type(error).__name__}: {error}".splitlines()[0])
             raise
@@ -169,11 +211,11 @@ def _train_all_epochs(
         # Without augmentation.
         statistics = build_loader(splits["train"], config, trainer.runtime)
     seconds_compiling = compile_seconds(trainer, evaluated.values())
-    if run.has_checkpoint:
+    if trainer.processes.from_main(run.has_checkpoint):
         _resume(run, trainer)
     else:
         run.discard_rows()
-    progress = Progress(config.system.progress)
+    progress = Progress(config.system.progress if trainer.processes.is_main else "none")
     while not trainer.is_done:
         result = _train_one_epoch(run, trainer, progress, should_stop)
         row, correct = epoch_row(trainer, result, evaluated, statistics, seconds_compiling)
@@ -188,8 +230,8 @@ def _train_all_epochs(
 
 
 def _resume(run: RunDir, trainer: Trainer) -> None:
-    state, remark = run.load_checkpoint()
-    if remark is not None:
+    state, remark = trainer.processes.from_main(run.load_checkpoint())
+    if remark is not None and trainer.processes.is_main:
         say(remark, to=sys.stderr)
     try:
         trainer.load_state_dict(state)
@@ -210,28 +252,6 @@ def _train_one_epoch(
             advance(log)
 
         return trainer.train_epoch(on_step, should_stop)
-
-
-def _environment(config: RunConfig, source: Source, task: Task) -> dict[str, Any]:
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": environment.command(),
-        "task": TaskRecord(config.task.name, task.primary, task.metrics).to_json(),
-        "data": {
-            "name": source.name,
-            "content": source.content,
-            "classes": list(source.classes),
-            "image_shape": list(source.image_shape),
-            "num_train": source.num_train,
-            "num_test": source.num_test,
-        },
-        "cost_id": config.cost_id(source.image_shape, task.num_outputs),
-        "concurrent_runs": config.system.concurrent_runs,
-        "runtime": config.runtime.model_dump(),
-        "hardware": environment.hardware(config.runtime.device),
-        "versions": environment.versions(),
-        "git": environment.git(),
-    }
 
 
 def _outcome(run: RunDir, task: Task) -> Outcome:

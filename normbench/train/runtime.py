@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from normbench.environment import cpu_info
+from normbench.environment import cpu_info, num_cores
 from normbench.errors import NormbenchError
 
 # Measured on two cores of an AMD EPYC with native bf16 (results/LOG.md, results/speed/fast). Under
@@ -28,6 +28,9 @@ from normbench.errors import NormbenchError
 # InstanceNorm in bf16 is slower in channels_last (123.9 ms, contiguous 94.1 ms, at batch 64).
 FAST_FROM_BATCH = 8
 FAST_CONTIGUOUS = ("in", "in_affine")
+
+# Of one run, on a CPU: they share the cores. Beyond, they would mostly wait for one another.
+PROCESSES_PER_CORE = 8
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,30 @@ def check_compiler(device: str) -> None:
     if device == "cuda" and importlib.util.find_spec("triton") is None:
         raise NormbenchError(
             "runtime.compile=true needs the package triton on cuda, and it is not installed"
+        )
+
+
+def check_processes(number: int, device: str) -> None:
+    """Raises NormbenchError where the device has no place for so many processes of one run."""
+    if device == "mps":
+        raise NormbenchError(
+            f"runtime.processes={number}: torch has no processes that share a run on mps; "
+            "allowed: 1, or runtime.device=cpu"
+        )
+    if device == "cuda" and number > torch.cuda.device_count():
+        raise NormbenchError(
+            f"runtime.processes={number}: nccl takes a GPU for each process, and "
+            f"{torch.cuda.device_count()} is here; allowed: 1 to {torch.cuda.device_count()}"
+        )
+    most = PROCESSES_PER_CORE * num_cores()
+    if device == "cpu" and number > most:
+        raise NormbenchError(
+            f"runtime.processes={number}: {num_cores()} cores are here, and at most "
+            f"{PROCESSES_PER_CORE} processes share a core; allowed: 1 to {most}"
+        )
+    if not torch.distributed.is_available():
+        raise NormbenchError(
+            f"runtime.processes={number}: this torch was built without torch.distributed"
         )
 
 

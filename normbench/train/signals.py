@@ -11,11 +11,11 @@ from types import FrameType
 
 
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
+def stop_signals(then: Callable[[], None] | None = None) -> Iterator[Callable[[], bool]]:
     """Yields a function: whether a signal to stop has come.
 
-    A second signal of a kind acts as before. Outside the main thread the answer is always no:
-    Python delivers signals to the main thread alone.
+    then: called at the first signal of a kind. A second signal of a kind acts as before. Outside
+    the main thread the answer is always no: Python delivers signals to the main thread alone.
     """
     heard: list[int] = []
     before: dict[int, object] = {}
@@ -23,6 +23,8 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     def hear(number: int, frame: FrameType | None) -> None:
         heard.append(number)
         signal.signal(number, before[number])  # type: ignore[arg-type]
+        if then is not None:
+            then()
 
     if threading.current_thread() is threading.main_thread():
         for stopping in (signal.SIGINT, signal.SIGTERM):

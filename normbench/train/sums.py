@@ -8,16 +8,19 @@ import torch
 from torch import Tensor
 
 from normbench.tasks.task import Batch, Task
+from normbench.train.processes import ALONE, Processes
 
 
 class Sums:
     """The task's metrics as sums over images, kept on the device until somebody reads the means.
 
     Waiting for a GPU after every step would cost more than the step itself at small batches.
+    Means are over the images of all `processes`, which therefore read them together.
     """
 
-    def __init__(self, task: Task, device: torch.device) -> None:
+    def __init__(self, task: Task, device: torch.device, processes: Processes = ALONE) -> None:
         self.task = task
+        self.processes = processes
         names = [metric.name for metric in task.metrics]
         dtype = exact_dtype(device)
         self.totals = {name: torch.zeros((), dtype=dtype, device=device) for name in names}
@@ -36,10 +39,11 @@ class Sums:
         return self.means_with()[0]
 
     def means_with(self, *scalars: Tensor) -> tuple[dict[str, float], list[float]]:
-        """The means, and the values of further scalars, in one copy from the device."""
+        """The means, and further scalars summed over processes, in one copy from the device."""
         dtype = exact_dtype(self.count.device)
         waiting = [self.count, *scalars, *self.totals.values()]
-        count, *values = torch.stack([scalar.to(dtype) for scalar in waiting]).tolist()
+        stacked = torch.stack([scalar.to(dtype) for scalar in waiting])
+        count, *values = self.processes.summed(stacked).tolist()
         totals = zip(self.totals, values[len(scalars) :], strict=True)
         return {name: total / count for name, total in totals}, values[: len(scalars)]
 

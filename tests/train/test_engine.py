@@ -28,15 +28,14 @@ from torch.nn.functional import cross_entropy
 
 from normbench.seeds import stream
 from normbench.train.engine import (
-    EVAL_BATCH_SIZE,
     Diverged,
     EpochResult,
     StepLog,
     Stopped,
     Trainer,
     check_finite,
-    evaluate,
 )
+from normbench.train.evaluate import EVAL_BATCH_SIZE, evaluate
 from normbench.train.optim import cosine
 from normbench.train.runtime import Runtime
 from normbench.train.sums import Sums

@@ -8,7 +8,15 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from normbench.analysis.captions import commits, counted, distinct, epochs, not_comparable, seeds
+from normbench.analysis.captions import (
+    commits,
+    counted,
+    distinct,
+    epochs,
+    not_comparable,
+    seeds,
+    shared_out,
+)
 from normbench.analysis.figures.style import Looks, looks_of
 from normbench.analysis.images import training_images
 from normbench.analysis.settings import describe
@@ -76,7 +84,7 @@ def basis(study: Study, *remarks: str) -> str:
         f"torch {distinct(runs, 'torch')}",
         f"commit {commits(runs)}.",
     ]
-    return " ".join([", ".join(parts), *remarks, *starred(study)])
+    return " ".join([", ".join(parts), *shared_out(study), *remarks, *starred(study)])
 
 
 def starred(study: Study) -> list[str]:

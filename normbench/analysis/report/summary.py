@@ -10,6 +10,7 @@ import pandas as pd
 
 from normbench.analysis.captions import (
     UNTIMED,
+    batch_sizes,
     chosen_rates,
     counted,
     distinct,
@@ -17,6 +18,7 @@ from normbench.analysis.captions import (
     not_comparable,
     processes,
     seeds,
+    shared_out,
     timed_networks,
     trained_on,
     unfinished,
@@ -97,7 +99,7 @@ def _decisions(study: Study, pairs: Sequence[Paired]) -> list[str]:
 def _extent(study: Study) -> str:
     """`36 runs of normresnet on cifar10: bn, ln at batch size 1, 8 with 3 seeds; 36 done.`"""
     runs = study.runs
-    batches = ", ".join(map(str, sorted(runs["batch_size"].unique())))
+    batches = "; ".join(batch_sizes(study)) if shared_out(study) else ", ".join(batch_sizes(study))
     counts = runs["status"].value_counts().items()
     states = ", ".join(f"{count} {state}" for state, count in counts)
     return (

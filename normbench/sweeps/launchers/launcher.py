@@ -68,12 +68,17 @@ def split_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]
 def share(config: RunConfig, num_runs: int, threads: int | None) -> RunConfig:
     """Returns the configuration of a run among `num_runs` at a time, with a share of threads.
 
-    The share depends on the number of places and not on the number of runs left: a run resumed
-    alone reaches the same numbers.
+    threads: of each process of the run. The share depends on the number of places and not on the
+    number of runs left: a run resumed alone reaches the same numbers.
     """
     concurrent_runs = max(num_runs, config.system.concurrent_runs)
     own = config.system.threads or threads
     return config.with_system(threads=own, concurrent_runs=concurrent_runs, progress="lines")
+
+
+def most_processes(configs: Sequence[RunConfig]) -> int:
+    """Returns the processes of the run with the most: every place of a sweep has room for them."""
+    return max((config.runtime.processes for config in configs), default=1)
 
 
 def share_elsewhere(config: RunConfig, num_runs: int, threads: int) -> RunConfig:

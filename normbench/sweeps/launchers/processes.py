@@ -20,6 +20,7 @@ from normbench.sweeps.launchers.launcher import (
     StopAsked,
     Work,
     launchers,
+    most_processes,
     share,
     train,
 )
@@ -50,8 +51,11 @@ def processes(
     def launch(configs: Sequence[RunConfig], should_stop: StopAsked) -> Generator[Event]:
         num_jobs = at_once(configs)
         num_places = places(configs)
-        threads = max(1, num_cores() // num_places) if num_places > 1 else None
-        waiting = deque(share(config, num_jobs, threads) for config in configs)
+        cores = max(1, num_cores() // num_places)
+        waiting: deque[RunConfig] = deque()
+        for config in configs:
+            threads = max(1, cores // config.runtime.processes) if num_places > 1 else None
+            waiting.append(share(config, num_jobs, threads))
         free = deque(_slots(configs, num_jobs, runs_per_gpu))
         active: dict[int, tuple[Child, Slot]] = {}
         if waiting:
@@ -83,22 +87,31 @@ def processes(
 
 
 def default_jobs(configs: Sequence[RunConfig], runs_per_gpu: int) -> int:
-    """Returns a job per core as far as memory goes (results/LOG.md), or some jobs per GPU."""
+    """Returns a job per core as far as memory goes (results/LOG.md), or some jobs per GPU.
+
+    A run of several processes takes as many cores, memory and GPUs as runs of one process.
+    """
+    processes = most_processes(configs)
     if _on_gpu(configs):
-        return num_gpus() * runs_per_gpu
-    return int(min(num_cores(), available_memory_gib() // GIB_PER_RUN))
+        return num_gpus() // processes * runs_per_gpu
+    places = min(num_cores(), available_memory_gib() // GIB_PER_RUN)
+    return int(places // processes)
 
 
-def gpu_slots(count: int, runs_per_gpu: int) -> list[Slot]:
+def gpu_slots(count: int, runs_per_gpu: int, processes: int = 1) -> list[Slot]:
     """Returns the environments to pin runs to the first `count` GPUs visible to this process.
 
-    The list goes round the GPUs `runs_per_gpu` times: few runs have a GPU each.
+    Each has a GPU for every process of a run. The list goes round the GPUs `runs_per_gpu` times:
+    few runs have GPUs of their own.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     names = [name.strip() for name in visible.split(",") if name.strip()]
     if not names:
         names = [str(index) for index in range(count)]
-    return [{"CUDA_VISIBLE_DEVICES": name} for name in names[:count] * runs_per_gpu]
+    slots: list[Slot] = []
+    for first in range(0, min(count, len(names)) - processes + 1, processes):
+        slots.append({"CUDA_VISIBLE_DEVICES": ",".join(names[first : first + processes])})
+    return slots * runs_per_gpu
 
 
 def num_gpus() -> int:
@@ -112,7 +125,7 @@ def _slots(configs: Sequence[RunConfig], jobs: int, runs_per_gpu: int) -> list[S
     """Returns a slot per job; jobs beyond the number of places share places in turn."""
     places: list[Slot] = [{}]
     if _on_gpu(configs):
-        places = gpu_slots(num_gpus(), runs_per_gpu)
+        places = gpu_slots(num_gpus(), runs_per_gpu, most_processes(configs)) or places
     return list(itertools.islice(itertools.cycle(places), jobs))
 
 

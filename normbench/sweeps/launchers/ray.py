@@ -38,6 +38,7 @@ from normbench.sweeps.launchers.launcher import (
     StopAsked,
     Work,
     launchers,
+    most_processes,
     share_elsewhere,
     train,
 )
@@ -60,19 +61,20 @@ def ray(
     cpus_per_run: Number = 1,
     gpus_per_run: Annotated[float, Field(ge=0)] = 0.0,
 ) -> Launcher:
-    """Tasks on a Ray cluster, local without an address; GPUs may be shared: 0.25 a run."""
-    needs = {"CPU": float(cpus_per_run), "GPU": gpus_per_run}
+    """Tasks on a Ray cluster, local without an address; GPUs may be shared: 0.25 a run.
+
+    A run of several processes has `cpus_per_run` and `gpus_per_run` for each of them, on one node.
+    """
 
     def at_once(configs: Sequence[RunConfig]) -> int:
+        processes = most_processes(configs)
+        needs = {"CPU": float(cpus_per_run * processes), "GPU": gpus_per_run * processes}
         return max(1, min(jobs or len(configs), _places(address, needs), len(configs)))
 
     def launch(configs: Sequence[RunConfig], should_stop: StopAsked) -> Generator[Event]:
         api = _connect(address)
         stop = api.remote(num_cpus=0, scheduling_strategy=_here(api))(_StopFlag).remote()
-        remote = api.remote(
-            num_cpus=cpus_per_run, num_gpus=gpus_per_run, max_retries=MAX_LOST_NODES
-        )
-        task = remote(_run_on_node)
+        task = api.remote(max_retries=MAX_LOST_NODES)(_run_on_node)
         places = at_once(configs)
         waiting = deque(share_elsewhere(config, places, cpus_per_run) for config in configs)
         by_content = {config.data.content: config for config in configs}
@@ -90,7 +92,12 @@ def ray(
                     files = {} if restart else _files(config.run_path)
                     # In a list, references travel as references; Ray would fetch bare arguments.
                     carried = [data[config.data.content], stop]
-                    reference = task.remote(config, restart, timeout, work, marker, files, carried)
+                    processes = config.runtime.processes
+                    reserved = task.options(
+                        num_cpus=cpus_per_run * processes, num_gpus=gpus_per_run * processes
+                    )
+                    given = config, restart, timeout, work, marker, files, carried
+                    reference = reserved.remote(*given)
                     active[reference] = config, status_bytes(config.run_path)
                     yield Event("started", config)
                 for reference in api.wait(list(active), timeout=POLL_SECONDS)[0]:

@@ -68,8 +68,12 @@ def slurm(
     gpus_per_run: Annotated[float, Field(ge=0, multiple_of=1)] = 0,
     sbatch: dict[str, str | int] | None = None,
 ) -> Launcher:
-    """An array of Slurm jobs, `jobs` at a time; preempted jobs are requeued and go on."""
-    parameters = _parameters(timeout, partition, cpus_per_run, int(gpus_per_run))
+    """An array of Slurm jobs, `jobs` at a time; preempted jobs are requeued and go on.
+
+    A run of several processes has `cpus_per_run` and `gpus_per_run` for each of them. Runs of
+    equal numbers of processes are an array; one array follows the other.
+    """
+    parameters = _parameters(timeout, partition)
     parameters["additional_parameters"] |= sbatch or {}
 
     def at_once(configs: Sequence[RunConfig]) -> int:
@@ -80,10 +84,13 @@ def slurm(
         limited = parameters | {"array_parallelism": num_jobs}
         task = Task(work, restart, timeout)
         shared = [share_elsewhere(config, num_jobs, cpus_per_run) for config in configs]
-        for start in range(0, len(shared), MAX_ARRAY):
-            if should_stop():
-                return
-            yield from _array(shared[start : start + MAX_ARRAY], limited, task, should_stop)
+        for processes in dict.fromkeys(config.runtime.processes for config in shared):
+            reserved = limited | _reserved(processes, cpus_per_run, int(gpus_per_run))
+            alike = [config for config in shared if config.runtime.processes == processes]
+            for start in range(0, len(alike), MAX_ARRAY):
+                if should_stop():
+                    return
+                yield from _array(alike[start : start + MAX_ARRAY], reserved, task, should_stop)
 
     return Launcher(launch, at_once, "cuda" if gpus_per_run else "cpu")
 
@@ -207,9 +214,15 @@ def _submit(configs: Sequence[RunConfig], parameters: Mapping[str, Any], task: T
         raise NormbenchError(f"launcher slurm: sbatch refuses: {last_line(str(error))}") from None
 
 
-def _parameters(
-    timeout: float | None, partition: str | None, cpus_per_run: int, gpus_per_run: int
-) -> dict[str, Any]:
+def _reserved(processes: int, cpus_per_run: int, gpus_per_run: int) -> dict[str, Any]:
+    """What a task of a run of so many processes reserves."""
+    reserved = {"cpus_per_task": cpus_per_run * processes}
+    if gpus_per_run:
+        reserved["gpus_per_node"] = gpus_per_run * processes
+    return reserved
+
+
+def _parameters(timeout: float | None, partition: str | None) -> dict[str, Any]:
     try:
         import submitit  # noqa: F401
     except ModuleNotFoundError:
@@ -227,12 +240,9 @@ def _parameters(
         limit = math.ceil(timeout / 60) + MINUTES_TO_END
     parameters: dict[str, Any] = {
         "job_name": "normbench",
-        "cpus_per_task": cpus_per_run,
         "stderr_to_stdout": True,
         "additional_parameters": {"requeue": True, "time": limit},
     }
     if partition is not None:
         parameters["partition"] = partition
-    if gpus_per_run:
-        parameters["gpus_per_node"] = gpus_per_run
     return parameters
