@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from normbench.analysis.protocol import Protocol
-from normbench.config.schema import LOADER
+from normbench.config.safe_yaml import LOADER
 
 FILE = Path(__file__).with_name("published.yaml")
 OBTAINED = {

@@ -16,26 +16,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
+from normbench.config.safe_yaml import LOADER
 from normbench.errors import NormbenchError, invalid
-
-# libyaml's loader is ten times as fast as the Python loader; not every PyYAML was built with it.
-SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def without_aliases(text: str) -> Any:
-    """A loader of YAML for `yaml.load`. Raises YAMLError for aliases, which normbench never writes.
-
-    A few lines of aliases can stand for lists of lists with billions of values.
-    """
-    # Looking for events takes as long as reading: a text without the sign has no alias.
-    if "*" in text:
-        for event in yaml.parse(text, SAFE_LOADER):
-            if isinstance(event, yaml.AliasEvent):
-                raise yaml.YAMLError("an alias")
-    return SAFE_LOADER(text)
-
-
-LOADER: Any = without_aliases
 
 RUN_ID = re.compile(r".+-b\d+(-p\d+)?-s\d+-[0-9a-f]{12}", re.DOTALL)
 

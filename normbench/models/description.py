@@ -10,7 +10,7 @@ from torch import nn
 
 from normbench.models import own
 from normbench.models.exchange import Exchange, ExchangedSite, preview
-from normbench.models.exchange.found import run_blank
+from normbench.models.exchange.found import run_images
 from normbench.models.layers import Layers
 from normbench.models.registry import models
 from normbench.models.sites import PLACEHOLDER, Site
@@ -116,7 +116,7 @@ def _reached(model: nn.Module, recording: RecordingLayers) -> list[tuple[nn.Modu
 
     hooks = [module.register_forward_pre_hook(record) for module in recording.made]
     try:
-        run_blank(model, recording.image_shape, training=False)
+        run_images(model, recording.image_shape, training=False)
     finally:
         for hook in hooks:
             hook.remove()

@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from normbench.config.schema import LOADER, SECTIONS, validate
+from normbench.config.safe_yaml import LOADER
+from normbench.config.schema import SECTIONS, validate
 from normbench.errors import NormbenchError
 from normbench.runs import correct
 from normbench.runs.columns import Columns, check_metrics, check_steps, read_columns
