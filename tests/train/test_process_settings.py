@@ -17,6 +17,7 @@ from normbench.analysis.captions import batch_sizes, caption
 from normbench.analysis.settings import describe, study_settings
 from normbench.config.compose import compose
 from normbench.config.schema import RunConfig, flatten, from_yaml, is_run_id, validate
+from normbench.data.cache import load
 from normbench.errors import NormbenchError, Unsupported
 from normbench.sweeps.launchers import launchers, processes, slurm
 from normbench.sweeps.plan import make_plan
@@ -24,7 +25,7 @@ from normbench.sweeps.sweep import Sweep, load_sweep
 from normbench.train import resolve as resolving
 from normbench.train import runtime
 from normbench.train.build import build_trainer, runtime_of, task_of
-from normbench.train.resolve import Resolver, resolve
+from normbench.train.resolve import Resolver, data_home, resolve
 from normbench.train.resolve import batch_sizes as sizes_of_parts
 
 Run = Callable[..., tuple[int, str, str]]
@@ -82,9 +83,9 @@ def test_steps_and_the_rate_are_of_all_processes_together() -> None:
     one = resolved("batch_size=8", *scaled)
     source = Resolver().source(one)
     task = task_of(one, source)
-    split, _ = source.decode()
+    images = load(source, data_home(one)).train
     with runtime_of(one) as where:
-        whole = build_trainer(one, task, split, where)
+        whole = build_trainer(one, task, images, where)
     assert (whole.num_steps, whole.images_per_step) == (10, 24)
     assert whole.lr == pytest.approx(
         one.optim.lr * run.config.images_per_step / one.optim.reference_batch_size
