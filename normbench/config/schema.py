@@ -186,11 +186,6 @@ class RunConfig(Section):
         return self.batch_size * self.train.accumulate * self.runtime.processes
 
     @property
-    def batch_label(self) -> str:
-        """The batch size in words: `8`, or `2 a process, 4 processes`."""
-        return in_processes(self.batch_size, self.runtime.processes)
-
-    @property
     def subset_seed(self) -> int:
         """The seed by which the subset and the held-out images are drawn."""
         return self.seed if self.data.subset_seed is None else self.data.subset_seed
@@ -202,10 +197,7 @@ class RunConfig(Section):
 
     @property
     def run_id(self) -> str:
-        """`<model>-<norm>-b<batch>-s<seed>-<fingerprint>`, the name of the run's directory.
-
-        With several processes `-b<batch>-p<processes>-`.
-        """
+        """`<model>-<norm>-b<batch>[-p<processes>]-s<seed>-<fingerprint>`, the directory's name."""
         processes = self.runtime.processes
         batch = f"b{self.batch_size}" + (f"-p{processes}" if processes > 1 else "")
         return f"{self.model.name}-{self.norm.label}-{batch}-s{self.seed}-{self.fingerprint}"
