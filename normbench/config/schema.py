@@ -124,17 +124,14 @@ class TrainConfig(Section):
 
 
 class RuntimeConfig(Section):
-    """Device, precision, layout, compilation; `auto` and `fast` are resolved before the id.
-
-    processes: how many train the run together, each on `batch_size` images a batch.
-    """
+    """Device, precision, layout, compilation; `auto` and `fast` are resolved before the id."""
 
     device: Literal["auto", "cpu", "cuda", "mps"]
     precision: Literal["auto", "fast", "fp32", "bf16"]
     channels_last: Layout
     compile: bool
     cuda_graphs: bool
-    processes: Annotated[int, Field(ge=1, le=1024)] = 1
+    processes: Annotated[int, Field(ge=1, le=1024)] = 1  # each with batch_size images a batch
 
 
 class SystemConfig(Section):
