@@ -106,17 +106,14 @@ class TrainConfig(Section):
 
 
 class RuntimeConfig(Section):
-    """Device, precision, layout, compilation; `auto` and `fast` are resolved before the id.
-
-    processes: how many train the run together, each on `batch_size` images a batch.
-    """
+    """Device, precision, layout, compilation; `auto` and `fast` are resolved before the id."""
 
     device: Literal["auto", "cpu", "cuda", "mps"]
     precision: Literal["auto", "fast", "fp32", "bf16"]
     channels_last: Layout
     compile: bool
     cuda_graphs: bool
-    processes: Annotated[int, Field(ge=1, le=1024)] = 1
+    processes: Annotated[int, Field(ge=1, le=1024)] = 1  # each with batch_size images a batch
 
 
 class SystemConfig(Section):
@@ -169,11 +166,6 @@ class RunConfig(Section):
         return self.batch_size * self.train.accumulate * self.runtime.processes
 
     @property
-    def batch_label(self) -> str:
-        """The batch size in words: `8`, or `2 a process, 4 processes`."""
-        return in_processes(self.batch_size, self.runtime.processes)
-
-    @property
     def subset_seed(self) -> int:
         """The seed by which the subset and the held-out images are drawn."""
         return self.seed if self.data.subset_seed is None else self.data.subset_seed
@@ -185,10 +177,7 @@ class RunConfig(Section):
 
     @property
     def run_id(self) -> str:
-        """`<model>-<norm>-b<batch>-s<seed>-<fingerprint>`, the name of the run's directory.
-
-        With several processes `-b<batch>-p<processes>-`.
-        """
+        """`<model>-<norm>-b<batch>[-p<processes>]-s<seed>-<fingerprint>`, the directory's name."""
         processes = self.runtime.processes
         batch = f"b{self.batch_size}" + (f"-p{processes}" if processes > 1 else "")
         return f"{self.model.label}-{self.norm.label}-{batch}-s{self.seed}-{self.fingerprint}"

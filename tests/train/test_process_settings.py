@@ -16,7 +16,7 @@ import normbench as normbench_package
 from normbench.analysis.captions import batch_sizes, caption
 from normbench.analysis.settings import describe, study_settings
 from normbench.config.compose import compose
-from normbench.config.schema import RunConfig, flatten, from_yaml, is_run_id, validate
+from normbench.config.schema import RunConfig, flatten, from_yaml, in_processes, is_run_id, validate
 from normbench.data.cache import load
 from normbench.errors import NormbenchError, Unsupported
 from normbench.sweeps.launchers import launchers, processes, slurm
@@ -173,8 +173,8 @@ def test_a_norm_is_refused_by_what_one_process_sees_unless_it_sees_all(
 
 
 def test_a_batch_size_says_that_it_is_of_a_process() -> None:
-    assert resolved("batch_size=2", "runtime.processes=4").batch_label == "2 a process, 4 processes"
-    assert resolved("batch_size=2").batch_label == "2"
+    assert in_processes(2, 4) == "2 a process, 4 processes"
+    assert in_processes(2, 1) == "2"
     told = {"batch_size": 2, "runtime.processes": "4", "lr": 0.1}
     assert describe(told) == "batch size 2 a process, 4 processes, lr 0.1"
     assert describe({**told, "runtime.processes": "1"}) == "batch size 2, lr 0.1"
