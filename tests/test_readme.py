@@ -173,7 +173,7 @@ def test_the_readme_is_short_and_shows_the_committed_table() -> None:
     source = ROOT / "results" / "table" / "tables" / "source.md"
     table, _, _ = source.read_text().partition("\n\n")
     assert table in readme
-    assert "](results/table/epochs.png)" in readme
+    assert "](results/batch-size/batch-size.png)" in readme
     assert len(readme.splitlines()) <= 150
 
 
