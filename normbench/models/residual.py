@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from normbench.errors import NormbenchError
 from normbench.models.layers import Layers
+from normbench.models.sites import PLACEHOLDER
 
 Shortcut = Literal["pad", "projection"]
 ResidualInit = Literal["plain", "zero_last_gamma", "skipinit", "fixup"]
@@ -93,7 +94,7 @@ class Blocks:
     ) -> None:
         spec = layers.spec
         is_free = spec.scope == "none" and spec.conv_bias and spec.reparametrize is None
-        if residual_init == "fixup" and not is_free:
+        if residual_init == "fixup" and not is_free and spec is not PLACEHOLDER:
             raise NormbenchError(
                 "model.residual_init=fixup is for networks without norms: norm=none"
             )

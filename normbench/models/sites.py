@@ -28,7 +28,7 @@ class Placeholder(nn.Module):
 
 
 # A norm that every network can have at every site.
-PLACEHOLDER = NormSpec(scope="none", norm=Placeholder, conv_bias=True)
+PLACEHOLDER = NormSpec(scope="none", norm=Placeholder)
 
 
 def unsupported(spec: NormSpec, sites: Sequence[Site], batch_size: int) -> Refusal | None:

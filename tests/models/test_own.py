@@ -49,6 +49,13 @@ def asks(layers, num_classes, width=4):
     )
 
 
+class Looks(Net):
+    """Its forward looks at the images, so that torch.fx cannot trace it."""
+
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
+
 class Bare(nn.Module):
     """No norm."""
 
@@ -120,6 +127,16 @@ def test_a_network_of_a_file_trains_and_is_reported_when_it_is_done(
     before = (path / "metrics.csv").read_text()
     assert normbench(*command)[0] == 0
     assert (path / "metrics.csv").read_text() == before
+
+
+def test_a_network_that_cannot_be_traced_trains_under_a_norm_that_needs_no_more(
+    file: Path, normbench: Run
+) -> None:
+    code, _, err = normbench("train", "--norm", "gn", *settings("Looks"))
+    assert code == 0, err
+    code, _, err = normbench("train", "--norm", "evonorm_s0", *settings("Looks"))
+    assert code == 2
+    assert "torch.fx cannot trace the network" in err.splitlines()[-1]
 
 
 def test_it_is_known_by_its_name_its_file_s_content_and_its_options(
