@@ -160,7 +160,7 @@ def test_a_norm_is_refused_by_what_one_process_sees_unless_it_sees_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A 1x1 map, on which one sample has no variance.
-    monkeypatch.setattr(resolving, "norm_sites", lambda build, shape: [(4, 1, 1)])
+    monkeypatch.setattr(resolving, "norm_sites", lambda build, *about: [(4, 1, 1)])
     shared = ["batch_size=1", "runtime.processes=2"]
     with pytest.raises(Unsupported, match="at batch 1 a process, 2 processes: one value per"):
         resolved("norm=bn", *shared)

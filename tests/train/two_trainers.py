@@ -1,4 +1,4 @@
-"""Runs each of the two processes of test_processes.py: its share of several trainings."""
+"""Runs each of the two processes of test_several_processes.py: its share of several trainings."""
 
 from __future__ import annotations
 
