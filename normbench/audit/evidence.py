@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,7 +84,7 @@ class Evidence:
         return None
 
 
-def told(evidence: Evidence, study: str, pairs: list[Paired | None]) -> Iterator[str]:
+def told(study: str, pairs: Sequence[Paired | None]) -> Iterator[str]:
     """The sentences of the comparisons that are there, with the study's name."""
     for paired in pairs:
         if paired is not None:

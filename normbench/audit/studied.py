@@ -19,6 +19,7 @@ from normbench.audit.verdicts import (
     better,
     equals,
     every,
+    some,
 )
 
 POINT = 0.01  # of accuracy
@@ -29,7 +30,7 @@ def accuracy_order(evidence: Evidence) -> Finding:
     """Each step of the order by its own comparison."""
     steps = (("bn", "gn"), ("gn", "ln"), ("ln", "in"))
     pairs = [evidence.pair("table", *step, batch_size=64) for step in steps]
-    return _all_ahead(evidence, "table", pairs)
+    return _all_ahead("table", pairs)
 
 
 def accuracy_level(evidence: Evidence) -> Finding:
@@ -54,7 +55,7 @@ def accuracy_level(evidence: Evidence) -> Finding:
 def bn_batch_1(evidence: Evidence) -> Finding:
     """bn collapses at batch 1 where each other norm is ahead; stable are those that lost no run."""
     pairs = [evidence.pair("batch_size", norm, "bn", batch_size=1) for norm in OTHERS]
-    finding = _all_ahead(evidence, "batch_size", pairs)
+    finding = _all_ahead("batch_size", pairs)
     figures = list(finding.figures)
     for column, what in (("", "running"), ("test_accuracy_batch", "the batch's own")):
         reached = evidence.reached("batch_size", column, norm="bn", batch_size=1)
@@ -69,34 +70,31 @@ def bn_batch_1(evidence: Evidence) -> Finding:
 def bn_small_batch_use(evidence: Evidence) -> Finding:
     """bn is for small batches: ahead of every other norm at batch 4."""
     pairs = [evidence.pair("batch_size", "bn", norm, batch_size=4) for norm in OTHERS]
-    return _all_ahead(evidence, "batch_size", pairs)
+    return _all_ahead("batch_size", pairs)
 
 
 def bn_large_batch_use(evidence: Evidence) -> Finding:
     """bn is for large batches: ahead of every other norm at batch 64."""
     pairs = [evidence.pair("batch_size", "bn", norm, batch_size=64) for norm in OTHERS]
-    return _all_ahead(evidence, "batch_size", pairs)
+    return _all_ahead("batch_size", pairs)
 
 
 def gn_large_batch_use(evidence: Evidence) -> Finding:
     """gn is for large batches: ahead of bn at batch 64."""
-    return _all_ahead(
-        evidence, "batch_size", [evidence.pair("batch_size", "gn", "bn", batch_size=64)]
-    )
+    return _all_ahead("batch_size", [evidence.pair("batch_size", "gn", "bn", batch_size=64)])
 
 
 def gn_small_batch_use(evidence: Evidence) -> Finding:
     """gn is the best substitute in small batches: ahead of bn at batch 1 and 4."""
     pairs = [evidence.pair("batch_size", "gn", "bn", batch_size=size) for size in (1, 4)]
-    return _all_ahead(evidence, "batch_size", pairs)
+    return _all_ahead("batch_size", pairs)
 
 
 def in_beats_bn_small(evidence: Evidence) -> Finding:
     """bn can be worse: in_affine is ahead of it at batch 1 or at batch 4."""
     pairs = [evidence.pair("batch_size", "in_affine", "bn", batch_size=size) for size in (1, 4)]
     verdicts = [_ahead(paired) for paired in pairs]
-    verdict = Verdict.SUPPORTED if Verdict.SUPPORTED in verdicts else every(verdicts)
-    return Finding(verdict, tuple(told(evidence, "batch_size", pairs)))
+    return Finding(some(verdicts), tuple(told("batch_size", pairs)))
 
 
 def batch_32(evidence: Evidence) -> Finding:
@@ -124,10 +122,10 @@ def batch_32(evidence: Evidence) -> Finding:
     return Finding(every(parts), tuple(figures))
 
 
-def _all_ahead(evidence: Evidence, study: str, pairs: Sequence[Paired | None]) -> Finding:
+def _all_ahead(study: str, pairs: Sequence[Paired | None]) -> Finding:
     """The first norm of every pair is ahead."""
     verdict = every([_ahead(paired) for paired in pairs])
-    return Finding(verdict, tuple(told(evidence, study, list(pairs))))
+    return Finding(verdict, tuple(told(study, pairs)))
 
 
 def _ahead(paired: Paired | None) -> Verdict:

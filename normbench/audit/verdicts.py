@@ -90,9 +90,3 @@ def some(parts: Sequence[Verdict]) -> Verdict:
         if verdict in parts:
             return verdict
     return Verdict.REFUTED if parts else Verdict.UNMEASURED
-
-
-def opposite(verdict: Verdict) -> Verdict:
-    """The verdict on the contrary of a claim."""
-    turned = {Verdict.SUPPORTED: Verdict.REFUTED, Verdict.REFUTED: Verdict.SUPPORTED}
-    return turned.get(verdict, verdict)

@@ -85,5 +85,9 @@ def _as_text(sites: tuple[ExchangedSite, ...]) -> str:
                 "remark": "; ".join(site.remarks),
             }
         )
-    columns = [column for column in rows[0] if any(row[column] for row in rows)] if rows else []
-    return tabulate([[row[column] for column in columns] for row in rows], headers=columns)
+    columns = []
+    for column in rows[0] if rows else ():
+        if any(row[column] for row in rows):
+            columns.append(column)
+    shown = [{column: row[column] for column in columns} for row in rows]
+    return tabulate(shown, headers="keys")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normbench.audit.verdicts import Verdict, above, better, equals, every, opposite, some
+from normbench.audit.verdicts import Verdict, above, better, equals, every, some
 
 SUPPORTED, REFUTED = Verdict.SUPPORTED, Verdict.REFUTED
 UNDECIDED, UNMEASURED = Verdict.UNDECIDED, Verdict.UNMEASURED
@@ -59,10 +59,3 @@ def test_a_claim_of_parts_needs_all_of_them(parts: list[Verdict]) -> None:
 def test_one_of_several_parts_may_be_enough(parts: list[Verdict]) -> None:
     assert (some(parts) == SUPPORTED) == (SUPPORTED in parts)
     assert (some(parts) == REFUTED) == bool(parts and set(parts) == {REFUTED})
-    assert some([opposite(part) for part in parts]) == opposite(every(parts))
-
-
-def test_the_contrary_of_what_is_open_is_open() -> None:
-    assert opposite(SUPPORTED) == REFUTED
-    assert opposite(UNDECIDED) == UNDECIDED
-    assert opposite(UNMEASURED) == UNMEASURED
