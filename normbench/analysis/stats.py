@@ -194,11 +194,18 @@ def half_width_of_test_set(share: float, num_test: int) -> float:
     Wilson's interval (JASA 22, 1927, 209-212), which is not empty at a share of 0 or 1 either.
     Infinitely many seeds still leave so much open about the share of all images of the kind.
     """
+    low, high = interval_of_share(share, num_test)
+    return max(high - share, share - low)
+
+
+def interval_of_share(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n (JASA 22, 1927, 209-212)."""
     z = 1.959963984540054  # the normal quantile of 0.975
-    weight = z * z / num_test
+    weight = z * z / n
     middle = (share + weight / 2) / (1 + weight)
-    inner = share * (1 - share) / num_test + weight / (4 * num_test)
-    return abs(middle - share) + z * math.sqrt(inner) / (1 + weight)
+    inner = share * (1 - share) / n + weight / (4 * n)
+    reach = z * math.sqrt(inner) / (1 + weight)
+    return middle - reach, middle + reach
 
 
 def _t_quantile(freedom: float, tail: float = (1 - CONFIDENCE) / 2) -> float:

@@ -85,6 +85,8 @@ def _finding(claim: Claim, evidence: Evidence) -> Finding:
         if found.verdict != Verdict.UNMEASURED or found.figures:
             return found
     told = "There is no study of it yet."
-    if claim.by != OPEN:
+    if claim.id in JUDGES:
         told = f"The study {claim.by} would decide it."
+    elif claim.by != OPEN:
+        told = f"The study {claim.by} would decide it, by a rule that is not computed yet."
     return Finding(Verdict.UNMEASURED, (told,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from normbench.analysis.captions import counted, processes
-from normbench.analysis.stats import Ratio, half_width_of_test_set, mean_interval
+from normbench.analysis.stats import Ratio, interval_of_share, mean_interval
 from normbench.analysis.study import Study
 from normbench.analysis.tables.table import times
 from normbench.analysis.tables.tutorial import BATCH, CLAIMS
@@ -43,11 +43,12 @@ def loss_trajectory(evidence: Evidence) -> Finding:
         what = f"losses of {norm} in epoch {epoch}"
         figures.append(f"table: {found} of {len(printed)} {what} are inside.")
     share = inside / total
-    reach = half_width_of_test_set(share, total)
+    low, high = interval_of_share(share, total)
     figures.append(
-        f"In all {inside} of {total}, {share:.0%} ± {reach:.0%}; of equal runs, 95 % would be."
+        f"In all {inside} of {total}, {share:.0%} ({low:.0%} to {high:.0%}); "
+        "of equal runs, 95 % would be."
     )
-    return Finding(exact(share + reach >= EXPECTED_SHARE), tuple(figures))
+    return Finding(exact(high >= EXPECTED_SHARE), tuple(figures))
 
 
 def epoch_time(evidence: Evidence) -> Finding:

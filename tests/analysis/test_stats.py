@@ -18,6 +18,7 @@ from normbench.analysis.stats import (
     Ratio,
     half_width_of_test_set,
     holm,
+    interval_of_share,
     mean_interval,
     paired_difference,
     ratio_over_processes,
@@ -232,6 +233,8 @@ def test_what_was_not_tested_is_not_counted() -> None:
 def test_the_interval_of_a_test_set_is_wilson_s() -> None:
     # 92 % on 10,000 images: a standard error of 0.27 points
     assert half_width_of_test_set(0.92, 10_000) == pytest.approx(1.96 * 0.0027129, rel=0.04)
+    # By hand: 42 of 48 are 0.875, and Wilson's interval is not symmetric about it.
+    assert interval_of_share(0.875, 48) == pytest.approx((0.753, 0.941), abs=1e-3)
     for right, number in ((0, 10), (10, 10), (3, 20), (9_200, 10_000)):
         wilson = scipy.stats.binomtest(right, number).proportion_ci(method="wilson")
         share = right / number

@@ -106,6 +106,13 @@ def test_printed_losses_far_from_ours_refute_the_trajectory(tmp_path: Path) -> N
     assert verdict("loss-trajectory", tmp_path) == Verdict.UNMEASURED
 
 
+def test_a_claim_of_one_batch_size_or_another_waits_for_the_other(tmp_path: Path) -> None:
+    batch_size_study(tmp_path, "bn", 4)
+    assert verdict("in-beats-bn-small", tmp_path) == Verdict.UNMEASURED
+    batch_size_study(tmp_path, "in_affine", 4)
+    assert verdict("in-beats-bn-small", tmp_path) == Verdict.SUPPORTED
+
+
 def test_an_unknown_claim_is_refused_with_the_nearest() -> None:
     with pytest.raises(NormbenchError, match="did you mean 'lazy-bn'"):
         judge(["lazy_bn"], RESULTS)
