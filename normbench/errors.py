@@ -46,6 +46,12 @@ def unknown(noun: str, given: str, allowed: Iterable[str]) -> NormbenchError:
     return NormbenchError(f"unknown {noun} '{given}': {hint}allowed: {listed}")
 
 
+def first_line(error: BaseException) -> str:
+    """The error's type and the first line of its message: `ValueError: expected 3 channels`."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def complaint(error: BaseException) -> str:
     """The text to print: the user's own traceback if any, and a NormbenchError's line.
 

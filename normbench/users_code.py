@@ -30,7 +30,7 @@ from pydantic import (
     ValidationError,
 )
 
-from normbench.errors import USER_FILES, NormbenchError, invalid, unknown
+from normbench.errors import USER_FILES, NormbenchError, first_line, invalid, unknown
 
 Make = Callable[..., Any]
 Accepts = Callable[[Any], bool]
@@ -158,8 +158,7 @@ def users_code(noun: str, name: str) -> Iterator[None]:
     except NormbenchError:
         raise
     except (Exception, SystemExit) as error:
-        first_line = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise NormbenchError(f"{noun} {name}: {first_line}") from error
+        raise NormbenchError(f"{noun} {name}: {first_line(error)}") from error
 
 
 def _check_content(noun: str, name: str, given: Mapping[str, Any], path: Path) -> None:

@@ -55,8 +55,8 @@ def models(
     spec = norms.build(config.norm.name, options=config.norm.options)
     layers = Layers(spec, config.seed, (3, image_size, image_size))
     found = describe(model.name, given, layers, num_classes, config.batch_size)
-    say(_as_text(found.sites.sites), lines=True)
-    for remark in found.sites.remarks:
+    say(_as_text(found.exchange.sites), lines=True)
+    for remark in found.exchange.remarks:
         say(remark)
     place = f"{model.label} under {config.norm.label} at batch size {config.batch_size}"
     if found.num_parameters is None:

@@ -20,9 +20,9 @@ from normbench.users_code import is_own
 
 @dataclass(frozen=True)
 class Description:
-    """A network's sites of norms, and its parameters; None where the norm is refused somewhere."""
+    """What stands at each norm of a network, and its parameters; None where one is refused."""
 
-    sites: Exchange
+    exchange: Exchange
     num_parameters: int | None
 
 
@@ -43,13 +43,13 @@ def describe(
 
     if is_own(name) and not own.takes_layers(own.find(name, options)):
         plain = own.build_plain(name, options, layers, num_outputs)
-        sites = preview(plain, layers.spec, layers.image_shape, batch_size)
+        exchange = preview(plain, layers.spec, layers.image_shape, batch_size)
     else:
-        sites = _asked_for(build, layers, batch_size)
+        exchange = _asked_for(build, layers, batch_size)
     number = None
-    if all(site.refusal is None for site in sites.sites):
+    if all(site.refusal is None for site in exchange.sites):
         number = sum(parameter.numel() for parameter in build(layers).parameters())
-    return Description(sites, number)
+    return Description(exchange, number)
 
 
 class RecordingLayers(Layers):

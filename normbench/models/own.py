@@ -29,6 +29,11 @@ def check(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises NormbenchError where the network cannot be found or run, is not the one of the content
     hash `given["content"]`, takes no num_classes, or has no such option.
     """
+    own, options = _checked(name, given)
+    return {"file": str(own.path), "content": own.content, "options": options}
+
+
+def _checked(name: str, given: Mapping[str, Any]) -> tuple[Own, dict[str, Any]]:
     own = find(name, given)
     names = {parameter.name for parameter in own.parameters}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.parameters)
@@ -36,8 +41,7 @@ def check(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         raise NormbenchError(
             f"model {name} takes no num_classes: normbench gives it the number of classes"
         )
-    options = own.checked(given.get("options") or {}, GIVEN)
-    return {"file": str(own.path), "content": own.content, "options": options}
+    return own, own.checked(given.get("options") or {}, GIVEN)
 
 
 def build(name: str, given: Mapping[str, Any], layers: Layers, num_outputs: int) -> nn.Module:
@@ -46,23 +50,19 @@ def build(name: str, given: Mapping[str, Any], layers: Layers, num_outputs: int)
     Its initial weights are drawn under a seed that does not know the norm. Raises NormbenchError
     where it cannot be built, or has a norm that cannot be exchanged.
     """
-    checked = check(name, given)
-    own = find(name, checked)
+    own, options = _checked(name, given)
     if takes_layers(own):
-        arguments = checked["options"] | {"num_classes": num_outputs, "layers": layers}
-        return _made(own, arguments)
-    model = build_plain(name, checked, layers, num_outputs)
+        arguments = options | {"num_classes": num_outputs, "layers": layers}
+        return _made(own, arguments, layers.seed)
+    model = _made(own, options | {"num_classes": num_outputs}, layers.seed)
     network, _ = exchange(model, layers.spec, layers.image_shape, seed=layers.seed)
     return network
 
 
 def build_plain(name: str, given: Mapping[str, Any], layers: Layers, num_outputs: int) -> nn.Module:
     """The own network as it is, with its own norms. Raises NormbenchError as `build`."""
-    checked = check(name, given)
-    arguments = checked["options"] | {"num_classes": num_outputs}
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(stream_seed(layers.seed, "model", 0))
-        return _made(find(name, checked), arguments)
+    own, options = _checked(name, given)
+    return _made(own, options | {"num_classes": num_outputs}, layers.seed)
 
 
 def takes_layers(own: Own) -> bool:
@@ -70,8 +70,10 @@ def takes_layers(own: Own) -> bool:
     return "layers" in inspect.signature(own.make).parameters
 
 
-def _made(own: Own, arguments: Mapping[str, Any]) -> nn.Module:
-    with users_code("model", own.name):
+def _made(own: Own, arguments: Mapping[str, Any], seed: int) -> nn.Module:
+    # What the network itself draws is the same for every norm.
+    with torch.random.fork_rng(devices=[]), users_code("model", own.name):
+        torch.default_generator.manual_seed(stream_seed(seed, "model", 0))
         model: object = own.make(**arguments)
     if not isinstance(model, nn.Module):
         raise NormbenchError(

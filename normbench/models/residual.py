@@ -92,9 +92,7 @@ class Blocks:
     def __init__(
         self, layers: Layers, num_blocks: int, shortcut: Shortcut, residual_init: ResidualInit
     ) -> None:
-        spec = layers.spec
-        is_free = spec.scope == "none" and spec.conv_bias and spec.reparametrize is None
-        if residual_init == "fixup" and not is_free and spec is not PLACEHOLDER:
+        if residual_init == "fixup" and not layers.spec.is_none and layers.spec is not PLACEHOLDER:
             raise NormbenchError(
                 "model.residual_init=fixup is for networks without norms: norm=none"
             )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from normbench.errors import NormbenchError
+from normbench.errors import NormbenchError, first_line
 from normbench.models.layers import Layers
 from normbench.norms.spec import NormSpec, Refusal
 
@@ -66,9 +66,8 @@ def norm_sites(
         with torch.no_grad():
             outputs = model(torch.zeros(2, *image_shape))
     except Exception as error:
-        first_line = f"{type(error).__name__}: {error}".splitlines()[0]
         size = "x".join(map(str, image_shape))
-        raise NormbenchError(f"it cannot take images of {size}: {first_line}") from error
+        raise NormbenchError(f"it cannot take images of {size}: {first_line(error)}") from error
     made = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     if num_outputs is not None and made != (2, num_outputs):
         raise NormbenchError(

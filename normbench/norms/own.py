@@ -15,7 +15,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from normbench.errors import NormbenchError, unknown
+from normbench.errors import NormbenchError, first_line, unknown
 from normbench.norms.spec import NormSpec, Refusal, Scope, Shape
 from normbench.users_code import Own, find_own, is_own
 
@@ -89,8 +89,7 @@ def _try(layer: Callable[[int], nn.Module], shape: Shape) -> Refusal | None:
     except NormbenchError:
         raise
     except Exception as error:
-        first_line = f"{type(error).__name__}: {error}".splitlines()[0]
-        return Refusal(f"on a batch of shape {shape} it raises {first_line}", error)
+        return Refusal(f"on a batch of shape {shape} it raises {first_line(error)}", error)
     made = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
     if made != shape:
         return Refusal(f"it makes {made} of a batch of shape {shape}")

@@ -58,3 +58,8 @@ class NormSpec:
     refuse: Callable[[Shape], Refusal | None] = _accept
     elsewhere: NormSpec | None = None
     is_synced: bool = False
+
+    @property
+    def is_none(self) -> bool:
+        """Whether nothing is normalized: no statistics, no offset, no change of weights."""
+        return self.scope == "none" and self.conv_bias and self.reparametrize is None

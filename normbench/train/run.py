@@ -12,7 +12,7 @@ from normbench.config.schema import RunConfig
 from normbench.data import Dataset, Source, Split
 from normbench.data.cache import load
 from normbench.data.subset import hold_out, limit
-from normbench.errors import NormbenchError, RunFailure
+from normbench.errors import NormbenchError, RunFailure, first_line
 from normbench.norms import norms, own
 from normbench.runs.columns import STEP_COLUMNS
 from normbench.runs.correct import pack
@@ -182,7 +182,7 @@ def _train(
             if processes.number > 1 and not isinstance(error, NormbenchError):
                 raise
             with suppress(NormbenchError, OSError):
-                run.finish("failed", f"{type(error).__name__}: {error}".splitlines()[0])
+                run.finish("failed", first_line(error))
             raise
 
 

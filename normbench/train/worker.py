@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 
 from normbench.config.schema import RunConfig, from_yaml
-from normbench.errors import NormbenchError, complaint, user_traceback
+from normbench.errors import NormbenchError, complaint, first_line, user_traceback
 from normbench.text import say
 from normbench.train.meeting import Meeting
 from normbench.train.processes import Processes, loopback
@@ -112,8 +112,7 @@ def _tell(meeting: Meeting, attempt: int, rank: int, error: Exception) -> int:
     # The others are gone because one of them has told of such a failure.
     if meeting.end() is not None:
         return 0
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    told = {"reason": reason, "traceback": complaint(error)}
+    told = {"reason": first_line(error), "traceback": complaint(error)}
     meeting.tell_failure(attempt, rank, told)
     return 1
 

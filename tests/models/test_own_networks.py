@@ -42,10 +42,11 @@ class Net(nn.Module):
 
 
 def asks(layers, num_classes, width=4):
-    """A network of normbench's layers."""
+    """A network of normbench's layers, after which stands one of its own."""
     return nn.Sequential(
         layers.conv(3, width, 3), layers.norm_act(width),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), layers.linear(width, num_classes),
+        nn.Linear(num_classes, num_classes),
     )
 
 
@@ -157,12 +158,17 @@ def test_it_is_known_by_its_name_its_file_s_content_and_its_options(
     assert run_id() != first
 
 
-def test_two_norms_start_from_the_same_convolutions(file: Path) -> None:
+@pytest.mark.parametrize(("network", "kept"), [("Net", "conv1"), ("asks", "5")])
+def test_two_norms_start_from_the_same_weights(file: Path, network: str, kept: str) -> None:
     def built(norm: str, seed: int = 0) -> dict[str, torch.Tensor]:
-        options = resolve(compose(settings("Net")))[0].model.options
+        options = resolve(compose(settings(network)))[0].model.options
         layers = Layers(norms.build(norm), seed)
-        state = models.build(f"{FILE}:Net", layers, 10, options=options).state_dict()
-        return {key: value for key, value in state.items() if "conv" in key or "fc" in key}
+        state = models.build(f"{FILE}:{network}", layers, 10, options=options).state_dict()
+        return {
+            key: value
+            for key, value in state.items()
+            if key.startswith(("conv", "fc", "0", "4", "5"))
+        }
 
     before = torch.random.get_rng_state()
     bn, gn, other = built("bn"), built("gn"), built("bn", seed=1)
@@ -170,7 +176,7 @@ def test_two_norms_start_from_the_same_convolutions(file: Path) -> None:
     assert {key: value.tolist() for key, value in bn.items()} == {
         key: value.tolist() for key, value in gn.items()
     }
-    assert not torch.equal(bn["conv1.weight"], other["conv1.weight"])
+    assert not torch.equal(bn[f"{kept}.weight"], other[f"{kept}.weight"])
 
 
 def test_a_network_that_asks_for_layers_gets_them(file: Path) -> None:

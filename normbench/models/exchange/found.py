@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from normbench.errors import NormbenchError
+from normbench.errors import NormbenchError, first_line
 from normbench.models.exchange.kinds import (
     KNOWN,
     inherent_refusal,
@@ -169,9 +169,3 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for module, was_training in before.items():
             module.training = was_training
-
-
-def first_line(error: Exception) -> str:
-    """The error's type and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from normbench.models.exchange.found import first_line, in_mode, run_images
+from normbench.errors import first_line
+from normbench.models.exchange.found import in_mode, run_images
 from normbench.models.exchange.kinds import activation_of
 from normbench.models.exchange.tracing import Traced, own_graph
 

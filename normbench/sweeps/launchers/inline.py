@@ -6,7 +6,7 @@ import sys
 from collections.abc import Generator, Sequence
 
 from normbench.config.schema import RunConfig
-from normbench.errors import NormbenchError, complaint
+from normbench.errors import NormbenchError, complaint, first_line
 from normbench.runs.standing import standing
 from normbench.runs.state import status_bytes
 from normbench.sweeps.launchers.child import settle
@@ -42,5 +42,5 @@ def _failure(work: Work, config: RunConfig, restart: bool) -> str:
         return str(error)
     except (Exception, SystemExit) as error:
         say(complaint(error), lines=True, to=sys.stderr)
-        return f"{type(error).__name__}: {error}".splitlines()[0]
+        return first_line(error)
     return "it ended without saying how"
