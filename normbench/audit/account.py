@@ -36,11 +36,8 @@ def counts(judged: Sequence[Judged]) -> str:
     return f"{len(judged)} {noun}: {told}."
 
 
-def account(one: Judged, others: Sequence[Judged] = ()) -> str:
-    """Everything about a claim: source, expectation, rule, figures, verdict, command.
-
-    others: the contrary claim, judged, where there is one.
-    """
+def account(one: Judged) -> str:
+    """Everything about a claim: source, expectation, rule, figures, verdict, command."""
     claim, finding = one.claim, one.finding
     lines = [
         f"{claim.id} (source {claim.source}): {claim.claim}",
@@ -50,7 +47,8 @@ def account(one: Judged, others: Sequence[Judged] = ()) -> str:
         f"rule:      {claim.rule}",
         f"command:   {claim.command}",
     ]
-    for other in others:
+    other = one.contrary
+    if other is not None:
         lines.append(f"contrary:  {other.claim.id}: {other.claim.claim} ({other.finding.verdict})")
     return "\n".join(lines)
 

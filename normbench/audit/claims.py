@@ -11,17 +11,19 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from normbench.audit.evidence import Evidence, folder_of
 from normbench.audit.exact import EXACT
+from normbench.audit.learning import LEARNING
 from normbench.audit.source_runs import SOURCE_RUNS
 from normbench.audit.studied import STUDIED
 from normbench.audit.verdicts import Finding, Verdict
 from normbench.config.compose import config_dir
 from normbench.errors import unknown
 
-NOW = "exact"
+# What a claim may be `by`, beside the name of a study.
+COMPUTED = "exact"
 OPEN = "open"
 BENCH = "speed"
 
-JUDGES: dict[str, Callable[[Evidence], Finding]] = {**STUDIED, **SOURCE_RUNS}
+JUDGES: dict[str, Callable[[Evidence], Finding]] = {**STUDIED, **LEARNING, **SOURCE_RUNS}
 
 
 class Claim(BaseModel):
@@ -40,7 +42,7 @@ class Claim(BaseModel):
     @property
     def command(self) -> str:
         """The command that gives the figures."""
-        if self.by == NOW:
+        if self.by == COMPUTED:
             return f"normbench audit {self.id}"
         if self.by == OPEN:
             return "none yet"
@@ -52,10 +54,11 @@ class Claim(BaseModel):
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim with the verdict and the figures."""
+    """A claim with the verdict and the figures, and the claim that contradicts it, if any."""
 
     claim: Claim
     finding: Finding
+    contrary: Judged | None = None
 
 
 def load_claims() -> list[Claim]:
@@ -74,7 +77,14 @@ def judge(names: Sequence[str], results: Path) -> list[Judged]:
         if name not in claims:
             raise unknown("claim", name, claims)
     evidence = Evidence(results)
-    return [Judged(claims[name], _finding(claims[name], evidence)) for name in names or claims]
+    found = []
+    for name in names or claims:
+        claim, contrary = claims[name], None
+        if claim.contrary is not None:
+            other = claims[claim.contrary]
+            contrary = Judged(other, _finding(other, evidence))
+        found.append(Judged(claim, _finding(claim, evidence), contrary))
+    return found
 
 
 def _finding(claim: Claim, evidence: Evidence) -> Finding:

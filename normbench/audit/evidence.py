@@ -15,6 +15,8 @@ from normbench.analysis.study import Study
 from normbench.analysis.tables.crosstab import final
 from normbench.analysis.tables.step_costs import costs
 from normbench.analysis.tables.table import RATIO
+from normbench.audit.verdicts import Verdict, better
+from normbench.errors import NormbenchError
 from normbench.timing.rounds import read_bench
 
 
@@ -49,39 +51,76 @@ class Evidence:
             return None
         if name not in self._pairs:
             self._pairs[name] = every_pair(study)
+        found = []
         for paired in self._pairs[name]:
-            if not paired.is_primary or {paired.first, paired.second} != {first, second}:
-                continue
-            if all(str(paired.settings.get(key)) == str(settings[key]) for key in settings):
-                return paired if paired.first == first else paired.turned()
-        return None
+            is_asked = paired.is_primary and {paired.first, paired.second} == {first, second}
+            told = {key: str(paired.settings.get(key)) for key in settings}
+            if is_asked and told == {key: str(value) for key, value in settings.items()}:
+                found.append(paired)
+        if len(found) > 1:
+            places = " and ".join(paired.place for paired in found)
+            raise NormbenchError(f"study {name}: {first} and {second} are compared at {places}")
+        if not found:
+            return None
+        return found[0] if found[0].first == first else found[0].turned()
 
     def reached(self, name: str, column: str = "", **values: object) -> Estimate | None:
         """The mean of a column of the finished runs with these values; None without such runs.
 
-        column: by default the primary metric on the test set, in its own unit.
+        Each norm is at its chosen learning rate. column: by default the primary metric on the test
+        set, in its own unit.
         """
         study = self.study(name)
         if study is None:
             return None
-        chosen = study.at(**values).done
+        chosen = study.chosen.at(**values).done
         column = column or study.test_column
         if chosen.runs.empty or column not in chosen.metrics:
             return None
-        found = final(chosen, column).values()
-        return mean_interval([value for value in found if not math.isnan(value)])
+        found = [value for value in final(chosen, column).values() if not math.isnan(value)]
+        return mean_interval(found) if found else None
 
     def time_of_step(self, norm: str, batch_size: int) -> Ratio | None:
-        """The time of a training step relative to bn's, of the bench in `speed`; None without."""
+        """The time of a training step relative to bn's, of the bench in `speed`; None without.
+
+        Raises NormbenchError where it was timed in several settings.
+        """
         file = self.folder / "speed" / "bench.csv"
         if not file.is_file():
             return None
         found = costs(read_bench(file))
         is_asked = (found["norm"] == norm) & (found["batch_size"] == batch_size)
-        for row in found[is_asked].to_dict("records"):
-            value, low, high = (row[name] for name in RATIO)
-            return Ratio(value, low, high, row["rounds"], row["processes"])
-        return None
+        rows = found[is_asked].to_dict("records")
+        if len(rows) > 1:
+            raise NormbenchError(f"'{file}' has {norm} at batch size {batch_size} several times")
+        if not rows:
+            return None
+        value, low, high = (rows[0][name] for name in RATIO)
+        return Ratio(value, low, high, rows[0]["rounds"], rows[0]["processes"])
+
+
+def by_seed(study: Study, column: str = "") -> dict[int, float]:
+    """A column of the finished runs at their last epoch, by seed: by default the test metric.
+
+    Raises NormbenchError where a seed has several runs.
+    """
+    done = study.done
+    if done.runs.empty:
+        return {}
+    found: dict[int, float] = {}
+    values = final(done, column or study.test_column)
+    for run, seed in zip(done.runs["run"], done.runs["seed"], strict=True):
+        if seed in found:
+            raise NormbenchError(f"several runs of seed {seed}, of which {run} is one")
+        found[int(seed)] = values[run]
+    return found
+
+
+def ahead(paired: Paired | None) -> Verdict:
+    """Whether the first norm of a comparison is ahead; not measured without the comparison."""
+    if paired is None:
+        return Verdict.UNMEASURED
+    return better(paired.verdict, paired.first, paired.second)
 
 
 def told(study: str, pairs: Sequence[Paired | None]) -> Iterator[str]:

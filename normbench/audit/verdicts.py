@@ -12,6 +12,8 @@ from enum import StrEnum
 
 Interval = tuple[float, float]
 
+SIGNIFICANCE = 0.05
+
 
 class Verdict(StrEnum):
     """What the measurements say of a claim."""
@@ -47,14 +49,35 @@ def above(interval: Interval | None, bound: float) -> Verdict:
     return Verdict.REFUTED if high < bound else Verdict.UNDECIDED
 
 
-def equals(interval: Interval | None, claimed: float) -> Verdict:
-    """Whether a figure is the claimed one: its interval holds it, or leaves it out."""
+def equals(interval: Interval | None, claimed: float, within: float) -> Verdict:
+    """Whether a figure is the claimed one: its interval leaves it out, or is all near it.
+
+    within: how far from the claimed figure the interval may reach in support; a wider one that
+    holds the figure decides nothing.
+    """
     if interval is None:
         return Verdict.UNMEASURED
     low, high = interval
     if math.isnan(low) or math.isnan(high):
         return Verdict.UNDECIDED
-    return exact(low <= claimed <= high)
+    if not low <= claimed <= high:
+        return Verdict.REFUTED
+    is_near = claimed - low <= within and high - claimed <= within
+    return Verdict.SUPPORTED if is_near else Verdict.UNDECIDED
+
+
+def significant(difference: float, p_value: float) -> Verdict:
+    """Whether a difference is above 0: by its sign, where the adjusted p-value is below 0.05."""
+    if math.isnan(p_value) or p_value >= SIGNIFICANCE:
+        return Verdict.UNDECIDED
+    return exact(difference > 0)
+
+
+def unanimous(parts: Sequence[Verdict]) -> Verdict:
+    """The verdict that every seed gives; undecided where they differ, and for fewer than three."""
+    if not parts:
+        return Verdict.UNMEASURED
+    return parts[0] if len(parts) >= 3 and len(set(parts)) == 1 else Verdict.UNDECIDED
 
 
 def better(verdict: str | None, claimed: str, other: str) -> Verdict:

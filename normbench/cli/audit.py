@@ -47,8 +47,6 @@ def audit(
         say(as_markdown(judged).rstrip("\n"), lines=True)
     elif claims:
         for one in judged:
-            contrary = [one.claim.contrary] if one.claim.contrary else []
-            others = judge(contrary, results) if contrary else []
-            say(account(one, others), lines=True)
+            say(account(one), lines=True)
     else:
         say(as_lines(judged), lines=True)

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normbench.audit.verdicts import Verdict, above, better, equals, every, some
+from normbench.audit.verdicts import (
+    Verdict,
+    above,
+    better,
+    equals,
+    every,
+    significant,
+    some,
+    unanimous,
+)
 
 SUPPORTED, REFUTED = Verdict.SUPPORTED, Verdict.REFUTED
 UNDECIDED, UNMEASURED = Verdict.UNDECIDED, Verdict.UNMEASURED
@@ -17,8 +26,8 @@ numbers = st.floats(-10, 10)
 
 
 def test_missing_figures_are_not_measured_and_a_figure_without_interval_decides_nothing() -> None:
-    assert above(None, 0.0) == equals(None, 0.0) == better(None, "gn", "bn") == UNMEASURED
-    assert above((math.nan, math.nan), 0.0) == equals((math.nan, math.nan), 0.0) == UNDECIDED
+    assert above(None, 0.0) == equals(None, 0.0, 1.0) == better(None, "gn", "bn") == UNMEASURED
+    assert above((math.nan, math.nan), 0.0) == equals((math.nan, math.nan), 0.0, 1.0) == UNDECIDED
     assert every([]) == some([]) == UNMEASURED
 
 
@@ -32,7 +41,9 @@ def test_a_bound_is_passed_by_a_whole_interval_only(first: float, second: float,
         assert high < x
     else:
         assert low <= x <= high
-    assert equals((low, high), x) == (SUPPORTED if low <= x <= high else REFUTED)
+    within = equals((low, high), x, 1.0)
+    assert (within == REFUTED) == (not low <= x <= high)
+    assert (within == SUPPORTED) == (x - low <= 1 and high - x <= 1 and low <= x <= high)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +53,21 @@ def test_a_bound_is_passed_by_a_whole_interval_only(first: float, second: float,
 def test_a_comparison_supports_the_norm_that_it_names(verdict: str, expected: Verdict) -> None:
     assert better(verdict, "gn", "bn") == expected
     assert better("no verdict", "gn", "bn") == UNDECIDED
+
+
+@given(verdicts)
+def test_seeds_decide_only_together_and_three_at_least(parts: list[Verdict]) -> None:
+    found = unanimous(parts)
+    if len(parts) >= 3 and len(set(parts)) == 1:
+        assert found == parts[0]
+    else:
+        assert found == (UNDECIDED if parts else UNMEASURED)
+
+
+@given(numbers, st.floats(0, 1) | st.just(math.nan))
+def test_a_difference_counts_by_its_sign_where_its_p_value_is_small(x: float, p: float) -> None:
+    decided = SUPPORTED if x > 0 else REFUTED
+    assert significant(x, p) == (decided if p < 0.05 else UNDECIDED)
 
 
 @given(verdicts)
