@@ -53,7 +53,13 @@ def tuned(sweep: Sweep, folder: Path | None = None) -> Sweep:
                 "take others"
             )
     planned = load_sweep(design.tuned_by)
-    rates = [rate for rate in chosen_rates(study, folder) if _is_complete(rate, study, planned)]
+    places = set()
+    for settings, _ in sweep.points():
+        places.add((choice_label(str(settings["norm"])), settings["batch_size"]))
+    rates = []
+    for rate in chosen_rates(study, folder):
+        if (rate.norm, rate.batch_size) in places and _is_complete(rate, study, planned):
+            rates.append(rate)
     return replace(sweep, design=design.model_copy(update={"rates": tuple(rates)}))
 
 

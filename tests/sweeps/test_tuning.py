@@ -65,6 +65,13 @@ def test_half_a_grid_chooses_nothing(tuning: Path, monkeypatch: pytest.MonkeyPat
     assert tuned(sweep(), tuning).design.rates == ()
 
 
+def test_only_rates_of_the_sweep_s_own_norms_and_batch_sizes_are_kept(tuning: Path) -> None:
+    smaller = sweep().with_overrides(["norm=gn"])
+    assert {(rate.norm, rate.batch_size) for rate in tuned(smaller, tuning).design.rates} == {
+        ("gn", 64)
+    }
+
+
 def test_the_folder_is_found_by_the_name_of_the_study(
     tuning: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
