@@ -16,7 +16,7 @@ from normbench.audit.source_runs import SOURCE_RUNS
 from normbench.audit.studied import STUDIED
 from normbench.audit.verdicts import Finding, Verdict
 from normbench.config.compose import config_dir
-from normbench.errors import unknown
+from normbench.errors import NormbenchError, unknown
 
 # What a claim may be `by`, beside the name of a study.
 COMPUTED = "exact"
@@ -70,8 +70,11 @@ def load_claims() -> list[Claim]:
 def judge(names: Sequence[str], results: Path) -> list[Judged]:
     """The claims called `names`, or all, judged by the studies in `results` and computed now.
 
-    Raises NormbenchError for an unknown claim and for a study whose files are damaged.
+    Raises NormbenchError for an unknown claim, for a missing folder, and for a study whose files
+    are damaged.
     """
+    if not results.is_dir():
+        raise NormbenchError(f"no folder '{results}': --results names the folder with the studies")
     claims = {claim.id: claim for claim in load_claims()}
     for name in names:
         if name not in claims:

@@ -118,6 +118,11 @@ def test_an_unknown_claim_is_refused_with_the_nearest() -> None:
         judge(["lazy_bn"], RESULTS)
 
 
+def test_a_missing_folder_is_no_folder_without_studies(tmp_path: Path) -> None:
+    with pytest.raises(NormbenchError, match="no folder .*none"):
+        judge(["lazy-bn"], tmp_path / "none")
+
+
 def test_the_page_holds_what_the_command_says(normbench: Run) -> None:
     code, out, err = normbench("audit", "--markdown", "--results", str(RESULTS))
     assert code == 0, err
