@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from normbench.analysis.design import Comparison
 from normbench.analysis.images import scores
 from normbench.analysis.paired import Paired
 from normbench.analysis.stats import Difference, crossed_difference, holm, paired_difference
-from normbench.analysis.study import LOST, Study
+from normbench.analysis.study import BASELINE, LOST, Study
 from normbench.errors import NormbenchError, unknown
 
 
@@ -71,6 +71,33 @@ def every_pair(study: Study) -> list[Paired]:
 def planned_of(study: Study) -> list[Comparison]:
     """The primary comparisons of the study's design; none without a design."""
     return study.design.comparisons() if study.design else []
+
+
+def baseline_of(study: Study) -> str:
+    """The norm that the design's comparisons are all made with; bn where there is no such norm."""
+    against = {comparison.second for comparison in planned_of(study)}
+    return against.pop() if len(against) == 1 else BASELINE
+
+
+def difference_to_baseline(study: Study, runs: Collection[str]) -> Difference | None:
+    """Runs of a norm, alike but for their seed, minus those of the baseline, over common seeds.
+
+    The difference is that of `every_pair`: at equal shared settings, each norm at its chosen
+    learning rate. None for the baseline itself, for runs at a rate that was not chosen, without a
+    common seed, and where a norm has several such runs of a seed.
+    """
+    done = study.chosen.done.runs
+    baseline = baseline_of(study)
+    ours = done[done["run"].isin(runs)]
+    if ours.empty or ours["norm"].iloc[0] == baseline:
+        return None
+    shared = study.shared_settings
+    is_alike = (done[shared] == ours[shared].iloc[0]).all(axis="columns")
+    theirs = done[is_alike & (done["norm"] == baseline)]
+    if ours["seed"].duplicated().any() or theirs["seed"].duplicated().any():
+        return None
+    first, second = (dict(zip(side["seed"], side["run"], strict=True)) for side in (ours, theirs))
+    return _difference(study, first, second)
 
 
 def _pairs(study: Study, planned: Sequence[Comparison]) -> Iterator[Paired]:

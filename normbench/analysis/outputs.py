@@ -15,9 +15,11 @@ from normbench.analysis.study import Study
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.crosstab import cross_table
 from normbench.analysis.tables.evaluations import evaluations_table, has_evaluations
+from normbench.analysis.tables.leaderboard import leaderboard_table
 from normbench.analysis.tables.pairs import pairs_table
 from normbench.analysis.tables.source import has_sources, source_table
 from normbench.analysis.tables.table import Table
+from normbench.analysis.tables.target import target_table
 from normbench.errors import unknown
 
 Kind = Literal["table", "figure"]
@@ -57,6 +59,11 @@ def _varies(column: str) -> Callable[[Study], bool]:
     return lambda study: bool(study.varying([column]))
 
 
+def _compares(study: Study) -> bool:
+    """Whether runs of two norms or more have finished."""
+    return bool(study.done.varying(["norm"]))
+
+
 def _tries_rates(study: Study) -> bool:
     return study.tries_rates
 
@@ -75,9 +82,11 @@ OUTPUTS = (
     Output("source", "Claimed, published, measured", "table", source_table, has_sources),
     Output("comparison", "What each norm reached", "table", comparison_table),
     Output("batch-size", "By batch size", "table", _batch_size_table, _varies("batch_size")),
+    Output("leaderboard", "Leaderboard", "table", leaderboard_table, _compares),
     Output("evaluations", "By evaluation", "table", evaluations_table, has_evaluations),
     Output("learning-rate", "By learning rate", "table", _learning_rate_table, _tries_rates),
     Output("pairs", "Norm against norm", "table", pairs_table, _varies("norm")),
+    Output("target", "Time to a target", "table", target_table, _compares),
     Output(
         "loss",
         "Training loss by step",
@@ -99,6 +108,13 @@ OUTPUTS = (
         "figure",
         drawn("against", "learning_rate"),
         _tries_rates,
+    ),
+    Output(
+        "pareto",
+        "Test {metric} against time of a step",
+        "figure",
+        drawn("pareto", "pareto"),
+        lambda study: _compares(study) and bool(study.clock_of_bn),
     ),
     Output(
         "time",

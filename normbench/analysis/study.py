@@ -111,11 +111,6 @@ class Study:
             correct={run: self.correct[run] for run in self.correct if run in ids},
         )
 
-    @property
-    def can_blow_up(self) -> bool:
-        """Whether seeds have ended without a result, so that a mean is one of survivors."""
-        return bool(self.runs["status"].isin(LOST).any())
-
     # Norms
 
     @cached_property

@@ -49,6 +49,20 @@ def table(
         bool,
         typer.Option("--source", help="Accuracies claimed, published, and measured here."),
     ] = False,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="A table of the report: comparison, leaderboard, pairs, target, batch-size, "
+            "learning-rate, evaluations or source.  [default: comparison]"
+        ),
+    ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(
+            help="With --kind target: the metric to be reached, 60 for 60 %.  [default: the worst "
+            "final mean of a norm at each batch size]"
+        ),
+    ] = None,
     bench: Bench = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Markdown; so it is in a pipe.")
@@ -62,26 +76,29 @@ def table(
     normbench table results/first-sweep
     normbench table results/first-sweep --by norm,batch_size
     normbench table results/first-sweep --source
+    normbench table results/first-sweep --kind leaderboard
     normbench table --where batch_size=64 --latex
     """
-    from normbench.analysis.tables.comparison import comparison_table
+    from normbench.analysis.outputs import output_named
     from normbench.analysis.tables.crosstab import cross_table
-    from normbench.analysis.tables.source import source_table
 
     forms = {"markdown": markdown, "latex": latex, "csv": csv}
     asked = [form for form, is_wanted in forms.items() if is_wanted]
     if len(asked) > 1:
         raise NormbenchError(f"choose one of --{' and --'.join(asked)}")
-    if source and by is not None:
-        raise NormbenchError("choose one of --by and --source")
+    given = {"--by": by is not None, "--source": source, "--kind": kind is not None}
+    chosen = [option for option, is_given in given.items() if is_given]
+    if len(chosen) > 1:
+        raise NormbenchError(f"choose one of {' and '.join(chosen)}")
     if by is None and metric is not None:
         raise NormbenchError("--metric needs --by: say by which settings, as --by norm,batch_size")
+    if target is not None and kind != "target":
+        raise NormbenchError("--target needs --kind target")
+    output = output_named("table", "source" if source else kind or "comparison")
+    options = {} if target is None else {"target": target}
     settings = [] if by is None else [name.strip() for name in by.split(",")]
     study = _load(runs, where, bench, apart=settings)
-    if source:
-        made = source_table(study)
-    else:
-        made = cross_table(study, settings, metric) if settings else comparison_table(study)
+    made = cross_table(study, settings, metric) if settings else output.make(study, **options)
     show(made, *asked)
 
 
@@ -116,7 +133,9 @@ def compare(
 
 
 def plot(
-    figure: Annotated[str, typer.Argument(help="loss, epochs, batch-size, time or learning-rate")],
+    figure: Annotated[
+        str, typer.Argument(help="loss, epochs, batch-size, learning-rate, pareto or time")
+    ],
     runs: Runs = None,
     where: Where = None,
     output: Annotated[

@@ -57,14 +57,16 @@ def test_every_table_with_the_norm_says_why_its_figures_are_not_comparable(outpu
 
 def test_every_figure_with_the_norm_has_a_star_at_it_and_says_why() -> None:
     drawn = [output.make(study()) for output in outputs("figure", study())]
-    assert len(drawn) == 3
+    assert len(drawn) == 4
     for figure in drawn:
         assert f"* {MARK}" in figure.get_label()
     # The figure of times names its rows at the axis.
     named = [alt_text(figure) for figure in drawn]
     ticks = [text.get_text() for text in drawn[-1].axes[0].get_yticklabels()]
     assert "Mine*" in ticks
-    assert all("Mine* from" in text and "bn from" in text for text in named[:-1])
+    # The last two are of points and of bars.
+    assert all("Mine* from" in text and "bn from" in text for text in named[:-2])
+    assert "Mine* 90" in named[-2]
 
 
 def test_no_verdict_names_a_norm_better_in_a_pair_with_a_broken_one() -> None:

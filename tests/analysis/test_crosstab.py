@@ -123,7 +123,11 @@ def test_a_cell_says_what_was_reached_or_how_it_ended_or_that_there_is_no_run() 
     half = 100 * mean_interval([0.5, 0.6, 0.7]).half_width
     wide = 100 * mean_interval([0.5, 0.6]).half_width
     assert table.shown.to_numpy().tolist() == [
-        ["bn", f"55.0 ± {wide:.1f} % (n = 2, 1 diverged)", f"60.0 ± {half:.1f} % (n = 3)"],
+        [
+            "bn",
+            f"55.0 ± {wide:.1f} % (n = 2, 1 diverged, median 55.0 %, worst 50.0 %)",
+            f"60.0 ± {half:.1f} % (n = 3)",
+        ],
         ["gn", "3 failed", "25.0 ± 0.0 % (n = 3)"],
         ["ln", "1 refused", "no run"],
         ["in", "no run", "75.0 % (n = 1)"],

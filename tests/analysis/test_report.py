@@ -209,11 +209,23 @@ def test_a_report_has_its_page_its_tables_in_three_forms_and_its_runs_as_csv(
 @pytest.mark.parametrize(
     ("study", "tables", "figures"),
     [
-        ("sweep", "source comparison batch-size pairs", "loss epochs batch-size time"),
-        ("rates", "source comparison learning-rate pairs", "loss epochs learning-rate"),
+        (
+            "sweep",
+            "source comparison batch-size leaderboard pairs target",
+            "loss epochs batch-size pareto time",
+        ),
+        (
+            "rates",
+            "source comparison leaderboard learning-rate pairs target",
+            "loss epochs learning-rate",
+        ),
         ("single", "source comparison", "loss epochs time"),
         ("diverged", "source comparison", ""),
-        ("regression", "comparison batch-size pairs", "loss epochs batch-size"),
+        (
+            "regression",
+            "comparison batch-size leaderboard pairs target",
+            "loss epochs batch-size",
+        ),
     ],
 )
 def test_a_report_holds_what_its_runs_have_something_for(
@@ -464,7 +476,7 @@ def test_the_caption_of_a_figure_is_text_of_the_page_and_not_of_the_drawing(
     of_sweep: Report,
 ) -> None:
     captions = [element.text for element in of_sweep.page.named("figcaption")]
-    assert len(captions) == 4
+    assert len(captions) == 5
     assert all("torch 2.1" in caption for caption in captions)
     for element in of_sweep.page.named("text"):
         assert "torch" not in element.text

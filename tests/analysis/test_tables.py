@@ -139,10 +139,10 @@ def test_the_markdown_table_says_what_its_figures_rest_on() -> None:
     assert (round(low, 2), round(high, 2)) == (1.14, 1.36)
     runs = run("bn", 0.8), run("gn", 0.7)
     assert shown_table(table(*runs, seconds=seconds, processes=6)) == (
-        "| norm   | test accuracy   | test set   | time per epoch   | relative to bn       | runs   |\n"
-        "|:-------|:----------------|:-----------|:-----------------|:---------------------|:-------|\n"
-        "| bn     | 80.0 %          | ± 0.8 %    | 10.0 s           | 1.00x                | 1      |\n"
-        "| gn     | 70.0 %          | ± 0.9 %    | 12.5 s           | 1.25x (1.14 to 1.36) | 1      |\n"
+        "| norm   | test accuracy   | test set   | difference to bn   | time per epoch   | relative to bn       | runs   |\n"
+        "|:-------|:----------------|:-----------|:-------------------|:-----------------|:---------------------|:-------|\n"
+        "| bn     | 80.0 %          | ± 0.8 %    | baseline           | 10.0 s           | 1.00x                | 1      |\n"
+        "| gn     | 70.0 %          | ± 0.9 %    | -10.0 points       | 12.5 s           | 1.25x (1.14 to 1.36) | 1      |\n"
         "\n"
         "Data cifar10-jpeg, 6,400 of 50,000 training images, 5 epochs, final epoch; 2 runs, one seed each, so nothing is said of the spread over seeds. "
         "Test set: the 95 % interval that 10000 test images leave of each. "
@@ -152,7 +152,8 @@ def test_the_markdown_table_says_what_its_figures_rest_on() -> None:
         "turns, 6 rounds, on another processor, threads: 1, torch 2.16.0, "
         "commit fedcba987654. "
         "Times are of this study's network (normresnet), not of the norm as such. "
-        "a processor, threads: 2, fp32, torch 2.15.0, commit 0123456789ab.\n"
+        "a processor, threads: 2, fp32, torch 2.15.0, commit 0123456789ab. "
+        "Difference to bn: paired over equal seeds, on these test images; no verdict.\n"
     )
 
 
@@ -183,12 +184,29 @@ def test_an_interval_over_seeds_is_students_and_a_single_seed_has_none() -> None
     assert interval in shown_table(three)
 
 
-def test_where_seeds_blow_up_the_median_and_the_worst_stand_beside_the_mean() -> None:
+def test_where_seeds_blow_up_the_median_and_the_worst_stand_beside_the_mean_and_only_there() -> (
+    None
+):
     runs = [run("bn", reached, seed=seed) for seed, reached in enumerate((0.5, 0.7, 0.9))]
     calm = comparison_table(table(*runs))
-    assert not {"median", "worst"} & {*calm.shown}
-    blown = comparison_table(table(*runs, run("bn", 0.1, seed=3, state="diverged", reason="nan")))
-    assert blown.shown[["median", "worst"]].iloc[0].tolist() == ["70.0 %", "50.0 %"]
+    assert not {"median", "worst"} & {*calm.shown, *calm.data}
+    assert "diverged" not in calm.caption
+    others = [run("gn", 0.4), run("ln", 0.1, state="failed"), run("in", 0.1, state="interrupted")]
+    diverged = run("bn", 0.1, seed=3, state="diverged", reason="nan")
+    blown = comparison_table(table(*runs, diverged, *others))
+    shown = blown.shown.set_index("norm")[["median", "worst"]]
+    assert shown.loc["bn"].tolist() == ["70.0 %", "50.0 %"]
+    assert (shown.drop(index="bn") == "").all(axis=None)
+    told = "Where runs diverged or failed, mean, median and worst are of those that finished."
+    assert told in blown.caption
+
+
+def test_the_worst_of_a_metric_that_is_better_when_smaller_is_the_largest() -> None:
+    runs = [run("bn", value, seed=i, task=REGRESSION) for i, value in enumerate((0.1, 0.2, 0.9))]
+    lost = run("bn", 0.0, seed=3, state="diverged", task=REGRESSION)
+    assert comparison_table(table(*runs, lost)).data[["median", "worst"]].values.tolist() == [
+        [0.2, 0.9]
+    ]
 
 
 def test_a_commit_with_changes_is_marked() -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from kit.runs import write_runs
 
+from normbench.analysis.loading import load_study
+from normbench.analysis.outputs import output_named
 from normbench.config.compose import compose
 from normbench.config.schema import RunConfig
 
@@ -100,6 +102,20 @@ def test_source_puts_claimed_and_published_beside_what_was_measured(
     assert ["bn", "8", "", "86.1 % (sd 0.4, n = 5, BeFranke)"] in [row[:4] for row in rows]
 
 
+@pytest.mark.parametrize("kind", ["comparison", "leaderboard", "pairs", "target", "batch-size"])
+def test_kind_shows_a_table_of_the_report(normbench: Run, sweep: str, kind: str) -> None:
+    code, out, err = normbench("table", sweep, "--kind", kind)
+    assert (code, err) == (0, "")
+    assert output_named("table", kind).make(load_study([Path(sweep)])).caption in out
+
+
+def test_a_target_is_in_the_unit_in_which_the_metric_is_shown(normbench: Run, sweep: str) -> None:
+    _, out, _ = normbench("table", sweep, "--kind", "target", "--target", "40")
+    header, *rows = rows_of(out)
+    assert {row[header.index("target")] for row in rows} == {"40.0 %"}
+    assert "Target: 40.0 %." in out
+
+
 @pytest.mark.usefixtures("runs")
 def test_source_says_where_nothing_is_claimed_or_published(normbench: Run) -> None:
     code, out, err = normbench("table", "--source")
@@ -181,6 +197,13 @@ def test_a_damaged_run_is_left_out_with_a_line_on_standard_error(
         (["--markdown", "--latex"], "choose one of --markdown and --latex"),
         (["--markdown", "--latex", "--csv"], "choose one of --markdown and --latex and --csv"),
         (["--source", "--by", "norm"], "choose one of --by and --source"),
+        (["--kind", "pairs", "--by", "norm"], "choose one of --by and --kind"),
+        (["--kind", "leaderbord"], "unknown table 'leaderbord': did you mean 'leaderboard'?"),
+        (["--target", "60"], "--target needs --kind target"),
+        (
+            ["--kind", "target", "--target", "101"],
+            "--target 101: accuracy (%) is a number from 0 to 100",
+        ),
         (
             ["--metric", "test_loss"],
             "--metric needs --by: say by which settings, as --by norm,batch_size",

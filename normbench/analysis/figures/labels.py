@@ -22,17 +22,27 @@ UNNAMED = re.compile(r"_|_child\d+|_nolegend_")
 
 def add_labels(figure: Figure, axes: Sequence[Axes], size: Size) -> None:
     """Names the lines of all panels, each name once."""
-    named: dict[str, Line2D] = {}
-    for panel in axes:
-        for line in named_lines(panel):
-            named[str(line.get_label())] = line
+    named = _by_name(axes)
     if not named:
         return
     longest = max(map(len, named))
     if len(axes) == 1 and len(named) <= MOST_AT_ENDS and longest <= LONGEST_AT_END:
         _label_ends(axes[0], size)
     else:
-        _add_legend(figure, named, size)
+        add_legend(figure, axes, size)
+
+
+def add_legend(figure: Figure, axes: Sequence[Axes], size: Size) -> None:
+    """Names the lines of all panels above the panels, each name once."""
+    named = _by_name(axes)
+    beside = 4  # the line and marker before a name, in font sizes
+    room = size.width * 72 / size.font
+    names = [shortened(name, int((room - beside) / LETTER)) for name in named]
+    columns = max(1, int(room / (max(map(len, names)) * LETTER + beside)))
+    figure.legend([*named.values()], names, loc="outside upper left", ncols=columns, frameon=False)
+    more_rows = -(-len(named) // columns) - 1
+    if size.height is None:  # a long legend takes no height from the panels
+        figure.set_figheight(figure.get_figheight() + 1.5 * more_rows * size.font / 72)
 
 
 def named_lines(axes: Axes) -> list[Line2D]:
@@ -47,15 +57,20 @@ def shortened(name: str, letters: int) -> str:
 
 
 def alt_text(figure: Figure) -> str:
-    """The figure in words: the axes of each panel, and the first and last value of each line."""
+    """The figure in words: the axes of each panel, and the first and last value of each line.
+
+    Of a single point: both its values, `gn 67.6 at 1.02`.
+    """
     sentences, measured = [], ""
     for axes in figure.axes:
         measured = axes.get_ylabel() or measured  # a row of panels shares the label of the first
         ends = []
         for line in named_lines(axes):
-            y = np.asarray(line.get_ydata(), float)
+            x, y = (np.asarray(values, float) for values in line.get_data())
             known = y[np.isfinite(y)]
-            if len(known):
+            if len(y) == len(known) == 1:
+                ends.append(f"{line.get_label()} {y[0]:.3g} at {x[0]:.3g}")
+            elif len(known):
                 ends.append(f"{line.get_label()} from {known[0]:.3g} to {known[-1]:.3g}")
         title = axes.get_title(loc="left")
         name = f"{title}: " if title else ""
@@ -77,15 +92,9 @@ def spread_out(places: Sequence[float], least: float) -> list[float]:
     return [float(place) for place in moved + owed]
 
 
-def _add_legend(figure: Figure, named: dict[str, Line2D], size: Size) -> None:
-    beside = 4  # the line and marker before a name, in font sizes
-    room = size.width * 72 / size.font
-    names = [shortened(name, int((room - beside) / LETTER)) for name in named]
-    columns = max(1, int(room / (max(map(len, names)) * LETTER + beside)))
-    figure.legend([*named.values()], names, loc="outside upper left", ncols=columns, frameon=False)
-    more_rows = -(-len(named) // columns) - 1
-    if size.height is None:  # a long legend takes no height from the panels
-        figure.set_figheight(figure.get_figheight() + 1.5 * more_rows * size.font / 72)
+def _by_name(axes: Sequence[Axes]) -> dict[str, Line2D]:
+    """The named lines of all panels; of lines with the same name the last."""
+    return {str(line.get_label()): line for panel in axes for line in named_lines(panel)}
 
 
 def _label_ends(axes: Axes, size: Size) -> None:

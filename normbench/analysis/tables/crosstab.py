@@ -12,7 +12,15 @@ from normbench.analysis.captions import caption, chosen_rates, distinct, unfinis
 from normbench.analysis.loading import COMPARABLE
 from normbench.analysis.settings import describe
 from normbench.analysis.study import Study
-from normbench.analysis.tables.table import Table, best_mark, in_words, result, show_result
+from normbench.analysis.tables.table import (
+    Table,
+    as_data,
+    best_mark,
+    in_words,
+    result,
+    show_result,
+    survivors_note,
+)
 from normbench.errors import NormbenchError, unknown
 from normbench.runs.row import KEYS
 from normbench.tasks.metric import Metric, metric_of
@@ -51,14 +59,16 @@ def cells(study: Study, by: Sequence[str], column: str) -> pd.DataFrame:
         study = study.chosen
     runs = study.runs.assign(value=study.runs["run"].map(final(study, column)))
     groups = _ascending(runs, by).groupby(list(by), sort=False, dropna=False)
-    metric = metric_of(column, study.task.metrics) if column.startswith("test_") else None
+    metric = study.metric(column)
+    on_test_set = column.startswith("test_") and metric_of(column, study.task.metrics) is not None
     rows = []
     for key, group in groups:
         settings = dict(zip(by, key, strict=True))
         _check_alike(study, settings, group)
         values = group["value"].dropna().tolist()
-        rows.append(settings | result(group, column, values, metric))
-    return pd.DataFrame(rows)
+        reached = result(group, column, values, metric, on_test_set=on_test_set)
+        rows.append(settings | reached)
+    return as_data(rows)
 
 
 def final(study: Study, column: str) -> dict[Any, float]:
@@ -114,6 +124,7 @@ def _remarks(study: Study, data: pd.DataFrame, by: Sequence[str], metric: Metric
         widest = metric.show_difference(data["test_set_half_width"].max())
         images = distinct(study.runs, "num_test")
         yield f"{images} test images leave open up to ± {widest.lstrip('+')} besides."
+    yield from survivors_note(data)
     rates = chosen_rates(study)
     if rates and "lr" not in by:
         yield rates

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 import pandas as pd
 
 from normbench.analysis.stats import Ratio, half_width_of_test_set, mean_interval
+from normbench.analysis.study import LOST
 from normbench.tasks.metric import Metric
 
 NOT_MEASURED = "not measured"
 RATIO = ["relative_time", "relative_time_low", "relative_time_high"]
+OF_FINISHED = ("median", "worst")
 
 
 @dataclass(frozen=True)
@@ -39,22 +42,46 @@ def in_words(column: object) -> str:
 
 
 def result(
-    runs: pd.DataFrame, column: str, values: Sequence[float], metric: Metric | None
+    runs: pd.DataFrame,
+    column: str,
+    values: Sequence[float],
+    metric: Metric,
+    *,
+    on_test_set: bool = True,
 ) -> dict[str, Any]:
     """The mean over seeds in `column`, with n, half_width, and status: the runs without a result.
 
-    metric: of the test set, or None; a metric from 0 to 1 has test_set_half_width too, the
-    interval due to the finite test set, whatever the number of seeds.
+    Where runs have diverged or failed, median and worst of the values too, which a mean of
+    survivors hides; nan elsewhere. on_test_set: a metric from 0 to 1 then has test_set_half_width,
+    the interval due to the finite test set, whatever the number of seeds.
     """
     estimate = mean_interval(values)
     found: dict[str, Any] = {"n": estimate.n, column: estimate.mean}
     found["half_width"] = estimate.half_width
-    if metric is not None and (metric.low, metric.high) == (0, 1):
+    if on_test_set and (metric.low, metric.high) == (0, 1):
         num_test = runs["num_test"].max() if values else 1
         found["test_set_half_width"] = half_width_of_test_set(estimate.mean, num_test)
+    found |= dict.fromkeys(OF_FINISHED, math.nan)
+    if values and runs["status"].isin(LOST).any():
+        worst = min if metric.is_larger_better else max
+        found |= {"median": median(values), "worst": worst(values)}
     ended = runs.loc[runs["status"] != "done", "status"].value_counts()
     found["status"] = ", ".join(f"{count} {state}" for state, count in ended.items())
     return found
+
+
+def as_data(rows: Sequence[dict[Any, Any]], optional: Sequence[str] = OF_FINISHED) -> pd.DataFrame:
+    """The rows as a table, without the `optional` columns that are nan in every row."""
+    table = pd.DataFrame(rows)
+    unused = [name for name in optional if name in table and table[name].isna().all()]
+    return table.drop(columns=unused)
+
+
+def survivors_note(data: pd.DataFrame) -> list[str]:
+    """The sentence of a caption on medians and worst values; none without a lost run."""
+    if "median" not in data:
+        return []
+    return ["Where runs diverged or failed, mean, median and worst are of those that finished."]
 
 
 def show_result(
@@ -65,19 +92,34 @@ def show_result(
     with_n: bool = False,
     lacking: str = NOT_MEASURED,
 ) -> str:
-    """A `result`: `91.3 ± 0.2 % (n = 3, 1 failed)`, or the runs without a result, or `lacking`."""
+    """A `result`: `91.3 ± 0.2 % (n = 3, 1 failed)`, or the runs without a result, or `lacking`.
+
+    Where runs were lost: `(n = 3, 1 failed, median 91.2 %, worst 91.1 %)`.
+    """
     if cell["n"] == 0:
         return str(cell["status"]) or lacking
     remarks = [f"n = {cell['n']}"] if with_n else []
     if cell["status"]:
         remarks.append(cell["status"])
+    for name in OF_FINISHED:
+        value = cell.get(name, math.nan)
+        if not math.isnan(value):
+            remarks.append(f"{name} {metric.show(value)}")
     text = metric.show(cell[column], cell["half_width"])
     return f"{text} ({', '.join(remarks)})" if remarks else text
 
 
-def show_all(metric: Metric, values: Iterable[float]) -> list[str]:
-    """The values with their unit; `not measured` for nan."""
-    return [NOT_MEASURED if math.isnan(value) else metric.show(value) for value in values]
+def show_all(metric: Metric, values: Iterable[float], absent: str = NOT_MEASURED) -> list[str]:
+    """The values with their unit; `absent` for nan."""
+    return [absent if math.isnan(value) else metric.show(value) for value in values]
+
+
+def show_means(metric: Metric, data: pd.DataFrame, column: str) -> list[str]:
+    """The means of rows of `result` with their intervals; `none finished` for no value."""
+    found = zip(data[column], data["half_width"], data["n"], strict=True)
+    return [
+        metric.show(mean, half_width) if n else "none finished" for mean, half_width, n in found
+    ]
 
 
 def best_mark(is_best: bool, is_edge: bool) -> str:
