@@ -136,7 +136,8 @@ class Resolver:
         model = config.model
         key = repr((config.task, model, config.norm, source.classes, source.image_shape))
         if key not in self._built:
-            layers = Layers(spec, config.seed, source.image_shape)
+            scale = model.init_scale
+            layers = Layers(spec, config.seed, source.image_shape, init_scale=scale)
             num_outputs = task_of(config, source).num_outputs
             with _about(f"model {model.name} with norm {config.norm.name}"):
                 models.build(model.name, layers, num_outputs, options=model.options)
