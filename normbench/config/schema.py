@@ -34,7 +34,11 @@ COST_KEYS = (
 )
 
 # Settings that came after runs had ids, each with the value that those runs have.
-ADDED = (("runtime", "processes", 1), ("model", "init_scale", 1.0))
+ADDED = (
+    ("runtime", "processes", 1),
+    ("model", "init_scale", 1.0),
+    ("train", "appearance", False),
+)
 
 
 def _bool_or_fast(value: Any) -> Any:
@@ -106,12 +110,13 @@ class OptimConfig(Choice):
 
 
 class TrainConfig(Section):
-    """Steps, logging, and BatchNorm's additional evaluations."""
+    """Steps, logging, and additional evaluations: BatchNorm's, and under changed appearance."""
 
     accumulate: Count
     max_steps: Count | None
     log_every: Count
     bn_evaluations: bool
+    appearance: bool = False
 
 
 class RuntimeConfig(Section):
