@@ -31,11 +31,16 @@ MEASURED = (
 # Kinds of changed appearance under which train.appearance evaluates.
 APPEARANCES = ("brightness", "contrast", "saturation", "hue")
 FEATURE_SHIFT = Metric("feature shift", "", "smaller", decimals=3, low=0, high=2)
+# share_NAME: the mean over the layers of a share that a norm learns and tells of itself.
+SHARES = "share_"
+SHARE = Metric("share", "", "larger", decimals=2, low=0, high=1)
 ROUNDING = 1e-6  # by which a mean of values from 0 to 1 may leave the range
 
 
 def quantity_of(column: str, metrics: Iterable[Metric]) -> Metric | None:
-    """The metric in a column, or the quantity of every task: seconds, MiB, feature shift."""
+    """The metric in a column, or the quantity of every task: seconds, MiB, feature shift, share."""
+    if column.startswith(SHARES):
+        return SHARE
     if column.startswith("feature_shift_"):
         return FEATURE_SHIFT
     return metric_of(column, metrics) or QUANTITIES.get(column.rpartition("_")[2])
@@ -92,7 +97,8 @@ def check_metrics(columns: Columns, task: TaskRecord, config: Mapping[str, Any])
         if name not in columns:
             raise ValueError(f"has no column {name}")
     for name in columns:
-        if name not in allowed and task is not UNKNOWN_TASK:
+        is_known = name in allowed or name.startswith(SHARES)
+        if not is_known and task is not UNKNOWN_TASK:
             raise ValueError(f"has a column {name} of which nothing is known")
     epochs, steps = columns["epoch"], columns["steps"]
     if (epochs != np.arange(1, len(epochs) + 1)).any() or (np.diff(steps, prepend=0) <= 0).any():

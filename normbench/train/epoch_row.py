@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from normbench.data.loader import DeviceLoader
-from normbench.runs.columns import appearance_columns
+from normbench.norms.shares import mean_shares
+from normbench.runs.columns import SHARES, appearance_columns
 from normbench.train.appearance import evaluate_appearance
 from normbench.train.engine import EpochResult, Trainer, check_finite
 from normbench.train.evaluate import evaluate
@@ -52,6 +53,8 @@ def epoch_row(
         row |= _other_evaluations(trainer, statistics, evaluated["test"])
     if appearance:
         row |= _under_appearance(trainer, evaluated["test"])
+    shares = mean_shares(trainer.model)
+    row |= {f"{SHARES}{name}": share for name, share in shares.items()}
     # Clocks and memory, at the row's end, are not reproducible.
     row |= {
         "train_seconds": result.seconds,
