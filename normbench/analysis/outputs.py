@@ -16,6 +16,13 @@ from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.crosstab import cross_table
 from normbench.analysis.tables.evaluations import evaluations_table, has_evaluations
 from normbench.analysis.tables.pairs import pairs_table
+from normbench.analysis.tables.side_by_side import (
+    appearance_table,
+    feature_shift_table,
+    has_appearance,
+    has_shares,
+    shares_table,
+)
 from normbench.analysis.tables.source import has_sources, source_table
 from normbench.analysis.tables.table import Table
 from normbench.errors import unknown
@@ -76,6 +83,9 @@ OUTPUTS = (
     Output("comparison", "What each norm reached", "table", comparison_table),
     Output("batch-size", "By batch size", "table", _batch_size_table, _varies("batch_size")),
     Output("evaluations", "By evaluation", "table", evaluations_table, has_evaluations),
+    Output("appearance", "By appearance", "table", appearance_table, has_appearance),
+    Output("feature-shift", "Feature shift", "table", feature_shift_table, has_appearance),
+    Output("shares", "Learned shares", "table", shares_table, has_shares),
     Output("learning-rate", "By learning rate", "table", _learning_rate_table, _tries_rates),
     Output("pairs", "Norm against norm", "table", pairs_table, _varies("norm")),
     Output(
