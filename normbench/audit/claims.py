@@ -13,6 +13,7 @@ from normbench.audit.evidence import Evidence, folder_of
 from normbench.audit.exact import EXACT
 from normbench.audit.source_runs import SOURCE_RUNS
 from normbench.audit.studied import STUDIED
+from normbench.audit.trained import TRAINED
 from normbench.audit.verdicts import Finding, Verdict
 from normbench.config.compose import config_dir
 from normbench.errors import unknown
@@ -21,7 +22,7 @@ NOW = "exact"
 OPEN = "open"
 BENCH = "speed"
 
-JUDGES: dict[str, Callable[[Evidence], Finding]] = {**STUDIED, **SOURCE_RUNS}
+JUDGES: dict[str, Callable[[Evidence], Finding]] = {**STUDIED, **SOURCE_RUNS, **TRAINED}
 
 
 class Claim(BaseModel):

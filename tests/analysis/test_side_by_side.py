@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-import numpy as np
 import pytest
-from kit.runs import in_study, one_run
+from kit.runs import in_study, one_run, with_figures
 
 from normbench.analysis.outputs import outputs
 from normbench.analysis.stats import mean_interval
@@ -17,12 +14,6 @@ from normbench.analysis.tables.side_by_side import (
 )
 from normbench.runs.columns import appearance_columns
 from normbench.runs.files import RunFiles
-
-
-def with_figures(run: RunFiles, **figures: float) -> RunFiles:
-    """The run of two epochs, with figures of the last."""
-    more = {name: np.array([np.nan, value]) for name, value in figures.items()}
-    return dataclasses.replace(run, metrics={**run.metrics, **more})
 
 
 def changed(norm: str, seed: int, *values: float) -> RunFiles:
