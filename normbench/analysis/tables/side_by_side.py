@@ -74,8 +74,7 @@ def side_by_side(study: Study, columns: Mapping[str, str], title: str, note: str
         parts.append(part.rename(columns={column: "value"}).assign(figure=column))
     data = pd.concat(parts, ignore_index=True)
     basis = f"{caption(study)} {note}"
-    numbers = pd.DataFrame(numbers)
-    return Table(title, data, shown.astype(str), basis, unfinished(study), numbers)
+    return Table(title, data, shown.astype(str), basis, unfinished(study), pd.DataFrame(numbers))
 
 
 def _shares(study: Study) -> list[str]:
