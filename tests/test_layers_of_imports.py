@@ -32,6 +32,7 @@ LEVELS = (
     {
         "models",
         "runs",
+        "train.appearance",
         "train.capture",
         "train.compilation",
         "train.engine",

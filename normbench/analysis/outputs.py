@@ -17,6 +17,13 @@ from normbench.analysis.tables.crosstab import cross_table
 from normbench.analysis.tables.evaluations import evaluations_table, has_evaluations
 from normbench.analysis.tables.leaderboard import leaderboard_table
 from normbench.analysis.tables.pairs import pairs_table
+from normbench.analysis.tables.side_by_side import (
+    appearance_table,
+    feature_shift_table,
+    has_appearance,
+    has_shares,
+    shares_table,
+)
 from normbench.analysis.tables.source import has_sources, source_table
 from normbench.analysis.tables.table import Table
 from normbench.analysis.tables.target import target_table
@@ -84,6 +91,9 @@ OUTPUTS = (
     Output("batch-size", "By batch size", "table", _batch_size_table, _varies("batch_size")),
     Output("leaderboard", "Leaderboard", "table", leaderboard_table, _compares),
     Output("evaluations", "By evaluation", "table", evaluations_table, has_evaluations),
+    Output("appearance", "By appearance", "table", appearance_table, has_appearance),
+    Output("feature-shift", "Feature shift", "table", feature_shift_table, has_appearance),
+    Output("shares", "Learned shares", "table", shares_table, has_shares),
     Output("learning-rate", "By learning rate", "table", _learning_rate_table, _tries_rates),
     Output("pairs", "Norm against norm", "table", pairs_table, _varies("norm")),
     Output("target", "Time to a target", "table", target_table, _compares),

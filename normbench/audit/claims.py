@@ -14,6 +14,7 @@ from normbench.audit.exact import EXACT
 from normbench.audit.learning import LEARNING
 from normbench.audit.source_runs import SOURCE_RUNS
 from normbench.audit.studied import STUDIED
+from normbench.audit.trained import TRAINED
 from normbench.audit.verdicts import Finding, Verdict
 from normbench.config.compose import config_dir
 from normbench.errors import NormbenchError, unknown
@@ -23,7 +24,11 @@ COMPUTED = "exact"
 OPEN = "open"
 BENCH = "speed"
 
+<<<<<<< HEAD
 JUDGES: dict[str, Callable[[Evidence], Finding]] = {**STUDIED, **LEARNING, **SOURCE_RUNS}
+=======
+JUDGES: dict[str, Callable[[Evidence], Finding]] = {**STUDIED, **SOURCE_RUNS, **TRAINED}
+>>>>>>> features17
 
 
 class Claim(BaseModel):

@@ -19,7 +19,8 @@ from normbench.config.schema import RunConfig, validate
 from normbench.errors import NormbenchError, unknown
 from normbench.users_code import is_own
 
-OWN_GROUPS = ("norm", "model")  # those that take a user's own class too
+# The groups that take a user's own class too, with the settings of every entry.
+OWN_GROUPS: Mapping[str, Mapping[str, Any]] = {"norm": {}, "model": {"init_scale": 1.0}}
 
 
 def compose(overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> RunConfig:
@@ -85,15 +86,17 @@ def _own_section(group: str, choice: str, rest: dict[str, Any]) -> dict[str, Any
     """The section of a user's own norm or model; takes its options out of `rest`."""
     options = {}
     prefix = f"{group}.options."
+    common = [f"{group}.{name}" for name in OWN_GROUPS[group]]
     for key in tuple(rest):
         if key.startswith(prefix):
             options[key.removeprefix(prefix)] = rest.pop(key)
-        elif key.startswith(f"{group}."):
+        elif key.startswith(f"{group}.") and key not in common:
             expected = prefix + key.removeprefix(f"{group}.")
             raise NormbenchError(
                 f"unknown key '{key}': an own {group}'s options are set as '{expected}'"
             )
     section = {"name": choice, "file": None, "content": None, "options": options}
+    section |= OWN_GROUPS[group]
     place, _, name = choice.rpartition(":")
     if place.endswith(".py"):
         # The name leaves out the folder: a run's identity must not depend on where the file lies.

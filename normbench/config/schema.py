@@ -33,6 +33,13 @@ COST_KEYS = (
     "data.augment",
 )
 
+# Settings that came after runs had ids, each with the value that those runs have.
+ADDED = (
+    ("runtime", "processes", 1),
+    ("model", "init_scale", 1.0),
+    ("train", "appearance", False),
+)
+
 
 def _bool_or_fast(value: Any) -> Any:
     # By identity: 1 == True, and a `Literal[True]` of pydantic takes 1 as well.
@@ -86,6 +93,12 @@ class DataConfig(Choice):
     content: str | None = None
 
 
+class ModelConfig(Choice):
+    """A network; `init_scale` multiplies its initial weights, but no bias, gamma or beta."""
+
+    init_scale: Positive = 1.0
+
+
 class OptimConfig(Choice):
     """An optimizer and its learning rate over the run."""
 
@@ -97,12 +110,13 @@ class OptimConfig(Choice):
 
 
 class TrainConfig(Section):
-    """Steps, logging, and BatchNorm's additional evaluations."""
+    """Steps, logging, and additional evaluations: BatchNorm's, and under changed appearance."""
 
     accumulate: Count
     max_steps: Count | None
     log_every: Count
     bn_evaluations: bool
+    appearance: bool = False
 
 
 class RuntimeConfig(Section):
@@ -134,7 +148,7 @@ class RunConfig(Section):
 
     task: Choice
     norm: Choice
-    model: Choice
+    model: ModelConfig
     data: DataConfig
     optim: OptimConfig
     train: TrainConfig
@@ -152,9 +166,10 @@ class RunConfig(Section):
         """
         values = self.model_dump(mode="json", exclude={"system"})
         values["data"].pop("root", None)
-        # Runs of one process had their ids before there were several.
-        if self.runtime.processes == 1:
-            del values["runtime"]["processes"]
+        # A run keeps the id that it had before a setting was there.
+        for section, setting, before in ADDED:
+            if values[section][setting] == before:
+                del values[section][setting]
         for section, choice in (("norm", self.norm), ("model", self.model)):
             if values[section].pop("file", None):
                 values[section]["name"] = choice.label

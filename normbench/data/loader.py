@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -51,14 +51,19 @@ class DeviceLoader:
             self.augment.start_epoch(epoch)
         return torch.randperm(len(self), generator=stream(seed, "order", epoch)).to(self.device)
 
-    def gather(self, indices: Tensor) -> Batch:
-        """Returns the samples at `indices` by name; images as normalized float32 (n, 3, h, w)."""
+    def gather(self, indices: Tensor, change: Callable[[Tensor], Tensor] | None = None) -> Batch:
+        """Returns the samples at `indices` by name; images as normalized float32 (n, 3, h, w).
+
+        change: of the uint8 images (n, 3, h, w), before they are normalized.
+        """
         batch = {name: tensor[indices] for name, tensor in self.tensors.items()}
         if "images" in batch:
             images = batch["images"]
             # Cropping bytes moves a quarter of what cropping floats would.
             if self.augment is not None:
                 images = self.augment(images, indices)
+            if change is not None:
+                images = change(images)
             floats = images.to(torch.float32, memory_format=self.memory_format)
             batch["images"] = floats.mul_(self.scale).add_(self.shift)
         return batch

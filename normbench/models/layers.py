@@ -26,12 +26,21 @@ class Layers:
     ("norm", i), so that no draw depends on a layer before.
 
     image_shape: (c, h, w) of the images, for networks that are built for one size or traced.
+    init_scale: by which the initial weights of convolutions and linear layers are multiplied.
     """
 
-    def __init__(self, spec: NormSpec, seed: int, image_shape: Shape = (3, 32, 32)) -> None:
+    def __init__(
+        self,
+        spec: NormSpec,
+        seed: int,
+        image_shape: Shape = (3, 32, 32),
+        *,
+        init_scale: float = 1.0,
+    ) -> None:
         self.spec = spec
         self.seed = seed
         self.image_shape = image_shape
+        self.init_scale = init_scale
         self._num_drawn = 0
         self._num_norms = 0
 
@@ -86,7 +95,10 @@ class Layers:
             return make(num_features)
 
     def _initialized(self, module: nn.Conv2d | nn.Linear) -> nn.Module:
-        """Draws weight and bias from torch's default distribution; the norm reparametrizes."""
+        """Draws weight and bias from torch's default distribution; the norm reparametrizes.
+
+        The weight is multiplied by init_scale before; the bias is not.
+        """
         generator = stream(self.seed, "init", self._num_drawn)
         self._num_drawn += 1
         # The weight comes first: drawn after a bias, which some norms do without, it would differ.
@@ -94,6 +106,8 @@ class Layers:
         if module.bias is not None:
             bound = 1 / math.sqrt(module.weight[0].numel())
             nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+        with torch.no_grad():
+            module.weight.mul_(self.init_scale)
         if self.spec.reparametrize is not None:
             return self.spec.reparametrize(module)
         return module

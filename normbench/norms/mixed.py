@@ -25,6 +25,8 @@ from normbench.norms.refusals import one_pixel, single
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, Momentum, NormSpec, Refusal, Shape
 
+PARTS = ("in", "ln", "bn")  # in the order of the logits of SwitchableNorm
+
 
 @norms.register("switchable", title="Switchable Norm")
 def switchable(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
@@ -34,7 +36,8 @@ def switchable(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
     var = sum_k softmax(v)_k * var_k over k = in (axes h, w), ln (axes c, h, w), bn (axes n, h, w).
     m and v of shape (3,) are learned, too, and start at equal shares. In evaluation bn's part is a
     running average. The paper averages some batches under the final weights instead:
-    train.bn_evaluations does so over all images.
+    train.bn_evaluations does so over all images. metrics.csv has the means of both softmaxes over
+    the layers after each epoch.
     """
     return NormSpec(
         "batch",
@@ -85,6 +88,14 @@ class SwitchableNorm(WrittenOutBatchNorm):
         var = _mix(self.var_logits, var_in, var_ln[:, None], var_bn[None])
         y = normalized(x, mean, var, self.eps)
         return scale_and_shift(y, self.weight, self.bias).to(dtype)
+
+    def learned_shares(self) -> dict[str, Tensor]:
+        """softmax(m) and softmax(v): the shares of in, ln and bn in the mean and the variance."""
+        shares = {}
+        for moment, logits in (("mean", self.mean_logits), ("var", self.var_logits)):
+            for part, share in zip(PARTS, logits.detach().softmax(0), strict=True):
+                shares[f"{moment}_{part}"] = share
+        return shares
 
 
 def _mix(logits: Tensor, *values: Tensor) -> Tensor:

@@ -28,12 +28,31 @@ MEASURED = (
     "images_per_second",
     "peak_memory_mib",
 )
+# Kinds of changed appearance under which train.appearance evaluates.
+APPEARANCES = ("brightness", "contrast", "saturation", "hue")
+FEATURE_SHIFT = Metric("feature shift", "", "smaller", decimals=3, low=0, high=2)
+# share_NAME: the mean over the layers of a share that a norm learns and tells of itself.
+SHARES = "share_"
+SHARE = Metric("share", "", "larger", decimals=2, low=0, high=1)
 ROUNDING = 1e-6  # by which a mean of values from 0 to 1 may leave the range
 
 
 def quantity_of(column: str, metrics: Iterable[Metric]) -> Metric | None:
-    """The metric in a column, or the quantity of every task: seconds, images per second, MiB."""
+    """The metric in a column, or the quantity of every task: seconds, MiB, feature shift, share."""
+    if column.startswith(SHARES):
+        return SHARE
+    if column.startswith("feature_shift_"):
+        return FEATURE_SHIFT
     return metric_of(column, metrics) or QUANTITIES.get(column.rpartition("_")[2])
+
+
+def appearance_columns(primary: str) -> list[str]:
+    """The columns of train.appearance: the primary metric by kind, then the feature shift by kind.
+
+    Measured after the last epoch alone, and nan before.
+    """
+    metrics = [f"test_{primary}_{kind}" for kind in APPEARANCES]
+    return [*metrics, *(f"feature_shift_{kind}" for kind in APPEARANCES)]
 
 
 def read_columns(text: str) -> Columns:
@@ -72,18 +91,21 @@ def check_metrics(columns: Columns, task: TaskRecord, config: Mapping[str, Any])
         needed += [f"{split}_{metric.name}" for split in splits for metric in task.metrics]
     needed += MEASURED
     primary = f"test_{task.primary.name}"
-    allowed = {*needed, f"{primary}_precise", f"{primary}_batch"}
+    at_the_end = appearance_columns(task.primary.name)
+    allowed = {*needed, *at_the_end, f"{primary}_precise", f"{primary}_batch"}
     for name in needed:
         if name not in columns:
             raise ValueError(f"has no column {name}")
     for name in columns:
-        if name not in allowed and task is not UNKNOWN_TASK:
+        is_known = name in allowed or name.startswith(SHARES)
+        if not is_known and task is not UNKNOWN_TASK:
             raise ValueError(f"has a column {name} of which nothing is known")
     epochs, steps = columns["epoch"], columns["steps"]
     if (epochs != np.arange(1, len(epochs) + 1)).any() or (np.diff(steps, prepend=0) <= 0).any():
         raise ValueError("has epochs or steps that do not follow each other")
     for name, column in columns.items():
-        check_range(name, column, quantity_of(name, task.metrics))
+        measured = column[~np.isnan(column)] if name in at_the_end else column
+        check_range(name, measured, quantity_of(name, task.metrics))
 
 
 def check_steps(columns: Columns) -> None:

@@ -46,10 +46,11 @@ def build_trainer(
     """A model on the images of `split`, at the beginning of its training."""
     optim, train = config.optim, config.train
     spec = norms.build(config.norm.name, options=config.norm.options)
-    layers = Layers(spec, config.seed, tuple(split["images"].shape[1:]))
-    model = models.build(config.model.name, layers, task.num_outputs, options=config.model.options)
+    model_config, image_shape = config.model, tuple(split["images"].shape[1:])
+    layers = Layers(spec, config.seed, image_shape, init_scale=model_config.init_scale)
+    model = models.build(model_config.name, layers, task.num_outputs, options=model_config.options)
     # Layout and device before the optimizer, which keeps references to the parameters.
-    model = runtime.prepare(materialize(model, split["images"].shape[1:]))
+    model = runtime.prepare(materialize(model, image_shape))
     augment = None
     if config.data.augment == "standard":
         augment = FlipAndCrop(len(split), config.seed, runtime.device)

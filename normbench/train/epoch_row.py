@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from normbench.data.loader import DeviceLoader
+from normbench.norms.shares import mean_shares
+from normbench.runs.columns import SHARES, appearance_columns
+from normbench.train.appearance import evaluate_appearance
 from normbench.train.engine import EpochResult, Trainer, check_finite
 from normbench.train.evaluate import evaluate
 from normbench.train.evaluations import evaluate_batchwise, evaluate_precisely
@@ -18,11 +22,14 @@ def epoch_row(
     evaluated: Mapping[str, DeviceLoader],
     statistics: DeviceLoader | None,
     seconds_compiling: float,
+    *,
+    appearance: bool = False,
 ) -> tuple[dict[str, float], Tensor | None]:
     """The row of the epoch just trained, and which test images are right, booleans (n,).
 
     evaluated: the splits to evaluate, `test` among them. statistics: training images without
-    augmentation, for BatchNorm's other two evaluations; None without these.
+    augmentation, for BatchNorm's other two evaluations; None without these. appearance: whether to
+    evaluate under changed appearance after the last epoch; its columns are nan before.
     Raises Diverged for a loss that is not finite.
     """
     runtime = trainer.runtime
@@ -44,6 +51,10 @@ def epoch_row(
     eval_seconds = runtime.now() - start
     if statistics is not None:
         row |= _other_evaluations(trainer, statistics, evaluated["test"])
+    if appearance:
+        row |= _under_appearance(trainer, evaluated["test"])
+    shares = mean_shares(trainer.model)
+    row |= {f"{SHARES}{name}": share for name, share in shares.items()}
     # Clocks and memory, at the row's end, are not reproducible.
     row |= {
         "train_seconds": result.seconds,
@@ -68,3 +79,11 @@ def _other_evaluations(
     batch_size = trainer.images_together if trainer.is_synced else trainer.batch_size
     batchwise = evaluate_batchwise(model, test, task, runtime, batch_size)
     return {f"test_{primary}_precise": precise, f"test_{primary}_batch": batchwise}
+
+
+def _under_appearance(trainer: Trainer, test: DeviceLoader) -> dict[str, float]:
+    """The evaluation under changed appearance, by column of metrics.csv."""
+    if trainer.step < trainer.num_steps:
+        return dict.fromkeys(appearance_columns(trainer.task.primary.name), math.nan)
+    model, task, processes = trainer.model, trainer.task, trainer.processes
+    return evaluate_appearance(model, test, task, trainer.runtime, processes)

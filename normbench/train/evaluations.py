@@ -63,7 +63,7 @@ def evaluate_batchwise(
         batch = test.gather(torch.cat([indices, order[:missing]]))
         # Restored after every batch: no batch may see the running statistics of another.
         with batch_statistics(model):
-            outputs = _outputs(model, batch, runtime)
+            outputs = outputs_of(model, batch, runtime)
         counted = {name: tensor[:number] for name, tensor in batch.items()}
         # Only the primary metric is read; the loss needs no second computation.
         sums.add(torch.zeros((), device=outputs.device), outputs[:number], counted)
@@ -81,7 +81,7 @@ def precise_statistics(
     """
     with _restored(model):
         model.eval()
-        for layer in _in_forward_order(model, loader, runtime):
+        for layer in in_forward_order(tracking_layers(model), model, loader, runtime):
             moments = _moments(layer, model, loader.in_order(batch_size), runtime)
             for name, value in zip(RUNNING, moments, strict=True):
                 running = getattr(layer, name, None)
@@ -132,11 +132,14 @@ class _SeenEnough(Exception):
     """The rest of a forward pass is not needed."""
 
 
-def _in_forward_order(model: nn.Module, loader: DeviceLoader, runtime: Runtime) -> list[nn.Module]:
+def in_forward_order(
+    layers: list[nn.Module], model: nn.Module, loader: DeviceLoader, runtime: Runtime
+) -> list[nn.Module]:
+    """Those of the layers that run on an image, in the order in which they do."""
     met: list[nn.Module] = []
     first_image = next(loader.in_order(1))
-    with _watched(tracking_layers(model), lambda layer, _: met.append(layer)):
-        _outputs(model, first_image, runtime)
+    with watched(layers, lambda layer, _: met.append(layer)):
+        outputs_of(model, first_image, runtime)
     return met
 
 
@@ -159,10 +162,10 @@ def _moments(
         found[0].add(count, x.mean((0, 2, 3)), by_channel)
         raise _SeenEnough
 
-    with _watched([layer], add):
+    with watched([layer], add):
         for batch in batches:
             with suppress(_SeenEnough):
-                _outputs(model, batch, runtime)
+                outputs_of(model, batch, runtime)
     (moments,) = found
     if by_instance:
         return moments.mean, moments.within
@@ -196,9 +199,10 @@ class _Moments:
 
 
 @contextmanager
-def _watched(
+def watched(
     layers: list[nn.Module], look: Callable[[nn.Module, tuple[Any, ...]], None]
 ) -> Iterator[None]:
+    """Calls `look` with the layer and its inputs before each of these layers runs."""
     hooks = [layer.register_forward_pre_hook(look) for layer in layers]
     try:
         yield
@@ -207,7 +211,7 @@ def _watched(
             hook.remove()
 
 
-def _outputs(model: nn.Module, batch: Batch, runtime: Runtime) -> Tensor:
+def outputs_of(model: nn.Module, batch: Batch, runtime: Runtime) -> Tensor:
     """The outputs of the uncompiled model in float32."""
     with runtime.autocast():
         outputs: Tensor = model.forward(batch["images"])

@@ -25,6 +25,7 @@ from normbench.models import Layers, Site, models, norm_sites, unsupported
 from normbench.norms import NormSpec, norms
 from normbench.registry import Registry
 from normbench.tasks.registry import tasks
+from normbench.train.appearance import check_appearance
 from normbench.train.build import task_of
 from normbench.train.optim import optimizers, schedule
 from normbench.train.runtime import (
@@ -134,12 +135,17 @@ class Resolver:
     def _check_built(self, config: RunConfig, spec: NormSpec, source: Source) -> None:
         """Raises NormbenchError for a network that cannot be built under the norm."""
         model = config.model
-        key = repr((config.task, model, config.norm, source.classes, source.image_shape))
+        has_appearance = config.train.appearance
+        settings = (config.task, model, config.norm, has_appearance)
+        key = repr((settings, source.classes, source.image_shape))
         if key not in self._built:
-            layers = Layers(spec, config.seed, source.image_shape)
+            scale = model.init_scale
+            layers = Layers(spec, config.seed, source.image_shape, init_scale=scale)
             num_outputs = task_of(config, source).num_outputs
             with _about(f"model {model.name} with norm {config.norm.name}"):
-                models.build(model.name, layers, num_outputs, options=model.options)
+                network = models.build(model.name, layers, num_outputs, options=model.options)
+                if has_appearance:
+                    check_appearance(network, source.image_shape)
             self._built.add(key)
 
     def _runtime(self, config: RunConfig) -> RuntimeConfig:

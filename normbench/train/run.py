@@ -218,7 +218,14 @@ def _train_all_epochs(
     progress = Progress(config.system.progress if trainer.processes.is_main else "none")
     while not trainer.is_done:
         result = _train_one_epoch(run, trainer, progress, should_stop)
-        row, correct = epoch_row(trainer, result, evaluated, statistics, seconds_compiling)
+        row, correct = epoch_row(
+            trainer,
+            result,
+            evaluated,
+            statistics,
+            seconds_compiling,
+            appearance=config.train.appearance,
+        )
         # Compilation precedes this process's first epoch, whose row alone carries its seconds.
         seconds_compiling = 0.0
         if correct is not None and trainer.step == trainer.num_steps:

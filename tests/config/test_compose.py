@@ -17,7 +17,7 @@ from kit.tiny import tiny
 
 import normbench.config.compose
 from normbench.config.compose import compose, config_dir, groups
-from normbench.config.schema import LOADER, RunConfig, flatten, from_yaml
+from normbench.config.schema import ADDED, LOADER, RunConfig, flatten, from_yaml, validate
 from normbench.data import sources
 from normbench.errors import NormbenchError
 from normbench.models import models
@@ -298,6 +298,15 @@ def test_every_key_but_paths_and_system_changes_the_run_id_and_no_two_alike() ->
     assert unchanged == {key for key in fingerprints if key.startswith("system.")} | {"data.root"}
     # The unchanged keys have the same fingerprint.
     assert len(set(fingerprints.values())) == len(fingerprints) - len(unchanged) + 1
+
+
+def test_a_run_keeps_the_id_that_it_had_before_a_setting_was_there() -> None:
+    config = compose()
+    values = config.model_dump(mode="json")
+    for section, setting, before in ADDED:
+        assert values[section].pop(setting) == before
+        assert setting not in config.identity()[section]
+    assert validate(values).run_id == config.run_id
 
 
 def test_the_content_of_the_data_is_part_of_the_run_id() -> None:

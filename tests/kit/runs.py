@@ -96,6 +96,15 @@ def one_run(
     )
 
 
+def with_figures(run: RunFiles, **figures: float) -> RunFiles:
+    """The run with further columns of metrics.csv, measured after the last epoch alone."""
+    more = {}
+    for name, value in figures.items():
+        more[name] = np.full(len(run.metrics["epoch"]), np.nan)
+        more[name][-1] = value
+    return replace(run, metrics={**run.metrics, **more})
+
+
 def in_study(*runs: RunFiles) -> Study:
     """The study of these runs, whose texts are made visible as by reading them."""
     return read_runs((), map(_visible, runs))

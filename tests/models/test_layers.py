@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from kit.norms import REPARAMETRIZING, every_norm
+from kit.norms import NAMES, REPARAMETRIZING, every_norm
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from normbench.models import Layers
+from normbench.models import Layers, materialize, models
 from normbench.norms import NormSpec, norms
 
 # Weight standardization leaves linear layers alone.
@@ -68,6 +69,51 @@ def test_a_norm_of_weights_acts_on_convolutions_and_where_it_says_so_on_the_head
     layers = Layers(norms.build(name), seed=0)
     assert parametrize.is_parametrized(layers.conv(3, 4, 3))
     assert parametrize.is_parametrized(layers.linear(3, 4)) == (name not in CONVS_ALONE)
+
+
+def network(name: str, norm: str, init_scale: float, **options: Any) -> nn.Module:
+    layers = Layers(norms.build(norm), seed=3, init_scale=init_scale)
+    return materialize(models.build(name, layers, 10, options=options), (3, 32, 32))
+
+
+def weights_and_rest(model: nn.Module) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """The weights of convolutions and linear layers in order; all other state by name."""
+    rest = model.state_dict()
+    weights = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            weights.append(weight_below(module).detach())
+            for key in [*rest]:
+                if key == f"{name}.weight" or key.startswith(f"{name}.parametrizations.weight.or"):
+                    del rest[key]
+    return weights, rest
+
+
+NARROW = {"width": 0.125}
+NETWORKS: list[tuple[str, str, dict[str, Any]]] = [
+    *(("normresnet", norm, {"widths": (8, 8, 16)}) for norm in NAMES),
+    ("resnet", "bn", {**NARROW, "residual_init": "zero_last_gamma", "shortcut": "projection"}),
+    ("resnet", "none", {**NARROW, "residual_init": "skipinit"}),
+    ("resnet", "none", {**NARROW, "residual_init": "fixup"}),
+    ("resnet18", "ibn", NARROW),
+    ("vgg", "ws_gn", NARROW),
+]
+
+
+@pytest.mark.parametrize("scale", [0.125, 4.0])
+@pytest.mark.parametrize(("name", "norm", "options"), NETWORKS)
+def test_an_initial_scale_multiplies_the_weights_and_changes_nothing_else(
+    name: str, norm: str, options: dict[str, Any], scale: float
+) -> None:
+    plain, rest = weights_and_rest(network(name, norm, 1.0, **options))
+    scaled, rest_of_scaled = weights_and_rest(network(name, norm, scale, **options))
+    assert len(plain) > 3
+    for before, after in zip(plain, scaled, strict=True):
+        # A power of two: exact but for weight_norm, whose length times direction rounds.
+        torch.testing.assert_close(after, scale * before, rtol=1e-6, atol=0)
+    assert rest.keys() == rest_of_scaled.keys()
+    for key, value in rest.items():
+        assert torch.equal(value, rest_of_scaled[key]), key
 
 
 def test_every_layer_and_every_seed_draws_other_weights() -> None:

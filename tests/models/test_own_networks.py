@@ -179,6 +179,14 @@ def test_two_norms_start_from_the_same_weights(file: Path, network: str, kept: s
     assert not torch.equal(bn[f"{kept}.weight"], other[f"{kept}.weight"])
 
 
+def test_an_initial_scale_is_for_networks_that_ask_for_layers(file: Path, normbench: Run) -> None:
+    config, _ = resolve(compose(settings("asks", "model.init_scale=3", "model.options.width=8")))
+    assert (config.model.init_scale, config.model.options["options"]) == (3.0, {"width": 8})
+    code, _, err = normbench("train", *settings("Net", "model.init_scale=3"))
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "model.init_scale=3: the network draws its weights itself; allowed: 1" in err
+
+
 def test_a_network_that_asks_for_layers_gets_them(file: Path) -> None:
     options = resolve(compose(settings("asks")))[0].model.options
     model = models.build(f"{FILE}:asks", Layers(norms.build("frn"), 0), 10, options=options)

@@ -18,6 +18,15 @@ Change = Callable[[Columns], object]
 CONFIG = {"data": {"val_fraction": 0.0}}
 
 
+def test_figures_of_the_end_are_unknown_before_and_have_ranges(columns: Columns) -> None:
+    columns["test_accuracy_hue"] = np.array([np.nan, 0.3])
+    columns["feature_shift_hue"] = np.array([np.nan, 1.7])
+    check_metrics(columns, CLASSIFICATION, CONFIG)
+    columns["feature_shift_hue"][1] = 2.1
+    with pytest.raises(ValueError, match=r"has feature_shift_hue 2\.1, out of its range"):
+        check_metrics(columns, CLASSIFICATION, CONFIG)
+
+
 @pytest.fixture
 def columns(tmp_path: Path) -> Columns:
     """The columns of a run of two epochs."""

@@ -221,14 +221,14 @@ def test_statistics_that_are_not_one_value_per_channel_are_refused_in_a_line() -
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Batch, Tensor]]:
     """The batches shown to a model, with the outputs."""
     found: list[tuple[Batch, Tensor]] = []
-    show = evaluations._outputs
+    show = evaluations.outputs_of
 
     def note(model: nn.Module, batch: Batch, runtime: Runtime) -> Tensor:
         outputs = show(model, batch, runtime)
         found.append((batch, outputs))
         return outputs
 
-    monkeypatch.setattr(evaluations, "_outputs", note)
+    monkeypatch.setattr(evaluations, "outputs_of", note)
     return found
 
 

@@ -110,7 +110,8 @@ def test_a_shared_evaluation_is_that_of_one_process(found: tuple[Found, Found]) 
     whole = evaluated(ALONE)
     for part in found:
         assert torch.equal(part["evaluated"]["correct"], whole["correct"])
-        assert part["evaluated"]["means"] == pytest.approx(whole["means"], rel=1e-12)
+        for name in ("means", "appearance"):
+            assert part["evaluated"][name] == pytest.approx(whole[name], rel=1e-12)
 
 
 def by_hand(images: int) -> list[float]:

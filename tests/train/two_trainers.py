@@ -8,8 +8,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from kit.training import in_double, loader_of, model_of, never, split_of, task_of, trainer_of
-from torch import Tensor
+from torch import Tensor, nn
 
+from normbench.train.appearance import evaluate_appearance
 from normbench.train.engine import Diverged, StepLog, Stopped, Trainer
 from normbench.train.evaluate import evaluate
 from normbench.train.processes import ALONE, Processes
@@ -97,7 +98,10 @@ def evaluated(processes: Processes) -> Found:
     trainer = trained("gn", FULL, processes, {"num_groups": 2})
     loader = loader_of(split_of(1100))
     found = evaluate(trainer.model, loader, task_of(), trainer.runtime, processes)
-    return {"means": found.means, "correct": found.correct}
+    # Its hook, which makes images float64, runs below another module.
+    model = nn.Sequential(trainer.model)
+    appearance = evaluate_appearance(model, loader, task_of(), trainer.runtime, processes)
+    return {"means": found.means, "correct": found.correct, "appearance": appearance}
 
 
 def process(rank: int, folder: str) -> None:
