@@ -1,10 +1,10 @@
 # `make demo` and `make test` work on a fresh clone with nothing but Python >= 3.11, git and make.
-# Without bytecode on the disk every process compiles torch anew, for seconds.
-unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 BIN := .venv/bin
 # Slow tests mostly wait for clusters and processes: more of them than cores.
 SLOW_WORKERS ?= 3
+# Without bytecode on the disk every process compiles torch anew, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-all lint install dev clean
 
