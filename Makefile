@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Slow tests mostly wait for clusters and processes: more of them than cores.
 SLOW_WORKERS ?= 3
+# Without bytecode on the disk every process compiles torch anew, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-all lint install dev clean
 
@@ -16,7 +18,7 @@ test: lint
 # Everything, with coverage: clusters, kills, browsers and compilers too.
 test-all: lint
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" --cov --cov-report=
-	$(BIN)/pytest -n $(SLOW_WORKERS) --dist loadgroup -m slow --timeout 600 --cov --cov-append --cov-fail-under=90
+	$(BIN)/pytest -n $(SLOW_WORKERS) --dist loadgroup -m slow --timeout 600 --durations 15 --cov --cov-append --cov-fail-under=90
 
 lint: dev
 	$(BIN)/ruff check .

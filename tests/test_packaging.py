@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,11 @@ def tracked() -> set[str]:
     return set(listed.stdout.splitlines())
 
 
+def of_the_packages(test: Callable[..., None]) -> Callable[..., None]:
+    """Marks a slow test of one worker, where the packages are built once."""
+    return pytest.mark.xdist_group("packages")(pytest.mark.slow(test))
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of the sdist, and of the wheel made from it."""
@@ -38,14 +44,14 @@ def wheel(built: Path) -> Path:
     return next(built.glob("*.whl"))
 
 
-@pytest.mark.slow
+@of_the_packages
 def test_the_sdist_carries_every_file_but_those_of_the_checks(built: Path) -> None:
     with tarfile.open(next(built.glob("*.tar.gz"))) as tar:
         packed = {name.partition("/")[2] for name in tar.getnames()}
     assert {name for name in tracked() if not name.startswith(".ci/")} <= packed
 
 
-@pytest.mark.slow
+@of_the_packages
 def test_the_wheel_carries_every_config_and_every_file_of_the_package(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
     found = config_dir().rglob("*.yaml")
@@ -56,7 +62,7 @@ def test_the_wheel_carries_every_config_and_every_file_of_the_package(wheel: Pat
     assert __version__ in wheel.name
 
 
-@pytest.mark.slow
+@of_the_packages
 def test_configs_are_found_from_an_unpacked_wheel(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     script = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shlex
 import shutil
@@ -166,6 +167,17 @@ def test_make_demo_runs_the_demo_and_make_test_checks_style_types_and_tests() ->
     assert "normbench demo" in planned("demo")
     for tool in ("ruff check", "ruff format --check", "mypy", "pytest"):
         assert tool in planned("test")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_under_make_python_writes_bytecode_whatever_the_environment_says() -> None:
+    shown = ["--eval", "shown:; @echo said: $$PYTHONDONTWRITEBYTECODE", "shown"]
+    told = subprocess.check_output(
+        ["make", "-s", "-C", str(ROOT), *shown],
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        text=True,
+    )
+    assert told == "said:\n"
 
 
 def test_the_readme_is_short_and_shows_the_committed_table() -> None:

@@ -18,8 +18,10 @@ from normbench.analysis.report import write_report
 
 BROWSERS = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
 CHROMIUM = next((path for path in BROWSERS if path), None)
+# Of one worker: the report is written once, and one browser starts.
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("browser"),
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
 ]
 

@@ -241,6 +241,18 @@ class Scripted:
 
 
 @dataclass(frozen=True)
+class SeldomTraining(Scripted):
+    """Scripted work in which a run of no act trains at every tenth seed, else diverges at once."""
+
+    def __call__(self, config: RunConfig, restart: bool) -> None:
+        if config.seed in self.script or config.seed % 10 == 0:
+            super().__call__(config, restart)
+            return
+        note(self.folder, "tries", config.run_id)
+        _diverge(config)
+
+
+@dataclass(frozen=True)
 class Telling:
     """Work without training; notes a variable of the environment, the folder, start and end."""
 
@@ -250,11 +262,16 @@ class Telling:
     def __call__(self, config: RunConfig, restart: bool) -> None:
         start = time.monotonic()
         time.sleep(0.2)
-        with open_run(config.run_path) as run:
-            run.begin(config.to_yaml(), {})
-            run.finish("diverged")
+        _diverge(config)
         value = os.environ.get(self.variable)
         note(self.folder, "told", f"{value}|{Path.cwd()}|{start}|{time.monotonic()}")
+
+
+def _diverge(config: RunConfig) -> None:
+    """Records a run as diverged, without training."""
+    with open_run(config.run_path) as run:
+        run.begin(config.to_yaml(), {})
+        run.finish("diverged")
 
 
 @contextmanager

@@ -128,6 +128,10 @@ TIMM = {
     "regnetx_002": (44, 27, 44),
     "convnext_atto": (17, 0, 13),
 }
+OPTIONS = {
+    "googlenet": {"init_weights": False, "aux_logits": False},
+    "vgg11_bn": {"init_weights": False},
+}
 # All of the above: the number of norms, of those that an activation alone follows, of those that
 # a convolution alone feeds.
 COUNTS = {
@@ -141,9 +145,13 @@ def network(name: str) -> nn.Module:
     package, _, model = name.partition("-")
     if package == "timm":
         return timm.create_model(model, num_classes=10)
-    options = {"init_weights": False, "aux_logits": False} if model == "googlenet" else {}
+    options = OPTIONS.get(model, {})
     with warnings.catch_warnings():
-        return getattr(torchvision.models, model)(weights=None, num_classes=10, **options)
+        made = getattr(torchvision.models, model)(weights=None, num_classes=10, **options)
+    if model == "vgg11_bn":
+        # In place of 120 million weights far from any norm.
+        made.classifier = nn.Linear(512 * 7 * 7, 10)
+    return made
 
 
 def norm_options(model: nn.Module) -> dict[str, float]:

@@ -12,7 +12,12 @@ Found = dict[str, dict[str, Tensor]]
 CASES = {case: (case, {}) for case in SHARES}
 CASES["without affine"] = ("unequal shares", {"affine": False})
 
-pytestmark = [pytest.mark.slow, pytest.mark.parametrize("case", CASES)]
+# Of one worker: the processes start once.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("sync_bn"),
+    pytest.mark.parametrize("case", CASES),
+]
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,9 @@ CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
 CELLS = [(norm, seed) for norm in ("bn", "gn") for seed in (0, 1)]
 # The table of the docs has the figures of NORMBENCH_KILLS.
 QUICK, THOROUGH = 40, 200 if "NORMBENCH_KILLS" in os.environ else 80
-amount = pytest.mark.parametrize("number", [QUICK, pytest.param(THOROUGH, marks=pytest.mark.slow)])
+# Damages by number: each is tried once.
+MORE = pytest.param(range(QUICK, THOROUGH), id="more", marks=pytest.mark.slow)
+some_damages = pytest.mark.parametrize("numbers", [pytest.param(range(QUICK), id="quick"), MORE])
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +64,9 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def damages(number: int, names: tuple[str, ...], kinds: tuple[Damage, ...]) -> Iterator[Any]:
-    """As many choices of a file's name, a kind of damage, and its random numbers."""
-    for index in range(number):
+def damages(numbers: range, names: tuple[str, ...], kinds: tuple[Damage, ...]) -> Iterator[Any]:
+    """For each number a file's name, a kind of damage, and its random numbers."""
+    for index in numbers:
         draw = random.Random(index)
         yield names[index % len(names)], draw.choice(kinds), draw
 
@@ -99,10 +101,12 @@ def one_answer(folder: Path, study: Study) -> None:
         assert (run.state == "done") == (run.config.run_id in done)
 
 
-@amount
-def test_a_damaged_run_is_named_and_never_counted(whole: Path, tmp_path: Path, number: int) -> None:
+@some_damages
+def test_a_damaged_run_is_named_and_never_counted(
+    whole: Path, tmp_path: Path, numbers: range
+) -> None:
     known = figures(load_study([whole / "runs"]))
-    for name, damage, draw in damages(number, OF_RUN, OF_BYTES + OF_FILES):
+    for name, damage, draw in damages(numbers, OF_RUN, OF_BYTES + OF_FILES):
         folder = tmp_path / "runs"
         shutil.copytree(whole / "runs", folder)
         path = draw.choice(sorted(folder.iterdir()))
@@ -119,11 +123,11 @@ def test_a_damaged_run_is_named_and_never_counted(whole: Path, tmp_path: Path, n
         shutil.rmtree(folder)
 
 
-@amount
+@some_damages
 def test_values_of_a_wrong_type_under_a_right_checksum_are_no_traceback(
-    whole: Path, tmp_path: Path, number: int
+    whole: Path, tmp_path: Path, numbers: range
 ) -> None:
-    for name, damage, draw in damages(number, OF_RUN[:3], (odd_value,)):
+    for name, damage, draw in damages(numbers, OF_RUN[:3], (odd_value,)):
         folder = tmp_path / "runs"
         shutil.copytree(whole / "runs", folder)
         damage(draw.choice(sorted(folder.iterdir())) / name, draw)
@@ -134,12 +138,12 @@ def test_values_of_a_wrong_type_under_a_right_checksum_are_no_traceback(
         shutil.rmtree(folder)
 
 
-@amount
+@some_damages
 def test_a_damaged_study_is_named_and_never_counted(
-    whole: Path, tmp_path: Path, number: int
+    whole: Path, tmp_path: Path, numbers: range
 ) -> None:
     known = figures(load_study([whole / "studies" / "study"]))
-    for name, damage, draw in damages(number, OF_STUDY, OF_BYTES + OF_FILES):
+    for name, damage, draw in damages(numbers, OF_STUDY, OF_BYTES + OF_FILES):
         folder = tmp_path / "studies"
         shutil.copytree(whole / "studies", folder)
         damage(folder / "study" / name, draw)
@@ -154,11 +158,11 @@ def test_a_damaged_study_is_named_and_never_counted(
         shutil.rmtree(folder)
 
 
-@amount
+@some_damages
 def test_values_of_a_wrong_type_in_a_study_without_checksums_are_no_traceback(
-    whole: Path, tmp_path: Path, number: int
+    whole: Path, tmp_path: Path, numbers: range
 ) -> None:
-    for name, damage, draw in damages(number, OF_STUDY[3:5], (odd_value,)):
+    for name, damage, draw in damages(numbers, OF_STUDY[3:5], (odd_value,)):
         folder = tmp_path / "study"
         shutil.copytree(whole / "studies" / "study", folder)
         (folder / "SHA256SUMS").unlink()
@@ -173,14 +177,14 @@ def test_values_of_a_wrong_type_in_a_study_without_checksums_are_no_traceback(
         shutil.rmtree(folder)
 
 
-@amount
+@some_damages
 def test_a_damaged_run_that_goes_on_reaches_the_same_numbers_or_says_why_not(
-    interrupted: Path, tmp_path: Path, number: int
+    interrupted: Path, tmp_path: Path, numbers: range
 ) -> None:
     reference = tmp_path / "reference"
     whole = run_in(reference, "epochs=3").path
     resumed = 0
-    for name, damage, draw in damages(number, OF_RUN + CHECKPOINTS, OF_BYTES + OF_FILES):
+    for name, damage, draw in damages(numbers, OF_RUN + CHECKPOINTS, OF_BYTES + OF_FILES):
         folder = tmp_path / "runs"
         shutil.copytree(interrupted, folder)
         (path,) = folder.iterdir()
@@ -198,7 +202,9 @@ def test_a_damaged_run_that_goes_on_reaches_the_same_numbers_or_says_why_not(
             assert_same_numbers(path, whole)
             assert len(load_study([folder]).done.runs) == 1
         shutil.rmtree(folder)
-    assert resumed > number / 8, "damage to one of two checkpoints, and to config.yaml, is no loss"
+    assert resumed > len(numbers) / 8, (
+        "damage to one of two checkpoints, and to config.yaml, is no loss"
+    )
 
 
 @pytest.mark.slow
@@ -215,7 +221,7 @@ def test_every_command_answers_a_damaged_folder_in_lines(
         ("report", "runs", "-o", "report"),
         ("runs", "rm", "--failed", "--runs-dir", "runs"),
     )
-    for name, damage, draw in damages(30, OF_RUN, (*OF_BYTES, *OF_FILES, odd_value)):
+    for name, damage, draw in damages(range(30), OF_RUN, (*OF_BYTES, *OF_FILES, odd_value)):
         if damage is odd_value and name.endswith(".csv"):
             continue
         shutil.copytree(whole / "runs", "runs")

@@ -21,7 +21,12 @@ from kit.tiny import tiny
 from normbench.runs.standing import standing
 from normbench.runs.state import is_held, read_position, read_status
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+# Of one worker: the undisturbed run is trained once.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+    pytest.mark.xdist_group("killed_processes"),
+]
 # Three epochs of 60 steps; 2 processes of 4 images.
 SETTINGS = tiny(
     "norm=bn",
@@ -33,7 +38,8 @@ SETTINGS = tiny(
     "runtime.device=cpu",
     "system.threads=1",
 )
-FIRST_EPOCH = 60
+EPOCH = 60
+FEW = 5
 
 
 class Command:
@@ -67,15 +73,23 @@ class Command:
         ranks = [(rank_of(one), one) for one in found if one and one.says("train.worker")]
         return [one for _, one in sorted(ranks, key=lambda pair: pair[0])]
 
-    def until_step(self, step: int) -> list[Process]:
-        """Waits for a step; returns the processes of the run."""
+    @property
+    def output(self) -> str:
+        """What the command and its processes have printed so far."""
+        return self._output.read_text()
 
-        def is_there() -> bool:
+    def until_steps(self, number: int) -> list[Process]:
+        """Waits until the present processes have taken so many steps; returns the processes."""
+        least = self._position()
+
+        def are_taken() -> bool:
+            nonlocal least
             assert self.command.poll() is None, self.end()
-            runs = [*self.folder.glob("normresnet-*")]
-            return bool(runs) and read_position(runs[0]) >= step
+            # Rows that no checkpoint covers are dropped at the beginning.
+            least = min(least, self._position())
+            return self._position() >= least + number
 
-        until(is_there)
+        until(are_taken)
         workers = self.workers()
         assert len(workers) == 2
         return workers
@@ -83,9 +97,12 @@ class Command:
     def end(self) -> tuple[int, str]:
         """Waits for the end; the exit code and the output."""
         self.command.wait(AT_MOST)
-        output = self._output.read_text()
-        assert "Traceback" not in output
-        return self.command.returncode, output
+        assert "Traceback" not in self.output
+        return self.command.returncode, self.output
+
+    def _position(self) -> int:
+        """The number of finished steps; 0 before the run has a directory."""
+        return max(map(read_position, self.folder.glob("normresnet-*")), default=0)
 
 
 @contextmanager
@@ -127,57 +144,28 @@ def rank_of(worker: Process) -> int:
     return rank
 
 
-def assert_goes_on(command: Command, whole: Path) -> None:
-    """The same command ends with the numbers of the undisturbed run."""
-    with commanded(command.folder) as again:
-        code, output = again.end()
-        assert code == 0, output
-    assert_same_numbers(command.run, whole)
+# Ends of a run that is not over, in the order in which one run meets them
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_process_makes_all_start_again(tmp_path: Path, whole: Path, rank: int) -> None:
-    with commanded(tmp_path, "--restarts", "1") as command:
-        workers = command.until_step(FIRST_EPOCH + 10)
-        workers[rank].kill()
+def on_a_full_disk(folder: Path) -> None:
+    def fill() -> None:
+        # Nobody writes more than this into a file: enough for some steps, too little for all.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, resource.RLIM_INFINITY))
+
+    with commanded(folder, "--restarts", "2", prepare=fill) as command:
         code, output = command.end()
-    assert code == 0
-    assert "a process has died: all go on from the last checkpoint (restart 1 of 1)" in output
-    assert not any(worker.is_alive() for worker in workers)
-    assert_same_numbers(command.run, whole)
+    assert code == 1
+    (line,) = [line for line in output.splitlines() if line.startswith("normbench: ")]
+    assert line.startswith("normbench: the disk is full")
+    assert "restart" not in output
+    assert standing(command.run).state == "failed"
+    assert read_position(command.run) > 0
 
 
-def test_without_restarts_a_killed_process_ends_the_run(tmp_path: Path, whole: Path) -> None:
-    with commanded(tmp_path) as command:
-        workers = command.until_step(FIRST_EPOCH + 10)
-        workers[1].kill()
-        code, output = command.end()
-    reason = "process 2 of 2 was killed by SIGKILL, perhaps for want of memory"
-    assert (code, output.splitlines()[-1]) == (1, f"normbench: {reason}")
-    assert (standing(command.run).state, standing(command.run).reason) == ("failed", reason)
-    assert not any(worker.is_alive() for worker in workers)
-    assert_goes_on(command, whole)
-
-
-def test_no_process_outlives_the_killed_command_or_listens_beyond_the_machine(
-    tmp_path: Path, whole: Path
-) -> None:
-    with commanded(tmp_path) as command:
-        workers = command.until_step(FIRST_EPOCH + 10)
-        assert {address for worker in workers for address in listening(worker)} == {"0100007F"}
-        command.command.kill()
-        until(lambda: not any(worker.is_alive() for worker in workers), patience=5)
-    until(lambda: not is_held(command.run), patience=5)
-    assert standing(command.run).state == "killed"
-    assert_goes_on(command, whole)
-
-
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_stop_all_processes_save_after_a_step(
-    tmp_path: Path, whole: Path, sent: signal.Signals
-) -> None:
-    with commanded(tmp_path) as command:
-        workers = command.until_step(10)
+def asked_to_stop(folder: Path, sent: signal.Signals) -> None:
+    """All processes save after the same step."""
+    with commanded(folder) as command:
+        workers = command.until_steps(FEW)
         command.command.send_signal(sent)
         code, output = command.end()
     stopped = read_position(command.run)
@@ -185,22 +173,54 @@ def test_asked_to_stop_all_processes_save_after_a_step(
     assert f"stopped after step {stopped} of 180; go on with: normbench train" in output
     assert standing(command.run).state == "interrupted"
     assert not any(worker.is_alive() for worker in workers)
-    assert_goes_on(command, whole)
 
 
-def test_a_full_disk_is_told_once(tmp_path: Path, whole: Path) -> None:
-    def fill() -> None:
-        # Nobody writes more than this into a file: enough for some steps, too little for all.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, resource.RLIM_INFINITY))
+def killed_with_its_processes(folder: Path) -> None:
+    """No process outlives the killed command, nor has any listened beyond the machine."""
+    with commanded(folder) as command:
+        workers = command.until_steps(FEW)
+        assert {address for worker in workers for address in listening(worker)} == {"0100007F"}
+        command.command.kill()
+        until(lambda: not any(worker.is_alive() for worker in workers), patience=5)
+    until(lambda: not is_held(command.run), patience=5)
+    assert standing(command.run).state == "killed"
 
-    with commanded(tmp_path, "--restarts", "2", prepare=fill) as command:
+
+def with_a_killed_process(folder: Path) -> None:
+    """Without restarts the run has failed."""
+    with commanded(folder) as command:
+        workers = command.until_steps(FEW)
+        workers[1].kill()
         code, output = command.end()
-    assert code == 1
-    (line,) = [line for line in output.splitlines() if line.startswith("normbench: ")]
-    assert line.startswith("normbench: the disk is full")
-    assert "restart" not in output
-    assert standing(command.run).state == "failed"
-    assert_goes_on(command, whole)
+    reason = "process 2 of 2 was killed by SIGKILL, perhaps for want of memory"
+    assert (code, output.splitlines()[-1]) == (1, f"normbench: {reason}")
+    assert (standing(command.run).state, standing(command.run).reason) == ("failed", reason)
+    assert not any(worker.is_alive() for worker in workers)
+
+
+def test_a_run_goes_on_after_every_end_to_the_numbers_of_an_undisturbed_run(
+    tmp_path: Path, whole: Path
+) -> None:
+    """The same command goes on each time, and at last with restarts after kills to the end."""
+    on_a_full_disk(tmp_path)
+    asked_to_stop(tmp_path, signal.SIGINT)
+    asked_to_stop(tmp_path, signal.SIGTERM)
+    killed_with_its_processes(tmp_path)
+    with_a_killed_process(tmp_path)
+    with commanded(tmp_path, "--restarts", "2") as command:
+        seen: list[Process] = []
+        # The second kill comes after the end of an epoch, and its checkpoint.
+        for restart, (rank, steps) in enumerate([(0, FEW), (1, EPOCH)], start=1):
+            workers = command.until_steps(steps)
+            assert not {*workers} & {*seen}
+            seen += workers
+            workers[rank].kill()
+            again = f"all go on from the last checkpoint (restart {restart} of 2)"
+            until(lambda said=f"a process has died: {again}": said in command.output)
+        code, output = command.end()
+    assert code == 0, output
+    assert not any(worker.is_alive() for worker in seen)
+    assert_same_numbers(command.run, whole)
 
 
 def test_a_diverged_run_says_so(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from two_trainers import (
 
 from normbench.train.processes import ALONE
 
-pytestmark = pytest.mark.slow
+# Of one worker: both processes train once.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("several_processes")]
 Found = dict[str, Any]
 # Losses are logged in float32, and differ by 4e-7 at most; parameters, in float64, by 1e-15.
 LOSS = {"rtol": 0.0, "atol": 2e-6}
