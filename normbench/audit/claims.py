@@ -24,11 +24,12 @@ COMPUTED = "exact"
 OPEN = "open"
 BENCH = "speed"
 
-<<<<<<< HEAD
-JUDGES: dict[str, Callable[[Evidence], Finding]] = {**STUDIED, **LEARNING, **SOURCE_RUNS}
-=======
-JUDGES: dict[str, Callable[[Evidence], Finding]] = {**STUDIED, **SOURCE_RUNS, **TRAINED}
->>>>>>> features17
+JUDGES: dict[str, Callable[[Evidence], Finding]] = {
+    **STUDIED,
+    **LEARNING,
+    **TRAINED,
+    **SOURCE_RUNS,
+}
 
 
 class Claim(BaseModel):

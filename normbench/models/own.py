@@ -53,20 +53,14 @@ def build(name: str, given: Mapping[str, Any], layers: Layers, num_outputs: int)
     """
     own, options = _checked(name, given)
     if takes_layers(own):
-<<<<<<< HEAD
         arguments = options | {"num_classes": num_outputs, "layers": layers}
         return _made(own, arguments, layers.seed)
-    model = _made(own, options | {"num_classes": num_outputs}, layers.seed)
-=======
-        arguments = checked["options"] | {"num_classes": num_outputs, "layers": layers}
-        return _made(own, arguments)
     if layers.init_scale != 1:
         raise NormbenchError(
             f"model.init_scale={layers.init_scale:g}: the network draws its weights itself; "
             "allowed: 1, or a network with a parameter `layers`"
         )
-    model = build_plain(name, checked, layers, num_outputs)
->>>>>>> features17
+    model = _made(own, options | {"num_classes": num_outputs}, layers.seed)
     network, _ = exchange(model, layers.spec, layers.image_shape, seed=layers.seed)
     return network
 
