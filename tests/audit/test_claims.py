@@ -119,7 +119,7 @@ def test_an_unknown_claim_is_refused_with_the_nearest() -> None:
 
 
 def test_a_missing_folder_is_no_folder_without_studies(tmp_path: Path) -> None:
-    with pytest.raises(NormbenchError, match="no folder .*none"):
+    with pytest.raises(NormbenchError, match=r"no folder .*none"):
         judge(["lazy-bn"], tmp_path / "none")
 
 
