@@ -47,6 +47,7 @@ LEVELS = (
     },
     {"certificates", "timing", "analysis", "train"},
     {"sweeps", "audit"},
+    {"recommend"},
     {"cli", "__main__"},
 )
 STRANGERS = ("norms", "data", "runs")
