@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from normbench.analysis.decision_tree import LARGE, SMALL, DecisionTree, Question
-from normbench.analysis.figures.style import FAINT, INK, SIZES, Size, drawing, looks_of
+from normbench.analysis.figures.style import FAINT, SIZES, Size, drawing, looks_of
 
 ROW = 0.23  # inches
 INDENT = 0.07  # of the width
@@ -46,8 +46,8 @@ def draw_tree(tree: DecisionTree, size: Size = SIZES["column"]) -> Figure:
         axes.set_axis_off()
         axes.set_xlim(0, 1)
         axes.set_ylim(len(rows), -1)
-        for place, row in enumerate(rows):
-            _draw_row(axes, place, row, size)
+        for place in range(len(rows)):
+            _draw_row(axes, place, rows, size)
     return figure
 
 
@@ -71,14 +71,17 @@ def _add(
             _add(rows, branch.then, small_below, depth + 2, len(rows) - 1)
 
 
-def _draw_row(axes: Axes, place: int, row: Row, size: Size) -> None:
+def _draw_row(axes: Axes, place: int, rows: list[Row], size: Size) -> None:
+    row = rows[place]
     x = 0.03 + INDENT * row.depth
     weight = "bold" if row.is_question else "normal"
     axes.text(x, place, row.text, va="center", weight=weight)
-    width = size.font / 16
     if row.parent is not None:
+        # The stem goes on from the branch above, lest strokes darken one another.
+        siblings = [other for other in range(place) if rows[other].parent == row.parent]
+        top = siblings[-1] if siblings else row.parent + 0.4
         stem = x - INDENT + 0.02
-        axes.plot([stem, stem, x - 0.01], [row.parent + 0.4, place, place], color=FAINT, lw=width)
+        axes.plot([stem, stem, x - 0.01], [top, place, place], color=FAINT, lw=size.font / 16)
     for x_of_norm, norm, colour in _ends(row.norms):
         axes.text(x_of_norm, place, norm, va="center", color=colour, weight="bold")
 
@@ -86,4 +89,4 @@ def _draw_row(axes: Axes, place: int, row: Row, size: Size) -> None:
 def _ends(norms: tuple[str, ...]) -> Iterator[tuple[float, str, str]]:
     looks = looks_of(norms)
     for index, norm in enumerate(norms):
-        yield ENDS + 0.1 * index, norm, looks.get(norm, (INK, ""))[0]
+        yield ENDS + 0.1 * index, norm, looks[norm][0]
