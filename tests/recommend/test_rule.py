@@ -119,6 +119,12 @@ def test_between_two_sizes_both_have_to_recommend_the_norm(
     assert both(first, first) == first or first.recommended is None
 
 
+def test_a_size_without_a_verdict_does_not_agree() -> None:
+    won, only_one_left = decide(["bn"], [("bn", "gn")]), decide(["bn"], [])
+    assert both(won, won).recommended == "bn"
+    assert both(won, only_one_left).recommended is None
+
+
 @given(st.dictionaries(names, st.tuples(finite, finite).map(sorted).map(tuple), min_size=1))
 def test_the_smallest_has_its_whole_interval_below_all_others(
     intervals: dict[str, tuple[float, float]],
