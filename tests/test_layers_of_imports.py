@@ -48,6 +48,7 @@ LEVELS = (
     },
     {"certificates", "timing", "analysis", "train"},
     {"sweeps", "audit"},
+    {"recommend"},
     {"cli", "__main__"},
 )
 STRANGERS = ("norms", "data", "runs")

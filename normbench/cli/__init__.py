@@ -8,7 +8,19 @@ import traceback
 
 import typer
 
-from normbench.cli import audit, bench, data, doctor, models, norms, runs, sweep, tables, train
+from normbench.cli import (
+    audit,
+    bench,
+    data,
+    doctor,
+    models,
+    norms,
+    recommend,
+    runs,
+    sweep,
+    tables,
+    train,
+)
 from normbench.errors import NormbenchError, user_traceback
 from normbench.text import say
 
@@ -29,6 +41,7 @@ COMMANDS = (
     tables.plot,
     tables.report,
     audit.audit,
+    recommend.recommend,
     bench.bench,
     norms.norms,
     models.models,

@@ -1,0 +1,245 @@
+"""Answers as text: a line for each batch size, or the whole account of one."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from tabulate import tabulate
+
+from normbench.analysis.captions import seeds
+from normbench.analysis.decision_tree import Advice
+from normbench.analysis.paired import Paired, p_text
+from normbench.recommend.answer import UNMEASURED, Answer
+from normbench.recommend.measured import Measured, Part
+from normbench.recommend.rule import Outcome, reachable
+
+WIDTH = 100
+NOTHING = "nothing is measured"
+Lines = Iterator[tuple[str, str]]  # a label and its text
+
+
+def account(answer: Answer, wished: Sequence[str] = (), *, explain: bool = False) -> str:
+    """The answer in a sentence, with its evidence and what would change it.
+
+    wished: sentences on wishes. explain: with the path through the sources' tree, and with every
+    comparison of the primary families.
+    """
+    rows: list[tuple[str, str]] = []
+    for measured in answer.at:
+        rows += _of_measured(answer, measured)
+    rows += [("asked", sentence) for sentence in wished]
+    rows += _changes(answer)
+    rows.append(("sources' tree", _advised(answer.advice)))
+    if explain:
+        rows += [("path", f"{one.way}: {or_(one.norms)}") for one in answer.advice]
+        for measured in answer.at:
+            rows += [("verdict", _sentence(*judged)) for judged in measured.judged]
+    width = max(len(label) for label, _ in rows) + 4
+    return "\n".join([_wrapped(headline(answer)), *_labelled(rows, width)])
+
+
+def headline(answer: Answer) -> str:
+    """The answer in one sentence."""
+    kind, size = answer.question.model, answer.question.batch_size
+    if answer.network is None:
+        what = kind or "any network"
+        return f"{what}: not measured here. There is only the sources' word, folklore."
+    place = f"{answer.network}, batch size {size}"
+    if answer.nearest is not None:
+        near = answer.nearest
+        told = short(near.outcome)
+        side = "beyond" if size is not None and size > near.batch_size else "below"
+        return (
+            f"{place}: {NOTHING} {side} batch size {near.batch_size}, the nearest, where it is "
+            f"{told}."
+        )
+    start = ""
+    if answer.question.is_finetuned:
+        start = f"{UNMEASURED} for fine-tuning; trained from the start: "
+    if not answer.is_between:
+        return f"{place}: {start}{short(answer.outcome)}{_through(answer.at[0])}."
+    low, high = answer.at
+    return (
+        f"{place}: {start}{short(answer.outcome)}, by the batch sizes {low.batch_size} and "
+        f"{high.batch_size} that it stands between{_behind(answer.outcome, ' at both')}."
+    )
+
+
+def as_lines(answers: Sequence[Answer]) -> str:
+    """A line for each network and batch size: the answer, a difference, the sources' word."""
+    rows = []
+    for answer in answers:
+        network = answer.network or answer.question.model or "any network"
+        size = answer.question.batch_size
+        told = short(answer.outcome) if answer.at else UNMEASURED
+        differences = [_difference(answer, one) for one in answer.at]
+        cells = ("" if size is None else str(size), told, "".join(differences))
+        rows.append((network, *cells, _advised(answer.advice)))
+    heads = ["network", "batch size", "answer", "to the runner-up", "sources' tree"]
+    return tabulate(rows, heads, tablefmt="simple", disable_numparse=True)
+
+
+def and_(words: Sequence[str]) -> str:
+    """Words as a list: `gn, ln and in_affine`."""
+    return _joined(words, "and")
+
+
+def or_(words: Sequence[str]) -> str:
+    """Words as a choice: `gn, ln or in_affine`."""
+    return _joined(words, "or")
+
+
+def runner_up(measured: Measured) -> str | None:
+    """The norm with the best mean after the recommended one; None without a recommendation."""
+    best = measured.outcome.recommended
+    if best is None:
+        return None
+    left = [norm for norm in measured.norms if norm not in (best, *measured.excluded)]
+    return left[0] if left else None
+
+
+def _of_measured(answer: Answer, measured: Measured) -> Lines:
+    """What one batch size says: its evidence, the runner-up, and what it rests on."""
+    if answer.is_between:
+        yield f"at {measured.batch_size}", f"{short(measured.outcome)}{_through(measured)}"
+    candidates = measured.outcome.candidates
+    decided = [paired for _, paired in measured.judged if paired.is_decided]
+    for paired in sorted(decided, key=lambda paired: paired.verdict not in candidates):
+        yield "evidence", _told(paired if paired.verdict == paired.first else paired.turned())
+    second = runner_up(measured)
+    if second is not None:
+        yield "runner-up", _runner_up(measured, candidates[0], second)
+    elif len(candidates) > 1:
+        for other in candidates[1:]:
+            yield "between them", _compared(measured, candidates[0], other)
+    for norm, why in measured.excluded.items():
+        yield "excluded", f"{norm}: {why}"
+    for part in measured.parts:
+        yield "measured by", _basis(part)
+
+
+def _runner_up(measured: Measured, best: str, second: str) -> str:
+    if (best, second) in measured.ahead:
+        return f"{second}, as above"
+    return f"{second}; {_compared(measured, best, second)}"
+
+
+def _compared(measured: Measured, first: str, second: str) -> str:
+    """First minus second with its outcome: `gn - ln = +1.3 ± 0.8 points: no verdict`."""
+    found = measured.between(first, second)
+    if found is None:
+        return f"{first} and {second} have no runs of equal seeds to compare"
+    _, paired = found
+    return f"{first} - {second} = {paired.shown}: {paired.outcome}"
+
+
+def _told(paired: Paired) -> str:
+    """A comparison with a verdict: `gn - bn = +45.8 ± 2.8 points (5 seeds, p < 0.001)`."""
+    number = seeds(paired.difference.estimate.n)
+    return (
+        f"{paired.first} - {paired.second} = {paired.shown} ({number}, {p_text(paired.adjusted)})"
+    )
+
+
+def _basis(part: Part) -> str:
+    """The study, its data, and how its intervals and p-values come about."""
+    judged = [paired for paired in part.pairs if paired.is_primary]
+    images = "test images counted as drawn"
+    if not all(paired.difference.over_images for paired in judged):
+        images = "on these test images"
+    return (
+        f"{part.study}: {part.basis}; 95 % intervals over paired seeds, {images}; p-values by "
+        f"{judged[0].family}"
+    )
+
+
+def _sentence(study: str, paired: Paired) -> str:
+    return f"{study}: {paired.sentence()}"
+
+
+def _difference(answer: Answer, measured: Measured) -> str:
+    """The recommended norm minus the runner-up, for a table."""
+    second = runner_up(measured)
+    if second is None or answer.outcome.recommended is None:
+        return ""
+    found = measured.between(answer.outcome.recommended, second)
+    return f"{second}: {found[1].shown}" if found else second
+
+
+def short(outcome: Outcome) -> str:
+    """`ws_gn`, or `undecided between gn and ln`."""
+    if outcome.recommended is not None:
+        return outcome.recommended
+    if len(outcome.candidates) > 1:
+        return f"undecided between {and_(outcome.candidates)}"
+    if outcome.candidates:
+        return f"undecided, with {outcome.candidates[0]} as the only candidate"
+    return "undecided: every norm is excluded"
+
+
+def _through(measured: Measured) -> str:
+    """What the recommended norm is ahead of, and through which: `, ahead of bn, and so of gn`."""
+    best = measured.outcome.recommended
+    if best is None:
+        return _behind(measured.outcome)
+    direct = [worse for better, worse in measured.ahead if better == best]
+    further = reachable(best, measured.ahead) - {*direct, best}
+    onward = [norm for norm in measured.norms if norm in further]
+    told = f", decided ahead of {and_(direct)}"
+    return f"{told}, and so of {and_(onward)}" if onward else told
+
+
+def _behind(outcome: Outcome, where: str = "") -> str:
+    """The norms that are behind: `; bn is behind at both`."""
+    norms = outcome.behind
+    if not norms:
+        return ""
+    return f"; {and_(norms)} {'is' if len(norms) == 1 else 'are'} behind{where}"
+
+
+def _changes(answer: Answer) -> Lines:
+    """What would change the answer: another batch size, comparisons that are not made."""
+    for one in answer.changed_by:
+        yield "other sizes", f"batch size {one.batch_size}: {short(one.outcome)}"
+    for measured in answer.at:
+        known = [*measured.norms, *measured.excluded]
+        elsewhere = dict.fromkeys(norm for one in answer.sizes for norm in one.norms)
+        missing = [norm for norm in elsewhere if norm not in known]
+        if missing:
+            told = f"{and_(missing)} at batch size {measured.batch_size}, not measured yet"
+            yield "would change it", told
+    candidates = answer.outcome.candidates
+    if len(candidates) > 1:
+        yield (
+            "would change it",
+            f"a study whose primary comparisons hold {candidates[0]} against "
+            f"{and_(candidates[1:])} at batch size {answer.question.batch_size}",
+        )
+
+
+def _advised(advice: Sequence[Advice]) -> str:
+    """What the sources' tree says: `gn (by model), ln or gn (by data)`."""
+    told = [f"{or_(one.norms)} (by {one.path[0][0]})" for one in advice]
+    return ", ".join(told) or "no answer: it asks for --model"
+
+
+def _joined(words: Sequence[str], word: str) -> str:
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} {word} {words[-1]}"
+
+
+def _labelled(rows: Sequence[tuple[str, str]], width: int) -> Iterator[str]:
+    """The rows below one another; a label stands once above equal ones."""
+    before = ""
+    for label, text in rows:
+        shown = "" if label == before else label
+        before = label
+        yield _wrapped(text, f"  {shown:<{width - 2}}", " " * width)
+
+
+def _wrapped(text: str, first: str = "", other: str = "  ") -> str:
+    return textwrap.fill(
+        text, WIDTH, initial_indent=first, subsequent_indent=other, break_long_words=False
+    )
