@@ -50,6 +50,7 @@ SLOW = """
     normbench doctor
     normbench report
     normbench norms gn
+    normbench norms --page
     normbench plot batch-size
     normbench table results/first-sweep --where
     normbench table results/first-sweep --source

@@ -36,6 +36,7 @@ CATALOGUE = {
 }
 STATISTICS = {
     "norm": "name",
+    "shares statistics over": "shares_statistics_over",
     "mean 0 over": "mean_0_over",
     "variance 1 over": "variance_1_over",
     "standardizes weights of fan-in": "standardizes_weights_of_fan_in",
@@ -61,7 +62,8 @@ Computed by `normbench norms --markdown` on drawn inputs of 32 samples (n), 16 c
 pixels (h w), with all options at their defaults, after some batches and with every warm-up over. A
 row "in warm-up" has the facts of the first batches, where they differ. Means, variances, and what
 is ignored or standardized hold to 0.1 % of the largest value, since eps disturbs them; other facts
-hold to a millionth. {types}
+hold to a millionth. Cells share a statistic where the value of one enters the output at the other,
+in training; two entries are of different channels. {types}
 
 State and parameters are numbers of values beyond the convolution's own weight and bias. Only signs
 of an input are kept where each channel of the output takes two values. c/4 is a quarter of the
@@ -76,7 +78,8 @@ def listed(name: str, given: Mapping[str, Any]) -> tuple[Facts, NormSpec]:
     """The facts of a registered or own norm with the options `given`, by name, and its NormSpec.
 
     needs_batch is the smallest batch size that the norm trains on more than signs, in brackets a
-    smaller one of which signs are left, and both on 1x1 maps where they differ.
+    smaller one of which signs are left, and both on 1x1 maps where they differ. summary and formula
+    are the first line and the rest of the docstring.
     Raises NormbenchError where no such norm exists, Unsupported where its code fails on a batch.
     """
     options = norms.check(name, given)
@@ -93,10 +96,12 @@ def listed(name: str, given: Mapping[str, Any]) -> tuple[Facts, NormSpec]:
     else:
         title, text = norms[name].title, inspect.getdoc(norms[name].function) or ""
     paper = re.search(r"arXiv:\d{4}\.\d{5}", text)
+    summary, _, body = text.partition("\n")
     facts = {
         "name": name,
         "title": title,
-        "summary": text.partition("\n")[0],
+        "summary": summary,
+        "formula": " ".join(body.split()),
         "scope": spec.scope,
         "parameters": parameters,
         "state": state,

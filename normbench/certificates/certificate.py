@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
 from normbench.certificates.axes import finest
+from normbench.certificates.cells import in_words, kinds_of_sharing
 from normbench.certificates.outcome import outcome
 from normbench.certificates.probes import (
     COUNTER,
@@ -28,6 +29,7 @@ from normbench.certificates.probes import (
     fresh,
     images,
     layer_of,
+    moved,
     settled,
 )
 from normbench.certificates.sizes import saved_bytes_per_element
@@ -48,6 +50,8 @@ class Certificate:
     """Facts about a norm. A norm that refuses the layer's shape has `refused`, and no more facts.
 
     computes_in: the narrowest floating type of what the layer computes from a float64 input.
+    shares_statistics_over: the axes of the cells whose values enter an output in training, one for
+        each kind of channel; "nothing" where a cell is alone (certificates/cells.py).
     mean_0_over, variance_1_over: the smallest sets of axes over which the layer's output has mean 0
         or variance 1, as "n h w"; "c/4" is a group of a quarter of the channels, "n/2" half of the
         samples.
@@ -65,6 +69,7 @@ class Certificate:
 
     refused: str | None = None
     computes_in: str = ""
+    shares_statistics_over: tuple[str, ...] = ()
     mean_0_over: tuple[str, ...] = ()
     variance_1_over: tuple[str, ...] = ()
     standardizes_weights_of_fan_in: tuple[int, ...] = ()
@@ -101,17 +106,18 @@ def _certified(spec: NormSpec, *, late: bool) -> Certificate:
     """The facts of one regime: late in training, or at its start."""
     layer = settled(layer_of(spec, SHAPE), *(drawn(*SHAPE, seed=seed) for seed in SEEN), late=late)
     block = settled(block_of(spec, SHAPE), *(images(SHAPE, seed=seed) for seed in SEEN), late=late)
-    moved = _moved(block)
+    shifted = moved(block)
     x = drawn(*SHAPE)
     y = fresh(layer, x)
     return Certificate(
         computes_in=_narrowest_type(layer, x),
+        shares_statistics_over=tuple(map(in_words, kinds_of_sharing(spec, SHAPE, late=late))),
         mean_0_over=finest(y, lambda part: part.mean(-1)),
         variance_1_over=finest(y, lambda part: part.var(-1, correction=0) - 1),
         standardizes_weights_of_fan_in=fan_ins(spec, SHAPE, standardizes, late=late),
         batch_mates_matter_in_training=_mates_matter(block, training=True),
         batch_mates_matter_in_evaluation=_mates_matter(block, training=False),
-        evaluates_as_it_trains=_evaluates_as_it_trains(moved),
+        evaluates_as_it_trains=_evaluates_as_it_trains(shifted),
         ignores_scale_of=_ignored(layer, x, lambda factors: x * factors.exp()),
         ignores_shift_of=_ignored(layer, x, lambda offsets: x + offsets),
         ignores_scale_of_weights_of_fan_in=fan_ins(spec, SHAPE, ignores_scale, late=late),
@@ -120,8 +126,8 @@ def _certified(spec: NormSpec, *, late: bool) -> Certificate:
         at_batch_2_on_1x1_maps=outcome(spec, (2, C, 1, 1), late=late),
         at_batch_1_on_1x1_maps=outcome(spec, (1, C, 1, 1), late=late),
         saved_bytes=saved_bytes_per_element(spec, late=late),
-        accumulates_exactly_in_parts_of=_exact_parts(spec, moved),
-        under_activation_checkpointing=_checkpointed(moved),
+        accumulates_exactly_in_parts_of=_exact_parts(spec, shifted),
+        under_activation_checkpointing=_checkpointed(shifted),
     )
 
 
@@ -153,17 +159,6 @@ def _narrowest_type(layer: nn.Module, x: Tensor) -> str:
         layer(x)
     narrowest = min(types.found | {x.dtype}, key=lambda dtype: dtype.itemsize)
     return str(narrowest).removeprefix("torch.")
-
-
-def _moved(block: nn.Module) -> nn.Module:
-    """A copy with every parameter moved, as by a training step, and buffers left behind."""
-    moved = copy.deepcopy(block)
-    with torch.no_grad():
-        for seed, parameter in enumerate(moved.parameters()):
-            generator = torch.Generator().manual_seed(seed)
-            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-            parameter.add_(noise, alpha=0.1)
-    return moved
 
 
 def _mates_matter(block: nn.Module, *, training: bool) -> bool:

@@ -75,6 +75,17 @@ def settled(module: nn.Module, *batches: Tensor, late: bool = True) -> nn.Module
     return module
 
 
+def moved(block: nn.Module) -> nn.Module:
+    """A copy with every parameter moved, as by a training step, and buffers left behind."""
+    copied = copy.deepcopy(block)
+    with torch.no_grad():
+        for seed, parameter in enumerate(copied.parameters()):
+            generator = torch.Generator().manual_seed(seed)
+            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter.add_(noise, alpha=0.1)
+    return copied
+
+
 @torch.no_grad()
 def fresh(module: nn.Module, x: Tensor, *, training: bool = True) -> Tensor:
     """The output of a copy: the module's own state stays as it is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,6 +27,17 @@ def norms(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Catalogue and certificates as Markdown.")
     ] = False,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Draw which cells share a statistic: FILE.svg, .png or .pdf."),
+    ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(help="Write the page catalogue.md and its figures to this folder."),
+    ] = None,
+    results: Annotated[
+        Path, typer.Option(help="With --page: the folder of the studies it shows.")
+    ] = Path("results"),
     check: Annotated[
         bool, typer.Option("--check", help="Try what every norm must keep to; exit code 1 if not.")
     ] = False,
@@ -36,10 +48,16 @@ def norms(
     normbench norms
     normbench norms gn norm.num_groups=8
     normbench norms my_norms.py:MyNorm --check
+    normbench norms gn --figure gn.svg
     normbench norms --markdown > norms.md
     """
-    if as_json + markdown + check > 1:
-        raise NormbenchError("--json, --markdown and --check are different outputs: choose one")
+    outputs = {"json": as_json, "markdown": markdown, "check": check}
+    outputs |= {"figure": figure is not None, "page": page is not None}
+    asked = [f"--{output}" for output, is_asked in outputs.items() if is_asked]
+    if len(asked) > 1:
+        raise NormbenchError(f"{' and '.join(asked)} are different outputs: choose one")
+    if page is not None and name:
+        raise NormbenchError("--page is of all norms: leave the name out")
     from normbench.certificates import catalogue, certify
     from normbench.config.compose import compose
     from normbench.norms import norms as registry
@@ -50,6 +68,14 @@ def norms(
         chosen = {norm.name: norm.options}
     if check:
         sys.exit(_check({key: registry.build(key, options=chosen[key]) for key in chosen}))
+    if figure is not None:
+        _draw({key: registry.build(key, options=chosen[key]) for key in chosen}, figure)
+        return
+    if page is not None:
+        from normbench.certificates.page import write_page
+
+        say(write_page(page, results))
+        return
     found = [catalogue.listed(key, chosen[key]) for key in chosen]
     if not (name or as_json or markdown):
         say(catalogue.as_text(facts for facts, _ in found), lines=True)
@@ -64,6 +90,21 @@ def norms(
         say(catalogue.as_markdown(certified), lines=True)
     else:
         say(catalogue.certificate_text(*certified[0]), lines=True)
+
+
+def _draw(specs: dict[str, NormSpec], path: Path) -> None:
+    """Draws the cube of a norm, or a sheet of all, and prints the path."""
+    from normbench.analysis.figures.cubes import cube_figure, sheet
+    from normbench.analysis.figures.saving import save
+    from normbench.analysis.figures.style import PAGE, SIZES
+    from normbench.certificates.cube import cube_of
+
+    cubes = [cube_of(name, spec) for name, spec in specs.items()]
+    if len(cubes) == 1:
+        save(cube_figure(cubes[0]), path, SIZES["column"])
+    else:
+        save(sheet(cubes), path, PAGE)
+    say(path)
 
 
 def _check(specs: dict[str, NormSpec]) -> int:

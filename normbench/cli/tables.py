@@ -199,12 +199,15 @@ def write(
     from normbench.analysis.report import write_report
     from normbench.analysis.study_files import check_folder, ordered
     from normbench.analysis.study_reader import check_keeps
+    from normbench.certificates.parts import norm_parts
     from normbench.environment import command
 
     check_folder(output)
     study = _load(runs, where, bench)
     check_keeps(output, study.runs["run"])
-    say(write_report(ordered(study) if in_order else study, output, command()))
+    if in_order:
+        study = ordered(study)
+    say(write_report(study, output, command(), norm_parts(study)))
 
 
 def _load(

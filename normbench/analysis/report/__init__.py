@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from normbench.analysis.figures.labels import alt_text
 from normbench.analysis.figures.saving import save, to_svg, without_links
 from normbench.analysis.figures.style import PAGE
 from normbench.analysis.outputs import OUTPUTS, Kind, output_named, outputs
-from normbench.analysis.report.page import Drawing, page
+from normbench.analysis.report.page import Drawing, NormPart, page
 from normbench.analysis.study import Study
 from normbench.analysis.study_files import absent, keep_sums, write_files
 from normbench.analysis.tables.rendering import FORMS, SUFFIXES, to_markdown
@@ -23,13 +23,15 @@ FILE = "report.html"
 FIGURE_SUFFIXES = (".svg", ".png")
 
 
-def write_report(study: Study, folder: Path, command: str | None = None) -> Path:
+def write_report(
+    study: Study, folder: Path, command: str | None = None, norms: Sequence[NormPart] = ()
+) -> Path:
     """Writes the report to a folder, and returns the path of its page.
 
     The folder gets report.html, table.md, tables/, the figures as SVG and PNG, and the runs as CSV.
     An output without data in the study is left out; an output that cannot be made is named on the
     page, with the reason. A failure, or a kill at any moment, leaves the last report whole.
-    command: the command of the report, for the page.
+    command: the command of the report, for the page. norms: what the page says of norms themselves.
     """
     missing: list[str] = []
     tables = _made("table", study, missing)
@@ -38,7 +40,7 @@ def write_report(study: Study, folder: Path, command: str | None = None) -> Path
     for name, figure in figures.items():
         title, svg = output_named("figure", name).titled(study), to_svg(figure, PAGE)
         drawings[name] = Drawing(title, str(figure.get_label()), alt_text(figure), svg)
-    html = page(study, tables, drawings, missing, command)
+    html = page(study, tables, drawings, missing, command, norms)
     with replacement(folder, [*absent(study), *_stale(tables, figures)]) as new:
         keep_sums(folder, new)
         write_files(study, new)

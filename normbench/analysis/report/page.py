@@ -56,6 +56,17 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class NormPart:
+    """What the page says of a norm itself: in words, and which cells share a statistic."""
+
+    name: str
+    title: str
+    formula: str
+    sentences: Sequence[str]
+    drawing: Drawing
+
+
+@dataclass(frozen=True)
 class Cell:
     """A cell of a table, and the unrounded number to sort by; None sorts as text."""
 
@@ -74,8 +85,9 @@ def page(
     figures: Mapping[str, Drawing],
     missing: Sequence[str],
     command: str | None = None,
+    norms: Sequence[NormPart] = (),
 ) -> str:
-    """The page: summary, tables, figures, every run, environment, how to reproduce.
+    """The page: summary, tables, figures, norms, every run, environment, how to reproduce.
 
     missing: each table and figure that failed, and why. command: of the report.
     """
@@ -99,6 +111,7 @@ def page(
         report_command=command,
         tables=[(name, table, _cells(table)) for name, table in tables.items()],
         figures=_inline(runs, figures),
+        norms=[(norm, _inline_cube(norm, place)) for place, norm in enumerate(norms)],
         family=_family(tables),
         filter_columns=FILTERS,
         filters=_filters(study),
@@ -173,6 +186,11 @@ def _inline(runs: pd.DataFrame, figures: Mapping[str, Drawing]) -> dict[str, Dra
         svg = inline_svg(figure.svg, name, figure.alt, first_run)
         inline[name] = replace(figure, svg=Markup(svg))
     return inline
+
+
+def _inline_cube(norm: NormPart, place: int) -> Markup:
+    drawing = norm.drawing
+    return Markup(inline_svg(drawing.svg, f"cube-{place}", drawing.alt, lambda settings: ""))
 
 
 def _filters(study: Study) -> dict[str, tuple[str, list[str]]]:
