@@ -22,8 +22,9 @@ def models(
     ] = None,
     norm: Annotated[str, typer.Option(help="See `normbench norms`.")] = "bn",
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Images whose statistics are taken together.")
-    ] = 64,
+        int | None,
+        typer.Option(min=1, help="Images whose statistics are taken together; without: 64."),
+    ] = None,
     image_size: Annotated[int, typer.Option(min=1, help="Height and width, in pixels.")] = 32,
     num_classes: Annotated[int, typer.Option(min=1, help="Outputs of the network.")] = 10,
 ) -> None:
@@ -49,7 +50,8 @@ def models(
     from normbench.config.compose import compose
     from normbench.models.description import describe
 
-    config = compose(options or (), {"model": name, "norm": norm, "batch_size": batch_size})
+    flags = {"model": name, "norm": norm, "batch_size": batch_size}
+    config = compose(options or (), {key: flags[key] for key in flags if flags[key] is not None})
     model = config.model
     given = registry.check(model.name, model.options)
     spec = norms.build(config.norm.name, options=config.norm.options)
@@ -73,7 +75,7 @@ def _as_text(sites: tuple[ExchangedSite, ...]) -> str:
     for site in sites:
         made = f"refused: {site.refusal}" if site.refusal else site.made
         if site.replaces_activation:
-            made = f"{made}, for both"
+            made = f"{made}, for norm and activation"
         rows.append(
             {
                 "norm": site.name,

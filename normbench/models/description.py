@@ -13,7 +13,7 @@ from normbench.models.exchange import Exchange, ExchangedSite, preview
 from normbench.models.exchange.found import run_images
 from normbench.models.layers import Layers
 from normbench.models.registry import models
-from normbench.models.sites import PLACEHOLDER, Site
+from normbench.models.sites import PLACEHOLDER, Site, check_outputs
 from normbench.norms.spec import NormSpec
 from normbench.users_code import is_own
 
@@ -35,7 +35,7 @@ def describe(
 ) -> Description:
     """Where the norms of a network stand under the norm of `layers`, and what is refused there.
 
-    Raises NormbenchError where the network cannot be built, or has no norm.
+    Raises NormbenchError where the network cannot be built, has no norm, or makes other outputs.
     """
 
     def build(layers: Layers) -> nn.Module:
@@ -43,6 +43,8 @@ def describe(
 
     if is_own(name) and not own.takes_layers(own.find(name, options)):
         plain = own.build_plain(name, options, layers, num_outputs)
+        outputs = run_images(plain, layers.image_shape, training=True)
+        check_outputs(outputs, 2, num_outputs)
         exchange = preview(plain, layers.spec, layers.image_shape, batch_size)
     else:
         exchange = _asked_for(build, layers, batch_size)

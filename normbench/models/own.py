@@ -20,7 +20,8 @@ from normbench.models.layers import Layers
 from normbench.seeds import stream_seed
 from normbench.users_code import Own, find_own, users_code
 
-GIVEN = {"num_classes": None, "layers": None}
+NUM_CLASSES = "num_classes"
+LAYERS = "layers"
 
 
 def check(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,15 +38,16 @@ def _checked(name: str, given: Mapping[str, Any]) -> tuple[Own, dict[str, Any]]:
     own = find(name, given)
     names = {parameter.name for parameter in own.parameters}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.parameters)
-    if "num_classes" not in names and not takes_any:
+    if NUM_CLASSES not in names and not takes_any:
         raise NormbenchError(
             f"model {name} takes no num_classes: normbench gives it the number of classes"
         )
-    return own, own.checked(given.get("options") or {}, GIVEN)
+    reserved = dict.fromkeys([NUM_CLASSES, LAYERS] if takes_layers(own) else [NUM_CLASSES])
+    return own, own.checked(given.get("options") or {}, reserved)
 
 
 def build(name: str, given: Mapping[str, Any], layers: Layers, num_outputs: int) -> nn.Module:
-    """The own network under the norm of `layers`.
+    """The own network under the norm of `layers`; `normbench_exchange` says what was exchanged.
 
     Its initial weights are drawn under a seed that does not know the norm. Raises NormbenchError
     where it cannot be built, or has a norm that cannot be exchanged, and for an init_scale of
@@ -53,27 +55,32 @@ def build(name: str, given: Mapping[str, Any], layers: Layers, num_outputs: int)
     """
     own, options = _checked(name, given)
     if takes_layers(own):
-        arguments = options | {"num_classes": num_outputs, "layers": layers}
+        arguments = options | {NUM_CLASSES: num_outputs, LAYERS: layers}
         return _made(own, arguments, layers.seed)
     if layers.init_scale != 1:
         raise NormbenchError(
             f"model.init_scale={layers.init_scale:g}: the network draws its weights itself; "
             "allowed: 1, or a network with a parameter `layers`"
         )
-    model = _made(own, options | {"num_classes": num_outputs}, layers.seed)
-    network, _ = exchange(model, layers.spec, layers.image_shape, seed=layers.seed)
+    model = _made(own, options | {NUM_CLASSES: num_outputs}, layers.seed)
+    network, record = exchange(model, layers.spec, layers.image_shape, seed=layers.seed)
+    vars(network)["normbench_exchange"] = record
     return network
 
 
 def build_plain(name: str, given: Mapping[str, Any], layers: Layers, num_outputs: int) -> nn.Module:
     """The own network as it is, with its own norms. Raises NormbenchError as `build`."""
     own, options = _checked(name, given)
-    return _made(own, options | {"num_classes": num_outputs}, layers.seed)
+    return _made(own, options | {NUM_CLASSES: num_outputs}, layers.seed)
 
 
 def takes_layers(own: Own) -> bool:
-    """Whether the network builds itself of normbench's layers."""
-    return "layers" in inspect.signature(own.make).parameters
+    """Whether the network builds itself of normbench's layers.
+
+    It has then a parameter `layers` without a default; with one, as a depth has, it is an option.
+    """
+    parameter = inspect.signature(own.make).parameters.get(LAYERS)
+    return parameter is not None and parameter.default is parameter.empty
 
 
 def _made(own: Own, arguments: Mapping[str, Any], seed: int) -> nn.Module:

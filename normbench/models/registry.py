@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from normbench.errors import NormbenchError, unknown
 from normbench.registry import Registry
 from normbench.users_code import is_own
 
@@ -24,6 +25,9 @@ class ModelRegistry(Registry[nn.Module]):
             from normbench.models import own
 
             return own.check(name, given)
+        if name not in {entry.name for entry in self}:
+            unknown_one = unknown("model", name, [entry.name for entry in self])
+            raise NormbenchError(f"{unknown_one}, FILE.py:NAME, package.module:NAME")
         return super().check(name, given)
 
     def build(

@@ -6,6 +6,7 @@ norms, where nothing else sets the scale of a branch.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -137,14 +138,17 @@ class Blocks:
     ) -> nn.Module:
         """The branch of Fixup (arXiv:1901.09321, section 3): scaled weights, and shifts.
 
-        The first convolution is scaled by num_blocks^(-1 / 2), the last begins as 0.
+        The first convolution has He's standard deviation sqrt(2 / fan_in) (arXiv:1502.01852,
+        equation 10) times num_blocks^(-1 / 2), the last begins as 0. The convolutions keep the
+        biases that the paper has not.
         """
         layers = self.layers
         first = layers.conv(in_channels, out_channels, 3, stride=stride)
         last = layers.conv(out_channels, out_channels, 3)
         assert isinstance(first, nn.Conv2d), "a network without norms has plain convolutions"
         with torch.no_grad():
-            first.weight.mul_(self.num_blocks**-0.5)
+            # torch draws with standard deviation sqrt(1 / (3 fan_in)).
+            first.weight.mul_(math.sqrt(6 / self.num_blocks))
             for parameter in last.parameters():
                 parameter.zero_()
         act = layers.norm_act(out_channels)

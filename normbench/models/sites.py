@@ -68,13 +68,19 @@ def norm_sites(
     except Exception as error:
         size = "x".join(map(str, image_shape))
         raise NormbenchError(f"it cannot take images of {size}: {first_line(error)}") from error
-    made = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-    if num_outputs is not None and made != (2, num_outputs):
-        raise NormbenchError(
-            f"it makes {made} of 2 images, and needs to make (2, {num_outputs}): "
-            "a score for each class"
-        )
+    if num_outputs is not None:
+        check_outputs(outputs, 2, num_outputs)
     return sites
+
+
+def check_outputs(outputs: object, num_images: int, num_outputs: int) -> None:
+    """Raises NormbenchError unless the outputs are of shape (num_images, num_outputs)."""
+    made = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    if made != (num_images, num_outputs):
+        raise NormbenchError(
+            f"it makes {made} of {num_images} images, and needs to make "
+            f"({num_images}, {num_outputs}): a score for each class"
+        )
 
 
 def materialize(model: nn.Module, image_shape: Sequence[int]) -> nn.Module:

@@ -56,7 +56,7 @@ class Resolver:
     device: str | None = None
     _sources: dict[str, Source] = field(default_factory=dict)
     _sites: dict[str, list[Site]] = field(default_factory=dict)
-    _built: set[str] = field(default_factory=set)
+    _built: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def resolve(self, config: RunConfig) -> tuple[RunConfig, Source]:
         """As `resolve`. Raises Unsupported where the norm cannot work with model and batch."""
@@ -132,8 +132,16 @@ class Resolver:
                 self._sites[key] = norm_sites(build, source.image_shape, num_outputs)
         return self._sites[key]
 
-    def _check_built(self, config: RunConfig, spec: NormSpec, source: Source) -> None:
-        """Raises NormbenchError for a network that cannot be built under the norm."""
+    def remarks(self, config: RunConfig, source: Source) -> tuple[str, ...]:
+        """What else there is to know of the exchange of the model's norms; nothing for most."""
+        spec = norms.build(config.norm.name, options=config.norm.options)
+        return self._check_built(config, spec, source)
+
+    def _check_built(self, config: RunConfig, spec: NormSpec, source: Source) -> tuple[str, ...]:
+        """Builds the network under the norm; returns the remarks of the exchange of its norms.
+
+        Raises NormbenchError for a network that cannot be built.
+        """
         model = config.model
         has_appearance = config.train.appearance
         settings = (config.task, model, config.norm, has_appearance)
@@ -146,7 +154,9 @@ class Resolver:
                 network = models.build(model.name, layers, num_outputs, options=model.options)
                 if has_appearance:
                     check_appearance(network, source.image_shape)
-            self._built.add(key)
+            exchange = getattr(network, "normbench_exchange", None)
+            self._built[key] = exchange.remarks if exchange is not None else ()
+        return self._built[key]
 
     def _runtime(self, config: RunConfig) -> RuntimeConfig:
         _check_options_of_processes(config.runtime)

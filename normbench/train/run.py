@@ -95,8 +95,7 @@ def execute(config: RunConfig, *, restart: bool = False, patience: float = 0.5) 
     with open_run(path, restart=restart, patience=patience) as run:
         # Another process may have finished the run while this process loaded the data.
         if not run.is_over:
-            broken = warn_of_defects(config, _channels(resolver, config, source))
-            _train(run, config, source, task, splits, broken)
+            _train(run, config, source, task, splits, _noted(resolver, config, source))
         return _outcome(run, task)
 
 
@@ -116,15 +115,20 @@ def train_together(
         opened = open_run(config.run_path, restart=restart, patience=patience)
     with opened as run:
         if not processes.from_main(run.is_over):
-            broken = []
-            if processes.is_main:
-                broken = warn_of_defects(config, _channels(resolver, config, source))
-            _train(run, config, source, task, splits, broken, processes)
+            noted = _noted(resolver, config, source) if processes.is_main else {}
+            _train(run, config, source, task, splits, noted, processes)
 
 
-def _channels(resolver: Resolver, config: RunConfig, source: Source) -> list[int]:
-    """The numbers of channels that the norms of the model work with."""
-    return [site[0] for site in resolver.norm_sites(config, source)]
+def _noted(resolver: Resolver, config: RunConfig, source: Source) -> dict[str, list[str]]:
+    """What env.json says of an own norm and an own network, which is told on standard error too.
+
+    broken: the norm's defects; remarks: on the exchange of the network's norms.
+    """
+    channels = [site[0] for site in resolver.norm_sites(config, source)]
+    remarks = list(resolver.remarks(config, source))
+    for remark in remarks:
+        say(f"note: model {config.model.label}: {remark}", to=sys.stderr)
+    return {"broken": warn_of_defects(config, channels), "remarks": remarks}
 
 
 def _splits(dataset: Dataset, config: RunConfig) -> Splits:
@@ -164,11 +168,11 @@ def _train(
     source: Source,
     task: Task,
     splits: Splits,
-    broken: list[str],
+    noted: dict[str, list[str]],
     processes: Processes = ALONE,
 ) -> None:
     with runtime_of(config) as runtime, stop_signals() as should_stop:
-        run.begin(config.to_yaml(), environment_of(config, source, task) | {"broken": broken})
+        run.begin(config.to_yaml(), environment_of(config, source, task) | noted)
         try:
             trainer = build_trainer(config, task, splits["train"], runtime, processes)
             state, reason = _train_until_it_ends(run, trainer, config, splits, should_stop)

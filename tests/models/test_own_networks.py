@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,6 +136,9 @@ def test_a_network_that_cannot_be_traced_trains_under_a_norm_that_needs_no_more(
 ) -> None:
     code, _, err = normbench("train", "--norm", "gn", *settings("Looks"))
     assert code == 0, err
+    assert "note: model Looks: torch.fx cannot trace the network" in err
+    (path,) = (file.parent / "results" / "runs").glob("Looks-gn-*")
+    assert "torch.fx cannot trace" in json.loads((path / "env.json").read_text())["remarks"][0]
     code, _, err = normbench("train", "--norm", "evonorm_s0", *settings("Looks"))
     assert code == 2
     assert "torch.fx cannot trace the network" in err.splitlines()[-1]
@@ -191,6 +195,12 @@ def test_a_network_that_asks_for_layers_gets_them(file: Path) -> None:
     options = resolve(compose(settings("asks")))[0].model.options
     model = models.build(f"{FILE}:asks", Layers(norms.build("frn"), 0), 10, options=options)
     assert [type(m).__name__ for m in model][1] == "ThresholdedFilterResponseNorm"
+
+
+def test_a_parameter_layers_with_a_default_is_an_option_of_the_network(file: Path) -> None:
+    file.write_text(SOURCE + "\n\ndef deep(num_classes, layers=2):\n    return Net(num_classes)\n")
+    config, _ = resolve(compose(settings("deep", "model.options.layers=3")))
+    assert config.model.options["options"] == {"layers": 3}
 
 
 def test_a_network_of_a_package_is_built_with_any_options_it_takes() -> None:

@@ -98,7 +98,10 @@ def test_fixup_begins_with_a_classifier_of_0_and_scales_the_first_weights_of_a_b
     plain, fixup = (build("resnet", "none", residual_init=init) for init in ("plain", "fixup"))
     first = blocks(plain)[0].branch[0].weight
     scaled = blocks(fixup)[0].branch[1].weight
-    torch.testing.assert_close(scaled, first * 9**-0.5)
+    torch.testing.assert_close(scaled, first * (6 / 9) ** 0.5)
+    # He's standard deviation, over the square root of the number of blocks.
+    fan_in = scaled[0].numel()
+    assert scaled.std().item() == pytest.approx((2 / fan_in / 9) ** 0.5, rel=0.05)
 
 
 @pytest.mark.parametrize(

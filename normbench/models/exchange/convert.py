@@ -47,6 +47,14 @@ def convert(
     """
     if not isinstance(model, nn.Module):
         raise NormbenchError(f"model is to be an nn.Module, not a {type(model).__name__}")
+    if not isinstance(norm, str):
+        raise NormbenchError(f"norm is to be a name, as 'gn' or 'file.py:Class', not {norm!r}")
+    if not _is_image_shape(image_shape):
+        raise NormbenchError(
+            f"image_shape is to be (channels, height, width), as (3, 224, 224), not {image_shape!r}"
+        )
+    if batch_size is not None and not _is_positive(batch_size):
+        raise NormbenchError(f"batch_size is to be a whole number from 1, not {batch_size!r}")
     given = {"options": options} if is_own(norm) else options
     spec = norms.build(norm, options=given)
     try:
@@ -55,3 +63,13 @@ def convert(
         raise Unsupported(f"norm {norm} at {error}") from error.__cause__
     vars(network)["normbench_exchange"] = record
     return network
+
+
+def _is_image_shape(given: object) -> bool:
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        return False
+    return len(given) == 3 and all(_is_positive(number) for number in given)
+
+
+def _is_positive(given: object) -> bool:
+    return isinstance(given, int) and given >= 1

@@ -134,8 +134,8 @@ def _shapes(
 
 def run_images(
     model: nn.Module, image_shape: Sequence[int], *, training: bool, noise: bool = False
-) -> None:
-    """Runs an image, blank or of noise, through the model, whose mode and buffers are put back.
+) -> object:
+    """What the model makes of an image, blank or of noise; its mode and buffers are put back.
 
     In training there are two images. Raises NormbenchError where the model raises.
     """
@@ -148,7 +148,7 @@ def run_images(
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), in_mode(model, training):
-            model(images.to(like.device, like.dtype))
+            return model(images.to(like.device, like.dtype))
     except Exception as error:
         shape = "x".join(map(str, image_shape))
         raise NormbenchError(

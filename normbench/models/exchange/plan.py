@@ -16,6 +16,7 @@ from normbench.models.exchange.kinds import own_activation
 from normbench.models.exchange.record import Exchange, ExchangedSite
 from normbench.models.exchange.removal import Removals, put
 from normbench.models.exchange.values import take_over
+from normbench.norms.arithmetic import ScaleAndShift
 from normbench.norms.spec import NormSpec
 from normbench.seeds import stream, stream_seed
 
@@ -129,6 +130,10 @@ class Plan:
         remarks = [take_over(norm.module, layer, norm.shape)]
         if self.spec.conv_bias:
             remarks.append(_of_bias(feeder, bias))
+        if self.spec.reparametrize is not None:
+            remarks.append(f"acts on the weights of {site.feeder}")
+        if type(layer) is ScaleAndShift:  # EvoNorm is one, too
+            remarks.append("no activation to contain: a scale and shift, nothing is normalized")
         self.layers.append(layer if takes_activation else _activated(layer, norm.module))
         self.biases.append(bias)
         made, remarks = type(layer).__name__, [remark for remark in remarks if remark]
@@ -148,7 +153,7 @@ class Plan:
             if self.spec.reparametrize is not None or self.spec.conv_bias:
                 return UNTRACED + "which layer feeds it"
         if self.spec.reparametrize is not None and norm.around.feeder is None:
-            return "this norm acts on weights, and no layer alone feeds it"
+            return "this norm acts on weights, and no convolution or linear layer alone feeds it"
         call = norm.around.activation
         is_inside = own_activation(norm.module) is not None
         if self.spec.norm_act is None or self.removals is None or call is None or is_inside:
@@ -202,4 +207,6 @@ def _new_bias(feeder: nn.Module | None, seed: int, index: int) -> Tensor | None:
 def _of_bias(feeder: nn.Module | None, bias: Tensor | None) -> str:
     if bias is not None:
         return "the layer before has a bias now"
-    return "" if feeder is not None else "no layer feeds it alone: no bias before it"
+    if feeder is not None:
+        return ""
+    return "no convolution or linear layer alone feeds it: no bias before it"

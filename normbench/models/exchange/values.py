@@ -35,9 +35,12 @@ def _kept_values(old: nn.Module, new: nn.Module, site: Site) -> str:
     if _are_torch_s(_values(old)):
         return ""
     if _means_the_same(old, new, site):
+        _keep_frozen(old, new)
         return "values kept"
     if not _is_constant(gamma) or not _is_constant(beta):
-        return "its learned values mean something else: new ones"
+        has_values = any(True for _ in new.parameters())
+        what = "mean something else: new ones" if has_values else "have no place here"
+        return f"its learned values {what}"
     initial = 1.0 if gamma is None else gamma.flatten()[0].item()
     if initial == 1:
         return ""
@@ -47,6 +50,13 @@ def _kept_values(old: nn.Module, new: nn.Module, site: Site) -> str:
     if gammas:
         return f"gamma starts at {initial:g}"
     return f"gamma started at {initial:g}, and here is none"
+
+
+def _keep_frozen(old: nn.Module, new: nn.Module) -> None:
+    """Parameters that take over a value train only if the old ones did."""
+    trains = {name: parameter.requires_grad for name, parameter in old.named_parameters()}
+    for name, parameter in new.named_parameters():
+        parameter.requires_grad_(trains.get(name, True))
 
 
 def _values(norm: nn.Module) -> dict[str, Tensor]:

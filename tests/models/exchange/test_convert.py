@@ -15,6 +15,7 @@ from kit.networks import Block, CallsItself, PreActivation, stem
 from torch import nn
 
 import normbench
+from normbench.errors import NormbenchError
 
 SHAPE = (3, 8, 8)
 
@@ -144,3 +145,30 @@ class Auxiliary(nn.Module):
         if self.training:
             x = x + self.auxiliary(x)
         return self.norm(x + 5)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"norm": None}, "norm is to be a name"),
+        ({"norm": nn.GroupNorm}, "norm is to be a name"),
+        ({"image_shape": 32}, "image_shape is to be"),
+        ({"image_shape": (32, 32)}, "image_shape is to be"),
+        ({"image_shape": "abc"}, "image_shape is to be"),
+        ({"batch_size": 0}, "batch_size is to be"),
+        ({"batch_size": "x"}, "batch_size is to be"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_a_line(given: dict[str, Any], told: str) -> None:
+    arguments: dict[str, Any] = {"norm": "gn", "image_shape": SHAPE} | given
+    with pytest.raises(NormbenchError, match=told):
+        normbench.convert(stem(Block()), **arguments)
+
+
+def test_the_record_tells_weights_and_what_is_no_norm_without_its_activation() -> None:
+    made = normbench.convert(stem(nn.Identity()), "ws_gn", image_shape=SHAPE)
+    assert "acts on the weights of 0" in made.normbench_exchange.sites[0].remarks
+    alone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Tanh())
+    made = normbench.convert(alone, "evonorm_s0", image_shape=SHAPE)
+    (site,) = made.normbench_exchange.sites
+    assert "nothing is normalized" in site.remarks[-1]

@@ -42,6 +42,13 @@ def converted(model: nn.Module, name: str, **options: float) -> tuple[nn.Module,
     return made, made.normbench_exchange.sites[0]
 
 
+@pytest.mark.parametrize(("name", "stays"), [("bn_custom", True), ("gn", False)])
+def test_a_frozen_norm_stays_frozen_where_its_values_stay(name: str, stays: bool) -> None:
+    model = trained(lambda: nn.BatchNorm2d(8)).requires_grad_(False)
+    made, _ = converted(model, name)
+    assert all(parameter.requires_grad != stays for parameter in made[1].parameters())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_bn_s_learned_values_are_kept_where_the_norm_evaluates_as_bn_and_nowhere_else(
     name: str,
@@ -55,7 +62,9 @@ def test_bn_s_learned_values_are_kept_where_the_norm_evaluates_as_bn_and_nowhere
             torch.testing.assert_close(made(images()), before(images()))
     else:
         fresh = spec_of(name).norm(8)
-        assert "its learned values mean something else: new ones" in site.remarks[0]
+        has_values = any(True for _ in fresh.parameters())
+        what = "mean something else: new ones" if has_values else "have no place here"
+        assert f"its learned values {what}" in site.remarks[0]
         for key, value in fresh.state_dict().items():
             if not isinstance(value, nn.UninitializedParameter):
                 assert torch.equal(made[1].state_dict()[key], value), key
