@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from normbench.audit.claims import Judged
+from normbench.analysis.report.page import ClaimPart
+from normbench.analysis.study import Study
+from normbench.audit.claims import Judged, decided_by
 from normbench.audit.verdicts import Verdict
 from normbench.text import markdown_cell
 
@@ -14,9 +16,22 @@ HEAD = """\
 
 What tutorials and surveys say of normalization layers, and what measurements say of it. Made by
 `normbench audit --markdown`; every verdict is computed from the committed studies, or now. What was
-expected and the rule were written before measuring: [claims.yaml](../configs/claims.yaml).
+expected and the rule were written before measuring: [claims.yaml](../configs/claims.yaml);
+`normbench audit CLAIM` tells the whole account.
+
+Sources: {sources}. A claim is taken as it is written: "small batches" says nothing of the largest,
+so a claim and its contrary can both hold, or neither. IN in the sources has no gamma and beta; here
+`in` is that, and `in_affine` has them.
 
 """
+
+SOURCES = {
+    "A": "a tutorial with PyTorch experiments",
+    "B": "a reference-style overview of the layers",
+    "C": "a survey from principles to practice",
+    "D": "a comparison of IN and BN",
+    "E": "notes on several normalizations",
+}
 
 
 def as_lines(judged: Sequence[Judged]) -> str:
@@ -53,14 +68,25 @@ def account(one: Judged) -> str:
     return "\n".join(lines)
 
 
+def claim_parts(study: Study) -> list[ClaimPart]:
+    """What a report says of the claims that its study decides."""
+    parts = []
+    for one in decided_by(study):
+        finding = one.finding
+        parts.append(ClaimPart(finding.verdict, one.claim.claim, one.claim.rule, finding.figures))
+    return parts
+
+
 def as_markdown(judged: Sequence[Judged]) -> str:
     """The page results/AUDIT.md."""
-    rows = ["| verdict | claim | source | figures |", "|---|---|---|---|"]
+    rows = ["| verdict | claim | source | rule | figures |", "|---|---|---|---|---|"]
     for one in judged:
         claim = one.claim
         told = f"{claim.claim} (`{claim.id}`)"
         if claim.contrary:
             told += f"; contradicts `{claim.contrary}`"
-        cells = [one.finding.verdict, told, claim.source, " ".join(one.finding.figures)]
+        figures = " ".join(one.finding.figures)
+        cells = [one.finding.verdict, told, claim.source, claim.rule, figures]
         rows.append("| " + " | ".join(markdown_cell(str(cell)) for cell in cells) + " |")
-    return f"{HEAD}{counts(judged)}\n\n" + "\n".join(rows) + "\n"
+    sources = "; ".join(f"{letter} {what}" for letter, what in SOURCES.items())
+    return f"{HEAD.format(sources=sources)}{counts(judged)}\n\n" + "\n".join(rows) + "\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from normbench.analysis.study import Study
 from normbench.audit.evidence import Evidence, folder_of
 from normbench.audit.exact import EXACT
 from normbench.audit.learning import LEARNING
@@ -93,6 +94,22 @@ def judge(names: Sequence[str], results: Path) -> list[Judged]:
             other = claims[claim.contrary]
             contrary = Judged(other, _finding(other, evidence))
         found.append(Judged(claim, _finding(claim, evidence), contrary))
+    return found
+
+
+def decided_by(study: Study) -> list[Judged]:
+    """The claims that this study decides, judged by it alone; none for runs of no study.
+
+    Raises NormbenchError for comparisons that are there twice.
+    """
+    if study.design is None:
+        return []
+    name = study.design.name
+    evidence = Evidence(Path(), {name: study})
+    found = []
+    for claim in load_claims():
+        if claim.by == name:
+            found.append(Judged(claim, _finding(claim, evidence)))
     return found
 
 

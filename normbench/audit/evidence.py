@@ -27,10 +27,10 @@ def folder_of(study: str) -> str:
 
 @dataclass
 class Evidence:
-    """The studies in a folder such as results/, by name."""
+    """The studies in a folder such as results/, by name; those given need no folder."""
 
     folder: Path
-    _studies: dict[str, Study | None] = field(default_factory=dict)
+    studies: dict[str, Study | None] = field(default_factory=dict)
     _pairs: dict[str, list[Paired]] = field(default_factory=dict)
 
     def study(self, name: str) -> Study | None:
@@ -38,11 +38,11 @@ class Evidence:
 
         Raises NormbenchError for a folder whose files are damaged.
         """
-        if name not in self._studies:
+        if name not in self.studies:
             folder = self.folder / folder_of(name)
             is_there = (folder / "runs.csv").is_file()
-            self._studies[name] = load_study([folder]) if is_there else None
-        return self._studies[name]
+            self.studies[name] = load_study([folder]) if is_there else None
+        return self.studies[name]
 
     def pair(self, name: str, first: str, second: str, **settings: object) -> Paired | None:
         """First against second in the study's family at these settings; None without a verdict."""

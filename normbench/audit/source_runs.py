@@ -41,8 +41,8 @@ def loss_trajectory(evidence: Evidence) -> Finding:
             return Finding(Verdict.UNMEASURED, ())
         inside += found
         total += len(printed)
-        what = f"losses of {norm} in epoch {epoch}"
-        figures.append(f"table: {found} of {len(printed)} {what} are inside.")
+        what = f"losses printed for {norm} in epoch {epoch} are inside our seeds' interval"
+        figures.append(f"table: {found} of {len(printed)} {what}.")
     share = inside / total
     low, high = interval_of_share(share, total)
     figures.append(

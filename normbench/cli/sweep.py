@@ -164,6 +164,7 @@ def _carry_out(
     from normbench.analysis.report import write_report
     from normbench.analysis.tables.comparison import comparison_table
     from normbench.analysis.tables.rendering import to_markdown
+    from normbench.audit.account import claim_parts
     from normbench.certificates.parts import norm_parts
     from normbench.timing.rounds import as_rounds
     from normbench.timing.steps import bench_steps
@@ -181,7 +182,8 @@ def _carry_out(
     if not results.runs.empty:
         say(f"\n{to_markdown(comparison_table(results))}", lines=True)
         if output is not None:
-            page = write_report(results, output, command(), norm_parts(results))
+            norms, claims = norm_parts(results), claim_parts(results)
+            page = write_report(results, output, command(), norms, claims)
             say(f"report: {page}\n", lines=True, flush=True)
     for line in summary(plan, again()):
         say(line)

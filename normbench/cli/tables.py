@@ -199,6 +199,7 @@ def write(
     from normbench.analysis.report import write_report
     from normbench.analysis.study_files import check_folder, ordered
     from normbench.analysis.study_reader import check_keeps
+    from normbench.audit.account import claim_parts
     from normbench.certificates.parts import norm_parts
     from normbench.environment import command
 
@@ -207,7 +208,7 @@ def write(
     check_keeps(output, study.runs["run"])
     if in_order:
         study = ordered(study)
-    say(write_report(study, output, command(), norm_parts(study)))
+    say(write_report(study, output, command(), norm_parts(study), claim_parts(study)))
 
 
 def _load(

@@ -10,9 +10,11 @@ import pytest
 from kit.runs import in_study, one_run
 
 from normbench.analysis.design import read_design
+from normbench.analysis.report import write_report
 from normbench.analysis.study import Study
 from normbench.analysis.study_files import write_study
 from normbench.audit import Verdict, judge
+from normbench.audit.account import claim_parts
 from normbench.audit.evidence import folder_of
 from normbench.runs.files import RunFiles
 
@@ -197,3 +199,12 @@ def test_32_images_are_wanted_only_where_16_and_8_are_a_point_behind(
             noise = 0.001 * ((seed + size) % 3)
             runs.append(one_run("bn", size, seed, 0.8 - less + noise))
     assert verdict("batch-32", "published", runs, tmp_path) == expected
+
+
+def test_a_report_has_the_claims_that_its_study_decides(tmp_path: Path) -> None:
+    reached = {4: 0.5, 16: 0.6, 32: 0.5, 64: 0.4}
+    (part,) = claim_parts(of_groups(reached))
+    assert part.verdict == SUPPORTED
+    page = write_report(of_groups(reached), tmp_path, claims=[part]).read_text()
+    assert f"{part.verdict}: {part.claim}" in page
+    assert claim_parts(replace(of_groups(reached), design=None)) == []

@@ -11,7 +11,7 @@ from normbench.analysis.figures.labels import alt_text
 from normbench.analysis.figures.saving import save, to_svg, without_links
 from normbench.analysis.figures.style import PAGE
 from normbench.analysis.outputs import OUTPUTS, Kind, output_named, outputs
-from normbench.analysis.report.page import Drawing, NormPart, page
+from normbench.analysis.report.page import ClaimPart, Drawing, NormPart, page
 from normbench.analysis.study import Study
 from normbench.analysis.study_files import absent, keep_sums, write_files
 from normbench.analysis.tables.rendering import FORMS, SUFFIXES, to_markdown
@@ -24,14 +24,19 @@ FIGURE_SUFFIXES = (".svg", ".png")
 
 
 def write_report(
-    study: Study, folder: Path, command: str | None = None, norms: Sequence[NormPart] = ()
+    study: Study,
+    folder: Path,
+    command: str | None = None,
+    norms: Sequence[NormPart] = (),
+    claims: Sequence[ClaimPart] = (),
 ) -> Path:
     """Writes the report to a folder, and returns the path of its page.
 
     The folder gets report.html, table.md, tables/, the figures as SVG and PNG, and the runs as CSV.
     An output without data in the study is left out; an output that cannot be made is named on the
     page, with the reason. A failure, or a kill at any moment, leaves the last report whole.
-    command: the command of the report, for the page. norms: what the page says of norms themselves.
+    command: the command of the report, for the page. norms: what the page says of norms themselves;
+    claims: of the usual sentences that the study decides.
     """
     missing: list[str] = []
     tables = _made("table", study, missing)
@@ -40,7 +45,7 @@ def write_report(
     for name, figure in figures.items():
         title, svg = output_named("figure", name).titled(study), to_svg(figure, PAGE)
         drawings[name] = Drawing(title, str(figure.get_label()), alt_text(figure), svg)
-    html = page(study, tables, drawings, missing, command, norms)
+    html = page(study, tables, drawings, missing, command, norms, claims)
     with replacement(folder, [*absent(study), *_stale(tables, figures)]) as new:
         keep_sums(folder, new)
         write_files(study, new)

@@ -67,6 +67,16 @@ class NormPart:
 
 
 @dataclass(frozen=True)
+class ClaimPart:
+    """A claim that the study decides, with the verdict, its rule and the figures."""
+
+    verdict: str
+    claim: str
+    rule: str
+    figures: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Cell:
     """A cell of a table, and the unrounded number to sort by; None sorts as text."""
 
@@ -86,8 +96,9 @@ def page(
     missing: Sequence[str],
     command: str | None = None,
     norms: Sequence[NormPart] = (),
+    claims: Sequence[ClaimPart] = (),
 ) -> str:
-    """The page: summary, tables, figures, norms, every run, environment, how to reproduce.
+    """The page: summary, tables, figures, claims, norms, every run, environment, how to reproduce.
 
     missing: each table and figure that failed, and why. command: of the report.
     """
@@ -111,6 +122,7 @@ def page(
         report_command=command,
         tables=[(name, table, _cells(table)) for name, table in tables.items()],
         figures=_inline(runs, figures),
+        claims=claims,
         norms=[(norm, _inline_cube(norm, place)) for place, norm in enumerate(norms)],
         family=_family(tables),
         filter_columns=FILTERS,
