@@ -28,14 +28,14 @@ REPOSITORY = Path(__file__).parents[2]
 
 BATCH = {
     *("bn", "bn_custom", "lazy_bn", "sync_bn", "ws_bn", "ghost_bn", "batch_renorm"),
-    *("evonorm_b0", "ibn", "switchable"),
+    *("evonorm_b0", "evonorm_b1", "evonorm_b2", "ibn", "switchable", "ebn", "bcn"),
 }
 # The axes of each norm's mean, from the paper.
 CENTRED = {
-    **dict.fromkeys(("bn", "bn_custom", "lazy_bn", "sync_bn", "ws_bn", "ibn"), "n h w"),
+    **dict.fromkeys(("bn", "bn_custom", "lazy_bn", "sync_bn", "ws_bn", "ibn", "ebn"), "n h w"),
     "ghost_bn": "n/2 h w",  # 32 samples in chunks of 16
     **dict.fromkeys(("ln", "ln_chw"), "c h w"),
-    **dict.fromkeys(("gn", "ws_gn"), "c/4 h w"),
+    **dict.fromkeys(("gn", "ws_gn", "bcn"), "c/4 h w"),
     **dict.fromkeys(("in", "in_affine"), "h w"),
     "ln_c": "c",
 }
@@ -65,9 +65,10 @@ def test_the_committed_table_is_that_of_the_code(
 
 
 def test_mean_and_variance_are_over_the_axes_of_the_paper(certificates: Certificates) -> None:
-    for moment in ("mean_0_over", "variance_1_over"):
+    scaled = CENTRED | {"ebn": "n c h w"}
+    for moment, axes in (("mean_0_over", CENTRED), ("variance_1_over", scaled)):
         found = {name: getattr(certificates[name], moment) for name in NAMES}
-        assert found == {name: (CENTRED[name],) if name in CENTRED else () for name in NAMES}
+        assert found == {name: (axes[name],) if name in axes else () for name in NAMES}
 
 
 def test_norms_of_the_batch_and_no_more_see_batch_mates_and_only_in_training(
@@ -128,23 +129,28 @@ def test_statistics_cancel_scale_and_shift_common_to_their_axes(
     channel, sample = ("channel", "batch"), ("sample", "batch")
     both = ("sample", "channel", "batch")
     expected = dict.fromkeys(NAMES, ((), ()))
-    for name in ("bn", "bn_custom", "lazy_bn", "sync_bn", "ghost_bn", "ws_bn", "ibn"):
+    for name in ("bn", "bn_custom", "lazy_bn", "sync_bn", "ghost_bn", "ws_bn", "ibn", "bcn"):
         expected[name] = (channel, channel)
     for name in ("in", "in_affine"):
         expected[name] = (both, both)
     for name in ("ln", "ln_chw", "ln_c", "gn", "ws_gn"):
         expected[name] = (sample, sample)
-    expected |= {"rms": (sample, ()), "frn": (both, ()), "evonorm_b0": (channel, ())}
+    expected |= {"rms": (sample, ()), "simple": (sample, ("sample", "batch"))}
+    expected |= {"frn": (both, ()), "ebn": (("batch",), channel)}
+    expected |= {"evonorm_b0": (channel, ()), "evonorm_b2": (channel, ())}
     expected["switchable"] = (("batch",), ("batch",))
     for name, found in certificates.items():
         assert (found.ignores_scale_of, found.ignores_shift_of) == expected[name], name
 
 
 def test_which_norms_ignore_the_scale_of_the_weights(certificates: Certificates) -> None:
-    """Not rms, whose convolution has an unscaled bias, nor EvoNorm-S0, for its sigmoid, nor
-    Batch Renorm, for its running statistics; scaled WS's eps counts at a large fan-in."""
+    """Not rms and simple, whose convolution has an unscaled bias, nor EvoNorm-S, for its sigmoid,
+    and -B1, for its x + 1, nor Batch Renorm, for its running statistics; scaled WS's eps counts at
+    a large fan-in."""
     expected: dict[str, tuple[int, ...]] = dict.fromkeys(NAMES, FAN_INS)
-    expected |= dict.fromkeys(("none", "dyt", "rms", "evonorm_s0", "batch_renorm"), ())
+    without = ("none", "dyt", "derf", "rms", "simple", "batch_renorm")
+    of_evonorm = ("evonorm_s0", "evonorm_s1", "evonorm_s2", "evonorm_b1")
+    expected |= dict.fromkeys((*without, *of_evonorm), ())
     expected["scaled_ws"] = FAN_INS[:1]
     found = {name: certificates[name].ignores_scale_of_weights_of_fan_in for name in NAMES}
     assert found == expected
@@ -343,7 +349,7 @@ def test_check_prints_a_line_for_every_demand(normbench: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("gm", "unknown norm 'gm': did you mean 'gn'? allowed: batch_renorm, bn, "),
+        ("gm", "unknown norm 'gm': did you mean 'gn'? allowed: batch_renorm, bcn, "),
         ("gn --json --check", "--json, --markdown and --check are different outputs: choose one"),
     ],
 )

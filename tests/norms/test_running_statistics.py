@@ -20,8 +20,11 @@ from kit.norms import (
 )
 from torch import Tensor, nn
 
-UNBIASED = ["bn", "lazy_bn", "sync_bn", "batch_renorm", "switchable", "ws_bn", "evonorm_b0"]
-STATISTICS = {"bn_custom", "ghost_bn", "ibn", *UNBIASED}
+UNBIASED = [
+    *("bn", "lazy_bn", "sync_bn", "batch_renorm", "switchable", "ws_bn"),
+    *("evonorm_b0", "evonorm_b1", "evonorm_b2"),
+]
+STATISTICS = {"bn_custom", "ghost_bn", "ibn", "ebn", "bcn", *UNBIASED}
 PLAIN = [name for name in NAMES if name not in STATISTICS]
 COLUMN = (1, CHANNELS, 1, 1)
 
@@ -46,7 +49,7 @@ def averages(values: list[Tensor], momentum: float, ddof: int) -> tuple[Array, A
 def assert_averages(layer: nn.Module, mean: Array, var: Array) -> None:
     kept = statistics(layer)
     np.testing.assert_allclose(kept["running_var"], var, rtol=1e-12)
-    if "running_mean" in kept:  # EvoNorm-B0 removes no mean
+    if "running_mean" in kept:  # EvoNorm-B removes no mean
         np.testing.assert_allclose(kept["running_mean"], mean, rtol=1e-12)
 
 
@@ -90,6 +93,17 @@ def test_ibn_averages_over_the_batch_half_alone() -> None:
     layer = trained("ibn", momentum=0.3)
     assert_averages(layer.batch, *averages([x[:, CHANNELS // 2 :] for x in batches()], 0.3, ddof=1))
     assert list(layer.instance.buffers()) == []
+
+
+def test_extended_batch_norm_averages_one_variance_for_all_channels() -> None:
+    layer = trained("ebn", momentum=0.3)
+    mean, var = averages(batches(), 0.3, ddof=1)
+    assert_averages(layer, mean, var.mean(keepdims=True))
+
+
+def test_batch_channel_norm_averages_as_batch_norm() -> None:
+    layer = trained("bcn", momentum=0.3)
+    assert_averages(layer.batch, *averages(batches(), 0.3, ddof=1))
 
 
 def test_batch_norm_without_momentum_keeps_the_plain_average_over_all_batches() -> None:
