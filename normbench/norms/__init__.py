@@ -5,12 +5,14 @@ from normbench.norms import (  # noqa: F401
     batch,
     evonorm,
     mixed,
+    moving,
     pointwise,
     sample,
     weight,
+    whitening,
 )
 from normbench.norms.adain import AdaIN
 from normbench.norms.registry import norms
-from normbench.norms.spec import NormSpec
+from normbench.norms.spec import NormSpec, ParameterRule
 
-__all__ = ["AdaIN", "NormSpec", "norms"]
+__all__ = ["AdaIN", "NormSpec", "ParameterRule", "norms"]

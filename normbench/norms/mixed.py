@@ -7,6 +7,7 @@ biased, divided by the number of its values.
 from __future__ import annotations
 
 from math import prod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from normbench.norms.arithmetic import (
     PIXELS,
     SAMPLE,
     normalized,
+    of_channels,
     scale_and_shift,
     unbiased_factor,
     widened,
@@ -30,7 +32,15 @@ from normbench.norms.refusals import (
     single,
 )
 from normbench.norms.registry import norms
-from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups, Refusal, Shape
+from normbench.norms.spec import (
+    Eps,
+    Momentum,
+    NormSpec,
+    NumGroups,
+    ParameterRule,
+    Refusal,
+    Shape,
+)
 
 
 @norms.register("switchable", title="Switchable Norm")
@@ -88,6 +98,22 @@ def bcn(*, num_groups: NumGroups = 4, eps: Eps = 1e-5, momentum: Momentum = 0.1)
     )
 
 
+@norms.register("bin", title="Batch-Instance Norm")
+def batch_instance_norm(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
+    """Batch-instance normalization: a learned mix of bn and in per channel (arXiv:1805.07925).
+
+    y = (rho * bn(x) + (1 - rho) * in(x)) * gamma + beta, bn and in without an affine of their own,
+    as for bn and in. rho of shape (c,) is learned in [0, 1], from 1: it is clamped after every
+    step, has ten times the learning rate, and never decays. On 1x1 maps in(x) is 0. Evaluation as
+    for bn.
+    """
+    return NormSpec(
+        "batch",
+        lambda num_features: BatchInstanceNorm(num_features, eps, momentum),
+        refuse=one_value_per_channel,
+    )
+
+
 class SwitchableNorm(WrittenOutBatchNorm):
     """Normalization by learned mixes of the means and variances of in, ln and bn.
 
@@ -128,6 +154,28 @@ class HalfInstanceNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         first, rest = x[:, : self.num_instance], x[:, self.num_instance :]
         return torch.cat([self.instance(first), self.batch(rest)], dim=1)
+
+
+class BatchInstanceNorm(WrittenOutBatchNorm):
+    """Mix of batch and instance normalization: (rho * bn + (1 - rho) * in) * weight + bias.
+
+    `running_var` averages unbiased variances.
+    """
+
+    parameter_rules: ClassVar = {"rho": ParameterRule(lr_factor=10.0, bounds=(0.0, 1.0))}
+
+    def __init__(self, num_features: int, eps: float, momentum: float) -> None:
+        super().__init__(num_features, eps, momentum)
+        self.rho = nn.Parameter(torch.ones(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype, x = x.dtype, widened(x)
+        mean, var = self._moments(x, unbiased_factor(x))
+        var_in, mean_in = torch.var_mean(x, PIXELS, correction=0)
+        by_batch = normalized(x, mean, var, self.eps)
+        by_instance = normalized(x, mean_in, var_in, self.eps)
+        y = by_instance + (by_batch - by_instance) * of_channels(self.rho)
+        return scale_and_shift(y, self.weight, self.bias).to(dtype)
 
 
 class BatchChannelNorm(nn.Module):

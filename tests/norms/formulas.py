@@ -221,6 +221,58 @@ def half_instance_norm(
     return np.concatenate([first, rest], axis=1)
 
 
+def batch_instance_norm(
+    x: Values, p: Named, s: Named, training: bool, eps: float, **_: Any
+) -> Values:
+    mean, var = current_moments(x, s, training, BATCH)
+    instance_mean, instance_var = moments(x, INSTANCE)
+    of_batch = (x - mean) / np.sqrt(var + eps)
+    of_instance = (x - instance_mean) / np.sqrt(instance_var + eps)
+    return affine(column(p["rho"]) * of_batch + (1 - column(p["rho"])) * of_instance, p)
+
+
+def iterative_norm(
+    x: Values,
+    p: Named,
+    s: Named,
+    training: bool,
+    eps: float,
+    iterations: int,
+    group_size: int,
+    **_: Any,
+) -> Values:
+    samples, channels, height, width = x.shape
+    size = min(group_size, channels)
+    parts = []
+    for group, start in enumerate(range(0, channels, size)):
+        part = slice(start, start + size)
+        rows = np.moveaxis(x[:, part], 1, 0).reshape(size, -1)
+        mean, whitening = s["running_mean"][part], s["running_whitening"][group]
+        if training:
+            mean = rows.mean(axis=1)
+            centred = rows - mean[:, None]
+            covariance = centred @ centred.T / centred.shape[1] + eps * np.eye(size)
+            whitening = newton(covariance, iterations)
+        whitened = whitening @ (rows - mean[:, None])
+        parts.append(np.moveaxis(whitened.reshape(size, samples, height, width), 0, 1))
+    return affine(np.concatenate(parts, axis=1), p)
+
+
+def newton(matrix: Values, iterations: int) -> Values:
+    """Newton's approximation of the inverse square root."""
+    root = np.eye(len(matrix))
+    for _ in range(iterations):
+        root = (3 * root - root @ root @ root @ matrix / np.trace(matrix)) / 2
+    return root / np.sqrt(np.trace(matrix))
+
+
+def root_mean_square_norm(
+    x: Values, p: Named, s: Named, training: bool, eps: float, **_: Any
+) -> Values:
+    squares = mean_square(x, BATCH) if training else column(s["running_mean_square"])
+    return affine(x / np.sqrt(squares + eps), p)
+
+
 def below(prefix: str, named: Named) -> Named:
     return {key.removeprefix(prefix): named[key] for key in named if key.startswith(prefix)}
 
@@ -244,6 +296,7 @@ def nothing(x: Values, p: Named, s: Named, training: bool, **_: Any) -> Values:
 FORMULAS: dict[str, Formula] = {
     "batch_renorm": batch_renorm,
     "bcn": batch_channel_norm,
+    "bin": batch_instance_norm,
     "bn": batch_norm,
     "bn_custom": batch_norm,
     "derf": dynamic_erf,
@@ -261,10 +314,12 @@ FORMULAS: dict[str, Formula] = {
     "ibn": half_instance_norm,
     "in": normalized_over(INSTANCE),
     "in_affine": normalized_over(INSTANCE),
+    "iternorm": iterative_norm,
     "lazy_bn": batch_norm,
     "ln": normalized_over(SAMPLE),
     "ln_c": normalized_over(PIXEL),
     "ln_chw": layer_norm_per_element,
+    "mabn": root_mean_square_norm,  # within its warm-up
     "none": nothing,
     "rms": rms_norm,
     "scaled_ws": nothing,

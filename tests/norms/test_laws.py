@@ -103,6 +103,41 @@ def test_batch_channel_norm_is_batch_norm_and_then_group_norm(shape: Shape) -> N
 
 
 @given(SHAPES)
+def test_batch_instance_norm_is_batch_norm_at_rho_1_and_instance_norm_at_rho_0(
+    shape: Shape,
+) -> None:
+    x = normal(*shape)
+    for rho, name in ((1.0, "bn"), (0.0, "in_affine")):
+        mix = new_layer("bin", x)
+        with torch.no_grad():
+            mix.rho.fill_(rho)
+        torch.testing.assert_close(mix(x), new_layer(name, x)(x))
+
+
+@pytest.mark.parametrize("group_size", [2, 4, 64])
+def test_iternorm_with_many_iterations_gives_each_group_the_identity_as_covariance(
+    group_size: int,
+) -> None:
+    x = normal(6, CHANNELS, 4, 4)
+    y = new_layer("iternorm", x, group_size=group_size, iterations=40, eps=1e-12)(x)
+    rows = y.transpose(0, 1).flatten(1)
+    for group in rows.split(group_size):
+        identity = torch.eye(len(group), dtype=torch.float64)
+        torch.testing.assert_close(group.cov(correction=0), identity)
+    if group_size < CHANNELS:
+        assert rows.cov(correction=0).fill_diagonal_(0).abs().max() > 0.01
+
+
+@given(SHAPES)
+def test_iternorm_in_groups_of_one_channel_is_batch_norm(shape: Shape) -> None:
+    x = normal(*shape)
+    options = {"group_size": 1, "eps": 0.01}
+    iterative, batch = new_layer("iternorm", x, **options), new_layer("bn", x, eps=0.01)
+    torch.testing.assert_close(iterative(x), batch(x))
+    torch.testing.assert_close(iterative.running_mean, batch.running_mean)
+
+
+@given(SHAPES)
 def test_evonorm_s1_is_evonorm_s0_with_v_at_1(shape: Shape) -> None:
     x = normal(*shape)
     first, zeroth = (new_layer(name, x, num_groups=1) for name in ("evonorm_s1", "evonorm_s0"))

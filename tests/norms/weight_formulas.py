@@ -29,7 +29,12 @@ def length_and_direction(p: Named) -> Values:
     return rows.reshape(p["original1"].shape)
 
 
+def centred(p: Named) -> Values:
+    return p["original"] - p["original"].mean(axis=(1, 2, 3), keepdims=True)
+
+
 WEIGHTS: dict[str, tuple[Formula, Options]] = {
+    "mabn": (centred, {}),
     "scaled_ws": (scaled_standardized, {"weight_eps": 0.01}),
     "weight_norm": (length_and_direction, {}),
     "ws_bn": (standardized, {"weight_eps": 0.01}),

@@ -51,6 +51,9 @@ FAMILIES = {
         "switchable": "<",
         "ibn": ">",
         "bcn": "s",
+        "bin": "d",
+        "mabn": "h",
+        "online": "p",
     },
     # Statistics of the sample, of a channel of a sample, of a group of channels.
     ORANGE: {"ln": "s", "ln_chw": "v", "ln_c": "P", "rms": "*", "simple": "X"},
