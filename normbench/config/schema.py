@@ -29,6 +29,7 @@ COST_KEYS = (
     "runtime.",
     "batch_size",
     "optim.name",
+    "optim.agc",
     "train.accumulate",
     "data.augment",
 )
@@ -94,6 +95,8 @@ class OptimConfig(Choice):
     reference_batch_size: Count
     schedule: Literal["constant", "cosine", "one_cycle"]
     warmup_fraction: Fraction
+    agc: Positive | None = None
+    decay_norm: bool = False
 
 
 class TrainConfig(Section):
@@ -155,6 +158,10 @@ class RunConfig(Section):
         # Runs of one process had their ids before there were several.
         if self.runtime.processes == 1:
             del values["runtime"]["processes"]
+        # Nor did their settings change when these two were added.
+        for key in ("agc", "decay_norm"):
+            if not values["optim"][key]:
+                del values["optim"][key]
         for section, choice in (("norm", self.norm), ("model", self.model)):
             if values[section].pop("file", None):
                 values[section]["name"] = choice.label

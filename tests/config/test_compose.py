@@ -300,6 +300,13 @@ def test_every_key_but_paths_and_system_changes_the_run_id_and_no_two_alike() ->
     assert len(set(fingerprints.values())) == len(fingerprints) - len(unchanged) + 1
 
 
+def test_settings_that_came_later_leave_the_ids_of_runs_without_them() -> None:
+    optim = compose().identity()["optim"]
+    assert optim.keys().isdisjoint({"agc", "decay_norm"})
+    assert compose(["optim.agc=0.01"]).identity()["optim"]["agc"] == 0.01
+    assert compose(["optim.decay_norm=true"]).identity()["optim"]["decay_norm"] is True
+
+
 def test_the_content_of_the_data_is_part_of_the_run_id() -> None:
     config = compose(DATA)
     data = config.data.model_copy(update={"content": "other images"})
