@@ -125,10 +125,11 @@ def clip_adaptively(parameters: Iterable[nn.Parameter], factor: float) -> None:
 
 
 def _lengths(values: torch.Tensor) -> torch.Tensor:
+    axes = None
     if values.dim() > 1 and values[0].numel() > 1:
         axes = tuple(range(1, values.dim()))
-        return torch.linalg.vector_norm(values, dim=axes, keepdim=True)
-    return torch.linalg.vector_norm(values)
+    lengths: torch.Tensor = torch.linalg.vector_norm(values, dim=axes, keepdim=axes is not None)
+    return lengths
 
 
 def check_decay(decay_norm: bool, weight_decay: float) -> None:

@@ -166,7 +166,8 @@ def test_adaptive_clipping_bounds_the_gradient_of_each_unit_and_keeps_short_ones
     for parameter, gradient in zip(parameters, before, strict=True):
         has_units = parameter[0].numel() > 1
         number = len(parameter) if has_units else 1  # a vector is one unit
-        rows = [values.reshape(number, -1) for values in (parameter, parameter.grad, gradient)]
+        found = (parameter.detach(), parameter.grad, gradient)
+        rows = [values.reshape(number, -1) for values in found]
         for weight, clipped, original in zip(*rows, strict=True):
             bound = factor * max(float(weight.norm()), 1e-3)
             scale = min(1.0, bound / float(original.norm()))
