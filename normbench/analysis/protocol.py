@@ -149,6 +149,10 @@ def _optimizer(config: Mapping[str, Any]) -> str:
         parts.append("nesterov")
     if config.get("optim.betas", BETAS) != BETAS:
         parts.append(f"betas {config['optim.betas']}")
+    if config.get("optim.agc"):
+        parts.append(f"gradients clipped to {config['optim.agc']:g} of the weights")
+    if config.get("optim.decay_norm"):
+        parts.append("norms decay, too")
     if config["train.accumulate"] > 1:
         parts.append(f"{config['train.accumulate']} batches a step")
     return ", ".join(parts)

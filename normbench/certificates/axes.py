@@ -1,9 +1,10 @@
-"""The finest sets of axes over which a layer's output has a property such as mean 0."""
+"""The sets of axes over which a layer's output has a property such as mean 0."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 # A split divides y (n, c, h, w) into parts: (groups of samples, groups of channels, whether each
@@ -25,6 +26,23 @@ def finest(y: Tensor, error: Callable[[Tensor], Tensor]) -> tuple[str, ...]:
         if not any(_is_finer(candidate, split) for candidate in holding):
             names.append(_name(y, split))
     return tuple(names)
+
+
+def whitened_groups(y: Tensor) -> str:
+    """Names the largest groups of channels with the identity as covariance, to 0.001; "-" if none.
+
+    y: (n, c, h, w). Groups of one channel do not count.
+    """
+    channels = y.shape[1]
+    rows = y.detach().transpose(0, 1).flatten(1)
+    for number in _divisors(channels)[:-1]:
+        groups = rows.reshape(number, channels // number, -1)
+        centred = groups - groups.mean(-1, keepdim=True)
+        covariance = centred @ centred.mT / centred.shape[-1]
+        identity = torch.eye(covariance.shape[-1], dtype=y.dtype)
+        if (covariance - identity).abs().max() < 1e-3:
+            return f"c/{number}" if number > 1 else "c"
+    return "-"
 
 
 def _divisors(number: int) -> list[int]:

@@ -39,10 +39,13 @@ STATISTICS = {
     "shares statistics over": "shares_statistics_over",
     "mean 0 over": "mean_0_over",
     "variance 1 over": "variance_1_over",
+    "identity covariance within": "identity_covariance_within",
     "standardizes weights of fan-in": "standardizes_weights_of_fan_in",
     "batch mates matter in training": "batch_mates_matter_in_training",
     "they matter in evaluation": "batch_mates_matter_in_evaluation",
+    "order of samples matters": "order_of_samples_matters",
     "evaluates as it trains": "evaluates_as_it_trains",
+    "commutes with shifts of the map": "commutes_with_shifts",
     "ignores scale of": "ignores_scale_of",
     "ignores shift of": "ignores_shift_of",
     "ignores scale of weights of fan-in": "ignores_scale_of_weights_of_fan_in",
@@ -60,18 +63,18 @@ TRAINING = {
 ABOUT = """\
 Computed by `normbench norms --markdown` on drawn inputs of 32 samples (n), 16 channels (c) and 5x5
 pixels (h w), with all options at their defaults, after some batches and with every warm-up over. A
-row "in warm-up" has the facts of the first batches, where they differ. Means, variances, and what
-is ignored or standardized hold to 0.1 % of the largest value, since eps disturbs them; other facts
-hold to a millionth. Cells share a statistic where the value of one enters the output at the other,
-in training; two entries are of different channels. {types}
+row "in warm-up" has the facts of the first batches, where they differ. Means, variances,
+covariances, and what is ignored or standardized hold to 0.1 % of the largest value, since eps
+disturbs them; other facts hold to a millionth. Cells share a statistic where the value of one
+enters the output at the other, in training; two entries are of different channels. {types}
 
 State and parameters are numbers of values beyond the convolution's own weight and bias. Only signs
 of an input are kept where each channel of the output takes two values. c/4 is a quarter of the
 channels, n/2 half of the samples. Scale and shift are a factor and an offset of the input, drawn
-for each sample, for each channel, or once for the batch. Convolutions have the smallest and the
-largest fan-in of NormResNet, 27 and 2304. Saved bytes are kept by norm and activation for the
-backward pass, per float32 element of the input. Gradients of a batch accumulate exactly where those
-of its parts add up to them; parts of {parts} samples are tried."""
+for each sample, for each channel, or once for the batch; maps are shifted in a circle. Convolutions
+have the smallest and the largest fan-in of NormResNet, 27 and 2304. Saved bytes are kept by norm
+and activation for the backward pass, per float32 element of the input. Gradients of a batch
+accumulate exactly where those of its parts add up to them; parts of {parts} samples are tried."""
 
 
 def listed(name: str, given: Mapping[str, Any]) -> tuple[Facts, NormSpec]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
-from normbench.certificates.axes import finest
+from normbench.certificates.axes import finest, whitened_groups
 from normbench.certificates.cells import in_words, kinds_of_sharing
 from normbench.certificates.outcome import outcome
 from normbench.certificates.probes import (
@@ -55,9 +55,13 @@ class Certificate:
     mean_0_over, variance_1_over: the smallest sets of axes over which the layer's output has mean 0
         or variance 1, as "n h w"; "c/4" is a group of a quarter of the channels, "n/2" half of the
         samples.
+    identity_covariance_within: "c" or groups of channels such as "c/4", in which the output's
+        channels have the identity as their covariance over (n, h, w).
     standardizes_weights_of_fan_in, ignores_scale_of_weights_of_fan_in: of the fan-ins 27 and 2304
         those where the filters have mean 0 and equal variances, and those where weights three times
         as large leave the block's output unchanged; both to 0.1 %.
+    order_of_samples_matters: whether the same batch in another order gives samples other outputs.
+    commutes_with_shifts: whether a map shifted in a circle gives the output shifted likewise.
     ignores_scale_of, ignores_shift_of: "sample", "channel", "batch" where a factor or offset per
         sample, per channel, or for the whole batch leaves the layer's output unchanged.
     saved_bytes: bytes that norm and activation keep for the backward pass, per float32 element of
@@ -72,10 +76,13 @@ class Certificate:
     shares_statistics_over: tuple[str, ...] = ()
     mean_0_over: tuple[str, ...] = ()
     variance_1_over: tuple[str, ...] = ()
+    identity_covariance_within: str = "-"
     standardizes_weights_of_fan_in: tuple[int, ...] = ()
     batch_mates_matter_in_training: bool = False
     batch_mates_matter_in_evaluation: bool = False
+    order_of_samples_matters: bool = False
     evaluates_as_it_trains: bool = True
+    commutes_with_shifts: bool = True
     ignores_scale_of: tuple[str, ...] = ()
     ignores_shift_of: tuple[str, ...] = ()
     ignores_scale_of_weights_of_fan_in: tuple[int, ...] = ()
@@ -114,10 +121,13 @@ def _certified(spec: NormSpec, *, late: bool) -> Certificate:
         shares_statistics_over=tuple(map(in_words, kinds_of_sharing(spec, SHAPE, late=late))),
         mean_0_over=finest(y, lambda part: part.mean(-1)),
         variance_1_over=finest(y, lambda part: part.var(-1, correction=0) - 1),
+        identity_covariance_within=whitened_groups(y),
         standardizes_weights_of_fan_in=fan_ins(spec, SHAPE, standardizes, late=late),
         batch_mates_matter_in_training=_mates_matter(block, training=True),
         batch_mates_matter_in_evaluation=_mates_matter(block, training=False),
+        order_of_samples_matters=_order_matters(layer, x),
         evaluates_as_it_trains=_evaluates_as_it_trains(shifted),
+        commutes_with_shifts=_commutes_with_shifts(moved(layer), x),
         ignores_scale_of=_ignored(layer, x, lambda factors: x * factors.exp()),
         ignores_shift_of=_ignored(layer, x, lambda offsets: x + offsets),
         ignores_scale_of_weights_of_fan_in=fan_ins(spec, SHAPE, ignores_scale, late=late),
@@ -162,15 +172,31 @@ def _narrowest_type(layer: nn.Module, x: Tensor) -> str:
 
 
 def _mates_matter(block: nn.Module, *, training: bool) -> bool:
-    """Whether the first sample's output changes with the batch's further samples."""
+    """Whether the output of the first or the last sample changes with all other samples."""
     block = copy.deepcopy(block)
     # A step on another batch, for norms with statistics of the previous step.
     block.train()(images(SHAPE, seed=1))
     x = images(SHAPE)
-    changed = x.clone()
-    changed[1:] = 5 * changed[1:] + 3
-    before, after = fresh(block, x, training=training), fresh(block, changed, training=training)
-    return not close(before[0], after[0], ROUNDING)
+    before = fresh(block, x, training=training)
+    for kept in (0, N - 1):
+        changed = 5 * x + 3
+        changed[kept] = x[kept]
+        after = fresh(block, changed, training=training)
+        if not close(before[kept], after[kept], ROUNDING):
+            return True
+    return False
+
+
+def _order_matters(layer: nn.Module, x: Tensor) -> bool:
+    """Whether a sample's output in training changes with the order of the batch."""
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(3))
+    return not close(fresh(layer, x)[order], fresh(layer, x[order]), ROUNDING)
+
+
+def _commutes_with_shifts(layer: nn.Module, x: Tensor) -> bool:
+    """Whether shifting the map by (1, 2) pixels, in a circle, shifts the output."""
+    shifted = fresh(layer, x.roll((1, 2), (2, 3)))
+    return close(fresh(layer, x).roll((1, 2), (2, 3)), shifted, ROUNDING)
 
 
 def _evaluates_as_it_trains(block: nn.Module) -> bool:
@@ -216,7 +242,8 @@ def _checkpointed(block: nn.Module) -> str:
     plain, twice, again = (copy.deepcopy(block).train() for _ in range(3))
     plain(x).square().sum().backward()
     twice(x)
-    twice(x)
+    # With its backward pass, in which some norms keep state, too.
+    twice(x).square().sum().backward()
     # torch.utils.checkpoint.checkpoint would import torch._dynamo, which takes seconds.
     CheckpointFunction.apply(again, True, x).square().sum().backward()
     state = "state differs"

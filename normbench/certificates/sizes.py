@@ -39,6 +39,10 @@ def _growth(base: int, wider: int, larger: int) -> str:
     if larger != base:
         number, unit = number // 16, "per channel and pixel"
     rest = base - (wider - base)
+    if rest < 0:  # grows with the square, as matrices of whitening do
+        squares = (wider - 2 * base) // (32**2 - 2 * 16**2)
+        number = (base - squares * 16**2) // 16
+        return f"{number} per channel + {squares} per pair of channels"
     return f"{number} {unit} + {rest}" if rest else f"{number} {unit}"
 
 

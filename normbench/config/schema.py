@@ -29,6 +29,7 @@ COST_KEYS = (
     "runtime.",
     "batch_size",
     "optim.name",
+    "optim.agc",
     "train.accumulate",
     "data.augment",
 )
@@ -38,6 +39,8 @@ ADDED = (
     ("runtime", "processes", 1),
     ("model", "init_scale", 1.0),
     ("train", "appearance", False),
+    ("optim", "agc", None),
+    ("optim", "decay_norm", False),
 )
 
 
@@ -107,6 +110,8 @@ class OptimConfig(Choice):
     reference_batch_size: Count
     schedule: Literal["constant", "cosine", "one_cycle"]
     warmup_fraction: Fraction
+    agc: Positive | None = None
+    decay_norm: bool = False
 
 
 class TrainConfig(Section):

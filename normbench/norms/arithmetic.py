@@ -45,6 +45,12 @@ def deviation(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
     return (var + eps).sqrt().to(x.dtype)
 
 
+def root_mean_square(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
+    """sqrt(mean(x^2) + eps) over the axes, kept with length 1, in x's type."""
+    mean_square = widened(x).square().mean(axes, keepdim=True)
+    return (mean_square + eps).sqrt().to(x.dtype)
+
+
 def over_root_mean_square(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the axes, in x's type."""
     mean_square = widened(x.square()).mean(axes, keepdim=True)

@@ -16,6 +16,7 @@ from torch import nn
 
 from normbench.norms.batch_layers import (
     BatchRenorm,
+    ExtendedBatchNorm,
     GhostBatchNorm,
     SyncBatchNorm,
     WrittenOutBatchNorm,
@@ -102,6 +103,17 @@ def ghost_bn(
         lambda num_features: GhostBatchNorm(num_features, size, eps, momentum, affine),
         refuse=refuse,
     )
+
+
+@norms.register("ebn", title="Extended BatchNorm")
+def ebn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
+    """Extended batch normalization: a mean per channel, one variance for all (arXiv:2003.05569).
+
+    y = (x - mean) / sqrt(var + eps) * gamma + beta, mean of shape (c,) over the axes (n, h, w), var
+    of shape (1,) over (n, c, h, w): the mean of (x - mean)^2, from the channels' own means.
+    Evaluation takes running averages of mean and var, the latter unbiased as for bn.
+    """
+    return _over_the_batch(lambda num_features: ExtendedBatchNorm(num_features, eps, momentum))
 
 
 @norms.register("batch_renorm", title="Batch Renorm")

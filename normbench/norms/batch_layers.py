@@ -53,6 +53,33 @@ class WrittenOutBatchNorm(ScaleAndShift):
         return mean, var
 
 
+class ExtendedBatchNorm(ScaleAndShift):
+    """Batch normalization with one variance, of shape (1,), for all channels.
+
+    `running_var` averages unbiased variances.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, num_features: int, eps: float, momentum: float) -> None:
+        super().__init__(num_features)
+        self.eps, self.momentum = eps, momentum
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype, x = x.dtype, widened(x)
+        mean, var = self.running_mean, self.running_var
+        if self.training:
+            by_channel, mean = torch.var_mean(x, BATCH, correction=0)
+            var = by_channel.mean(0, keepdim=True)
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(var * unbiased_factor(x), self.momentum)
+        return super().forward(normalized(x, mean, var, self.eps)).to(dtype)
+
+
 class GhostBatchNorm(nn.BatchNorm2d):
     """BatchNorm2d over chunks of `size` samples in training; the last chunk may be smaller."""
 

@@ -7,23 +7,40 @@ biased, divided by the number of its values.
 from __future__ import annotations
 
 from math import prod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import group_norm
 
 from normbench.norms.arithmetic import (
     PIXELS,
     SAMPLE,
     normalized,
+    of_channels,
     scale_and_shift,
     unbiased_factor,
     widened,
 )
 from normbench.norms.batch import bn
 from normbench.norms.batch_layers import WrittenOutBatchNorm
-from normbench.norms.refusals import one_pixel, single
+from normbench.norms.refusals import (
+    first_of,
+    groups,
+    one_pixel,
+    one_value_per_channel,
+    single,
+)
 from normbench.norms.registry import norms
-from normbench.norms.spec import Eps, Momentum, NormSpec, Refusal, Shape
+from normbench.norms.spec import (
+    Eps,
+    Momentum,
+    NormSpec,
+    NumGroups,
+    ParameterRule,
+    Refusal,
+    Shape,
+)
 
 PARTS = ("in", "ln", "bn")  # in the order of the logits of SwitchableNorm
 
@@ -65,6 +82,38 @@ def ibn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
         lambda num_features: HalfInstanceNorm(num_features, eps, momentum),
         refuse=refuse,
         elsewhere=bn(eps=eps, momentum=momentum),
+    )
+
+
+@norms.register("bcn", title="Batch-Channel Norm")
+def bcn(*, num_groups: NumGroups = 4, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
+    """Batch-channel normalization: bn, then gn with an affine per group (arXiv:1911.09738).
+
+    y = (z - mean) / sqrt(var + eps) * gamma_g + beta_g, z of bn with its own gamma and beta per
+    channel, mean and var of shape (n, num_groups) over the axes (c / num_groups, h, w); gamma_g and
+    beta_g of shape (num_groups,) are learned. Evaluation as for bn. arXiv:1903.10520 has it with
+    weight standardization. Both papers have 32 groups; the default is 4, as for gn.
+    """
+    return NormSpec(
+        "batch",
+        lambda num_features: BatchChannelNorm(num_features, num_groups, eps, momentum),
+        refuse=first_of(one_value_per_channel, groups(num_groups)),
+    )
+
+
+@norms.register("bin", title="Batch-Instance Norm")
+def batch_instance_norm(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
+    """Batch-instance normalization: a learned mix of bn and in per channel (arXiv:1805.07925).
+
+    y = (rho * bn(x) + (1 - rho) * in(x)) * gamma + beta, bn and in without an affine of their own,
+    as for bn and in. rho of shape (c,) is learned in [0, 1], from 1: it is clamped after every
+    step, has ten times the learning rate, and never decays. On 1x1 maps in(x) is 0. Evaluation as
+    for bn.
+    """
+    return NormSpec(
+        "batch",
+        lambda num_features: BatchInstanceNorm(num_features, eps, momentum),
+        refuse=one_value_per_channel,
     )
 
 
@@ -116,3 +165,42 @@ class HalfInstanceNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         first, rest = x[:, : self.num_instance], x[:, self.num_instance :]
         return torch.cat([self.instance(first), self.batch(rest)], dim=1)
+
+
+class BatchInstanceNorm(WrittenOutBatchNorm):
+    """Mix of batch and instance normalization: (rho * bn + (1 - rho) * in) * weight + bias.
+
+    `running_var` averages unbiased variances.
+    """
+
+    parameter_rules: ClassVar = {"rho": ParameterRule(lr_factor=10.0, bounds=(0.0, 1.0))}
+
+    def __init__(self, num_features: int, eps: float, momentum: float) -> None:
+        super().__init__(num_features, eps, momentum)
+        self.rho = nn.Parameter(torch.ones(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype, x = x.dtype, widened(x)
+        mean, var = self._moments(x, unbiased_factor(x))
+        var_in, mean_in = torch.var_mean(x, PIXELS, correction=0)
+        by_batch = normalized(x, mean, var, self.eps)
+        by_instance = normalized(x, mean_in, var_in, self.eps)
+        y = by_instance + (by_batch - by_instance) * of_channels(self.rho)
+        return scale_and_shift(y, self.weight, self.bias).to(dtype)
+
+
+class BatchChannelNorm(nn.Module):
+    """BatchNorm, then GroupNorm with a scale and a shift per group instead of per channel."""
+
+    def __init__(self, num_features: int, num_groups: int, eps: float, momentum: float) -> None:
+        super().__init__()
+        self.num_groups, self.eps = num_groups, eps
+        self.batch = nn.BatchNorm2d(num_features, eps, momentum)
+        self.weight = nn.Parameter(torch.ones(num_groups))
+        self.bias = nn.Parameter(torch.zeros(num_groups))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = group_norm(self.batch(x), self.num_groups, eps=self.eps)
+        channels = x.shape[1] // self.num_groups
+        weight, bias = (values.repeat_interleave(channels) for values in (self.weight, self.bias))
+        return scale_and_shift(y, weight, bias).to(x.dtype)

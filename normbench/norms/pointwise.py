@@ -1,4 +1,4 @@
-"""Methods without statistics, value by value: no norm at all (the control), and dynamic tanh."""
+"""Methods without statistics, value by value: no norm (the control), dynamic tanh and erf."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from normbench.norms.arithmetic import scale_and_shift
+from normbench.norms.arithmetic import ScaleAndShift, scale_and_shift
 from normbench.norms.registry import norms
 from normbench.norms.spec import NormSpec
 
@@ -30,6 +30,17 @@ def dyt(*, alpha: Annotated[float, Field(gt=0)] = 0.5) -> NormSpec:
     return NormSpec(scope="none", norm=lambda num_features: DynamicTanh(num_features, alpha))
 
 
+@norms.register("derf", title="Dynamic erf")
+def derf(*, alpha: Annotated[float, Field(gt=0)] = 0.5, shift: float = 0.0) -> NormSpec:
+    """Dynamic erf: the error function in a norm's place, without statistics (arXiv:2512.10938).
+
+    y = erf(a * x + s) * gamma + beta, x of shape (n, c, h, w). Learned: a and s of shape (1,),
+    starting at `alpha` and `shift`, gamma and beta of shape (c,). Evaluation as in training. The
+    paper replaces norms of transformers; here ReLU follows.
+    """
+    return NormSpec("none", lambda num_features: DynamicErf(num_features, alpha, shift))
+
+
 class DynamicTanh(nn.Module):
     """Bounded function per channel: y = tanh(alpha * x) * weight + bias."""
 
@@ -43,3 +54,16 @@ class DynamicTanh(nn.Module):
         # alpha widens half precision, whose rounding would lose tanh's derivative 1 - y^2.
         y = torch.tanh(self.alpha * x)
         return scale_and_shift(y, self.weight, self.bias).to(x.dtype)
+
+
+class DynamicErf(ScaleAndShift):
+    """Bounded function per channel: y = erf(alpha * x + shift) * weight + bias."""
+
+    def __init__(self, num_features: int, alpha: float, shift: float) -> None:
+        super().__init__(num_features)
+        self.alpha = nn.Parameter(torch.tensor([alpha]))
+        self.shift = nn.Parameter(torch.tensor([shift]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # alpha widens half precision, as in dynamic tanh.
+        return super().forward(torch.erf(self.alpha * x + self.shift)).to(x.dtype)

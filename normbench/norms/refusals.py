@@ -28,16 +28,41 @@ one_pixel = single(
 )
 
 
-def groups(num_groups: int) -> Refuse:
-    """Refuses groups of unequal size or of one value, for statistics over groups of channels."""
+one_channel = single(lambda shape: shape[1], "one channel has no variance over channels")
+
+
+def first_of(*refusals: Refuse) -> Refuse:
+    """Refuses what any of them refuses, with the reason of the first."""
+
+    def refuse(shape: Shape) -> Refusal | None:
+        for one in refusals:
+            if (refusal := one(shape)) is not None:
+                return refusal
+        return None
+
+    return refuse
+
+
+def divides(num_groups: int) -> Refuse:
+    """Refuses groups of channels of unequal size."""
 
     def refuse(shape: Shape) -> Refusal | None:
         channels = shape[1]
-        if channels % num_groups:
-            return Refusal(f"num_groups={num_groups} does not divide {channels} channels")
+        if channels % num_groups == 0:
+            return None
+        return Refusal(f"num_groups={num_groups} does not divide {channels} channels")
+
+    return refuse
+
+
+def groups(num_groups: int) -> Refuse:
+    """Refuses groups of unequal size or of one value, for statistics over groups of channels."""
+
+    def one_value(shape: Shape) -> Refusal | None:
+        channels = shape[1]
         reason = (
             f"num_groups={num_groups} leaves one value per group: {channels} channels on a 1x1 map"
         )
         return single(lambda shape: prod(shape[1:]) // num_groups, reason)(shape)
 
-    return refuse
+    return first_of(divides(num_groups), one_value)

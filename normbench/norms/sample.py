@@ -15,8 +15,8 @@ from torch.nn.functional import layer_norm
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
-from normbench.norms.arithmetic import of_channels, over_root_mean_square
-from normbench.norms.refusals import groups, one_pixel, single
+from normbench.norms.arithmetic import of_channels, over_root_mean_square, widened
+from normbench.norms.refusals import groups, one_channel, one_pixel, single
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups
 
@@ -105,7 +105,23 @@ def ln_c(*, eps: Eps = 1e-6) -> NormSpec:
     return NormSpec(
         "sample",
         lambda num_features: ChannelLayerNorm(num_features, eps),
-        refuse=single(lambda shape: shape[1], "one channel has no variance over channels"),
+        refuse=one_channel,
+    )
+
+
+@norms.register("simple", title="SimpleNorm")
+def simple(*, eps: Eps = 1e-6) -> NormSpec:
+    """Division by the deviation over the channels of each pixel, as timm's SimpleNorm2d.
+
+    y = x / sqrt(var + eps) * gamma, var of shape (n, h, w) over the axis c, unbiased: divided by
+    c - 1. No mean is removed and no shift added, so the convolution keeps its bias. Evaluation as
+    in training. There is no paper.
+    """
+    return NormSpec(
+        scope="sample",
+        norm=lambda num_features: ChannelSimpleNorm(num_features, eps),
+        conv_bias=True,
+        refuse=one_channel,
     )
 
 
@@ -176,4 +192,20 @@ class ChannelRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = over_root_mean_square(x, (1,), self.eps)
+        return y * of_channels(self.weight).to(x.dtype)
+
+
+class ChannelSimpleNorm(nn.Module):
+    """Division of x (n, c, h, w) by its unbiased deviation over c, with a scale per channel."""
+
+    def __init__(self, num_features: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # One channel has no unbiased variance: 1 / 0 raises.
+        correction = x.shape[1] / (x.shape[1] - 1)
+        var = widened(x).var(1, correction=0, keepdim=True) * correction
+        y = x * (var + self.eps).rsqrt().to(x.dtype)
         return y * of_channels(self.weight).to(x.dtype)

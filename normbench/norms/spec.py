@@ -35,6 +35,18 @@ def _accept(shape: Shape) -> Refusal | None:
 
 
 @dataclass(frozen=True)
+class ParameterRule:
+    """How a layer's parameter is trained in another way than scale and shift.
+
+    A layer's attribute `parameter_rules` maps names of its parameters to rules. lr_factor: times
+    the learning rate. bounds: the parameter is clamped to them after every step. It never decays.
+    """
+
+    lr_factor: float
+    bounds: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class NormSpec:
     """A normalization method with its options chosen.
 
@@ -48,6 +60,8 @@ class NormSpec:
     refuse: decides whether the norm can train on inputs of a shape (n, c, *places).
     elsewhere: the method at those sites of a residual network that are not for this one.
     is_synced: whether statistics run over the samples of all processes of a run.
+    has_own_gradient: whether the backward pass is the method's own instead of the derivative, which
+        the contract then does not demand.
     """
 
     scope: Scope
@@ -58,6 +72,7 @@ class NormSpec:
     refuse: Callable[[Shape], Refusal | None] = _accept
     elsewhere: NormSpec | None = None
     is_synced: bool = False
+    has_own_gradient: bool = False
 
     @property
     def is_none(self) -> bool:

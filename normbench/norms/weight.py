@@ -71,11 +71,11 @@ def ws_bn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1, weight_eps: Eps = 1e-5) 
 
 
 def _standardized(spec: NormSpec, weight_eps: float) -> NormSpec:
-    make = _of_convolutions(lambda conv: WeightStandardization(weight_eps))
+    make = of_convolutions(lambda conv: WeightStandardization(weight_eps))
     return replace(spec, reparametrize=make)
 
 
-def _of_convolutions(make: Callable[[nn.Conv2d], nn.Module]) -> Callable[[nn.Module], nn.Module]:
+def of_convolutions(make: Callable[[nn.Conv2d], nn.Module]) -> Callable[[nn.Module], nn.Module]:
     """Registers the parametrization made by `make` on convolutions, none on linear layers."""
 
     def reparametrize(module: nn.Module) -> nn.Module:
@@ -96,7 +96,7 @@ def scaled_ws(*, weight_eps: Eps = 1e-6) -> NormSpec:
     would grow by about sqrt(fan_in) a layer.
     """
     return _of_weights_alone(
-        _of_convolutions(lambda conv: ScaledWeightStandardization(conv.weight, weight_eps))
+        of_convolutions(lambda conv: ScaledWeightStandardization(conv.weight, weight_eps))
     )
 
 

@@ -60,7 +60,7 @@ def build_trainer(
     return Trainer(
         task=task,
         model=model,
-        optimizer=make_optimizer(parameter_groups(model), lr),
+        optimizer=make_optimizer(parameter_groups(model, decay_norm=optim.decay_norm), lr),
         loader=build_loader(split, config, runtime, augment),
         runtime=runtime,
         lr=lr,
@@ -71,6 +71,7 @@ def build_trainer(
         accumulate=train.accumulate,
         max_steps=train.max_steps,
         log_every=train.log_every,
+        agc=optim.agc,
         processes=processes,
     )
 

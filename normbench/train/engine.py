@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from normbench.data.loader import DeviceLoader
 from normbench.tasks.task import Task
 from normbench.train.capture import Captured
-from normbench.train.optim import Schedule, check_shapes, make_capturable, set_lr
+from normbench.train.optim import (
+    Schedule,
+    body_parameters,
+    check_shapes,
+    clamp_parameters,
+    clip_adaptively,
+    make_capturable,
+    set_lr,
+)
 from normbench.train.processes import ALONE, Processes
 from normbench.train.runtime import Runtime
 from normbench.train.sums import Sums
@@ -63,8 +71,9 @@ class Trainer:
 
     batch_size: the images whose statistics a norm takes together, of each process. accumulate: the
     batches whose gradients make one step. max_steps: ends the run early. The learning rate of a
-    step is lr * schedule((step + 1/2) / num_steps). processes: who shares the images of a step;
-    `images_per_step` and all steps are those of all processes together.
+    step is lr * schedule((step + 1/2) / num_steps). agc: the factor of adaptive gradient clipping,
+    None without. processes: who shares the images of a step; `images_per_step` and all steps are
+    those of all processes together.
     """
 
     task: Task
@@ -80,6 +89,7 @@ class Trainer:
     accumulate: int = 1
     max_steps: int | None = None
     log_every: int = 100
+    agc: float | None = None
     processes: Processes = ALONE
 
     epoch: int = field(default=0, init=False)  # epochs finished
@@ -90,6 +100,7 @@ class Trainer:
         self.sums = Sums(self.task, self.runtime.device, self.processes)
         # The state is the model's, under the model's own names.
         self.network = self.processes.wrapped(self.model)
+        self.body = body_parameters(self.model)
         layers = self.model.modules()
         self.is_synced = any(isinstance(layer, nn.SyncBatchNorm) for layer in layers)
         self.images_together = self.batch_size * self.processes.number
@@ -175,7 +186,10 @@ class Trainer:
         for number, images in enumerate(together, 1):
             with self.processes.unsummed(self.network, is_last=number == len(together)):
                 total += self._backward(images, len(group))
+        if self.agc is not None:
+            clip_adaptively(self.body, self.agc)
         self.optimizer.step()
+        clamp_parameters(self.optimizer)
         self.optimizer.zero_grad()
         return total
 

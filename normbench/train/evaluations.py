@@ -119,7 +119,12 @@ def _restored(model: nn.Module) -> Iterator[None]:
 
 
 def _in_shape(value: Tensor, running: Tensor) -> Tensor:
-    """Values by channel in the shape of the layer's buffer, such as (1, c, 1, 1)."""
+    """Values by channel in the shape of the layer's buffer, such as (1, c, 1, 1).
+
+    Their mean where the layer has one value for all channels.
+    """
+    if running.numel() == 1:
+        return value.mean().view_as(running)
     if value.numel() != running.numel():
         raise NormbenchError(
             f"train.bn_evaluations: running statistics of shape {tuple(running.shape)} "

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from pydantic import Field
 from torch import nn
 
 from normbench.errors import NormbenchError
+from normbench.norms import ParameterRule
 from normbench.registry import Registry
 
 ParamGroups = list[dict[str, Any]]
@@ -22,6 +24,7 @@ Schedule = Callable[[float], float]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
+SHORTEST = 1e-3  # length that adaptive clipping grants a shorter unit
 # From parameter groups and a learning rate.
 MakeOptimizer = Callable[[ParamGroups, float], torch.optim.Optimizer]
 
@@ -74,34 +77,101 @@ def without_compiler_guards(kind: type[Kind]) -> type[Kind]:
 
 def make_capturable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
     """Makes the learning rate a tensor, of which a CUDA graph reads the current value."""
-    lr = torch.zeros((), device=device)
     for group in optimizer.param_groups:
-        group.update(lr=lr, capturable=True)
+        group.update(lr=torch.zeros((), device=device), capturable=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets the learning rate of the next step."""
+    """Sets the learning rate of the next step, times the factor of a group that has one."""
     for group in optimizer.param_groups:
+        of_group = lr * group.get("lr_factor", 1.0)
         if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(lr)
+            group["lr"].fill_(of_group)
         else:
-            group["lr"] = lr
+            group["lr"] = of_group
 
 
-def parameter_groups(model: nn.Module) -> ParamGroups:
+@torch.no_grad()
+def clamp_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Clamps the parameters of groups with `bounds` to them, in place."""
+    for group in optimizer.param_groups:
+        if "bounds" in group:
+            for parameter in group["params"]:
+                parameter.clamp_(*group["bounds"])
+
+
+def body_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that adaptive clipping clips: all but those of the last linear layer."""
+    head: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            head = {id(parameter) for parameter in module.parameters()}
+    return [parameter for parameter in model.parameters() if id(parameter) not in head]
+
+
+@torch.no_grad()
+def clip_adaptively(parameters: Iterable[nn.Parameter], factor: float) -> None:
+    """Shortens gradients to `factor` times the length of their parameters, unit by unit.
+
+    Adaptive gradient clipping (arXiv:2102.06171, equation 3): |G| <= factor * max(|W|, 0.001) for
+    each filter of a convolution and each row of a matrix. A vector is one unit.
+    """
+    for parameter in parameters:
+        if parameter.grad is not None:
+            longest = factor * _lengths(parameter).clamp(min=SHORTEST)
+            tiny = torch.finfo(parameter.dtype).tiny
+            scale = longest / _lengths(parameter.grad).clamp(min=tiny)
+            parameter.grad.mul_(scale.clamp(max=1))
+
+
+def _lengths(values: torch.Tensor) -> torch.Tensor:
+    axes = None
+    if values.dim() > 1 and values[0].numel() > 1:
+        axes = tuple(range(1, values.dim()))
+    lengths: torch.Tensor = torch.linalg.vector_norm(values, dim=axes, keepdim=axes is not None)
+    return lengths
+
+
+def check_decay(decay_norm: bool, weight_decay: float) -> None:
+    """Raises NormbenchError where norms are to decay and nothing decays."""
+    if decay_norm and weight_decay == 0:
+        raise NormbenchError("optim.decay_norm: needs optim.weight_decay > 0")
+
+
+def parameter_groups(model: nn.Module, *, decay_norm: bool = False) -> ParamGroups:
     """Two groups: the weights of convolutions and linear layers, and all other parameters.
 
-    Only the first group decays. Biases and a norm's own parameters never do: scale, shift, and the
-    number per filter that weight normalization puts beside a weight.
+    Only the first group decays. Biases do not, nor the number per filter that weight normalization
+    puts beside a weight, nor a norm's scale and shift; with `decay_norm` all parameters outside
+    convolutions and linear layers are in the first group. Parameters for which a layer has a
+    ParameterRule are in further groups, one for each rule.
     """
-    decaying: dict[int, nn.Parameter] = {}
+    rules: dict[int, ParameterRule] = {}
+    weights: set[int] = set()
+    of_layers: set[int] = set()  # of convolutions and linear layers
     for module in model.modules():
+        for name, rule in getattr(module, "parameter_rules", {}).items():
+            rules[id(getattr(module, name))] = rule
         if isinstance(module, nn.Conv2d | nn.Linear):
             for parameter in module.parameters():
+                of_layers.add(id(parameter))
                 if parameter.dim() > 1 and parameter[0].numel() > 1:
-                    decaying[id(parameter)] = parameter
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in decaying]
-    return [{"params": list(decaying.values())}, {"params": rest, "weight_decay": 0.0}]
+                    weights.add(id(parameter))
+    decaying: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    ruled: dict[ParameterRule, list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        key = id(parameter)
+        if key in rules:
+            ruled.setdefault(rules[key], []).append(parameter)
+        elif key in weights or (decay_norm and key not in of_layers):
+            decaying.append(parameter)
+        else:
+            rest.append(parameter)
+    groups: ParamGroups = [{"params": decaying}, {"params": rest, "weight_decay": 0.0}]
+    for rule, parameters in ruled.items():
+        groups.append({"params": parameters, "weight_decay": 0.0, **asdict(rule)})
+    return groups
 
 
 def check_shapes(optimizer: torch.optim.Optimizer) -> None:

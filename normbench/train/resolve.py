@@ -27,7 +27,7 @@ from normbench.registry import Registry
 from normbench.tasks.registry import tasks
 from normbench.train.appearance import check_appearance
 from normbench.train.build import task_of
-from normbench.train.optim import optimizers, schedule
+from normbench.train.optim import check_decay, optimizers, schedule
 from normbench.train.runtime import (
     check_compiler,
     check_processes,
@@ -85,6 +85,7 @@ class Resolver:
         # Combinations of options are refused by what they belong to.
         schedule(config.optim.schedule, config.optim.warmup_fraction)
         optimizers.build(config.optim.name, options=config.optim.options)
+        check_decay(config.optim.decay_norm, config.optim.options["weight_decay"])
         # Before data are decoded for the runs.
         runs_dir = user_path("system.runs_dir", config.system.runs_dir)
         with disk_errors(runs_dir):

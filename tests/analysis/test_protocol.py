@@ -36,6 +36,8 @@ def test_the_default_configuration_is_the_tutorial_s_protocol(norm: str) -> None
         ({"optim.lr_scaling": "linear"}, "rate 0.001 * batch / 64, not 0.001"),
         ({"optim.lr_scaling": "sqrt"}, "rate 0.001 * sqrt(batch / 64), not 0.001"),
         ({"optim.betas": [0.9, 0.95]}, "adam, betas [0.9, 0.95], not adam"),
+        ({"optim.agc": 0.01}, "adam, gradients clipped to 0.01 of the weights, not adam"),
+        ({"optim.decay_norm": True}, "adam, norms decay, too, not adam"),
         ({"train.accumulate": 4}, "adam, 4 batches a step, not adam"),
         (
             {"optim": "sgd", "optim.lr": 0.001},

@@ -86,9 +86,11 @@ def with_statistics(layer: nn.Module, num_batches: int = 0) -> nn.Module:
     for name, buffer in layer.named_buffers():
         if name.endswith("running_mean"):
             buffer.copy_(torch.randn(buffer.shape, generator=_named(name), dtype=torch.float64) + 2)
-        elif name.endswith("running_var"):
+        elif name.endswith(("running_var", "running_mean_square")):
             draw = torch.rand(buffer.shape, generator=_named(name), dtype=torch.float64)
             buffer.copy_(draw * 3 + 0.5)
+        elif name.endswith(("running_whitening", "_control")):
+            buffer.copy_(torch.randn(buffer.shape, generator=_named(name), dtype=torch.float64))
         elif name.endswith("num_batches_tracked"):
             buffer.fill_(num_batches)
     return layer

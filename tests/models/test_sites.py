@@ -140,9 +140,10 @@ def test_accepted_norms_train_and_refused_norms_do_not(
     assert_unsupported_decides(norm, widths, batch, size)
 
 
-# EvoNorm-S0 with a value per group is refused, although it does something: it divides by eps alone.
+# EvoNorm-S0 and -S1 with a value per group are refused, although they do something: they divide by
+# eps alone.
 OF_ANY_KIND = [
-    *((name, {}) for name in NAMES if name != "evonorm_s0"),
+    *((name, {}) for name in NAMES if name not in ("evonorm_s0", "evonorm_s1")),
     ("bn", {"track_running_stats": False}),
     ("ghost_bn", {"size": 2}),
     ("in", {"affine": True}),

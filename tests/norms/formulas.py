@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from kit.norms import Array, Options
+from kit.norms import Array
 from numpy.typing import NDArray
+from scipy.special import erf
 
 # Real, or complex for a derivative.
 Values = NDArray[Any]
@@ -21,7 +22,6 @@ Named = Mapping[str, Values]
 Formula = Callable[..., Values]
 BATCH, INSTANCE, SAMPLE, PIXEL = (0, 2, 3), (2, 3), (1, 2, 3), (1,)
 STEP = 1e-30
-RELU_GAIN = 1.7139588594436646  # sampled by timm for sqrt(2 / (1 - 1 / pi))
 
 
 def column(values: Values) -> Values:
@@ -124,6 +124,29 @@ def rms_norm(x: Values, p: Named, s: Named, training: bool, eps: float) -> Value
     return x / np.sqrt((x**2).mean(axis=1, keepdims=True) + eps) * column(p["weight"])
 
 
+def simple_norm(x: Values, p: Named, s: Named, training: bool, eps: float) -> Values:
+    squares = ((x - x.mean(axis=1, keepdims=True)) ** 2).sum(axis=1, keepdims=True)
+    return x / np.sqrt(squares / (x.shape[1] - 1) + eps) * column(p["weight"])
+
+
+def extended_batch_norm(
+    x: Values, p: Named, s: Named, training: bool, eps: float, **_: Any
+) -> Values:
+    centred, var = x - column(s["running_mean"]), s["running_var"]
+    if training:
+        centred = x - x.mean(axis=BATCH, keepdims=True)
+        var = (centred**2).mean()
+    return affine(centred / np.sqrt(var + eps), p)
+
+
+def batch_channel_norm(
+    x: Values, p: Named, s: Named, training: bool, eps: float, num_groups: int, **_: Any
+) -> Values:
+    y = batch_norm(x, below("batch.", p), below("batch.", s), training, eps)
+    by_group = {key: p[key].repeat(x.shape[1] // num_groups) for key in ("weight", "bias")}
+    return group_norm(y, by_group, s, training, eps, num_groups)
+
+
 def filter_response_norm(x: Values, p: Named, s: Named, training: bool, eps: float) -> Values:
     y = affine(x / np.sqrt((x**2).mean(axis=(2, 3), keepdims=True) + eps), p)
     return larger(y, column(p["tau"]) + 0 * y) if "tau" in p else y
@@ -132,19 +155,47 @@ def filter_response_norm(x: Values, p: Named, s: Named, training: bool, eps: flo
 def evonorm_s0(
     x: Values, p: Named, s: Named, training: bool, eps: float, num_groups: int
 ) -> Values:
-    if "v" not in p:
-        return affine(x, p)
     _, var = moments(grouped(x, num_groups), (2, 3, 4))
     activated = grouped(x * sigmoid(column(p["v"]) * x), num_groups)
     return affine((activated / np.sqrt(var + eps)).reshape(x.shape), p)
 
 
-def evonorm_b0(x: Values, p: Named, s: Named, training: bool, eps: float, **_: Any) -> Values:
-    if "v" not in p:
-        return affine(x, p)
-    var_batch = moments(x, BATCH)[1] if training else column(s["running_var"])
-    line = column(p["v"]) * x + np.sqrt(moments(x, INSTANCE)[1] + eps)
-    return affine(x / larger(np.sqrt(var_batch + eps) + 0 * x, line), p)
+def evonorm_s(of_squares: Callable[[Values], Values]) -> Formula:
+    """x * sigmoid(x) over the root of a statistic of each group (n, groups, c / groups, h, w)."""
+
+    def formula(
+        x: Values, p: Named, s: Named, training: bool, eps: float, num_groups: int
+    ) -> Values:
+        size = np.sqrt(of_squares(grouped(x, num_groups)) + eps)
+        return affine((grouped(x * sigmoid(x), num_groups) / size).reshape(x.shape), p)
+
+    return formula
+
+
+def evonorm_b(line: Callable[[Values, Named, float], Values]) -> Formula:
+    """x over the larger of the batch's deviation and a line in x."""
+
+    def formula(x: Values, p: Named, s: Named, training: bool, eps: float, **_: Any) -> Values:
+        var_batch = moments(x, BATCH)[1] if training else column(s["running_var"])
+        return affine(x / larger(np.sqrt(var_batch + eps) + 0 * x, line(x, p, eps)), p)
+
+    return formula
+
+
+def mean_square(x: Values, axes: Sequence[int]) -> Values:
+    return (x**2).mean(axis=tuple(axes), keepdims=True)
+
+
+def line_b0(x: Values, p: Named, eps: float) -> Values:
+    return column(p["v"]) * x + np.sqrt(moments(x, INSTANCE)[1] + eps)
+
+
+def line_b1(x: Values, p: Named, eps: float) -> Values:
+    return (x + 1) * np.sqrt(mean_square(x, INSTANCE) + eps)
+
+
+def line_b2(x: Values, p: Named, eps: float) -> Values:
+    return np.sqrt(mean_square(x, INSTANCE) + eps) - x
 
 
 def switchable_norm(x: Values, p: Named, s: Named, training: bool, eps: float, **_: Any) -> Values:
@@ -170,12 +221,72 @@ def half_instance_norm(
     return np.concatenate([first, rest], axis=1)
 
 
+def batch_instance_norm(
+    x: Values, p: Named, s: Named, training: bool, eps: float, **_: Any
+) -> Values:
+    mean, var = current_moments(x, s, training, BATCH)
+    instance_mean, instance_var = moments(x, INSTANCE)
+    of_batch = (x - mean) / np.sqrt(var + eps)
+    of_instance = (x - instance_mean) / np.sqrt(instance_var + eps)
+    return affine(column(p["rho"]) * of_batch + (1 - column(p["rho"])) * of_instance, p)
+
+
+def iterative_norm(
+    x: Values,
+    p: Named,
+    s: Named,
+    training: bool,
+    eps: float,
+    iterations: int,
+    group_size: int,
+    **_: Any,
+) -> Values:
+    samples, channels, height, width = x.shape
+    size = min(group_size, channels)
+    parts = []
+    for group, start in enumerate(range(0, channels, size)):
+        part = slice(start, start + size)
+        rows = np.moveaxis(x[:, part], 1, 0).reshape(size, -1)
+        mean, whitening = s["running_mean"][part], s["running_whitening"][group]
+        if training:
+            mean = rows.mean(axis=1)
+            centred = rows - mean[:, None]
+            covariance = centred @ centred.T / centred.shape[1] + eps * np.eye(size)
+            whitening = newton(covariance, iterations)
+        whitened = whitening @ (rows - mean[:, None])
+        parts.append(np.moveaxis(whitened.reshape(size, samples, height, width), 0, 1))
+    return affine(np.concatenate(parts, axis=1), p)
+
+
+def newton(matrix: Values, iterations: int) -> Values:
+    """Newton's approximation of the inverse square root."""
+    root = np.eye(len(matrix))
+    for _ in range(iterations):
+        root = (3 * root - root @ root @ root @ matrix / np.trace(matrix)) / 2
+    return root / np.sqrt(np.trace(matrix))
+
+
+def root_mean_square_norm(
+    x: Values, p: Named, s: Named, training: bool, eps: float, **_: Any
+) -> Values:
+    squares = mean_square(x, BATCH) if training else column(s["running_mean_square"])
+    return affine(x / np.sqrt(squares + eps), p)
+
+
 def below(prefix: str, named: Named) -> Named:
     return {key.removeprefix(prefix): named[key] for key in named if key.startswith(prefix)}
 
 
+def scale_and_shift(x: Values, p: Named, s: Named, training: bool, **_: Any) -> Values:
+    return affine(x, p)
+
+
 def dynamic_tanh(x: Values, p: Named, s: Named, training: bool, **_: Any) -> Values:
     return affine(np.tanh(p["alpha"] * x), p)
+
+
+def dynamic_erf(x: Values, p: Named, s: Named, training: bool, **_: Any) -> Values:
+    return affine(erf(p["alpha"] * x + p["shift"]), p)
 
 
 def nothing(x: Values, p: Named, s: Named, training: bool, **_: Any) -> Values:
@@ -184,24 +295,35 @@ def nothing(x: Values, p: Named, s: Named, training: bool, **_: Any) -> Values:
 
 FORMULAS: dict[str, Formula] = {
     "batch_renorm": batch_renorm,
+    "bcn": batch_channel_norm,
+    "bin": batch_instance_norm,
     "bn": batch_norm,
     "bn_custom": batch_norm,
+    "derf": dynamic_erf,
     "dyt": dynamic_tanh,
-    "evonorm_b0": evonorm_b0,
+    "ebn": extended_batch_norm,
+    "evonorm_b0": evonorm_b(line_b0),
+    "evonorm_b1": evonorm_b(line_b1),
+    "evonorm_b2": evonorm_b(line_b2),
     "evonorm_s0": evonorm_s0,
+    "evonorm_s1": evonorm_s(lambda x: moments(x, (2, 3, 4))[1]),
+    "evonorm_s2": evonorm_s(lambda x: mean_square(x, (2, 3, 4))),
     "frn": filter_response_norm,
     "ghost_bn": ghost_batch_norm,
     "gn": group_norm,
     "ibn": half_instance_norm,
     "in": normalized_over(INSTANCE),
     "in_affine": normalized_over(INSTANCE),
+    "iternorm": iterative_norm,
     "lazy_bn": batch_norm,
     "ln": normalized_over(SAMPLE),
     "ln_c": normalized_over(PIXEL),
     "ln_chw": layer_norm_per_element,
+    "mabn": root_mean_square_norm,  # within its warm-up
     "none": nothing,
     "rms": rms_norm,
     "scaled_ws": nothing,
+    "simple": simple_norm,
     "spectral_norm": nothing,
     "switchable": switchable_norm,
     "sync_bn": batch_norm,
@@ -209,50 +331,10 @@ FORMULAS: dict[str, Formula] = {
     "ws_bn": batch_norm,
     "ws_gn": group_norm,
 }
-
-
-# Weights (out, in, ...), as a row per output.
-
-
-def standardized(p: Named, weight_eps: float, **_: Any) -> Values:
-    rows = p["original"].reshape(len(p["original"]), -1)
-    mean, var = moments(rows, (1,))
-    return ((rows - mean) / np.sqrt(var + weight_eps)).reshape(p["original"].shape)
-
-
-def scaled_standardized(p: Named, weight_eps: float) -> Values:
-    fan_in = p["original"][0].size
-    return p["0.gain"] * RELU_GAIN / np.sqrt(fan_in) * standardized(p, weight_eps)
-
-
-def length_and_direction(p: Named) -> Values:
-    length = p["original0"].reshape(-1, 1)
-    direction = p["original1"].reshape(len(length), -1)
-    rows = length * direction / np.sqrt((direction**2).sum(1, keepdims=True))
-    return rows.reshape(p["original1"].shape)
-
-
-WEIGHTS: dict[str, tuple[Formula, Options]] = {
-    "scaled_ws": (scaled_standardized, {"weight_eps": 0.01}),
-    "weight_norm": (length_and_direction, {}),
-    "ws_bn": (standardized, {"weight_eps": 0.01}),
-    "ws_gn": (standardized, {"weight_eps": 0.01}),
+# The layers of norms with an activation of their own at sites that no activation follows.
+WITHOUT_ACTIVATION = {name: scale_and_shift for name in FORMULAS if name.startswith("evonorm")} | {
+    "frn": filter_response_norm
 }
-
-
-def over_singular_value(weight: Values, u: Array, v: Array) -> Values:
-    """W / (u W v) without gradient through u and v; W / sigma at the singular vectors of W."""
-    rows = weight.reshape(len(weight), -1)
-    return weight / (u @ rows @ v)
-
-
-def power_iteration(weight: Array, u: Array, v: Array, steps: int) -> tuple[Array, Array]:
-    """Estimates of the first singular vectors, `steps` steps after the estimates u and v."""
-    rows = weight.reshape(len(weight), -1)
-    for _ in range(steps):
-        u = rows @ v / np.linalg.norm(rows @ v)
-        v = rows.T @ u / np.linalg.norm(rows.T @ u)
-    return u, v
 
 
 def derivatives(

@@ -93,9 +93,9 @@ def assert_same_convolution(
 
 
 def timm_layers(name: str) -> dict[str, MakeLayer]:
-    from timm.layers.evo_norm import EvoNorm2dB0, EvoNorm2dS0
+    from timm.layers import evo_norm
     from timm.layers.filter_response_norm import FilterResponseNormTlu2d
-    from timm.layers.norm import GroupNorm, GroupNorm1, LayerNorm2d, RmsNorm2d
+    from timm.layers.norm import GroupNorm, GroupNorm1, LayerNorm2d, RmsNorm2d, SimpleNorm2d
 
     return {
         "gn": lambda: GroupNorm(CHANNELS, num_groups=2, eps=0.01),
@@ -103,8 +103,13 @@ def timm_layers(name: str) -> dict[str, MakeLayer]:
         "ln_c": lambda: LayerNorm2d(CHANNELS, eps=0.01),
         "rms": lambda: RmsNorm2d(CHANNELS, eps=0.01),
         "frn": lambda: FilterResponseNormTlu2d(CHANNELS, eps=0.01),
-        "evonorm_s0": lambda: EvoNorm2dS0(CHANNELS, groups=2, eps=0.01),
-        "evonorm_b0": lambda: EvoNorm2dB0(CHANNELS, eps=0.01, momentum=0.3),
+        "simple": lambda: SimpleNorm2d(CHANNELS, eps=0.01),
+        "evonorm_s0": lambda: evo_norm.EvoNorm2dS0(CHANNELS, groups=2, eps=0.01),
+        "evonorm_s1": lambda: evo_norm.EvoNorm2dS1(CHANNELS, groups=2, eps=0.01),
+        "evonorm_s2": lambda: evo_norm.EvoNorm2dS2(CHANNELS, groups=2, eps=0.01),
+        "evonorm_b0": lambda: evo_norm.EvoNorm2dB0(CHANNELS, eps=0.01, momentum=0.3),
+        "evonorm_b1": lambda: evo_norm.EvoNorm2dB1(CHANNELS, eps=0.01, momentum=0.3),
+        "evonorm_b2": lambda: evo_norm.EvoNorm2dB2(CHANNELS, eps=0.01, momentum=0.3),
     }
 
 
@@ -126,8 +131,13 @@ def float_keeps_float64() -> Iterator[None]:
         ("ln_c", {}),
         ("rms", {}),
         ("frn", {}),
+        ("simple", {}),
         ("evonorm_s0", {"num_groups": 2}),
+        ("evonorm_s1", {"num_groups": 2}),
+        ("evonorm_s2", {"num_groups": 2}),
         ("evonorm_b0", {"momentum": 0.3}),
+        ("evonorm_b1", {"momentum": 0.3}),
+        ("evonorm_b2", {"momentum": 0.3}),
     ],
 )
 def test_a_norm_agrees_with_timm_s(name: str, options: Options) -> None:

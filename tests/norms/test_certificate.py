@@ -28,14 +28,16 @@ REPOSITORY = Path(__file__).parents[2]
 
 BATCH = {
     *("bn", "bn_custom", "lazy_bn", "sync_bn", "ws_bn", "ghost_bn", "batch_renorm"),
-    *("evonorm_b0", "ibn", "switchable"),
+    *("evonorm_b0", "evonorm_b1", "evonorm_b2", "ibn", "switchable", "ebn", "bcn"),
+    *("bin", "iternorm", "mabn", "online"),
 }
 # The axes of each norm's mean, from the paper.
 CENTRED = {
-    **dict.fromkeys(("bn", "bn_custom", "lazy_bn", "sync_bn", "ws_bn", "ibn"), "n h w"),
+    **dict.fromkeys(("bn", "bn_custom", "lazy_bn", "sync_bn", "ws_bn", "ibn", "ebn"), "n h w"),
+    **dict.fromkeys(("bin", "iternorm"), "n h w"),
     "ghost_bn": "n/2 h w",  # 32 samples in chunks of 16
     **dict.fromkeys(("ln", "ln_chw"), "c h w"),
-    **dict.fromkeys(("gn", "ws_gn"), "c/4 h w"),
+    **dict.fromkeys(("gn", "ws_gn", "bcn"), "c/4 h w"),
     **dict.fromkeys(("in", "in_affine"), "h w"),
     "ln_c": "c",
 }
@@ -65,36 +67,42 @@ def test_the_committed_table_is_that_of_the_code(
 
 
 def test_mean_and_variance_are_over_the_axes_of_the_paper(certificates: Certificates) -> None:
-    for moment in ("mean_0_over", "variance_1_over"):
+    scaled = CENTRED | {"ebn": "n c h w"}
+    del scaled["iternorm"]  # whitens in part with 5 iterations
+    for moment, axes in (("mean_0_over", CENTRED), ("variance_1_over", scaled)):
         found = {name: getattr(certificates[name], moment) for name in NAMES}
-        assert found == {name: (CENTRED[name],) if name in CENTRED else () for name in NAMES}
+        assert found == {name: (axes[name],) if name in axes else () for name in NAMES}
 
 
 def test_norms_of_the_batch_and_no_more_see_batch_mates_and_only_in_training(
     certificates: Certificates,
 ) -> None:
-    assert having(certificates, "batch_mates_matter_in_training") == BATCH
+    # mabn's running average comes out where its correction is not clipped, as Batch Renorm's does.
+    assert having(certificates, "batch_mates_matter_in_training") == BATCH - {"mabn"}
     assert having(certificates, "batch_mates_matter_in_evaluation") == set()
     assert {name for name in NAMES if norms.build(name).scope == "batch"} == BATCH
 
 
 def test_norms_with_state_and_no_more_evaluate_in_another_way(certificates: Certificates) -> None:
-    """Except Batch Renorm, whose correction, where not clipped, gives what evaluation gives."""
+    """Except Batch Renorm and mabn: their correction, where not clipped, gives what evaluation
+    gives."""
     others = set(NAMES) - having(certificates, "evaluates_as_it_trains")
-    assert others == (BATCH | {"spectral_norm"}) - {"batch_renorm"}
+    corrected = {"batch_renorm", "mabn"}
+    assert others == (BATCH | {"spectral_norm"}) - corrected
     without_state = {
         name for name in NAMES if certificates[name].under_activation_checkpointing == "no state"
     }
-    assert set(NAMES) - without_state == others | {"batch_renorm"}
+    assert set(NAMES) - without_state == others | corrected
 
 
 def test_accumulation_is_exact_but_for_norms_of_the_batch_and_moving_state(
     certificates: Certificates,
 ) -> None:
-    """Ghost BatchNorm's in parts that are multiples of its chunks."""
+    """Ghost BatchNorm's in parts that are multiples of its chunks, online's in all."""
     expected: dict[str, tuple[int, ...]] = dict.fromkeys(NAMES, PARTS)
     expected |= dict.fromkeys(BATCH | {"spectral_norm"}, ())
     expected["ghost_bn"] = (16,)
+    expected["online"] = PARTS  # it takes samples one by one in any case
     found = {name: certificates[name].accumulates_exactly_in_parts_of for name in NAMES}
     assert found == expected
     smaller = certify(norms.build("ghost_bn", options={"size": 4}))
@@ -107,14 +115,18 @@ def test_batch_renorm_is_bn_in_its_warm_up_and_no_fact_mixes_the_two(
     late, bn = certificates["batch_renorm"], certificates["bn"]
     assert late.in_warm_up == replace(bn, saved_bytes=late.saved_bytes)
     assert (bn.at_batch_2_on_1x1_maps, late.at_batch_2_on_1x1_maps) == ("keeps only signs", "works")
-    assert having(certificates, "in_warm_up") == {"batch_renorm"}
+    assert having(certificates, "in_warm_up") == {"batch_renorm", "mabn"}
     # Without a warm-up there is but the late regime, from the second batch on.
     at_once = certify(norms.build("batch_renorm", options={"warmup_steps": 0, "ramp_steps": 0}))
     assert at_once == replace(late, in_warm_up=None)
 
 
 def test_checkpointing_updates_every_state_twice(certificates: Certificates) -> None:
-    for name in BATCH | {"spectral_norm"}:
+    """The state of a backward pass gets the gradient of the first pass, too."""
+    for name in ("mabn", "online"):
+        found = certificates[name].under_activation_checkpointing
+        assert found == "state differs; gradient differs"
+    for name in (BATCH | {"spectral_norm"}) - {"mabn", "online"}:
         # Batch Renorm and spectral norm compute with state that the first pass has moved.
         differs = name in ("batch_renorm", "spectral_norm")
         wanted = "state updated twice" + "; gradient differs" * differs
@@ -128,28 +140,59 @@ def test_statistics_cancel_scale_and_shift_common_to_their_axes(
     channel, sample = ("channel", "batch"), ("sample", "batch")
     both = ("sample", "channel", "batch")
     expected = dict.fromkeys(NAMES, ((), ()))
-    for name in ("bn", "bn_custom", "lazy_bn", "sync_bn", "ghost_bn", "ws_bn", "ibn"):
+    for name in ("bn", "bn_custom", "lazy_bn", "sync_bn", "ghost_bn", "ws_bn", "ibn", "bcn", "bin"):
         expected[name] = (channel, channel)
     for name in ("in", "in_affine"):
         expected[name] = (both, both)
     for name in ("ln", "ln_chw", "ln_c", "gn", "ws_gn"):
         expected[name] = (sample, sample)
-    expected |= {"rms": (sample, ()), "frn": (both, ()), "evonorm_b0": (channel, ())}
+    expected |= {"rms": (sample, ()), "simple": (sample, ())}
+    expected |= {"frn": (both, ()), "ebn": (("batch",), channel)}
+    expected["iternorm"] = (("batch",), channel)
+    expected |= {"evonorm_b0": (channel, ()), "evonorm_b2": (channel, ())}
     expected["switchable"] = (("batch",), ("batch",))
     for name, found in certificates.items():
         assert (found.ignores_scale_of, found.ignores_shift_of) == expected[name], name
 
 
 def test_which_norms_ignore_the_scale_of_the_weights(certificates: Certificates) -> None:
-    """Not rms, whose convolution has an unscaled bias, nor EvoNorm-S0, for its sigmoid, nor
-    Batch Renorm, for its running statistics; scaled WS's eps counts at a large fan-in."""
+    """Not rms and simple, whose convolution has an unscaled bias, nor EvoNorm-S, for its sigmoid,
+    and -B1, for its x + 1, nor Batch Renorm, for its running statistics; scaled WS's eps counts at
+    a large fan-in. Not mabn and online, which divide by earlier statistics."""
     expected: dict[str, tuple[int, ...]] = dict.fromkeys(NAMES, FAN_INS)
-    expected |= dict.fromkeys(("none", "dyt", "rms", "evonorm_s0", "batch_renorm"), ())
+    without = ("none", "dyt", "derf", "rms", "simple", "batch_renorm", "mabn", "online")
+    of_evonorm = ("evonorm_s0", "evonorm_s1", "evonorm_s2", "evonorm_b1")
+    expected |= dict.fromkeys((*without, *of_evonorm), ())
     expected["scaled_ws"] = FAN_INS[:1]
     found = {name: certificates[name].ignores_scale_of_weights_of_fan_in for name in NAMES}
     assert found == expected
     without_eps = certify(norms.build("scaled_ws", options={"weight_eps": 1e-12}))
     assert without_eps.ignores_scale_of_weights_of_fan_in == FAN_INS
+
+
+def test_the_order_of_samples_matters_to_chunks_and_to_recursions_alone(
+    certificates: Certificates,
+) -> None:
+    assert having(certificates, "order_of_samples_matters") == {"ghost_bn", "online"}
+    assert certify(norms.build("ghost_bn", options={"size": 32})).order_of_samples_matters is False
+
+
+def test_every_norm_commutes_with_shifts_but_for_an_affine_per_element(
+    certificates: Certificates,
+) -> None:
+    assert set(NAMES) - having(certificates, "commutes_with_shifts") == {"ln_chw"}
+
+
+@pytest.mark.parametrize(("group_size", "within"), [(64, "c"), (4, "c/4")])
+def test_iternorm_gives_its_groups_the_identity_as_covariance_with_enough_iterations(
+    certificates: Certificates, group_size: int, within: str
+) -> None:
+    """5 iterations leave directions of small variance; no other norm has it on correlated maps."""
+    assert {name for name in NAMES if certificates[name].identity_covariance_within != "-"} == set()
+    options = {"group_size": group_size, "iterations": 20}
+    found = certify(norms.build("iternorm", options=options))
+    assert found.identity_covariance_within == within
+    assert found.variance_1_over == ("n h w",)
 
 
 def test_which_norms_standardize_weights_and_where_eps_leaves_filters_unequal(
@@ -191,7 +234,7 @@ def test_on_one_pixel_instance_norms_are_refused_and_at_batch_1_those_of_the_bat
     for name, found in certificates.items():
         assert found.at_batch_1 == "works"
         assert found.on_1x1_maps.startswith("refused: ") == (name in instance)
-        refused = name in (instance | BATCH) - {"switchable"}
+        refused = name in (instance | BATCH) - {"switchable", "mabn", "online"}
         assert found.at_batch_1_on_1x1_maps.startswith("refused: ") == refused
 
 
@@ -200,7 +243,7 @@ def test_of_one_pixel_frn_keeps_signs_and_so_do_norms_of_the_batch_of_two_images
 ) -> None:
     """Two values with mean 0 and variance 1 are 1 and -1."""
     signs = "keeps only signs"
-    two = {"bn", "bn_custom", "lazy_bn", "sync_bn", "ws_bn", "ghost_bn", "frn"}
+    two = {"bn", "bn_custom", "lazy_bn", "sync_bn", "ws_bn", "ghost_bn", "frn", "bin"}
     assert {n for n in NAMES if certificates[n].at_batch_2_on_1x1_maps == signs} == two
     for attribute in ("on_1x1_maps", "at_batch_1_on_1x1_maps"):
         assert {n for n in NAMES if getattr(certificates[n], attribute) == signs} == {"frn"}
@@ -287,6 +330,13 @@ def test_a_layer_that_adds_the_mean_of_the_batch_sees_its_mates_in_both_modes() 
     assert found.evaluates_as_it_trains
 
 
+def test_a_layer_that_counts_its_samples_or_pixels_knows_their_order() -> None:
+    by_sample = of(lambda x: x * torch.arange(len(x))[:, None, None, None])
+    assert (by_sample.order_of_samples_matters, by_sample.commutes_with_shifts) == (True, True)
+    by_pixel = of(lambda x: x * torch.arange(x.shape[-1]))
+    assert (by_pixel.order_of_samples_matters, by_pixel.commutes_with_shifts) == (False, False)
+
+
 # The command.
 
 
@@ -298,6 +348,7 @@ def test_the_catalogue_names_every_norm_with_its_paper_state_and_parameters(norm
     assert "arXiv:1803.08494" in rows["gn"]
     assert "2 per channel + 1" in rows["bn"]
     assert "2 per channel + 6" in rows["switchable"]
+    assert "1 per channel + 1 per pair of channels" in rows["iternorm"]
     assert "1, on 1x1 maps 3 (2: only signs) " in rows["bn"]
     assert "1, on 1x1 maps none (1: only signs) " in rows["frn"]
     assert "1, on 1x1 maps none" in rows["in"]
@@ -343,7 +394,7 @@ def test_check_prints_a_line_for_every_demand(normbench: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("gm", "unknown norm 'gm': did you mean 'gn'? allowed: batch_renorm, bn, "),
+        ("gm", "unknown norm 'gm': did you mean 'gn'? allowed: batch_renorm, bcn, "),
         ("gn --json --check", "--json, --markdown and --check are different outputs: choose one"),
     ],
 )
@@ -364,4 +415,4 @@ def test_the_docstring_of_an_own_norm_steers_nothing_and_ends_no_cell() -> None:
         assert not steers(text)
         assert "\\x1b[2J" in text
     rows = [line for line in in_markdown.splitlines() if line.startswith("| a")]
-    assert [line.count("|") - line.count(r"\|") for line in rows] == [9, 11, 9]
+    assert [line.count("|") - line.count(r"\|") for line in rows] == [9, 14, 9]

@@ -25,7 +25,8 @@ Shape = tuple[int, int, int, int]
 SHAPES = st.tuples(
     st.integers(1, 4), st.sampled_from([1, 2, 4, 6]), st.integers(1, 4), st.integers(2, 4)
 )
-KEEP_THE_BIAS = {"none", "rms", "weight_norm", "spectral_norm", "scaled_ws"}
+WITHOUT_A_NORM = {"none", "weight_norm", "spectral_norm", "scaled_ws"}
+WITHOUT_AN_OFFSET = {"rms", "simple"}
 
 
 def assert_same(first: nn.Module, second: nn.Module, x: Tensor) -> None:
@@ -85,6 +86,64 @@ def test_ghost_batch_norm_is_batch_norm_on_each_chunk_in_turn(shape: Shape, size
         assert torch.equal(value, statistics(batch)[name])
 
 
+@given(SHAPES)
+def test_extended_batch_norm_of_a_single_channel_equals_batch_norm(shape: Shape) -> None:
+    x = normal(shape[0], 1, *shape[2:])
+    extended, batch = layer_of("ebn", x), layer_of("bn", x)
+    assert_same(extended, batch, x)
+    torch.testing.assert_close(extended.eval()(x), batch.eval()(x))
+
+
+@given(SHAPES)
+def test_batch_channel_norm_is_batch_norm_and_then_group_norm(shape: Shape) -> None:
+    x = normal(*shape)
+    both, batch = new_layer("bcn", x, num_groups=1), new_layer("bn", x)
+    group = new_layer("gn", x, num_groups=1)
+    torch.testing.assert_close(both(x), group(batch(x)))
+
+
+@given(SHAPES)
+def test_batch_instance_norm_is_batch_norm_at_rho_1_and_instance_norm_at_rho_0(
+    shape: Shape,
+) -> None:
+    x = normal(*shape)
+    for rho, name in ((1.0, "bn"), (0.0, "in_affine")):
+        mix = new_layer("bin", x)
+        with torch.no_grad():
+            mix.rho.fill_(rho)
+        torch.testing.assert_close(mix(x), new_layer(name, x)(x))
+
+
+@pytest.mark.parametrize("group_size", [2, 4, 64])
+def test_iternorm_with_many_iterations_gives_each_group_the_identity_as_covariance(
+    group_size: int,
+) -> None:
+    x = normal(6, CHANNELS, 4, 4)
+    y = new_layer("iternorm", x, group_size=group_size, iterations=40, eps=1e-12)(x)
+    rows = y.transpose(0, 1).flatten(1)
+    for group in rows.split(group_size):
+        identity = torch.eye(len(group), dtype=torch.float64)
+        torch.testing.assert_close(group.cov(correction=0), identity)
+    if group_size < CHANNELS:
+        assert rows.cov(correction=0).fill_diagonal_(0).abs().max() > 0.01
+
+
+@given(SHAPES)
+def test_iternorm_in_groups_of_one_channel_is_batch_norm(shape: Shape) -> None:
+    x = normal(*shape)
+    options = {"group_size": 1, "eps": 0.01}
+    iterative, batch = new_layer("iternorm", x, **options), new_layer("bn", x, eps=0.01)
+    torch.testing.assert_close(iterative(x), batch(x))
+    torch.testing.assert_close(iterative.running_mean, batch.running_mean)
+
+
+@given(SHAPES)
+def test_evonorm_s1_is_evonorm_s0_with_v_at_1(shape: Shape) -> None:
+    x = normal(*shape)
+    first, zeroth = (new_layer(name, x, num_groups=1) for name in ("evonorm_s1", "evonorm_s0"))
+    torch.testing.assert_close(first(x), zeroth(x))
+
+
 def test_a_new_switchable_norm_mixes_its_parts_equally() -> None:
     x = normal(4, CHANNELS, 3, 3)
     layer = new_layer("switchable", x)
@@ -108,8 +167,9 @@ def test_ibn_is_instance_norm_on_the_first_half_and_batch_norm_on_the_rest(
 
 def test_a_norm_of_weights_is_the_identity_and_the_convolution_keeps_its_bias() -> None:
     x = normal(2, CHANNELS, 3, 3)
-    for name in KEEP_THE_BIAS - {"rms"}:
+    for name in WITHOUT_A_NORM:
         assert torch.equal(spec_of(name).norm(CHANNELS)(x), x)
-    assert {name for name in NAMES if spec_of(name).conv_bias} == KEEP_THE_BIAS
+    keep_the_bias = {name for name in NAMES if spec_of(name).conv_bias}
+    assert keep_the_bias == WITHOUT_A_NORM | WITHOUT_AN_OFFSET
     of_weights = {name for name in NAMES if spec_of(name).scope == "weight"}
     assert all(spec_of(name).reparametrize is not None for name in of_weights)

@@ -25,6 +25,13 @@ WITH_OPTIONS: list[tuple[str, Options]] = [
     ("ws_gn", {"num_groups": 3}),
     ("evonorm_s0", {"num_groups": 1}),
     ("evonorm_s0", {"num_groups": 4}),
+    ("evonorm_s1", {"num_groups": 4}),
+    ("evonorm_s2", {"num_groups": 3}),
+    ("bcn", {"num_groups": 1}),
+    ("bcn", {"num_groups": 3}),
+    ("iternorm", {"group_size": 3}),
+    ("iternorm", {"group_size": 1}),
+    ("mabn", {"warmup_steps": 0}),
 ]
 SHAPES = st.tuples(
     st.sampled_from([1, 2, 3]),
@@ -110,7 +117,11 @@ def test_a_shape_has_any_number_of_places(name: str) -> None:
 PER_CHANNEL = "one value per channel has no variance: a batch of 1 on a 1x1 map"
 A_PIXEL = "one value per sample and channel has no variance: a 1x1 map"
 NO_DIVISOR = "num_groups=3 does not divide 8 channels"
-OF_THE_BATCH = ["bn", "bn_custom", "lazy_bn", "batch_renorm", "sync_bn", "evonorm_b0", "ws_bn"]
+OF_THE_BATCH = [
+    *("bn", "bn_custom", "lazy_bn", "batch_renorm", "sync_bn", "ws_bn", "ebn", "bcn", "bin"),
+    "iternorm",
+    *("evonorm_b0", "evonorm_b1", "evonorm_b2"),
+]
 A_GROUP = "num_groups=8 leaves one value per group: 8 channels on a 1x1 map"
 A_CHUNK = "size=4 leaves a chunk of one sample, whose 1x1 map has no variance, in a batch of 9"
 
@@ -125,7 +136,13 @@ A_CHUNK = "size=4 leaves a chunk of one sample, whose 1x1 map has no variance, i
         ("gn", {"num_groups": 3}, (64, 8, 4, 4), NO_DIVISOR),
         ("ws_gn", {"num_groups": 3}, (64, 8, 4, 4), NO_DIVISOR),
         ("evonorm_s0", {}, (64, 12, 4, 4), "num_groups=8 does not divide 12 channels"),
+        ("evonorm_s2", {}, (64, 12, 4, 4), "num_groups=8 does not divide 12 channels"),
+        ("bcn", {"num_groups": 3}, (64, 8, 4, 4), NO_DIVISOR),
+        ("iternorm", {"group_size": 3}, (64, 8, 4, 4), "group_size=3 does not divide 8 channels"),
         ("gn", {"num_groups": 8}, (64, 8, 1, 1), A_GROUP),
+        ("evonorm_s1", {}, (64, 8, 1, 1), A_GROUP),
+        ("bcn", {"num_groups": 8}, (64, 8, 1, 1), A_GROUP),
+        ("simple", {}, (64, 1, 4, 4), "one channel has no variance over channels"),
         ("ln_c", {}, (64, 1, 4, 4), "one channel has no variance over channels"),
         ("ln_chw", {}, (64, 1, 1, 1), "one value per sample has no variance"),
         ("switchable", {}, (1, 1, 1, 1), "one value has no variance"),
@@ -151,6 +168,12 @@ AT_LEAST_0, AT_LEAST_1 = "greater than or equal to 0", "greater than or equal to
         ("batch_renorm", "r_max", 0.5, AT_LEAST_1),
         ("batch_renorm", "d_max", -1.0, AT_LEAST_0),
         ("dyt", "alpha", 0.0, "greater than 0"),
+        ("derf", "alpha", 0.0, "greater than 0"),
+        ("bcn", "num_groups", 0, AT_LEAST_1),
+        ("iternorm", "iterations", 0, AT_LEAST_1),
+        ("mabn", "window", 0, AT_LEAST_1),
+        ("mabn", "r_max", 0.5, AT_LEAST_1),
+        ("online", "alpha_f", 1.0, "less than 1"),
         ("spectral_norm", "num_power_iterations", 0, AT_LEAST_1),
         ("scaled_ws", "weight_eps", 0.0, "greater than 0"),
     ],

@@ -16,12 +16,19 @@ from kit.norms import (
     new_layers,
     normal,
     randomize,
+    results,
     statistics,
 )
 from torch import Tensor, nn
 
-UNBIASED = ["bn", "lazy_bn", "sync_bn", "batch_renorm", "switchable", "ws_bn", "evonorm_b0"]
-STATISTICS = {"bn_custom", "ghost_bn", "ibn", *UNBIASED}
+UNBIASED = [
+    *("bn", "lazy_bn", "sync_bn", "batch_renorm", "switchable", "ws_bn", "bin"),
+    *("evonorm_b0", "evonorm_b1", "evonorm_b2"),
+]
+STATISTICS = {
+    *("bn_custom", "ghost_bn", "ibn", "ebn", "bcn", "iternorm", "mabn", "online"),
+    *UNBIASED,
+}
 PLAIN = [name for name in NAMES if name not in STATISTICS]
 COLUMN = (1, CHANNELS, 1, 1)
 
@@ -46,7 +53,7 @@ def averages(values: list[Tensor], momentum: float, ddof: int) -> tuple[Array, A
 def assert_averages(layer: nn.Module, mean: Array, var: Array) -> None:
     kept = statistics(layer)
     np.testing.assert_allclose(kept["running_var"], var, rtol=1e-12)
-    if "running_mean" in kept:  # EvoNorm-B0 removes no mean
+    if "running_mean" in kept:  # EvoNorm-B removes no mean
         np.testing.assert_allclose(kept["running_mean"], mean, rtol=1e-12)
 
 
@@ -92,6 +99,30 @@ def test_ibn_averages_over_the_batch_half_alone() -> None:
     assert list(layer.instance.buffers()) == []
 
 
+def test_extended_batch_norm_averages_one_variance_for_all_channels() -> None:
+    layer = trained("ebn", momentum=0.3)
+    mean, var = averages(batches(), 0.3, ddof=1)
+    assert_averages(layer, mean, var.mean(keepdims=True))
+
+
+def test_batch_channel_norm_averages_as_batch_norm() -> None:
+    layer = trained("bcn", momentum=0.3)
+    assert_averages(layer.batch, *averages(batches(), 0.3, ddof=1))
+
+
+def test_iternorm_averages_the_means_and_the_whitening_matrices() -> None:
+    layer = layer_of("iternorm", batches()[0], momentum=0.3).train()
+    layers = [layer_of("iternorm", x, momentum=1.0).train() for x in batches()]
+    mean, whitening = torch.zeros(CHANNELS).double(), torch.eye(CHANNELS)[None].double()
+    for x, alone in zip(batches(), layers, strict=True):
+        layer(x)
+        alone(x)
+        mean = 0.7 * mean + 0.3 * alone.running_mean
+        whitening = 0.7 * whitening + 0.3 * alone.running_whitening
+    torch.testing.assert_close(layer.running_mean, mean)
+    torch.testing.assert_close(layer.running_whitening, whitening)
+
+
 def test_batch_norm_without_momentum_keeps_the_plain_average_over_all_batches() -> None:
     layer = trained("bn", momentum=None)
     rows = np.stack([by_channel(x) for x in batches()])
@@ -105,7 +136,8 @@ def test_training_moves_the_statistics_and_evaluation_leaves_every_part_of_the_s
 ) -> None:
     layer = layer_of(name, batches()[0]).train()
     state = {key: value.clone() for key, value in layer.state_dict().items()}
-    y = layer(batches()[0])
+    # mabn and online have state of the backward pass, too.
+    y = results(layer, batches()[0], normal(3, CHANNELS, 4, 2, seed=9))["y"]
     moved = {key for key, value in layer.state_dict().items() if not torch.equal(value, state[key])}
     assert moved == {name for name, _ in layer.named_buffers()}
     state = {key: value.clone() for key, value in layer.state_dict().items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from kit.norms import every_norm
+from torch import Tensor
 
 from normbench.config.compose import compose
 from normbench.errors import NormbenchError
@@ -44,6 +45,29 @@ def test_every_norm_trains_for_twenty_steps_with_a_finite_loss(
     assert all(math.isfinite(loss) for loss in [*losses, outcome.metrics["test_loss"]])
     weights = torch.load(outcome.path / "checkpoint.pt", weights_only=True)["model"]
     assert all(bool(value.isfinite().all()) for value in weights.values())
+
+
+def weights_of(outcome: Outcome) -> dict[str, Tensor]:
+    weights: dict[str, Tensor]
+    weights = torch.load(outcome.path / "checkpoint.pt", weights_only=True)["model"]
+    return weights
+
+
+def test_training_keeps_rho_of_bin_within_0_and_1(tmp_path: Path) -> None:
+    weights = weights_of(train(tmp_path, "bin", 8, "[8,16]", "optim.lr=0.01"))
+    rho = torch.cat([value for key, value in weights.items() if key.endswith("rho")])
+    assert rho.min() >= 0
+    assert rho.max() == 1  # where the gradient leads beyond
+    assert rho.min() < 0.9
+
+
+def test_adaptive_clipping_shortens_the_steps_of_all_but_the_head(tmp_path: Path) -> None:
+    settings = ("optim=sgd", "optim.lr=0.5", "epochs=1", "data.limit_train=8")  # a single step
+    free = weights_of(train(tmp_path, "scaled_ws", 8, "[8,16]", *settings))
+    clipped = weights_of(train(tmp_path, "scaled_ws", 8, "[8,16]", *settings, "optim.agc=1e-4"))
+    changed = {key for key in free if not torch.equal(free[key], clipped[key])}
+    head = {key for key in free if free[key].dim() == 2 or free[key].shape == (10,)}
+    assert changed == set(free) - head
 
 
 ON_A_PIXEL = "[8,8,8,8,8,8]"  # widths whose last map is 1x1

@@ -17,11 +17,15 @@ from normbench.models import Layers, models
 from normbench.norms import norms
 from normbench.train.optim import (
     SCHEDULES,
+    body_parameters,
+    clamp_parameters,
+    clip_adaptively,
     one_cycle,
     optimizers,
     parameter_groups,
     scaled_lr,
     schedule,
+    set_lr,
 )
 
 PROGRESS = st.floats(0, 1)
@@ -96,8 +100,8 @@ def test_the_rate_scales_with_the_batch_size_or_its_root(lr: float, batch: int, 
 def test_exactly_the_weights_of_convolutions_and_linear_layers_decay(norm: str) -> None:
     layers = Layers(norms.build(norm), seed=0)
     model = models.build("normresnet", layers, 10, options={"widths": (4, 8)})
-    decaying, rest = parameter_groups(model)
-    assert rest["weight_decay"] == 0
+    decaying, rest, *ruled = parameter_groups(model)
+    assert {group["weight_decay"] for group in (rest, *ruled)} == {0}
     assert "weight_decay" not in decaying
     weights = set()
     for module in model.modules():
@@ -107,7 +111,8 @@ def test_exactly_the_weights_of_convolutions_and_linear_layers_decay(norm: str) 
     assert len(weights) == 3
     found = [id(parameter) for parameter in decaying["params"]]
     assert set(found) == weights
-    everything = found + [id(parameter) for parameter in rest["params"]]
+    others = [parameter for group in (rest, *ruled) for parameter in group["params"]]
+    everything = found + [id(parameter) for parameter in others]
     assert sorted(everything) == sorted(map(id, model.parameters()))
 
 
@@ -116,6 +121,66 @@ def test_of_a_reparametrized_weight_the_direction_decays_and_the_scale_does_not(
     decaying, rest = parameter_groups(model)
     assert [p.numel() for p in decaying["params"]] == [6]
     assert [p.numel() for p in rest["params"]] == [2, 2]
+
+
+def test_rho_of_bin_has_ten_times_the_rate_no_decay_and_stays_in_its_bounds() -> None:
+    layer = norms.build("bin").norm(3)
+    _, _, of_rho = groups = parameter_groups(nn.Sequential(nn.Conv2d(3, 3, 1), layer))
+    assert [id(parameter) for parameter in of_rho["params"]] == [id(layer.rho)]
+    optimizer = optimizers.build(
+        "sgd", options={"momentum": 0.0, "nesterov": False, "weight_decay": 0.5}
+    )(groups, 1.0)
+    with torch.no_grad():
+        layer.rho.fill_(0.5)
+    layer.rho.grad = torch.tensor([1.0, -10.0, 10.0])
+    layer.weight.grad = torch.ones(3)
+    set_lr(optimizer, 0.01)
+    optimizer.step()
+    clamp_parameters(optimizer)
+    torch.testing.assert_close(layer.rho.detach(), torch.tensor([0.4, 1.0, 0.0]))
+    torch.testing.assert_close(layer.weight.detach(), torch.full((3,), 0.99))
+
+
+def test_with_decay_norm_norms_decay_and_biases_and_ruled_parameters_do_not() -> None:
+    conv, layer = nn.Conv2d(3, 3, 2), norms.build("bin").norm(3)
+    decaying, rest, of_rho = parameter_groups(nn.Sequential(conv, layer), decay_norm=True)
+    wanted = [conv.weight, layer.weight, layer.bias]
+    assert [id(p) for p in decaying["params"]] == [id(p) for p in wanted]
+    assert [id(p) for p in rest["params"]] == [id(conv.bias)]
+    assert of_rho["weight_decay"] == 0
+
+
+@given(st.floats(1e-3, 1), st.integers(0, 2**31))
+def test_adaptive_clipping_bounds_the_gradient_of_each_unit_and_keeps_short_ones(
+    factor: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    parameters = []
+    for shape in ((4, 3, 2, 2), (5, 3), (6,), (4, 1, 1, 1)):
+        parameter = nn.Parameter(torch.randn(shape, generator=generator))
+        parameter.grad = torch.randn(shape, generator=generator).exp()
+        parameters.append(parameter)
+    parameters[0].data[0] = 0  # a unit shorter than 0.001
+    before = [parameter.grad.clone() for parameter in parameters]
+    clip_adaptively(parameters, factor)
+    for parameter, gradient in zip(parameters, before, strict=True):
+        has_units = parameter[0].numel() > 1
+        number = len(parameter) if has_units else 1  # a vector is one unit
+        found = (parameter.detach(), parameter.grad, gradient)
+        rows = [values.reshape(number, -1) for values in found]
+        for weight, clipped, original in zip(*rows, strict=True):
+            bound = factor * max(float(weight.norm()), 1e-3)
+            scale = min(1.0, bound / float(original.norm()))
+            torch.testing.assert_close(clipped, original * scale)
+
+
+def test_the_head_is_not_clipped() -> None:
+    layers = Layers(norms.build("scaled_ws"), seed=0)
+    model = models.build("normresnet", layers, 10, options={"widths": (4, 8)})
+    head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    kept = {id(parameter) for parameter in body_parameters(model)}
+    everything = {id(parameter) for parameter in model.parameters()}
+    assert everything - kept == {id(head.weight), id(head.bias)}
 
 
 @pytest.mark.parametrize("name", NAMES)

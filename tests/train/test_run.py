@@ -295,6 +295,7 @@ def test_a_full_disk_ends_the_run_with_its_last_checkpoint_intact(
         (["data.limit_train=1000"], "data.limit_train=1000: there are 100 train images"),
         (["data.val_fraction=0.001"], "leaves 100 images to train and 0 to validate"),
         (["optim=sgd", "optim.momentum=0.0"], "optim.nesterov: needs optim.momentum > 0"),
+        (["optim.decay_norm=true"], "optim.decay_norm: needs optim.weight_decay > 0"),
         (["optim.schedule=one_cycle", "optim.warmup_fraction=0.1"], "a warm-up of its own"),
         (
             ["runtime.cuda_graphs=true", "runtime.device=cpu"],

@@ -33,22 +33,35 @@ RED, PINK, GREY = "#D55E00", "#CC79A7", "#777777"
 # The same in every figure: the colour tells the family, the marker the norm, also in grey print.
 FAMILIES = {
     # Statistics of the batch; the same, corrected or mixed.
-    BLUE: {"bn": "o", "bn_custom": "v", "lazy_bn": "P", "sync_bn": "*"},
+    BLUE: {
+        "bn": "o",
+        "bn_custom": "v",
+        "lazy_bn": "P",
+        "sync_bn": "*",
+        "ebn": "s",
+        "iternorm": "D",
+    },
     SKY: {
         "ghost_bn": "o",
         "batch_renorm": "v",
         "ws_bn": "P",
         "evonorm_b0": "*",
+        "evonorm_b1": "X",
+        "evonorm_b2": "D",
         "switchable": "<",
         "ibn": ">",
+        "bcn": "s",
+        "bin": "d",
+        "mabn": "h",
+        "online": "p",
     },
     # Statistics of the sample, of a channel of a sample, of a group of channels.
-    ORANGE: {"ln": "s", "ln_chw": "v", "ln_c": "P", "rms": "*"},
+    ORANGE: {"ln": "s", "ln_chw": "v", "ln_c": "P", "rms": "*", "simple": "X"},
     GREEN: {"in": "^", "in_affine": "v", "frn": "P"},
-    RED: {"gn": "D", "ws_gn": "v", "evonorm_s0": "P"},
+    RED: {"gn": "D", "ws_gn": "v", "evonorm_s0": "P", "evonorm_s1": "X", "evonorm_s2": "*"},
     # Normalized weights; no statistics.
     PINK: {"weight_norm": "v", "spectral_norm": "P", "scaled_ws": "*"},
-    GREY: {"none": "X", "dyt": "v"},
+    GREY: {"none": "X", "dyt": "v", "derf": "P"},
 }
 STYLES: Looks = {}
 for colour, markers in FAMILIES.items():

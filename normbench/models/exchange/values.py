@@ -123,16 +123,17 @@ def _is_constant(values: Tensor | None) -> bool:
 
 
 def _gammas(norm: nn.Module, site: Site) -> list[nn.Parameter]:
-    """The scales per channel or element: `weight` of the layer and of torch's norms inside it."""
-    gammas = []
-    for module in norm.modules():
-        weight = getattr(module, "weight", None)
-        is_scale = isinstance(module, NORMS)
-        if module is norm and isinstance(weight, nn.Parameter):
-            is_scale = weight.numel() in (site[0], math.prod(site))
-        if is_scale and isinstance(weight, nn.Parameter):
-            gammas.append(weight)
-    return gammas
+    """The scales per group, channel or element: `weight` of the layer, else of torch's norms in it.
+
+    Not both: of a branch that begins at zero twice, no factor would ever have a gradient.
+    """
+    outer = getattr(norm, "weight", None)
+    if isinstance(outer, nn.Parameter):
+        per_element = outer.numel() == math.prod(site)
+        if per_element or (outer.dim() == 1 and site[0] % outer.numel() == 0):
+            return [outer]
+    inner = [module.weight for module in norm.modules() if isinstance(module, NORMS)]
+    return [weight for weight in inner if isinstance(weight, nn.Parameter)]
 
 
 def _changed_options(old: nn.Module, new: nn.Module) -> list[str]:

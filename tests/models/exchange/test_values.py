@@ -17,7 +17,7 @@ from normbench.models.exchange import ExchangedSite
 
 SHAPE = (3, 8, 8)
 # Norms that evaluate as bn does, with bn's values.
-LIKE_BN = {"bn", "bn_custom", "lazy_bn", "ghost_bn", "sync_bn", "batch_renorm", "ws_bn"}
+LIKE_BN = {"bn", "bn_custom", "lazy_bn", "ghost_bn", "sync_bn", "batch_renorm", "ws_bn", "bin"}
 # Norms without a gamma per channel or element.
 NO_GAMMA = {"in", "none", "scaled_ws", "weight_norm", "spectral_norm"}
 
@@ -123,6 +123,9 @@ def test_a_residual_branch_that_begins_at_zero_does_so_under_every_norm_with_a_g
     assert is_identity == (name not in NO_GAMMA)
     told = "gamma started at 0, and here is none" if name in NO_GAMMA else ""
     assert told in str(site)
+    if name == "bcn":
+        assert (made[3].bn2.weight == 0).all()
+        assert (made[3].bn2.batch.weight == 1).all()
     gamma = getattr(made[3].bn1, "weight", None)
     assert gamma is None or bool((gamma == 1).all())
 

@@ -1,0 +1,240 @@
+"""Norms that train with statistics of earlier batches or samples, and in the backward pass too.
+
+The backward pass is not the derivative of the forward pass: both keep state. In each formula x has
+shape (n, c, h, w); gamma and beta of shape (c,) are learned.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from normbench.norms.arithmetic import (
+    BATCH,
+    PIXELS,
+    SAMPLE,
+    ScaleAndShift,
+    normalized,
+    of_channels,
+    over_root_mean_square,
+    widened,
+)
+from normbench.norms.registry import norms
+from normbench.norms.spec import Eps, Momentum, NormSpec
+from normbench.norms.weight import of_convolutions
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+@norms.register("mabn", title="Moving Average BatchNorm")
+def mabn(
+    *,
+    window: Annotated[int, Field(ge=1)] = 16,
+    warmup_steps: Annotated[int, Field(ge=0)] = 100,
+    r_max: Annotated[float, Field(ge=1)] = 5.0,
+    eps: Eps = 1e-5,
+    momentum: Momentum = 0.02,
+) -> NormSpec:
+    """Moving average batch normalization, of mean squares, in both passes (arXiv:2001.06838).
+
+    y = x / sqrt(q + eps) * r * gamma + beta, q of shape (c,) the mean over the last `window`
+    batches of mean(x^2) over the axes (n, h, w). Without gradient: r = sqrt((q + eps) / (running +
+    eps)) within 1 / r_max and r_max. The backward pass is dx = (g - z * p) / sqrt(q + eps), z =
+    x / sqrt(q + eps), g the gradient of z and p the mean of mean(g * z) over as many batches. For
+    `warmup_steps` q and p are those of the batch and r = 1. Evaluation takes the running average of
+    mean(x^2); a momentum of 0.02 is 0.98 in the paper. No mean is removed: every convolution's
+    filters are centred instead, W - mean(W) over the axes (in, h, w). The authors' code begins r
+    later, at step 1000.
+    """
+    return NormSpec(
+        "batch",
+        lambda num_features: MovingAverageBatchNorm(
+            num_features, window, warmup_steps, r_max, eps, momentum
+        ),
+        reparametrize=of_convolutions(lambda conv: CentredWeight()),
+    )
+
+
+@norms.register("online", title="Online Norm")
+def online(*, alpha_f: Decay = 0.999, alpha_b: Decay = 0.99, eps: Eps = 1e-5) -> NormSpec:
+    """Online normalization: statistics of the samples before, one by one (arXiv:1905.05894).
+
+    z_t = (x_t - mean_{t-1}) / sqrt(var_{t-1} + eps), mean and var of shape (c,), with m_t and v_t
+    of sample t over the axes (h, w): mean_t = mean_{t-1} + (1 - alpha_f) (m_t - mean_{t-1}) and
+    var_t = alpha_f var_{t-1} + (1 - alpha_f) v_t + alpha_f (1 - alpha_f) (m_t - mean_{t-1})^2.
+    y = u / sqrt(mean(u^2) + eps), u = z * gamma + beta, the mean of a sample (c, h, w). The
+    backward pass from dz keeps two controls of shape (c,): d_t = dz_t - (1 - alpha_b) e_{t-1} z_t,
+    e_t = e_{t-1} + mean(d_t z_t); dx_t = d_t / sqrt(var_{t-1} + eps) - (1 - alpha_b) f_{t-1}, f_t =
+    f_{t-1} + mean(dx_t). Made for batch 1: of a larger batch, samples go one after another.
+    Evaluation takes the last mean and var.
+    """
+    return NormSpec(
+        "batch",
+        lambda num_features: OnlineNorm(num_features, alpha_f, alpha_b, eps),
+        has_own_gradient=True,
+    )
+
+
+class CentredWeight(nn.Module):
+    """Subtracts each filter's mean over the axes (in, h, w)."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight - weight.mean((1, 2, 3), keepdim=True)
+
+
+class MovingAverageBatchNorm(ScaleAndShift):
+    """Division by moving averages of root mean squares, with a moving average in the gradient.
+
+    `recent_mean_squares` and `recent_gradients` hold the last batches' statistics, oldest first.
+    """
+
+    running_mean_square: Tensor
+    num_batches_tracked: Tensor
+    recent_mean_squares: Tensor
+    recent_gradients: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        window: int,
+        warmup: int,
+        r_max: float,
+        eps: float,
+        momentum: float,
+    ) -> None:
+        super().__init__(num_features)
+        self.warmup, self.r_max, self.eps, self.momentum = warmup, r_max, eps, momentum
+        self.register_buffer("running_mean_square", torch.ones(num_features))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+        self.register_buffer("recent_mean_squares", torch.ones(window, num_features))
+        self.register_buffer("recent_gradients", torch.zeros(window, num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype, x = x.dtype, widened(x)
+        if not self.training:
+            y = x * of_channels((self.running_mean_square + self.eps).rsqrt())
+            return super().forward(y).to(dtype)
+        with torch.no_grad():
+            is_warm = self.num_batches_tracked >= self.warmup
+            of_batch = x.square().mean(BATCH)
+            _append(self.recent_mean_squares, of_batch)
+            mean_square = torch.where(is_warm, self.recent_mean_squares.mean(0), of_batch)
+            std = (mean_square + self.eps).sqrt()
+            r = std / (self.running_mean_square + self.eps).sqrt()
+            r = torch.where(is_warm, r.clamp(1 / self.r_max, self.r_max), 1.0)
+            self.running_mean_square.lerp_(of_batch, self.momentum)
+            self.num_batches_tracked += 1
+        y = MovingDivision.apply(x, std, r, self.recent_gradients, is_warm)
+        return super().forward(y).to(dtype)
+
+
+class MovingDivision(torch.autograd.Function):
+    """x / std * r, and in the backward pass a moving average in the place of mean(g * z)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, std: Tensor, r: Tensor, recent: Tensor, is_warm: Tensor
+    ) -> Tensor:
+        z = x / of_channels(std)
+        ctx.save_for_backward(z, std, r, is_warm)
+        ctx.recent = recent
+        return z * of_channels(r)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        z, std, r, is_warm = ctx.saved_tensors
+        g = gradients[0] * of_channels(r)
+        of_batch = (g * z).mean(BATCH)
+        _append(ctx.recent, of_batch)
+        mean = torch.where(is_warm, ctx.recent.mean(0), of_batch)
+        return (g - z * of_channels(mean)) / of_channels(std), None, None, None, None
+
+
+def _append(recent: Tensor, values: Tensor) -> None:
+    """Puts values at the end of the recent ones (window, c), in the place of the oldest."""
+    recent.copy_(torch.cat([recent[1:], values[None]]))
+
+
+class OnlineNorm(ScaleAndShift):
+    """Normalization by the statistics of the samples before, then layer scaling."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    scale_control: Tensor
+    shift_control: Tensor
+
+    def __init__(self, num_features: int, alpha_f: float, alpha_b: float, eps: float) -> None:
+        super().__init__(num_features)
+        self.alpha_f, self.alpha_b, self.eps = alpha_f, alpha_b, eps
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.register_buffer("scale_control", torch.zeros(num_features))
+        self.register_buffer("shift_control", torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype, x = x.dtype, widened(x)
+        if self.training:
+            mean, std = self._of_samples_before(x.detach())
+            controls = self.scale_control, self.shift_control
+            z = ControlledNormalization.apply(x, mean, std, *controls, 1 - self.alpha_b)
+        else:
+            z = normalized(x, self.running_mean, self.running_var, self.eps)
+        return over_root_mean_square(super().forward(z), SAMPLE, self.eps).to(dtype)
+
+    def _of_samples_before(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation before each sample, of shape (n, c); moves the running ones on."""
+        mean, var = self.running_mean, self.running_var
+        means, variances = [], []
+        for var_of_sample, mean_of_sample in zip(
+            *torch.var_mean(x, PIXELS, correction=0), strict=True
+        ):
+            means.append(mean)
+            variances.append(var)
+            step = mean_of_sample - mean
+            within = self.alpha_f * var + (1 - self.alpha_f) * var_of_sample
+            var = within + self.alpha_f * (1 - self.alpha_f) * step.square()
+            mean = mean + (1 - self.alpha_f) * step
+        before = torch.stack(means), (torch.stack(variances) + self.eps).sqrt()
+        self.running_mean.copy_(mean)
+        self.running_var.copy_(var)
+        return before
+
+
+class ControlledNormalization(torch.autograd.Function):
+    """(x - mean) / std per sample; the controls keep gradients free of mean and scale on average.
+
+    rate: 1 - alpha_b.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        mean: Tensor,
+        std: Tensor,
+        scale_control: Tensor,
+        shift_control: Tensor,
+        rate: float,
+    ) -> Tensor:
+        z = (x - of_channels(mean)) / of_channels(std)
+        ctx.save_for_backward(z, std)
+        ctx.controls, ctx.rate = (scale_control, shift_control), rate
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        z, std = ctx.saved_tensors
+        scale, shift = ctx.controls
+        inputs = []
+        for dz, z_of_sample, std_of_sample in zip(gradients[0], z, std, strict=True):
+            d = dz - ctx.rate * of_channels(scale) * z_of_sample
+            scale = scale + (d * z_of_sample).mean((1, 2))
+            dx = d / of_channels(std_of_sample) - ctx.rate * of_channels(shift)
+            shift = shift + dx.mean((1, 2))
+            inputs.append(dx)
+        for control, value in zip(ctx.controls, (scale, shift), strict=True):
+            control.copy_(value)
+        return torch.stack(inputs), None, None, None, None, None
