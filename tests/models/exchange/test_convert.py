@@ -62,7 +62,7 @@ def test_a_site_that_gets_no_bias_says_so() -> None:
     made = normbench.convert(stem(PreActivation()), "rms", image_shape=SHAPE)
     first, second, third = made.normbench_exchange.sites
     assert first.remarks[-1] == third.remarks[-1] == "the layer before has a bias now"
-    assert second.remarks[-1] == "no layer feeds it alone: no bias before it"
+    assert second.remarks[-1] == "no convolution or linear layer alone feeds it: no bias before it"
     assert [site.feeder for site in (first, second, third)] == ["0", None, "3.conv1"]
 
 

@@ -132,7 +132,7 @@ REFUSED: list[tuple[Callable[[], nn.Module], str, str]] = [
     (
         lambda: stem(nn.BatchNorm2d(8)),
         "ws_gn",
-        "norm ws_gn at 3: this norm acts on weights, and no layer alone feeds it",
+        "norm ws_gn at 3: this norm acts on weights, and no convolution or linear layer alone ",
     ),
     (Untraceable, "evonorm_s0", "which activation follows"),
     (Untraceable, "ws_gn", "which layer feeds it"),
