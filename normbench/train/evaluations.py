@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from normbench.data.loader import DeviceLoader
 from normbench.errors import NormbenchError
+from normbench.norms.batch_layers import ExtendedBatchNorm
 from normbench.seeds import stream
 from normbench.tasks.task import Batch, Task
 from normbench.train.evaluate import EVAL_BATCH_SIZE, evaluate
@@ -119,12 +120,7 @@ def _restored(model: nn.Module) -> Iterator[None]:
 
 
 def _in_shape(value: Tensor, running: Tensor) -> Tensor:
-    """Values by channel in the shape of the layer's buffer, such as (1, c, 1, 1).
-
-    Their mean where the layer has one value for all channels.
-    """
-    if running.numel() == 1:
-        return value.mean().view_as(running)
+    """Values by channel in the shape of the layer's buffer, such as (1, c, 1, 1)."""
     if value.numel() != running.numel():
         raise NormbenchError(
             f"train.bn_evaluations: running statistics of shape {tuple(running.shape)} "
@@ -150,7 +146,8 @@ def _moments(
 ) -> tuple[Tensor, Tensor]:
     """Mean and unbiased variance by channel, each of shape (c,), of all inputs of the layer.
 
-    An InstanceNorm keeps averages over samples of their own means and variances: so does this.
+    An InstanceNorm keeps averages over samples of their own means and variances: so does this. Of
+    an ExtendedBatchNorm the variance is the channels' mean, of shape (1,).
     """
     by_instance = isinstance(layer, nn.InstanceNorm2d)
     found: list[_Moments] = []
@@ -172,6 +169,8 @@ def _moments(
     if by_instance:
         return moments.mean, moments.within
     variance = moments.within + moments.between
+    if isinstance(layer, ExtendedBatchNorm):
+        variance = variance.mean(0, keepdim=True)
     return moments.mean, variance * (moments.count / max(moments.count - 1, 1))
 
 
