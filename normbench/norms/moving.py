@@ -120,13 +120,15 @@ class MovingAverageBatchNorm(ScaleAndShift):
         with torch.no_grad():
             is_warm = self.num_batches_tracked >= self.warmup
             of_batch = x.square().mean(BATCH)
-            _append(self.recent_mean_squares, of_batch)
+            # New tensors, not in place: compiled code computes std and r again in the backward
+            # pass, from the values that these had in the forward pass.
+            self.recent_mean_squares = _appended(self.recent_mean_squares, of_batch)
             mean_square = torch.where(is_warm, self.recent_mean_squares.mean(0), of_batch)
             std = (mean_square + self.eps).sqrt()
             r = std / (self.running_mean_square + self.eps).sqrt()
             r = torch.where(is_warm, r.clamp(1 / self.r_max, self.r_max), 1.0)
-            self.running_mean_square.lerp_(of_batch, self.momentum)
-            self.num_batches_tracked += 1
+            self.running_mean_square = self.running_mean_square.lerp(of_batch, self.momentum)
+            self.num_batches_tracked = self.num_batches_tracked + 1
         y = MovingDivision.apply(x, std, r, self.recent_gradients, is_warm)
         return super().forward(y).to(dtype)
 
@@ -148,14 +150,15 @@ class MovingDivision(torch.autograd.Function):
         z, std, r, is_warm = ctx.saved_tensors
         g = gradients[0] * of_channels(r)
         of_batch = (g * z).mean(BATCH)
-        _append(ctx.recent, of_batch)
-        mean = torch.where(is_warm, ctx.recent.mean(0), of_batch)
+        recent = _appended(ctx.recent, of_batch)
+        mean = torch.where(is_warm, recent.mean(0), of_batch)
+        ctx.recent.copy_(recent)
         return (g - z * of_channels(mean)) / of_channels(std), None, None, None, None
 
 
-def _append(recent: Tensor, values: Tensor) -> None:
-    """Puts values at the end of the recent ones (window, c), in the place of the oldest."""
-    recent.copy_(torch.cat([recent[1:], values[None]]))
+def _appended(recent: Tensor, values: Tensor) -> Tensor:
+    """The recent values (window, c), with `values` at the end instead of the oldest."""
+    return torch.cat([recent[1:], values[None]])
 
 
 class OnlineNorm(ScaleAndShift):

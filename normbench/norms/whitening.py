@@ -66,18 +66,25 @@ class IterNorm(ScaleAndShift):
         mean = self.running_mean
         if self.training:
             mean = x.mean(BATCH)
-        centred = x - of_channels(mean)
-        # (groups, d, values)
-        rows = centred.transpose(0, 1).reshape(len(self.running_whitening), -1, x[:, 0].numel())
+        rows = self.rows_of(x - of_channels(mean))
         whitening = self.running_whitening
         if self.training:
-            whitening = inverse_root(_covariance(rows, self.eps), self.iterations)
+            whitening = self.whitening_of(rows @ rows.mT / rows.shape[-1])
             with torch.no_grad():
                 self.running_mean.lerp_(mean, self.momentum)
                 self.running_whitening.lerp_(whitening, self.momentum)
         samples, channels, *places = x.shape
         y = (whitening @ rows).reshape(channels, samples, *places).transpose(0, 1)
         return super().forward(y)
+
+    def rows_of(self, x: Tensor) -> Tensor:
+        """x (n, c, h, w) as rows of channels by group, (groups, d, n * h * w)."""
+        return x.transpose(0, 1).reshape(len(self.running_whitening), -1, x[:, 0].numel())
+
+    def whitening_of(self, covariance: Tensor) -> Tensor:
+        """W of the groups' covariances (groups, d, d)."""
+        identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+        return inverse_root(covariance + self.eps * identity, self.iterations)
 
 
 def inverse_root(matrices: Tensor, iterations: int) -> Tensor:
@@ -92,10 +99,3 @@ def inverse_root(matrices: Tensor, iterations: int) -> Tensor:
         step = 1.5 * identity - 0.5 * (root @ product)
         product, root = product @ step, step @ root
     return root * trace.rsqrt()
-
-
-def _covariance(rows: Tensor, eps: float) -> Tensor:
-    """The covariance of centred rows (groups, d, values) plus eps times the identity."""
-    size = rows.shape[1]
-    identity = torch.eye(size, dtype=rows.dtype, device=rows.device)
-    return rows @ rows.mT / rows.shape[2] + eps * identity

@@ -18,13 +18,15 @@ from torch import Tensor, nn
 
 from normbench.data.loader import DeviceLoader
 from normbench.errors import NormbenchError
+from normbench.norms.batch_layers import ExtendedBatchNorm
+from normbench.norms.whitening import IterNorm
 from normbench.seeds import stream
 from normbench.tasks.task import Batch, Task
 from normbench.train.evaluate import EVAL_BATCH_SIZE, evaluate
 from normbench.train.runtime import Runtime
 from normbench.train.sums import Sums, exact_dtype
 
-RUNNING = ("running_mean", "running_var")
+RUNNING = ("running_mean", "running_var", "running_mean_square", "running_whitening")
 
 
 def tracking_layers(model: nn.Module) -> list[nn.Module]:
@@ -83,7 +85,7 @@ def precise_statistics(
         model.eval()
         for layer in in_forward_order(tracking_layers(model), model, loader, runtime):
             moments = _moments(layer, model, loader.in_order(batch_size), runtime)
-            for name, value in zip(RUNNING, moments, strict=True):
+            for name, value in moments.items():
                 running = getattr(layer, name, None)
                 if running is not None:
                     running.copy_(_in_shape(value, running))
@@ -119,12 +121,7 @@ def _restored(model: nn.Module) -> Iterator[None]:
 
 
 def _in_shape(value: Tensor, running: Tensor) -> Tensor:
-    """Values by channel in the shape of the layer's buffer, such as (1, c, 1, 1).
-
-    Their mean where the layer has one value for all channels.
-    """
-    if running.numel() == 1:
-        return value.mean().view_as(running)
+    """Values by channel in the shape of the layer's buffer, such as (1, c, 1, 1)."""
     if value.numel() != running.numel():
         raise NormbenchError(
             f"train.bn_evaluations: running statistics of shape {tuple(running.shape)} "
@@ -150,13 +147,16 @@ def in_forward_order(
 
 def _moments(
     layer: nn.Module, model: nn.Module, batches: Iterator[Batch], runtime: Runtime
-) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance by channel, each of shape (c,), of all inputs of the layer.
+) -> dict[str, Tensor]:
+    """Statistics of all inputs of the layer, of shape (c,), by the name of their running average.
 
-    An InstanceNorm keeps averages over samples of their own means and variances: so does this.
+    Mean, unbiased variance and mean square by channel; of an IterNorm the whitening matrices, too.
+    An InstanceNorm keeps averages over samples of their own means and variances: so does this. Of
+    an ExtendedBatchNorm the variance is the channels' mean, of shape (1,).
     """
     by_instance = isinstance(layer, nn.InstanceNorm2d)
     found: list[_Moments] = []
+    products: list[Tensor] = []  # by batch, for an IterNorm
 
     def add(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         x = inputs[0].to(exact_dtype(inputs[0].device))
@@ -165,6 +165,9 @@ def _moments(
         count = len(x) if by_instance else x.numel() // x.shape[1]
         by_channel = x.var((2, 3)).mean(0) if by_instance else x.var((0, 2, 3), correction=0)
         found[0].add(count, x.mean((0, 2, 3)), by_channel)
+        if isinstance(layer, IterNorm):
+            rows = layer.rows_of(x)
+            products.append(rows @ rows.mT)
         raise _SeenEnough
 
     with watched([layer], add):
@@ -173,9 +176,20 @@ def _moments(
                 outputs_of(model, batch, runtime)
     (moments,) = found
     if by_instance:
-        return moments.mean, moments.within
+        return {"running_mean": moments.mean, "running_var": moments.within}
     variance = moments.within + moments.between
-    return moments.mean, variance * (moments.count / max(moments.count - 1, 1))
+    statistics = {
+        "running_mean": moments.mean,
+        "running_mean_square": variance + moments.mean.square(),
+    }
+    if isinstance(layer, IterNorm):
+        mean = moments.mean.reshape(len(layer.running_whitening), -1, 1)
+        covariance = torch.stack(products).sum(0) / moments.count - mean @ mean.mT
+        statistics["running_whitening"] = layer.whitening_of(covariance)
+    if isinstance(layer, ExtendedBatchNorm):
+        variance = variance.mean(0, keepdim=True)
+    statistics["running_var"] = variance * (moments.count / max(moments.count - 1, 1))
+    return statistics
 
 
 @dataclass

@@ -66,10 +66,10 @@ def refusal(*overrides: str, flags: dict[str, Any] | None = None) -> str:
     ("overrides", "message"),
     [
         # names
-        (["norm=gm"], "unknown norm 'gm': did you mean 'gn'? allowed: batch_renorm, bn, "),
+        (["norm=gm"], "unknown norm 'gm': did you mean 'gn'? allowed: batch_renorm, bcn, "),
         (["optim=adma"], "unknown optim 'adma': did you mean 'adam'? allowed: adam, sgd"),
         (["norm="], "unknown norm '': allowed: "),
-        (["norm=null"], "norm=None: give one name of batch_renorm, bn, "),
+        (["norm=null"], "norm=None: give one name of batch_renorm, bcn, "),
         (["nrom=bn"], "unknown key 'nrom': did you mean 'norm'? allowed: batch_size, "),
         (
             ["optim.lrr=1"],
@@ -133,7 +133,7 @@ def refusal(*overrides: str, flags: dict[str, Any] | None = None) -> str:
         (["seed=range(0,3)"], "'seed=range(0,3)' is several values for one run"),
         (["optim.lr=interval(0,1)"], "'optim.lr=interval(0,1)' is several values for one run"),
         (["norm=glob(*)"], "'norm=glob(*)' is several values for one run"),
-        (["norm=[bn,gn]"], "norm=['bn', 'gn']: give one name of batch_renorm, bn, "),
+        (["norm=[bn,gn]"], "norm=['bn', 'gn']: give one name of batch_renorm, bcn, "),
         # sections and names
         (["system=3"], "'system' is a section: set one of system.runs_dir, "),
         (["optim={lr: 1}"], "optim={'lr': 1}: give one name of adam, sgd"),

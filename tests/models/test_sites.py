@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kit.norms import NAMES
 from torch import Tensor, nn
@@ -162,4 +162,6 @@ OF_ANY_KIND = [
 def test_accepted_norms_of_any_kind_train_and_refused_norms_do_not(
     norm: tuple[str, dict[str, Any]], widths: list[int], batch: int, size: int
 ) -> None:
+    # Of a single pixel every ReLU can be dead where nothing is normalized.
+    assume(norm[0] not in ("none", "dyt", "derf") or batch * size > 1)
     assert_unsupported_decides(norm, widths, batch, size)

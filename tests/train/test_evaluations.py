@@ -31,9 +31,14 @@ from normbench.train.runtime import Runtime
 
 TASK = task_of()
 WIDTHS = (8, 16)
-# Kinds of layers with running statistics: BatchNorm, counted batches, mixtures, variance alone.
-KINDS = ["bn", "batch_renorm", "switchable", "evonorm_b0"]
-OTHERS = ["bn_custom", "lazy_bn", "ghost_bn", "sync_bn", "ibn", "ws_bn"]
+# Kinds of layers with running statistics: BatchNorm, counted batches, mixtures, variance alone,
+# mean squares, whitening, one variance for all channels.
+KINDS = ["bn", "batch_renorm", "switchable", "evonorm_b0", "mabn", "iternorm", "ebn"]
+OTHERS = [
+    *("bn_custom", "lazy_bn", "ghost_bn", "sync_bn", "ibn", "ws_bn", "bcn", "bin", "online"),
+    *("evonorm_b1", "evonorm_b2"),
+]
+ALONE = ("evonorm_b0", "evonorm_b1", "evonorm_b2", "mabn")  # have no mean
 tracking_norms = pytest.mark.parametrize(
     "norm", [*KINDS, *(pytest.param(norm, marks=pytest.mark.slow) for norm in OTHERS)]
 )
@@ -106,7 +111,7 @@ def test_precise_statistics_do_not_depend_on_the_split_into_batches(norm: str) -
     for batch_size in (50, 7, 1):
         with torch.no_grad(), precise_statistics(model, TRAIN, PLAIN, batch_size):
             found.append(running(model))
-    assert len(found[0]) == (2 if norm == "evonorm_b0" else 4)
+    assert len(found[0]) == (2 if norm in ALONE else 4)
     for split in found[1:]:
         torch.testing.assert_close(split, found[0], rtol=1e-6, atol=1e-9)
 
@@ -136,6 +141,27 @@ def test_precise_statistics_of_an_instance_norm_are_averages_over_images() -> No
             found = running(model)
         torch.testing.assert_close(found[0], itself.running_mean)
         torch.testing.assert_close(found[1], itself.running_var)
+
+
+@pytest.mark.parametrize(
+    ("norm", "names"),
+    [
+        ("iternorm", ("running_mean", "running_whitening")),
+        ("mabn", ("running_mean_square",)),
+        ("ebn", ("running_mean", "running_var")),
+    ],
+)
+def test_precise_statistics_are_those_of_a_single_batch_of_all_images(
+    norm: str, names: tuple[str, ...]
+) -> None:
+    model = trained(norm, momentum=1.0)
+    images = TRAIN.gather(torch.arange(50))["images"]
+    itself = copy.deepcopy(model.stage1.norm_act[0]).train()
+    itself(model.stage1.conv(images.double()))
+    with torch.no_grad(), precise_statistics(in_double(model), TRAIN, PLAIN, 7):
+        for name in names:
+            found = model.stage1.norm_act[0].get_buffer(name)
+            torch.testing.assert_close(found, itself.get_buffer(name), rtol=1e-6, atol=1e-9)
 
 
 # The model afterwards
