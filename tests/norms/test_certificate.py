@@ -395,7 +395,7 @@ def test_check_prints_a_line_for_every_demand(normbench: Run) -> None:
     ("arguments", "message"),
     [
         ("gm", "unknown norm 'gm': did you mean 'gn'? allowed: batch_renorm, bcn, "),
-        ("gn --json --check", "--json, --markdown and --check are different outputs: choose one"),
+        ("gn --json --check", "--json and --check are different outputs: choose one"),
     ],
 )
 def test_a_wrong_question_is_one_line(normbench: Run, arguments: str, message: str) -> None:
@@ -415,4 +415,4 @@ def test_the_docstring_of_an_own_norm_steers_nothing_and_ends_no_cell() -> None:
         assert not steers(text)
         assert "\\x1b[2J" in text
     rows = [line for line in in_markdown.splitlines() if line.startswith("| a")]
-    assert [line.count("|") - line.count(r"\|") for line in rows] == [9, 14, 9]
+    assert [line.count("|") - line.count(r"\|") for line in rows] == [9, 15, 9]
