@@ -24,8 +24,9 @@ Place = tuple[int, ...]
 # Seeds of the inputs. An input in which two effects cancel, or a maximum picks another value, is
 # only one of several.
 DRAWS = range(2)
-# Effects below this share of the cell's own are rounding.
-ROUNDING = 1e-6
+# Effects below this share of the cell's own are rounding, in float64. They may be small: under one
+# standard deviation of all cells, two cells near the mean move each other by little.
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,13 @@ class _Probe:
 
     def __init__(self, layer: nn.Module, x: Tensor) -> None:
         self.layer, self.x = layer, x.requires_grad_()
-        self.y: Tensor = copy.deepcopy(layer).train()(self.x)
+        self.y = fresh(layer, x)
 
     def entering(self, place: Place) -> Tensor:
         """Whether each cell of the input has a gradient from the output at this place."""
-        (effects,) = torch.autograd.grad(
-            self.y[place], self.x, retain_graph=True, materialize_grads=True
-        )
+        # A layer of its own for each pass, since some keep what they saw in the backward pass.
+        y = copy.deepcopy(self.layer).train()(self.x)
+        (effects,) = torch.autograd.grad(y[place], self.x, materialize_grads=True)
         return _above_rounding(effects)
 
     @torch.no_grad()

@@ -64,9 +64,9 @@ def test_every_figure_with_the_norm_has_a_star_at_it_and_says_why() -> None:
     named = [alt_text(figure) for figure in drawn]
     ticks = [text.get_text() for text in drawn[-1].axes[0].get_yticklabels()]
     assert "Mine*" in ticks
-    # The last two are of points and of bars.
-    assert all("Mine* from" in text and "bn from" in text for text in named[:-2])
-    assert "Mine* 90" in named[-2]
+    # The last is of bars.
+    assert all("Mine* " in text and "bn " in text for text in named[:-1])
+    assert "Mine* 90 at 1.01" in named[-2]
 
 
 def test_no_verdict_names_a_norm_better_in_a_pair_with_a_broken_one() -> None:

@@ -9,7 +9,7 @@ import pytest
 from kit.runs import in_study, one_run, with_figures
 
 from normbench.analysis.study_files import write_study
-from normbench.audit import Finding, Verdict, judge
+from normbench.audit import Finding, Verdict, judge, load_claims
 from normbench.audit.trained import BATCHES, PARTS, SCALES, TRAINED
 from normbench.runs.columns import APPEARANCES
 from normbench.runs.files import RunFiles
@@ -24,6 +24,7 @@ NOISE = (0.0, 0.001, -0.002)
 
 def finding(claim: str, results: Path, runs: list[RunFiles]) -> Finding:
     """The judgement of the claim by a study of these runs, written to files and read back."""
+    (results / "none").mkdir(parents=True)
     (known,) = judge([claim], results / "none")
     assert known.finding.verdict == UNMEASURED
     write_study(in_study(*runs), results / known.claim.by)
@@ -189,7 +190,7 @@ def test_one_seed_decides_nothing(tmp_path: Path) -> None:
 
 
 def test_the_studies_have_what_the_rules_ask_for() -> None:
-    studies = {one.claim.id: one.claim.by for one in judge([*TRAINED], Path("none"))}
+    studies = {claim.id: claim.by for claim in load_claims() if claim.id in TRAINED}
     values: dict[str, dict[str, set[object]]] = {}
     for claim, study in studies.items():
         axes = load_sweep(study).axes

@@ -161,7 +161,10 @@ def test_an_interrupted_sweep_is_exit_code_130_and_names_the_command_that_goes_o
             [],
             "say what to sweep: a study of configs/sweep/, or settings such as norm=bn,gn seed=0,1",
         ),
-        (["tabel"], "unknown study 'tabel': did you mean 'table'? allowed: batch_size, demo, "),
+        (
+            ["tabel"],
+            "unknown study 'tabel': did you mean 'table'? allowed: appearance, batch_size, ",
+        ),
         (["table", "groups"], "one study at a time, not table and groups"),
         (["norm=bn,gm", "data=synthetic"], "unknown norm 'gm': did you mean 'gn'?"),
         (["norm=bn", "norm=gn"], "'norm' is given twice: as ['bn'] and in 'norm=gn'"),

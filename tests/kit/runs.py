@@ -359,7 +359,6 @@ def _config(
             "reference_batch_size": 64,
             "schedule": "constant",
             "warmup_fraction": 0.0,
-            "agc": None,
             "weight_decay": 0.0,
         },
         "train": {"accumulate": 1, "max_steps": None, "log_every": 100, "bn_evaluations": False},

@@ -16,7 +16,7 @@ from normbench.models import Layers, materialize, models
 from normbench.norms import NormSpec, norms
 
 # Weight standardization leaves linear layers alone.
-CONVS_ALONE = {"ws_gn", "ws_bn", "scaled_ws"}
+CONVS_ALONE = {"ws_gn", "ws_bn", "scaled_ws", "mabn"}
 
 
 def test_a_layer_draws_torch_s_default_distribution() -> None:

@@ -41,6 +41,8 @@ def oracle(axes: str, channel: int) -> Tensor:
         "h w": (0, channel),
         "c": (0, slice(None), 0, 0),
         "c/4 h w": (0, group),
+        "n c/4 h w": (slice(None), group),
+        "n c h w": (),
         "h": (0, channel, slice(None), 0),
         "n c": (slice(None), slice(None), 0, 0),
         "nothing": (0, channel, 0, 0),
@@ -51,12 +53,18 @@ def oracle(axes: str, channel: int) -> Tensor:
 
 AXES = {
     **dict.fromkeys(("bn", "bn_custom", "lazy_bn", "sync_bn", "ws_bn"), "n h w"),
-    **dict.fromkeys(("batch_renorm", "evonorm_b0"), "n h w"),
+    **dict.fromkeys(("batch_renorm", "evonorm_b0", "evonorm_b1", "evonorm_b2"), "n h w"),
+    # bin begins as bn, and mabn's batch is in the moving average of its gradient's statistics.
+    **dict.fromkeys(("bin", "mabn"), "n h w"),
+    **dict.fromkeys(("ebn", "iternorm", "online"), "n c h w"),
+    "bcn": "n c/4 h w",
     **dict.fromkeys(("ln", "ln_chw"), "c h w"),
     **dict.fromkeys(("in", "in_affine", "frn"), "h w"),
-    **dict.fromkeys(("ln_c", "rms"), "c"),
+    **dict.fromkeys(("ln_c", "rms", "simple"), "c"),
     **dict.fromkeys(("gn", "ws_gn"), "c/4 h w"),
-    **dict.fromkeys(("none", "dyt", "scaled_ws", "weight_norm", "spectral_norm"), "nothing"),
+    **dict.fromkeys(
+        ("none", "dyt", "derf", "scaled_ws", "weight_norm", "spectral_norm"), "nothing"
+    ),
 }
 
 
@@ -69,7 +77,10 @@ def test_the_cells_are_those_over_the_axes_of_the_formula(name: str, axes: str) 
 
 
 def test_every_norm_has_an_oracle_or_a_test_of_its_own() -> None:
-    assert {*NAMES} - AXES.keys() == {"evonorm_s0", "ghost_bn", "ibn", "switchable"}
+    assert {*NAMES} - AXES.keys() == {
+        *("evonorm_s0", "evonorm_s1", "evonorm_s2"),
+        *("ghost_bn", "ibn", "switchable"),
+    }
     assert {"scaled_ws", "weight_norm"} <= {*REPARAMETRIZING}
 
 
@@ -168,7 +179,7 @@ def test_the_sheet_shows_every_norm_and_what_it_shares() -> None:
     svg = to_svg(figure, PAGE)
     for text in ("n h w: 800 cells", "n h w and c h w: 1,175 cells", "nothing is shared"):
         assert f">{text}</text>" in svg
-    assert svg.count(">nothing is shared</text>") == 5
+    assert svg.count(">nothing is shared</text>") == 6
     assert "12,800 cells" in svg
 
 
