@@ -19,6 +19,9 @@ EDGE = " (the edge of what was tried)"
 UNTIMED = "Times are not measured here: normbench bench does that. "
 UNKNOWN_TIMES = "Times are not known: none of these runs has settings that were timed. "
 
+# Networks that publications know by their depth.
+PUBLISHED_AS = {"resnet": "ResNet", "vgg": "VGG"}
+
 
 def caption(study: Study, *, test_set: bool = False, times: str = "") -> str:
     """The basis of a table of runs, and how to read the table.
@@ -134,12 +137,19 @@ def networks(configs: Iterable[Mapping[Any, Any]]) -> str:
     A norm's share of a step depends on the network: on a small one the same norm costs another
     ratio than on the default one.
     """
-    found: dict[str, None] = {}
-    for config in configs:
-        widths = str(config.get("model.widths", "")).strip("[]")
-        name = config["model.name"]
-        found[f"{name}, widths {widths}" if widths else name] = None
-    return " / ".join(found)
+    return " / ".join(dict.fromkeys(map(_network, configs)))
+
+
+def _network(config: Mapping[Any, Any]) -> str:
+    """A network as publications name it, `ResNet-20 with projection shortcuts`, where they do."""
+    name = str(config["model.name"])
+    depth = config.get("model.depth")
+    if name in PUBLISHED_AS and depth:
+        has_projection = config.get("model.shortcut") == "projection"
+        shortcut = " with projection shortcuts" if has_projection else ""
+        return f"{PUBLISHED_AS[name]}-{depth}{shortcut}"
+    widths = str(config.get("model.widths", "")).strip("[]")
+    return f"{name}, widths {widths}" if widths else name
 
 
 def machine(rounds: pd.DataFrame) -> str:

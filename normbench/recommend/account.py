@@ -211,11 +211,23 @@ def _changes(answer: Answer) -> Lines:
             yield "would change it", told
     candidates = answer.outcome.candidates
     if len(candidates) > 1:
-        yield (
-            "would change it",
-            f"a study whose primary comparisons hold {candidates[0]} against "
-            f"{and_(candidates[1:])} at batch size {answer.question.batch_size}",
-        )
+        place = f"at batch size {answer.question.batch_size}"
+        what = f"a study whose primary comparisons hold {candidates[0]} against"
+        if _is_planned(answer, candidates):
+            what = f"more seeds of {candidates[0]} and"
+        yield "would change it", f"{what} {and_(candidates[1:])} {place}"
+
+
+def _is_planned(answer: Answer, candidates: Sequence[str]) -> bool:
+    """Whether a study has decided beforehand to compare the first candidate with all others."""
+    if answer.is_between:
+        return False
+    (measured,) = answer.at
+    for other in candidates[1:]:
+        found = measured.between(candidates[0], other)
+        if found is None or not found[1].is_primary:
+            return False
+    return True
 
 
 def _advised(advice: Sequence[Advice]) -> str:

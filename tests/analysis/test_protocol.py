@@ -87,6 +87,21 @@ def test_of_another_network_the_optimizer_and_its_like_are_only_named() -> None:
     assert differences(of_run(), there) == told
 
 
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"model": "resnet", "model.depth": 56}, "ResNet-56"),
+        (
+            {"model": "resnet", "model.shortcut": "projection"},
+            "ResNet-20 with projection shortcuts",
+        ),
+        ({"model": "vgg", "model.depth": 16}, "VGG-16"),
+    ],
+)
+def test_networks_are_named_as_in_publications(settings: dict[str, Any], named: str) -> None:
+    assert of_run(**settings).network == named
+
+
 def test_what_is_not_known_of_a_source_is_no_difference_and_is_named() -> None:
     there = Protocol(epochs="5", lr="0.001")
     assert differences(of_run(), there) == ""
