@@ -15,7 +15,7 @@ from normbench.analysis.study import Study
 from normbench.analysis.tables.crosstab import final
 from normbench.analysis.tables.step_costs import costs
 from normbench.analysis.tables.table import RATIO
-from normbench.audit.verdicts import Verdict, better
+from normbench.audit.verdicts import Interval, Verdict, better
 from normbench.errors import NormbenchError
 from normbench.timing.rounds import read_bench
 
@@ -114,6 +114,17 @@ def by_seed(study: Study, column: str = "") -> dict[int, float]:
             raise NormbenchError(f"several runs of seed {seed}, of which {run} is one")
         found[int(seed)] = values[run]
     return found
+
+
+def interval_of(estimate: Estimate) -> Interval:
+    """The ends of an estimate's interval."""
+    return estimate.mean - estimate.half_width, estimate.mean + estimate.half_width
+
+
+def points(estimate: Estimate) -> str:
+    """A difference of accuracies in words: `+1.2 ± 0.7 points (3 seeds)`."""
+    mean, half_width = 100 * estimate.mean, 100 * estimate.half_width
+    return f"{mean:+.1f} ± {half_width:.1f} points ({estimate.n} seeds)"
 
 
 def ahead(paired: Paired | None) -> Verdict:

@@ -13,7 +13,7 @@ from normbench.analysis.family import every_pair
 from normbench.analysis.stats import holm, paired_difference
 from normbench.analysis.study import Study
 from normbench.analysis.tables.crosstab import final
-from normbench.audit.evidence import Evidence, ahead, by_seed, told
+from normbench.audit.evidence import Evidence, ahead, by_seed, points, told
 from normbench.audit.verdicts import (
     Finding,
     Verdict,
@@ -112,8 +112,7 @@ def bn_regularizes(evidence: Evidence) -> Finding:
             estimate = difference.estimate
             figures.append(
                 f"regularizes: batch size {size}, augmentation {augment}: the gap with gn less "
-                f"that with bn is {100 * estimate.mean:+.1f} ± {100 * estimate.half_width:.1f} "
-                f"points ({estimate.n} seeds)."
+                f"that with bn is {points(estimate)}."
             )
             if augment == "none":
                 p_values.append(difference.p_value)

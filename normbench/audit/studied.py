@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from normbench.analysis.paired import Paired
 from normbench.analysis.stats import half_width_of_test_set, paired_difference
 from normbench.analysis.tables.tutorial import CLAIMS
-from normbench.audit.evidence import Evidence, ahead, by_seed, told
+from normbench.audit.evidence import Evidence, ahead, by_seed, interval_of, points, told
 from normbench.audit.verdicts import (
     Finding,
     Verdict,
@@ -110,12 +110,11 @@ def batch_32(evidence: Evidence) -> Finding:
             return Finding(Verdict.UNMEASURED, ())
         found = difference.estimate
         figures.append(
-            f"published: bn at batch size 32 less bn at {size}: {100 * found.mean:+.1f} ± "
-            f"{100 * found.half_width:.1f} points ({found.n} seeds, paired, on these test images)."
+            f"published: bn at batch size 32 less bn at {size}, paired, on these test images: "
+            f"{points(found)}."
         )
         if size >= 8:
-            interval = (found.mean - found.half_width, found.mean + found.half_width)
-            parts.append(above(interval, POINT))
+            parts.append(above(interval_of(found), POINT))
     return Finding(every(parts), tuple(figures))
 
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from normbench.analysis.stats import Estimate, mean_interval, paired_difference
 from normbench.analysis.study import Study
 from normbench.analysis.tables.crosstab import final
-from normbench.audit.evidence import Evidence
-from normbench.audit.verdicts import Finding, Interval, Verdict, above, every
+from normbench.audit.evidence import Evidence, by_seed, interval_of, points
+from normbench.audit.verdicts import Finding, Verdict, above, every
 from normbench.runs.columns import APPEARANCES
 
 POINT = 0.01  # of accuracy
@@ -35,12 +35,12 @@ def bn_init(evidence: Evidence) -> Finding:
     figures = []
     for norm, spread in spreads.items():
         if spread is not None:
-            told = _points(mean_interval([*spread.values()]))
+            told = points(mean_interval([*spread.values()])).removeprefix("+")
             figures.append(f"init: accuracy spreads by {told} over the scales with {norm}.")
     saved = _difference(spreads["none"], spreads["bn"])
     if saved is not None:
-        figures.append(f"init: the spread with none minus that with bn is {_points(saved)}.")
-    return Finding(above(_interval(saved), 0.0), tuple(figures))
+        figures.append(f"init: the spread with none minus that with bn is {points(saved)}.")
+    return Finding(_above(saved, 0.0), tuple(figures))
 
 
 def switchable(evidence: Evidence) -> Finding:
@@ -54,16 +54,16 @@ def switchable(evidence: Evidence) -> Finding:
         if share is not None:
             told = _plain(mean_interval([*share.values()]))
             figures.append(f"switchable: the share of bn at batch size {size} is {told}.")
-    parts = [above(_interval(_difference(large, small)), 0.0)]
+    parts = [_above(_difference(large, small), 0.0)]
     for size in BATCHES:
         own = _by_seed(study, study.test_column, norm="switchable", batch_size=size)
         for norm in PARTS:
             other = _by_seed(study, study.test_column, norm=norm, batch_size=size)
             ahead = _difference(own, other)
-            parts.append(above(_interval(ahead), -POINT))
+            parts.append(_above(ahead, -POINT))
             if ahead is not None:
                 what = f"switchable - {norm} at batch size {size}"
-                figures.append(f"switchable: {what} is {_points(ahead)}.")
+                figures.append(f"switchable: {what} is {points(ahead)}.")
     return Finding(every(parts), tuple(figures))
 
 
@@ -75,10 +75,10 @@ def in_appearance(evidence: Evidence) -> Finding:
     parts, figures = [], []
     for kind in APPEARANCES:
         saved = _difference(_fall(study, "bn", kind), _fall(study, "in_affine", kind))
-        parts.append(above(_interval(saved), 0.0))
+        parts.append(_above(saved, 0.0))
         if saved is not None:
             figures.append(
-                f"appearance: under other {kind} bn loses {_points(saved)} more than in_affine"
+                f"appearance: under other {kind} bn loses {points(saved)} more than in_affine"
                 f"{_shifts(study, kind)}."
             )
     return Finding(every(parts), tuple(figures))
@@ -135,14 +135,12 @@ def _shifts(study: Study, kind: str) -> str:
 
 def _by_seed(study: Study, column: str, **values: object) -> BySeed | None:
     """The final figure of each seed; None unless every run with these values has one."""
-    runs = study.at(**values).runs
-    if runs.empty or column not in study.metrics:
+    chosen = study.at(**values)
+    if chosen.runs.empty or column not in study.metrics:
         return None
-    found = final(study, column)
-    by_seed = {}
-    for run, seed in zip(runs["run"], runs["seed"], strict=True):
-        by_seed[int(seed)] = found.get(run, math.nan)
-    return None if any(map(math.isnan, by_seed.values())) else by_seed
+    found = by_seed(chosen, column)
+    is_whole = found.keys() == set(chosen.runs["seed"])
+    return found if is_whole and not any(map(math.isnan, found.values())) else None
 
 
 def _difference(first: BySeed | None, second: BySeed | None) -> Estimate | None:
@@ -153,15 +151,8 @@ def _difference(first: BySeed | None, second: BySeed | None) -> Estimate | None:
     return None if difference is None else difference.estimate
 
 
-def _interval(estimate: Estimate | None) -> Interval | None:
-    if estimate is None:
-        return None
-    return estimate.mean - estimate.half_width, estimate.mean + estimate.half_width
-
-
-def _points(estimate: Estimate) -> str:
-    mean, half_width = 100 * estimate.mean, 100 * estimate.half_width
-    return f"{mean:.1f} ± {half_width:.1f} points ({estimate.n} seeds)"
+def _above(estimate: Estimate | None, bound: float) -> Verdict:
+    return above(None if estimate is None else interval_of(estimate), bound)
 
 
 def _plain(estimate: Estimate) -> str:

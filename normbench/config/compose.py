@@ -16,11 +16,12 @@ from typing import Any
 
 from normbench.config.grammar import parse_assignments
 from normbench.config.schema import RunConfig, validate
+from normbench.config.sections import Choice, ModelConfig
 from normbench.errors import NormbenchError, unknown
 from normbench.users_code import is_own
 
-# The groups that take a user's own class too, with the settings of every entry.
-OWN_GROUPS: Mapping[str, Mapping[str, Any]] = {"norm": {}, "model": {"init_scale": 1.0}}
+# The groups that take a user's own class too, by their sections.
+OWN_GROUPS: Mapping[str, type[Choice]] = {"norm": Choice, "model": ModelConfig}
 
 
 def compose(overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> RunConfig:
@@ -86,17 +87,19 @@ def _own_section(group: str, choice: str, rest: dict[str, Any]) -> dict[str, Any
     """The section of a user's own norm or model; takes its options out of `rest`."""
     options = {}
     prefix = f"{group}.options."
-    common = [f"{group}.{name}" for name in OWN_GROUPS[group]]
+    common = {}  # the settings of every entry of the group
+    for name, field in OWN_GROUPS[group].model_fields.items():
+        if name not in Choice.model_fields:
+            common[name] = field.default
     for key in tuple(rest):
         if key.startswith(prefix):
             options[key.removeprefix(prefix)] = rest.pop(key)
-        elif key.startswith(f"{group}.") and key not in common:
+        elif key.startswith(f"{group}.") and key.removeprefix(f"{group}.") not in common:
             expected = prefix + key.removeprefix(f"{group}.")
             raise NormbenchError(
                 f"unknown key '{key}': an own {group}'s options are set as '{expected}'"
             )
-    section = {"name": choice, "file": None, "content": None, "options": options}
-    section |= OWN_GROUPS[group]
+    section = {"name": choice, "file": None, "content": None, "options": options, **common}
     place, _, name = choice.rpartition(":")
     if place.endswith(".py"):
         # The name leaves out the folder: a run's identity must not depend on where the file lies.

@@ -1,8 +1,4 @@
-"""One run's configuration: names, types, ranges, and the run id that follows from the values.
-
-The names are those of configs/*.yaml, where every default stands. A `Choice` names an entry of a
-registry; keys beyond its fields are the entry's own options, which the registry checks.
-"""
+"""One run's configuration as a whole, and the ids that follow from its values."""
 
 from __future__ import annotations
 
@@ -11,12 +7,23 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import Field, ValidationError
 
 from normbench.config.safe_yaml import LOADER
+from normbench.config.sections import (
+    Choice,
+    Count,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RuntimeConfig,
+    Section,
+    SystemConfig,
+    TrainConfig,
+)
 from normbench.errors import NormbenchError, invalid
 
 RUN_ID = re.compile(r".+-b\d+(-p\d+)?-s\d+-[0-9a-f]{12}", re.DOTALL)
@@ -42,110 +49,6 @@ ADDED = (
     ("optim", "agc", None),
     ("optim", "decay_norm", False),
 )
-
-
-def _bool_or_fast(value: Any) -> Any:
-    # By identity: 1 == True, and a `Literal[True]` of pydantic takes 1 as well.
-    if value is True or value is False or value == "fast":
-        return value
-    raise ValueError("should be true, false or fast")
-
-
-Layout = Annotated[bool | Literal["fast"], PlainValidator(_bool_or_fast)]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-Channels = Annotated[tuple[float, float, float], Field(strict=False)]
-PositiveChannels = Annotated[tuple[Positive, Positive, Positive], Field(strict=False)]
-
-
-class Section(BaseModel):
-    """A frozen part of the configuration in which every key and type is checked."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Choice(Section):
-    """A registry entry by name, with the entry's own options."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-
-    @property
-    def label(self) -> str:
-        """The name as shown: a user's own `file.py:Class` is called by its class."""
-        return self.name.rpartition(":")[2]
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of the entry itself."""
-        return dict(self.model_extra or {})
-
-
-class DataConfig(Choice):
-    """A data source and the treatment of its images; `content` is a hash of the data."""
-
-    mean: Channels
-    std: PositiveChannels
-    augment: Literal["none", "standard"]
-    val_fraction: Fraction
-    limit_train: Count | None
-    limit_test: Count | None
-    subset_seed: Annotated[int, Field(ge=0)] | None
-    content: str | None = None
-
-
-class ModelConfig(Choice):
-    """A network; `init_scale` multiplies its initial weights, but no bias, gamma or beta."""
-
-    init_scale: Positive = 1.0
-
-
-class OptimConfig(Choice):
-    """An optimizer and its learning rate over the run."""
-
-    lr: Positive
-    lr_scaling: Literal["none", "linear", "sqrt"]
-    reference_batch_size: Count
-    schedule: Literal["constant", "cosine", "one_cycle"]
-    warmup_fraction: Fraction
-    agc: Positive | None = None
-    decay_norm: bool = False
-
-
-class TrainConfig(Section):
-    """Steps, logging, and additional evaluations: BatchNorm's, and under changed appearance."""
-
-    accumulate: Count
-    max_steps: Count | None
-    log_every: Count
-    bn_evaluations: bool
-    appearance: bool = False
-
-
-class RuntimeConfig(Section):
-    """Device, precision, layout, compilation; `auto` and `fast` are resolved before the id."""
-
-    device: Literal["auto", "cpu", "cuda", "mps"]
-    precision: Literal["auto", "fast", "fp32", "bf16"]
-    channels_last: Layout
-    compile: bool
-    cuda_graphs: bool
-    processes: Annotated[int, Field(ge=1, le=1024)] = 1  # each with batch_size images a batch
-
-
-class SystemConfig(Section):
-    """Paths, workers, progress: left out of the run id, since none changes more than rounding."""
-
-    runs_dir: Annotated[str, Field(min_length=1)]
-    cache_dir: str | None
-    mirrors: Annotated[tuple[str, ...], Field(strict=False)]
-    workers: Annotated[int, Field(ge=1, le=1024)] | None
-    threads: Annotated[int, Field(ge=1, le=1024)] | None
-    concurrent_runs: Count
-    restarts: Annotated[int, Field(ge=0, le=1000)] = 0
-    progress: Literal["auto", "bar", "lines", "none"]
 
 
 class RunConfig(Section):

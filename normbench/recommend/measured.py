@@ -173,7 +173,7 @@ def parts_of(name: str, study: Study) -> tuple[list[tuple[str, int, Part]], list
         others = {_others(paired) for paired in here}
         if len(others) > 1 or any(PROCESSES in other for other in others):
             told = " / ".join(sorted(others))
-            left_out.append(f"batch size {size} on {network} is not alone: {told}")
+            left_out.append(f"batch size {size} on {network}, measured with {told}")
             continue
         found.append((str(network), int(size), _part(name, study, here, str(network), int(size))))
     return found, left_out

@@ -19,8 +19,6 @@ from normbench.norms import norms as registry
 from normbench.recommend.answer import Answer
 from normbench.recommend.rule import Interval, smallest
 
-LOW = "low"
-
 
 @dataclass(frozen=True)
 class Wishes:

@@ -16,7 +16,8 @@ from typing import Any
 from torch import nn
 
 from normbench.atomic import disk_errors
-from normbench.config.schema import Choice, RunConfig, RuntimeConfig, in_processes
+from normbench.config.schema import RunConfig, in_processes
+from normbench.config.sections import Choice, RuntimeConfig
 from normbench.data import DataHome, Source, sources
 from normbench.data.cache import cached_source, default_cache_dir
 from normbench.data.files import user_path
