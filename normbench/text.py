@@ -7,7 +7,7 @@ Everything that the command line prints goes through `say`; what a study reads, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 # Control characters (C0, DEL, C1), line and paragraph separators, bidirectional embeddings,
@@ -44,6 +44,12 @@ def markdown_cell(text: str) -> str:
     """The text as a cell of a Markdown table: a `|` would end the cell."""
     # Backslashes before it are doubled, lest they escape the escape.
     return re.sub(r"(\\*)\|", r"\1\1\\|", visible(text))
+
+
+def as_list(words: Sequence[object], conjunction: str = "and") -> str:
+    """Words as a list: `gn`, `gn and ln`, `gn, ln and in`."""
+    *most, last = map(str, words or [""])
+    return f"{', '.join(most)} {conjunction} {last}" if most else last
 
 
 def say(

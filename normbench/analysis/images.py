@@ -12,6 +12,7 @@ from normbench.analysis.settings import images_of
 from normbench.analysis.study import Study
 from normbench.runs.correct import unpack
 from normbench.runs.records import at
+from normbench.text import as_list
 
 
 def training_images(study: Study) -> str:
@@ -46,8 +47,7 @@ def seeds_draw(study: Study) -> str:
         if takes_part and config.get("data.subset_seed") is None:
             drawn.insert(0, "the training images")
             break
-    *most, last = drawn
-    return f"a seed draws {', '.join(most)} and {last}"
+    return f"a seed draws {as_list(drawn)}"
 
 
 def scores(study: Study, runs: Sequence[str]) -> NDArray[np.bool_] | None:

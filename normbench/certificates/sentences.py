@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from normbench.certificates.certificate import Certificate, N
+from normbench.text import as_list
 
 # The facts on where a norm trains, and the place in words.
 PLACES = {
@@ -28,7 +29,7 @@ def sentences(certificate: Certificate, alike: Mapping[str, Sequence[str]], name
             if sentence not in told:
                 told.append(f"In warm-up: {sentence[0].lower()}{sentence[1:]}")
     for place, others in alike.items():
-        told.append(f"{place}, {name} is {_list(others)}.")
+        told.append(f"{place}, {name} is {as_list(others)}.")
     return told
 
 
@@ -36,23 +37,29 @@ def _facts(found: Certificate) -> Iterator[str]:
     yield _sharing(found.shares_statistics_over)
     yield _moments(found)
     if found.standardizes_weights_of_fan_in:
-        fan_ins = _list(found.standardizes_weights_of_fan_in)
+        fan_ins = as_list(found.standardizes_weights_of_fan_in)
         yield f"The filters of a convolution have mean 0 and equal variances, at fan-in {fan_ins}."
+    if found.identity_covariance_within != "-":
+        yield f"Its output's channels are uncorrelated within {found.identity_covariance_within}."
     yield _mates(found)
+    if found.order_of_samples_matters:
+        yield "In training the order of the samples matters."
+    if not found.commutes_with_shifts:
+        yield "A shifted map does not give the shifted output."
     if found.evaluates_as_it_trains:
         yield "Evaluation computes what training computes."
     else:
         yield "Evaluation computes something else than training."
     for what, ignored in (("scale", found.ignores_scale_of), ("shift", found.ignores_shift_of)):
-        each = _list([f"per {part}" for part in ignored])
+        each = as_list([f"per {part}" for part in ignored])
         yield f"It ignores a {what} of its input {each}." if ignored else f"It ignores no {what}."
     if found.ignores_scale_of_weights_of_fan_in:
-        fan_ins = _list(found.ignores_scale_of_weights_of_fan_in)
+        fan_ins = as_list(found.ignores_scale_of_weights_of_fan_in)
         yield f"It ignores the scale of the convolution's weights, at fan-in {fan_ins}."
     yield from _outcomes(found)
     saved = f"{found.saved_bytes:g} bytes for each float32 value of its input"
     yield f"For the backward pass it keeps {saved}."
-    parts = _list(found.accumulates_exactly_in_parts_of)
+    parts = as_list(found.accumulates_exactly_in_parts_of)
     if parts:
         yield f"Gradients of a batch of {N} accumulate exactly in parts of {parts}."
     else:
@@ -66,17 +73,17 @@ def _sharing(axes: Sequence[str]) -> str:
     first, *others = axes
     if not others:
         return f"A statistic runs over {first}."
-    return f"A statistic runs over {first} in some channels, over {_list(others)} in others."
+    return f"A statistic runs over {first} in some channels, over {as_list(others)} in others."
 
 
 def _moments(found: Certificate) -> str:
     means, variances = found.mean_0_over, found.variance_1_over
     if means and means == variances:
-        return f"Its output has mean 0 and variance 1 over {_list(means)}."
+        return f"Its output has mean 0 and variance 1 over {as_list(means)}."
     if not means and not variances:
         return "Its output has neither mean 0 nor variance 1 over any axes."
-    mean = f"mean 0 over {_list(means)}" if means else "mean 0 over no axes"
-    variance = f"variance 1 over {_list(variances)}" if variances else "variance 1 over none"
+    mean = f"mean 0 over {as_list(means)}" if means else "mean 0 over no axes"
+    variance = f"variance 1 over {as_list(variances)}" if variances else "variance 1 over none"
     return f"Its output has {mean}, and {variance}."
 
 
@@ -97,12 +104,6 @@ def _outcomes(found: Certificate) -> Iterator[str]:
     for outcome, where in places.items():
         state, _, reason = outcome.partition(": ")
         if reason:
-            yield f"Training is {state} {_list(where)}: {reason}."
+            yield f"Training is {state} {as_list(where)}: {reason}."
         else:
-            yield f"In training it {outcome} {_list(where)}."
-
-
-def _list(values: Sequence[object]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    *first, last = map(str, values or [""])
-    return f"{', '.join(first)} and {last}" if first else last
+            yield f"In training it {outcome} {as_list(where)}."

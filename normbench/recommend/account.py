@@ -13,6 +13,7 @@ from normbench.analysis.paired import Paired, p_text
 from normbench.recommend.answer import UNMEASURED, Answer
 from normbench.recommend.measured import Measured, Part
 from normbench.recommend.rule import Outcome, reachable
+from normbench.text import as_list
 
 WIDTH = 100
 NOTHING = "nothing is measured"
@@ -32,7 +33,7 @@ def account(answer: Answer, wished: Sequence[str] = (), *, explain: bool = False
     rows += _changes(answer)
     rows.append(("sources' tree", _advised(answer.advice)))
     if explain:
-        rows += [("path", f"{one.way}: {or_(one.norms)}") for one in answer.advice]
+        rows += [("path", f"{one.way}: {as_list(one.norms, 'or')}") for one in answer.advice]
         for measured in answer.at:
             rows += [("verdict", _sentence(*judged)) for judged in measured.judged]
     width = max(len(label) for label, _ in rows) + 4
@@ -78,16 +79,6 @@ def as_lines(answers: Sequence[Answer]) -> str:
         rows.append((network, *cells, _advised(answer.advice)))
     heads = ["network", "batch size", "answer", "to the runner-up", "sources' tree"]
     return tabulate(rows, heads, tablefmt="simple", disable_numparse=True)
-
-
-def and_(words: Sequence[str]) -> str:
-    """Words as a list: `gn, ln and in_affine`."""
-    return _joined(words, "and")
-
-
-def or_(words: Sequence[str]) -> str:
-    """Words as a choice: `gn, ln or in_affine`."""
-    return _joined(words, "or")
 
 
 def runner_up(measured: Measured) -> str | None:
@@ -172,7 +163,7 @@ def short(outcome: Outcome) -> str:
     if outcome.recommended is not None:
         return outcome.recommended
     if len(outcome.candidates) > 1:
-        return f"undecided between {and_(outcome.candidates)}"
+        return f"undecided between {as_list(outcome.candidates)}"
     if outcome.candidates:
         return f"undecided, with {outcome.candidates[0]} as the only candidate"
     return "undecided: every norm is excluded"
@@ -186,8 +177,8 @@ def _through(measured: Measured) -> str:
     direct = [worse for better, worse in measured.ahead if better == best]
     further = reachable(best, measured.ahead) - {*direct, best}
     onward = [norm for norm in measured.norms if norm in further]
-    told = f", decided ahead of {and_(direct)}"
-    return f"{told}, and so of {and_(onward)}" if onward else told
+    told = f", decided ahead of {as_list(direct)}"
+    return f"{told}, and so of {as_list(onward)}" if onward else told
 
 
 def _behind(outcome: Outcome, where: str = "") -> str:
@@ -195,7 +186,7 @@ def _behind(outcome: Outcome, where: str = "") -> str:
     norms = outcome.behind
     if not norms:
         return ""
-    return f"; {and_(norms)} {'is' if len(norms) == 1 else 'are'} behind{where}"
+    return f"; {as_list(norms)} {'is' if len(norms) == 1 else 'are'} behind{where}"
 
 
 def _changes(answer: Answer) -> Lines:
@@ -207,7 +198,7 @@ def _changes(answer: Answer) -> Lines:
         elsewhere = dict.fromkeys(norm for one in answer.sizes for norm in one.norms)
         missing = [norm for norm in elsewhere if norm not in known]
         if missing:
-            told = f"{and_(missing)} at batch size {measured.batch_size}, not measured yet"
+            told = f"{as_list(missing)} at batch size {measured.batch_size}, not measured yet"
             yield "would change it", told
     candidates = answer.outcome.candidates
     if len(candidates) > 1:
@@ -215,7 +206,7 @@ def _changes(answer: Answer) -> Lines:
         what = f"a study whose primary comparisons hold {candidates[0]} against"
         if _is_planned(answer, candidates):
             what = f"more seeds of {candidates[0]} and"
-        yield "would change it", f"{what} {and_(candidates[1:])} {place}"
+        yield "would change it", f"{what} {as_list(candidates[1:])} {place}"
 
 
 def _is_planned(answer: Answer, candidates: Sequence[str]) -> bool:
@@ -232,14 +223,8 @@ def _is_planned(answer: Answer, candidates: Sequence[str]) -> bool:
 
 def _advised(advice: Sequence[Advice]) -> str:
     """What the sources' tree says: `gn (by model), ln or gn (by data)`."""
-    told = [f"{or_(one.norms)} (by {one.path[0][0]})" for one in advice]
+    told = [f"{as_list(one.norms, 'or')} (by {one.path[0][0]})" for one in advice]
     return ", ".join(told) or "no answer: it asks for --model"
-
-
-def _joined(words: Sequence[str], word: str) -> str:
-    if len(words) < 2:
-        return "".join(words)
-    return f"{', '.join(words[:-1])} {word} {words[-1]}"
 
 
 def _labelled(rows: Sequence[tuple[str, str]], width: int) -> Iterator[str]:
