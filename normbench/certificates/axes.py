@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# A split divides y (n, c, h, w) into parts: (groups of samples, groups of channels, whether each
-# pixel is a part of its own).
+from normbench.certificates.cells import AXES
+
+# A split divides y, of shape (n, c, h, w) or of tokens (n, c, t), into parts: (groups of samples,
+# groups of channels, whether each place is a part of its own).
 Split = tuple[int, int, bool]
 
 
@@ -31,7 +33,7 @@ def finest(y: Tensor, error: Callable[[Tensor], Tensor]) -> tuple[str, ...]:
 def whitened_groups(y: Tensor) -> str:
     """Names the largest groups of channels with the identity as covariance, to 0.001; "-" if none.
 
-    y: (n, c, h, w). Groups of one channel do not count.
+    y: (n, c, *places). Groups of one channel do not count.
     """
     channels = y.shape[1]
     rows = y.detach().transpose(0, 1).flatten(1)
@@ -51,9 +53,9 @@ def _divisors(number: int) -> list[int]:
 
 def _parts(y: Tensor, split: Split) -> Tensor:
     """y with the values of each part along the last axis."""
-    samples, channels, by_pixel = split
-    if by_pixel:
-        return y.permute(0, 2, 3, 1)
+    samples, channels, by_place = split
+    if by_place:
+        return y.movedim(1, -1)
     n, c = y.shape[:2]
     grouped = y.reshape(samples, n // samples, channels, c // channels, -1)
     return grouped.transpose(1, 2).flatten(2)
@@ -65,8 +67,8 @@ def _is_finer(first: Split, second: Split) -> bool:
 
 
 def _name(y: Tensor, split: Split) -> str:
-    samples, channels, by_pixel = split
+    samples, channels, by_place = split
     n = {len(y): "", 1: "n "}.get(samples, f"n/{samples} ")
     c = {y.shape[1]: "", 1: "c "}.get(channels, f"c/{channels} ")
-    pixels = "" if by_pixel else "h w"
-    return f"{n}{c}{pixels}".strip()
+    places = " ".join(AXES[y.dim()][2:])
+    return f"{n}{c}{'' if by_place else places}".strip()

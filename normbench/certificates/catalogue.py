@@ -21,8 +21,10 @@ from normbench.text import markdown_cell, visible
 # Batch sizes tried to find the smallest that a norm trains.
 BATCHES = (1, 2, 3, 4, 8, 16, 32)
 MAP = (16, 4, 4)  # channels, height, width
+TOKENS = (16, 16)  # channels, tokens
 
 Facts = dict[str, Any]
+ON_TOKENS = ("1x1 maps", "single tokens")  # what a fact of maps is called of tokens
 # Column headings, and the facts that the columns show.
 CATALOGUE = {
     "norm": "name",
@@ -77,20 +79,22 @@ and activation for the backward pass, per float32 element of the input. Gradient
 accumulate exactly where those of its parts add up to them; parts of {parts} samples are tried."""
 
 
-def listed(name: str, given: Mapping[str, Any]) -> tuple[Facts, NormSpec]:
+def listed(name: str, given: Mapping[str, Any], *, tokens: bool = False) -> tuple[Facts, NormSpec]:
     """The facts of a registered or own norm with the options `given`, by name, and its NormSpec.
 
+    tokens: at sites of tokens, where no activation follows, instead of maps.
     needs_batch is the smallest batch size that the norm trains on more than signs, in brackets a
-    smaller one of which signs are left, and both on 1x1 maps where they differ. summary and formula
+    smaller one of which signs are left, and both on 1x1 maps, or single tokens, where they differ.
+    summary and formula
     are the first line and the rest of the docstring.
     Raises NormbenchError where no such norm exists, Unsupported where its code fails on a batch.
     """
     options = norms.check(name, given)
     spec = norms.build(name, options=options)
-    refusal = spec.refuse((BATCHES[-1], *MAP))
+    refusal = spec.refusal((BATCHES[-1], *(TOKENS if tokens else MAP)))
     parameters, state = "-", "-"
     if refusal is None:
-        parameters, state = sizes(spec)
+        parameters, state = sizes(spec, tokens=tokens)
     elif refusal.error is not None:
         raise Unsupported(f"norm {name}: {refusal.reason}") from refusal.error
     if own.is_own(name):
@@ -105,11 +109,11 @@ def listed(name: str, given: Mapping[str, Any]) -> tuple[Facts, NormSpec]:
         "title": title,
         "summary": summary,
         "formula": " ".join(body.split()),
-        "scope": spec.scope,
+        "scope": (spec.on_tokens if tokens else spec).scope,
         "parameters": parameters,
         "state": state,
-        "owns_activation": spec.norm_act is not None,
-        "needs_batch": _needs_batch(spec),
+        "owns_activation": spec.norm_act is not None and not tokens,
+        "needs_batch": _needs_batch(spec, tokens=tokens),
         "paper": paper.group() if paper else "",
         "options": options,
     }
@@ -121,8 +125,8 @@ def as_text(norms: Iterable[Facts]) -> str:
     return _table(CATALOGUE, norms, "simple")
 
 
-def certificate_text(facts: Facts, certificate: Certificate) -> str:
-    """A norm's certificate for a terminal, a fact a line."""
+def certificate_text(facts: Facts, certificate: Certificate, *, tokens: bool = False) -> str:
+    """A norm's certificate for a terminal, a fact a line; tokens: of a site of tokens."""
     prefix = "norm.options." if own.is_own(facts["name"]) else "norm."
     options = [f"{prefix}{key}={json.dumps(value)}" for key, value in facts["options"].items()]
     head = [visible(f"{facts['name']}: {facts['title']}")]
@@ -133,7 +137,10 @@ def certificate_text(facts: Facts, certificate: Certificate) -> str:
     shown |= known(certificate)
     for key, value in (shown.pop("in_warm_up", None) or {}).items():
         shown[f"in warm-up: {key}"] = value
-    lines = [(key.replace("_", " "), _shown(value)) for key, value in shown.items()]
+    lines = []
+    for key, value in shown.items():
+        words = key.replace("_", " ")
+        lines.append((words.replace(*ON_TOKENS) if tokens else words, _shown(value)))
     return "\n".join([*head, "", tabulate(lines, tablefmt="plain", disable_numparse=True)])
 
 
@@ -187,11 +194,12 @@ def _types(certified: Sequence[Facts]) -> str:
     return f"Layers compute in float64, but {', '.join(narrower)}."
 
 
-def _needs_batch(spec: NormSpec) -> str:
-    on_maps, on_pixels = _smallest_batch(spec, MAP), _smallest_batch(spec, (MAP[0], 1, 1))
-    if on_maps == on_pixels:
-        return on_maps
-    return f"{on_maps}, on 1x1 maps {on_pixels}"
+def _needs_batch(spec: NormSpec, *, tokens: bool) -> str:
+    many, one = (TOKENS, (TOKENS[0], 1)) if tokens else (MAP, (MAP[0], 1, 1))
+    on_many, on_one = _smallest_batch(spec, many), _smallest_batch(spec, one)
+    if on_many == on_one:
+        return on_many
+    return f"{on_many}, on {ON_TOKENS[tokens]} {on_one}"
 
 
 def _smallest_batch(spec: NormSpec, site: tuple[int, ...]) -> str:

@@ -1,7 +1,7 @@
 """Which cells of a batch share a statistic, computed from a layer in training.
 
-A cell is a place in the input (n, c, h, w). Two cells share a statistic where the value of one
-enters the output at the other.
+A cell is a place in the input, (n, c, h, w) or of t tokens (n, c, t). Two cells share a statistic
+where the value of one enters the output at the other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from normbench.certificates.probes import SEEN, drawn, fresh, layer_of, settled
 from normbench.norms import NormSpec
 from normbench.norms.spec import Shape
 
-AXES = "nchw"
+AXES = {4: "nchw", 3: "nct"}  # names of axes, by their number
 Place = tuple[int, ...]
 # Seeds of the inputs. An input in which two effects cancel, or a maximum picks another value, is
 # only one of several.
@@ -34,7 +34,7 @@ class Sharing:
     """The cells that share a statistic with one cell, the cell itself among them.
 
     channel: of the cell; its sample and pixel are the first.
-    cells: whether each cell is one of them, of shape (n, c, h, w).
+    cells: whether each cell is one of them, of the input's shape.
     axes: the largest boxes of these cells around the cell, as ("n h w",); "c/4" is a quarter of
         the channels, "c (3 of 16)" a number that does not divide them. Empty where the cell is
         alone.
@@ -64,7 +64,7 @@ def in_words(sharing: Sharing) -> str:
 
 
 def _sharing(layer: nn.Module, shape: Shape) -> Iterator[tuple[int, Tensor]]:
-    """Each channel from the last, and which cells share with its first cell, (n, c, h, w)."""
+    """Each channel from the last, and which cells share with its first cell."""
     probes = []
     for seed in DRAWS:
         x = drawn(*shape, seed=seed)
@@ -157,5 +157,5 @@ def _name(lines: list[Tensor], axes: tuple[int, ...]) -> str:
         part = f" ({held} of {size})"
         if size % held == 0:
             part = "" if held == size else f"/{size // held}"
-        names.append(f"{AXES[axis]}{part}")
+        names.append(f"{AXES[len(lines)][axis]}{part}")
     return " ".join(names)

@@ -1,8 +1,9 @@
 """A norm's certificate: facts computed from its layer on drawn inputs.
 
-The layer has inputs of shape (32, 16, 5, 5) and type float64, the block is a convolution and the
-layer (certificates/probes.py). Parameters have their initial values; running statistics come from
-three batches. A norm that warms up has two sets of facts: after the warm-up, and within it.
+The layer has inputs of shape (32, 16, 5, 5) and type float64, of tokens (32, 16, 25); the block is
+a convolution, or for tokens a linear layer, and the layer (certificates/probes.py). Parameters have
+their initial values; running statistics come from three batches. A norm that warms up has two sets
+of facts: after the warm-up, and within it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
 from normbench.certificates.axes import finest, whitened_groups
@@ -28,17 +27,20 @@ from normbench.certificates.probes import (
     drawn,
     fresh,
     images,
+    is_of_tokens,
     layer_of,
     moved,
     settled,
 )
 from normbench.certificates.sizes import saved_bytes_per_element
+from normbench.certificates.types import narrowest_type
 from normbench.certificates.weights import fan_ins, ignores_scale, standardizes
 from normbench.norms import NormSpec
 from normbench.norms.spec import Shape
 
 N, C, SIDE = 32, 16, 5
 SHAPE: Shape = (N, C, SIDE, SIDE)
+TOKENS: Shape = (N, C, SIDE * SIDE)
 # Tolerance of facts that hold exactly; facts that eps disturbs have the tolerance of `close`.
 ROUNDING = 1e-6
 # Sizes of the parts of a batch whose gradients are accumulated.
@@ -54,16 +56,18 @@ class Certificate:
         each kind of channel; "nothing" where a cell is alone (certificates/cells.py).
     mean_0_over, variance_1_over: the smallest sets of axes over which the layer's output has mean 0
         or variance 1, as "n h w"; "c/4" is a group of a quarter of the channels, "n/2" half of the
-        samples.
+        samples. Of tokens "n t", "c".
     identity_covariance_within: "c" or groups of channels such as "c/4", in which the output's
         channels have the identity as their covariance over (n, h, w).
     standardizes_weights_of_fan_in, ignores_scale_of_weights_of_fan_in: of the fan-ins 27 and 2304
-        those where the filters have mean 0 and equal variances, and those where weights three times
-        as large leave the block's output unchanged; both to 0.1 %.
+        (of tokens, 3 and 256) those where the filters have mean 0 and equal variances, and those
+        where weights three times as large leave the block's output unchanged; both to 0.1 %.
     order_of_samples_matters: whether the same batch in another order gives samples other outputs.
-    commutes_with_shifts: whether a map shifted in a circle gives the output shifted likewise.
+    commutes_with_shifts: whether a map, or the tokens, shifted in a circle give the output shifted
+        likewise.
     ignores_scale_of, ignores_shift_of: "sample", "channel", "batch" where a factor or offset per
         sample, per channel, or for the whole batch leaves the layer's output unchanged.
+    on_1x1_maps and the like: what training comes to; of tokens, on a single one.
     saved_bytes: bytes that norm and activation keep for the backward pass, per float32 element of
         the input.
     accumulates_exactly_in_parts_of: sizes of equal parts of the batch whose gradients add up to the
@@ -96,87 +100,63 @@ class Certificate:
     in_warm_up: Certificate | None = None
 
 
-def certify(spec: NormSpec) -> Certificate:
-    """Computes the certificate of a norm. Errors in an own norm's code pass through."""
-    if refusal := spec.refuse(SHAPE):
+def certify(spec: NormSpec, *, tokens: bool = False) -> Certificate:
+    """Computes the certificate of a norm on maps or on tokens.
+
+    Errors in an own norm's code pass through.
+    """
+    shape = TOKENS if tokens else SHAPE
+    if refusal := spec.refusal(shape):
         return Certificate(refused=refusal.reason)
-    certificate = _certified(spec, late=True)
-    names = [name for name, _ in layer_of(spec, SHAPE).named_buffers()]
+    certificate = _certified(spec, shape, late=True)
+    names = [name for name, _ in layer_of(spec, shape).named_buffers()]
     if any(name.endswith(COUNTER) for name in names):
-        in_warm_up = _certified(spec, late=False)
+        in_warm_up = _certified(spec, shape, late=False)
         if in_warm_up != certificate:
             return replace(certificate, in_warm_up=in_warm_up)
     return certificate
 
 
-def _certified(spec: NormSpec, *, late: bool) -> Certificate:
+def _certified(spec: NormSpec, shape: Shape, *, late: bool) -> Certificate:
     """The facts of one regime: late in training, or at its start."""
-    layer = settled(layer_of(spec, SHAPE), *(drawn(*SHAPE, seed=seed) for seed in SEEN), late=late)
-    block = settled(block_of(spec, SHAPE), *(images(SHAPE, seed=seed) for seed in SEEN), late=late)
+    layer = settled(layer_of(spec, shape), *(drawn(*shape, seed=seed) for seed in SEEN), late=late)
+    block = settled(block_of(spec, shape), *(images(shape, seed=seed) for seed in SEEN), late=late)
     shifted = moved(block)
-    x = drawn(*SHAPE)
+    x = drawn(*shape)
     y = fresh(layer, x)
+    places, one_place = shape[2:], tuple(1 for _ in shape[2:])
+    saved_bytes = saved_bytes_per_element(spec, late=late, tokens=is_of_tokens(shape))
     return Certificate(
-        computes_in=_narrowest_type(layer, x),
-        shares_statistics_over=tuple(map(in_words, kinds_of_sharing(spec, SHAPE, late=late))),
+        computes_in=narrowest_type(layer, x),
+        shares_statistics_over=tuple(map(in_words, kinds_of_sharing(spec, shape, late=late))),
         mean_0_over=finest(y, lambda part: part.mean(-1)),
         variance_1_over=finest(y, lambda part: part.var(-1, correction=0) - 1),
         identity_covariance_within=whitened_groups(y),
-        standardizes_weights_of_fan_in=fan_ins(spec, SHAPE, standardizes, late=late),
-        batch_mates_matter_in_training=_mates_matter(block, training=True),
-        batch_mates_matter_in_evaluation=_mates_matter(block, training=False),
+        standardizes_weights_of_fan_in=fan_ins(spec, shape, standardizes, late=late),
+        batch_mates_matter_in_training=_mates_matter(block, shape, training=True),
+        batch_mates_matter_in_evaluation=_mates_matter(block, shape, training=False),
         order_of_samples_matters=_order_matters(layer, x),
-        evaluates_as_it_trains=_evaluates_as_it_trains(shifted),
+        evaluates_as_it_trains=_evaluates_as_it_trains(shifted, shape),
         commutes_with_shifts=_commutes_with_shifts(moved(layer), x),
         ignores_scale_of=_ignored(layer, x, lambda factors: x * factors.exp()),
         ignores_shift_of=_ignored(layer, x, lambda offsets: x + offsets),
-        ignores_scale_of_weights_of_fan_in=fan_ins(spec, SHAPE, ignores_scale, late=late),
-        at_batch_1=outcome(spec, (1, C, SIDE, SIDE), late=late),
-        on_1x1_maps=outcome(spec, (N, C, 1, 1), late=late),
-        at_batch_2_on_1x1_maps=outcome(spec, (2, C, 1, 1), late=late),
-        at_batch_1_on_1x1_maps=outcome(spec, (1, C, 1, 1), late=late),
-        saved_bytes=saved_bytes_per_element(spec, late=late),
-        accumulates_exactly_in_parts_of=_exact_parts(spec, shifted),
-        under_activation_checkpointing=_checkpointed(shifted),
+        ignores_scale_of_weights_of_fan_in=fan_ins(spec, shape, ignores_scale, late=late),
+        at_batch_1=outcome(spec, (1, C, *places), late=late),
+        on_1x1_maps=outcome(spec, (N, C, *one_place), late=late),
+        at_batch_2_on_1x1_maps=outcome(spec, (2, C, *one_place), late=late),
+        at_batch_1_on_1x1_maps=outcome(spec, (1, C, *one_place), late=late),
+        saved_bytes=saved_bytes,
+        accumulates_exactly_in_parts_of=_exact_parts(spec, shifted, shape),
+        under_activation_checkpointing=_checkpointed(shifted, shape),
     )
 
 
-class _FloatingTypes(TorchFunctionMode):
-    """Collects the floating types that torch's functions return."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: set[torch.dtype] = set()
-
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        result = function(*args, **(kwargs or {}))
-        for value in result if isinstance(result, list | tuple) else (result,):
-            if isinstance(value, Tensor) and value.is_floating_point():
-                self.found.add(value.dtype)
-        return result
-
-
-def _narrowest_type(layer: nn.Module, x: Tensor) -> str:
-    """The narrowest floating type that the layer's forward pass makes of x, as "float64"."""
-    layer = copy.deepcopy(layer).train()
-    with _FloatingTypes() as types:
-        layer(x)
-    narrowest = min(types.found | {x.dtype}, key=lambda dtype: dtype.itemsize)
-    return str(narrowest).removeprefix("torch.")
-
-
-def _mates_matter(block: nn.Module, *, training: bool) -> bool:
+def _mates_matter(block: nn.Module, shape: Shape, *, training: bool) -> bool:
     """Whether the output of the first or the last sample changes with all other samples."""
     block = copy.deepcopy(block)
     # A step on another batch, for norms with statistics of the previous step.
-    block.train()(images(SHAPE, seed=1))
-    x = images(SHAPE)
+    block.train()(images(shape, seed=1))
+    x = images(shape)
     before = fresh(block, x, training=training)
     for kept in (0, N - 1):
         changed = 5 * x + 3
@@ -194,13 +174,15 @@ def _order_matters(layer: nn.Module, x: Tensor) -> bool:
 
 
 def _commutes_with_shifts(layer: nn.Module, x: Tensor) -> bool:
-    """Whether shifting the map by (1, 2) pixels, in a circle, shifts the output."""
-    shifted = fresh(layer, x.roll((1, 2), (2, 3)))
-    return close(fresh(layer, x).roll((1, 2), (2, 3)), shifted, ROUNDING)
+    """Whether shifting the map by (1, 2) pixels, or tokens by 1, in a circle shifts the output."""
+    axes = tuple(range(2, x.dim()))
+    steps = tuple(range(1, len(axes) + 1))
+    shifted = fresh(layer, x.roll(steps, axes))
+    return close(fresh(layer, x).roll(steps, axes), shifted, ROUNDING)
 
 
-def _evaluates_as_it_trains(block: nn.Module) -> bool:
-    x = images(SHAPE)
+def _evaluates_as_it_trains(block: nn.Module, shape: Shape) -> bool:
+    x = images(shape)
     return close(fresh(block, x), fresh(block, x, training=False), ROUNDING)
 
 
@@ -209,36 +191,38 @@ def _ignored(layer: nn.Module, x: Tensor, change: Callable[[Tensor], Tensor]) ->
     generator = torch.Generator().manual_seed(2)
     y = fresh(layer, x)
     ignored = []
-    for name, shape in (("sample", (N, 1, 1, 1)), ("channel", (1, C, 1, 1)), ("batch", (1,) * 4)):
+    places = [1 for _ in x.shape[2:]]
+    parts = {"sample": (N, 1, *places), "channel": (1, C, *places), "batch": (1, 1, *places)}
+    for name, shape in parts.items():
         values = torch.randn(shape, generator=generator, dtype=x.dtype)
         if close(y, fresh(layer, change(values))):
             ignored.append(name)
     return tuple(ignored)
 
 
-def _exact_parts(spec: NormSpec, block: nn.Module) -> tuple[int, ...]:
+def _exact_parts(spec: NormSpec, block: nn.Module, shape: Shape) -> tuple[int, ...]:
     """The sizes of parts of a batch whose gradients add up to the gradient of the batch."""
-    wanted = _accumulated(block, N)
+    wanted = _accumulated(block, N, shape)
     exact = []
     for size in PARTS:
-        if spec.refuse((size, C, SIDE, SIDE)) is not None:
+        if spec.refusal((size, *shape[1:])) is not None:
             continue
-        if _all(_close, wanted, _accumulated(block, size)):
+        if _all(_close, wanted, _accumulated(block, size, shape)):
             exact.append(size)
     return tuple(exact)
 
 
-def _accumulated(block: nn.Module, size: int) -> list[Tensor]:
+def _accumulated(block: nn.Module, size: int, shape: Shape) -> list[Tensor]:
     """Gradients of a batch, accumulated over parts of `size` samples."""
-    block, x, weights = copy.deepcopy(block).train(), images(SHAPE), drawn(*SHAPE, seed=4)
+    block, x, weights = copy.deepcopy(block).train(), images(shape), drawn(*shape, seed=4)
     for part, part_weights in zip(x.split(size), weights.split(size), strict=True):
         (block(part) * part_weights).sum().backward()
     return _gradients(block)
 
 
-def _checkpointed(block: nn.Module) -> str:
+def _checkpointed(block: nn.Module, shape: Shape) -> str:
     """Effects on state and gradients of the second forward pass that checkpointing runs."""
-    x = images(SHAPE).requires_grad_()
+    x = images(shape).requires_grad_()
     plain, twice, again = (copy.deepcopy(block).train() for _ in range(3))
     plain(x).square().sum().backward()
     twice(x)

@@ -20,7 +20,7 @@ def outcome(spec: NormSpec, shape: Shape, *, late: bool = True) -> str:
     FORGETS: all inputs have the same output. ONLY_SIGNS: each channel takes two values, as bn's
     does on two images of one pixel. late: after every warm-up, else before.
     """
-    if refusal := spec.refuse(shape):
+    if refusal := spec.refusal(shape):
         return f"refused: {refusal.reason}"
     seen = [drawn(*shape, seed=seed) for seed in SEEN]
     layer = settled(layer_of(spec, shape), *seen, late=late)
@@ -31,9 +31,10 @@ def outcome(spec: NormSpec, shape: Shape, *, late: bool = True) -> str:
 
 
 def _takes_two_values(outputs: Tensor) -> bool:
-    """Whether 4 of 5 outputs (draws, n, c, h, w) are their channel's smallest or largest, to 1 %.
+    """Whether 4 of 5 outputs are their channel's smallest or largest value, to 1 %.
 
-    The fifth is granted to eps: it keeps outputs away from both where a variance is small.
+    outputs: (draws, n, c, *places). The fifth is granted to eps: it keeps outputs away from both
+    where a variance is small.
     """
     values = outputs.transpose(0, 2).flatten(1)
     low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)

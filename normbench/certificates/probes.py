@@ -1,7 +1,8 @@
 """Inputs, layers and blocks on which certificates and contract try a norm.
 
 The layer is the norm alone, with its activation where the norm contains one. The block is a 3x3
-convolution of images followed by the layer.
+convolution of images followed by the layer. Inputs have the shape (n, c, h, w), or (n, c, t) for t
+tokens: there the block is a linear layer of tokens followed by the layer.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ SEEN = (11, 12, 13)
 
 
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Normal numbers of shape (n, c, h, w); samples and channels differ in mean and scale."""
+    """Normal numbers of shape (n, c, *places); samples and channels differ in mean and scale."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
-    for column in ((shape[0], 1, 1, 1), (1, shape[1], 1, 1)):
+    places = [1 for _ in shape[2:]]
+    for column in ((shape[0], 1, *places), (1, shape[1], *places)):
         x = x * (0.5 + torch.rand(column, generator=generator, dtype=torch.float64))
         x = x + torch.randn(column, generator=generator, dtype=torch.float64)
     return x.to(dtype)
@@ -40,7 +42,7 @@ def images(shape: Shape, seed: int = 0, channels: int = IMAGE_CHANNELS) -> Tenso
 
 def layer_of(spec: NormSpec, shape: Shape, dtype: torch.dtype = torch.float64) -> nn.Module:
     """The layer for inputs of this shape, in training mode."""
-    return materialize(_layer(Layers(spec, seed=0), shape[1]), shape[1:]).to(dtype)
+    return materialize(_layer(Layers(spec, seed=0), shape), shape[1:]).to(dtype)
 
 
 def block_of(
@@ -54,14 +56,33 @@ def block_of(
     It is in training mode.
     """
     layers = Layers(spec, seed=0)
-    block = nn.Sequential(layers.conv(channels, shape[1], 3), _layer(layers, shape[1]))
+    block: nn.Module
+    if is_of_tokens(shape):
+        block = OfTokens(layers.linear(channels, shape[1]), layers.token_norm(shape[1]))
+    else:
+        block = nn.Sequential(layers.conv(channels, shape[1], 3), _layer(layers, shape))
     return materialize(block, (channels, *shape[2:])).to(dtype)
 
 
-def _layer(layers: Layers, num_features: int) -> nn.Module:
+def is_of_tokens(shape: Shape) -> bool:
+    """Whether a shape is (n, c, t) of tokens."""
+    return len(shape) == 3
+
+
+class OfTokens(nn.Sequential):
+    """Layers of tokens (n, t, c) one after another, for x of shape (n, c, t)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = super().forward(x.mT)
+        return y.mT
+
+
+def _layer(layers: Layers, shape: Shape) -> nn.Module:
+    if is_of_tokens(shape):
+        return OfTokens(layers.token_norm(shape[1]))
     if layers.spec.norm_act is None:
-        return layers.norm(num_features)
-    return layers.norm_act(num_features)
+        return layers.norm(shape[1])
+    return layers.norm_act(shape[1])
 
 
 @torch.no_grad()

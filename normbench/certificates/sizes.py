@@ -7,20 +7,27 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from normbench.certificates.probes import block_of, drawn, settled
+from normbench.certificates.probes import block_of, drawn, layer_of, settled
 from normbench.models import Layers, materialize
 from normbench.norms import NormSpec
+from normbench.norms.spec import Shape
 from normbench.timing.footprint import saved_bytes
 
 CHANNELS = 16
 
 
-def sizes(spec: NormSpec) -> tuple[str, str]:
-    """How many parameters and state values the norm adds, as in "2 per channel + 1"."""
+def sizes(spec: NormSpec, *, tokens: bool = False) -> tuple[str, str]:
+    """How many parameters and state values the norm adds, as in "2 per channel + 1".
+
+    tokens: at a site of tokens instead of a map.
+    """
     parameters, state = [], []
     for channels, side in ((16, 4), (32, 4), (16, 8)):
-        block = block_of(spec, (1, channels, side, side))
-        plain = nn.Conv2d(3, channels, 3, bias=spec.conv_bias)
+        plain: nn.Module = nn.Conv2d(3, channels, 3, bias=spec.conv_bias)
+        shape: Shape = (1, channels, side, side)
+        if tokens:
+            plain, shape = nn.Linear(3, channels), (1, channels, side * side)
+        block = block_of(spec, shape)
         parameters.append(_count(block.parameters()) - _count(plain.parameters()))
         state.append(_count(block.buffers()))
     return _growth(*parameters), _growth(*state)
@@ -46,9 +53,17 @@ def _growth(base: int, wider: int, larger: int) -> str:
     return f"{number} {unit} + {rest}" if rest else f"{number} {unit}"
 
 
-def saved_bytes_per_element(spec: NormSpec, *, late: bool) -> float:
-    """Bytes that norm and activation keep for the backward pass, per float32 element of x."""
-    shape = (4, CHANNELS, 32, 32)
-    norm_act = settled(materialize(Layers(spec, seed=0).norm_act(CHANNELS), shape[1:]), late=late)
+def saved_bytes_per_element(spec: NormSpec, *, late: bool, tokens: bool = False) -> float:
+    """Bytes that norm and activation keep for the backward pass, per float32 element of x.
+
+    tokens: at a site of tokens, which no activation follows, instead of a map.
+    """
+    shape: Shape = (4, CHANNELS, 32, 32)
+    if tokens:
+        shape = (4, CHANNELS, 32 * 32)
+        layer = layer_of(spec, shape, torch.float32)
+    else:
+        layer = materialize(Layers(spec, seed=0).norm_act(CHANNELS), shape[1:])
+    layer = settled(layer, late=late)
     x = drawn(*shape, dtype=torch.float32).requires_grad_()
-    return round(saved_bytes(norm_act, x, list(norm_act.parameters())) / x.numel(), 1)
+    return round(saved_bytes(layer, x, list(layer.parameters())) / x.numel(), 1)

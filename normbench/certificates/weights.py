@@ -31,13 +31,16 @@ Fact = Callable[[nn.Module, Tensor], bool]
 
 
 def fan_ins(spec: NormSpec, shape: Shape, fact: Fact, *, late: bool) -> tuple[int, ...]:
-    """Those of the fan-ins 27 and 2304 at which the fact holds, of blocks for this layer shape."""
+    """Those of the fan-ins 27 and 2304 at which the fact holds, of blocks for this layer shape.
+
+    The linear layers of tokens have the fan-ins 3 and 256.
+    """
     holding = []
     for channels in INPUTS:
         seen = [images(shape, seed=seed, channels=channels) for seed in SEEN]
         block = settled(block_of(spec, shape, channels=channels), *seen, late=late)
         if fact(block, images(shape, channels=channels)):
-            holding.append(9 * channels)
+            holding.append(block[0].weight[0].numel())  # type: ignore[index]
     return tuple(holding)
 
 
@@ -54,6 +57,6 @@ def ignores_scale(block: nn.Module, x: Tensor) -> bool:
     scaled = copy.deepcopy(block)
     with torch.no_grad():
         for parameter in scaled[0].parameters():  # type: ignore[index]
-            if parameter.dim() == 4 and parameter[0].numel() > 1:
+            if parameter.dim() > 1 and parameter[0].numel() > 1:
                 parameter.mul_(3)
     return close(fresh(block, x), fresh(scaled, x))

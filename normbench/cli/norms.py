@@ -27,6 +27,9 @@ def norms(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Catalogue and certificates as Markdown.")
     ] = False,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="At the sites of transformers instead of maps.")
+    ] = False,
     figure: Annotated[
         Path | None,
         typer.Option(help="Draw which cells share a statistic: FILE.svg, .png or .pdf."),
@@ -47,6 +50,7 @@ def norms(
     \b
     normbench norms
     normbench norms gn norm.num_groups=8
+    normbench norms ln --tokens
     normbench norms my_norms.py:MyNorm --check
     normbench norms gn --figure gn.svg
     normbench norms --markdown > norms.md
@@ -56,6 +60,9 @@ def norms(
     asked = [f"--{output}" for output, is_asked in outputs.items() if is_asked]
     if len(asked) > 1:
         raise NormbenchError(f"{' and '.join(asked)} are different outputs: choose one")
+    on_maps = [output for output in asked if output != "--json"]
+    if tokens and on_maps:
+        raise NormbenchError(f"--tokens is for lists and certificates: leave out {on_maps[0]}")
     if page is not None and name:
         raise NormbenchError("--page is of all norms: leave the name out")
     from normbench.certificates import catalogue, certify
@@ -76,11 +83,11 @@ def norms(
 
         say(write_page(page, results))
         return
-    found = [catalogue.listed(key, chosen[key]) for key in chosen]
+    found = [catalogue.listed(key, chosen[key], tokens=tokens) for key in chosen]
     if not (name or as_json or markdown):
         say(catalogue.as_text(facts for facts, _ in found), lines=True)
         return
-    certified = [(facts, certify(spec)) for facts, spec in found]
+    certified = [(facts, certify(spec, tokens=tokens)) for facts, spec in found]
     if as_json:
         values = []
         for facts, certificate in certified:
@@ -89,7 +96,7 @@ def norms(
     elif markdown:
         say(catalogue.as_markdown(certified), lines=True)
     else:
-        say(catalogue.certificate_text(*certified[0]), lines=True)
+        say(catalogue.certificate_text(*certified[0], tokens=tokens), lines=True)
 
 
 def _draw(specs: dict[str, NormSpec], path: Path) -> None:

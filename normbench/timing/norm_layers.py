@@ -36,9 +36,18 @@ class Contest(NamedTuple):
 
 
 def sites_of(config: RunConfig) -> list[Site]:
-    """The distinct shapes at which the network of this configuration has a norm."""
+    """The distinct shapes at which the network of this configuration has a norm.
+
+    Raises NormbenchError for sites of tokens, whose layout is always the same.
+    """
     resolver = Resolver()
-    return [*dict.fromkeys(resolver.norm_sites(config, resolver.source(config)))]
+    sites = [*dict.fromkeys(resolver.norm_sites(config, resolver.source(config)))]
+    if any(len(site) == 2 for site in sites):
+        raise NormbenchError(
+            f"--layers times both layouts of maps, and the norms of {config.model.label} have "
+            "tokens: choose another model, or leave out --layers"
+        )
+    return sites
 
 
 def bench_layers(

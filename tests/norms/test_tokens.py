@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -10,9 +12,11 @@ from kit.norms import normal
 from torch import Tensor
 from torch.nn.functional import batch_norm, layer_norm, rms_norm
 
+from normbench.certificates import certify
 from normbench.models import Layers, materialize
 from normbench.norms import norms
 
+Run = Callable[..., tuple[int, str, str]]
 SHAPE = (4, 6, 8)
 EVERY = [entry.name for entry in norms]
 AXES = "npc"
@@ -31,6 +35,7 @@ SHARED = {
     "frn": "p",
     "ln_chw": "pc",
 }
+CENTRED = {"ln", "ln_c", "bn", "in", "in_affine", "ln_chw"}
 
 
 def on_tokens(name: str, x: Tensor) -> Tensor:
@@ -93,3 +98,36 @@ def test_ln_keeps_its_options_on_tokens() -> None:
     layer, x = Layers(spec, seed=0).token_norm(8).double(), normal(*SHAPE)
     assert not list(layer.parameters())
     torch.testing.assert_close(layer(x), layer_norm(x, (8,), eps=0.5))
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_a_certificate_of_tokens_finds_the_axes_that_the_field_says(name: str) -> None:
+    found = certify(norms.build(name), tokens=True)
+    axes = " ".join(axis for axis in "nct" if axis.replace("t", "p") in SHARED[name])
+    assert found.shares_statistics_over == (axes or "nothing",)
+    if name in CENTRED:
+        assert found.mean_0_over == found.variance_1_over == (axes,)
+    assert found.commutes_with_shifts == (name != "ln_chw")
+    assert found.at_batch_1 == "works"
+
+
+def test_a_certificate_of_tokens_is_one_of_linear_layers() -> None:
+    """Without a bias the scale of the weights would be that of each token."""
+    assert certify(norms.build("bn"), tokens=True).ignores_scale_of_weights_of_fan_in == (3, 256)
+    assert certify(norms.build("ln"), tokens=True).ignores_scale_of_weights_of_fan_in == ()
+    refused = certify(norms.build("ws_gn"), tokens=True).refused
+    assert refused == "it acts on convolutions, and tokens come from linear layers"
+
+
+def test_the_command_tells_a_norm_on_tokens(normbench: Run) -> None:
+    code, out, err = normbench("norms", "ln", "--tokens")
+    assert code == 0, err
+    assert "shares statistics over              c\n" in out
+    assert "at batch 1 on single tokens         works\n" in out
+    code, out, _ = normbench("norms", "--tokens", "ln_chw", "--json")
+    assert json.loads(out)["certificate"]["shares_statistics_over"] == ["c t"]
+    code, _, err = normbench("norms", "ln", "--tokens", "--check")
+    assert (code, err) == (
+        2,
+        "normbench: --tokens is for lists and certificates: leave out --check\n",
+    )
