@@ -73,7 +73,9 @@ class OfTokens(nn.Sequential):
     """Layers of tokens (n, t, c) one after another, for x of shape (n, c, t)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = super().forward(x.mT)
+        y = x.mT
+        for layer in self:
+            y = layer(y)
         return y.mT
 
 

@@ -97,6 +97,8 @@ NETWORKS: list[tuple[str, str, dict[str, Any]]] = [
     ("resnet", "none", {**NARROW, "residual_init": "fixup"}),
     ("resnet18", "ibn", NARROW),
     ("vgg", "ws_gn", NARROW),
+    ("vit", "ln", {"width": 8, "depth": 1, "heads": 2}),
+    ("vit", "weight_norm", {"width": 8, "depth": 1, "heads": 2, "norm_position": "post"}),
 ]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
-from kit.runs import write_runs
+from kit.runs import in_study, one_run, write_runs
 
 from normbench.analysis.design import Design, Rate
 from normbench.analysis.loading import load_study
@@ -72,6 +74,37 @@ def test_only_rates_of_the_sweep_s_own_norms_and_batch_sizes_are_kept(tuning: Pa
     }
 
 
+POSITION = "model.norm_position"
+
+
+def test_a_rate_is_chosen_for_each_setting_that_both_studies_vary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pre-norm's best rate is none for post-norm."""
+    best = {"pre": 0.003, "post": 0.0003}
+    runs = []
+    for position, rate in product(best, RATES):
+        held_out = 0.5 + 0.1 * (rate == best[position])
+        settings = {POSITION: position}
+        runs.append(one_run("bn", 8, 7, lr=rate, held_out=held_out, **settings))
+    write_study(in_study(*runs), tmp_path / "tuning")
+    axes = (*sweep().axes, Axis((POSITION,), (("pre",), ("post",))))
+    planned = Sweep("tuning", (*axes, Axis(("optim.lr",), tuple((rate,) for rate in RATES))))
+    monkeypatch.setattr(tuning_module, "load_sweep", lambda name: planned)
+    found = tuned(replace(sweep(), axes=axes), tmp_path / "tuning")
+    chosen = {}
+    for settings, left_out in found.points():
+        if left_out is None:
+            assert (settings["norm"], settings["batch_size"]) == ("bn", 8)
+            chosen[settings[POSITION]] = settings["optim.lr"]
+    assert chosen == best
+    assert [point["optim.lr"] for point, _ in found.points() if "optim.lr" in point] == [
+        *best.values()
+    ]
+    # A sweep that does not vary the setting takes neither.
+    assert tuned(sweep(), tmp_path / "tuning").design.rates == ()
+
+
 def test_the_folder_is_found_by_the_name_of_the_study(
     tuning: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +135,11 @@ def test_a_study_without_held_out_images_chooses_nothing(tmp_path: Path) -> None
 
 def test_a_rate_is_recorded_with_its_place() -> None:
     rate = Rate(norm="bn", batch_size=8, lr=0.1, is_edge=True)
-    assert Design.model_validate(Design(name="s", rates=(rate,)).model_dump(mode="json")).rates == (
-        rate,
-    )
+    placed = rate.model_copy(update={"at": {POSITION: "pre"}})
+    written = Design(name="s", rates=(rate, placed)).model_dump(mode="json")
+    assert Design.model_validate(written).rates == (rate, placed)
+    # Studies whose rates have no further settings keep their bytes.
+    assert [set(one) - {"norm", "batch_size", "lr", "is_edge"} for one in written["rates"]] == [
+        set(),
+        {"at"},
+    ]
