@@ -19,8 +19,9 @@ class OnTokens(nn.Module):
         self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.norm(x.mT[..., None])
-        return y[..., 0].mT
+        y: Tensor = self.norm(x.mT.unsqueeze(-1))
+        # Not y[..., 0], whose backward pass copies.
+        return y.squeeze(-1).mT
 
 
 class Positions(nn.Module):
