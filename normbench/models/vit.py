@@ -43,29 +43,39 @@ def vit(
         )
     patches = layers.patches(3, width, patch)
     positions = layers.positions((height // patch) * (image_width // patch), width)
-    blocks: list[nn.Module] = []
+    blocks = []
     for _ in range(depth):
         block = TransformerBlock(layers, width, heads, 4 * width, norm_position=norm_position)
         blocks.append(block)
-    if norm_position == "pre":
-        blocks.append(layers.token_norm(width))
-    return ViT(patches, positions, nn.Sequential(*blocks), layers.linear(width, num_outputs))
+    norm = layers.token_norm(width) if norm_position == "pre" else nn.Identity()
+    head = layers.linear(width, num_outputs)
+    return ViT(patches, positions, nn.Sequential(*blocks), norm, head)
 
 
 class ViT(nn.Module):
-    """Images (n, 3, h, w) as tokens (n, places, width), blocks, their mean, and scores of it."""
+    """Images (n, 3, h, w) as tokens (n, places, width), blocks, their mean, and scores of it.
+
+    norm: after the last block.
+    """
 
     def __init__(
-        self, patches: nn.Module, positions: nn.Module, blocks: nn.Module, head: nn.Module
+        self,
+        patches: nn.Module,
+        positions: nn.Module,
+        blocks: nn.Module,
+        norm: nn.Module,
+        head: nn.Module,
     ) -> None:
         super().__init__()
         self.patches = patches
         self.positions = positions
         self.blocks = blocks
+        self.norm = norm
         self.head = head
 
     def forward(self, x: Tensor) -> Tensor:
         # Contiguous: each token's features side by side, as norms and linear layers read them.
         tokens = self.patches(x).flatten(2).mT.contiguous()
-        y: Tensor = self.head(self.blocks(self.positions(tokens)).mean(1))
+        tokens = self.norm(self.blocks(self.positions(tokens)))
+        y: Tensor = self.head(tokens.mean(1))
         return y
