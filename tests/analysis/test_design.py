@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from kit.runs import in_study, one_run
 
+from normbench.analysis.captions import chosen_rates
 from normbench.analysis.design import Comparison, Design, Rate, read_design, united
 from normbench.analysis.family import every_pair
 from normbench.analysis.paired import Paired
@@ -182,6 +183,17 @@ def test_rates_that_another_study_has_chosen_do_not_part_the_norms() -> None:
     assert "at batch size 64 bn 0.01, gn 0.003 (the edge of what was tried)." in caption
 
 
+def test_a_rate_of_a_setting_is_told_with_it() -> None:
+    rates, runs = [], []
+    for position, lr in (("pre", 0.01), ("post", 0.003)):
+        at = {"model.norm_position": position}
+        rates.append(Rate(norm="bn", batch_size=64, lr=lr, is_edge=False, at=at))
+        runs += [one_run("bn", 64, seed, 0.5, lr=lr, **at) for seed in range(2)]
+    tuned = replace(in_study(*runs), design=design(tuned_by="tuning", rates=rates))
+    told = "bn 0.003 at model.norm position post, bn 0.01 at model.norm position pre."
+    assert told in chosen_rates(tuned)
+
+
 def test_a_layout_that_follows_from_norm_and_batch_size_does_not_part_norms() -> None:
     runs = []
     for norm, size, seed in itertools.product(("bn", "in"), (1, 64), (0, 1)):
@@ -247,6 +259,8 @@ def test_parts_of_a_study_have_one_design_and_rates_that_do_not_contradict() -> 
     bn, gn = (Rate(norm=norm, batch_size=4, lr=0.1, is_edge=False) for norm in ("bn", "gn"))
     both = united([design(rates=[bn]), design(rates=[gn]), design()])
     assert both == design(rates=[bn, gn])
+    post = bn.model_copy(update={"lr": 0.2, "at": {"model.norm_position": "post"}})
+    assert united([design(rates=[post]), design(rates=[bn])]) == design(rates=[bn, post])
     assert united([design(), None]) is None
     assert united([design(), design().model_copy(update={"name": "other"})]) is None
     with pytest.raises(NormbenchError, match="parts of the study s with different designs"):

@@ -69,10 +69,13 @@ def test_rates_at_the_edge_of_their_grid_are_named() -> None:
     rates = [
         {"norm": "bn", "batch_size": 8, "lr": 3e-5, "is_edge": True},
         {"norm": "gn", "batch_size": 8, "lr": 1e-3, "is_edge": False},
+        {"norm": "gn", "batch_size": 8, "lr": 1e-4, "is_edge": True, "at": {"epochs": "2"}},
     ]
     design = read_design({"name": "s", "tuned_by": "tuning", "rates": rates})
     lines = list(describe_power(replace(plan(3), design=design), NOTHING))
     assert [line for line in lines if "edge" in line] == [
         "  learning rate 3e-05 of bn at batch size 8 is at the edge of what tuning tried: "
-        "a better one may lie beyond"
+        "a better one may lie beyond",
+        "  learning rate 0.0001 of gn at batch size 8, epochs 2 is at the edge of what tuning "
+        "tried: a better one may lie beyond",
     ]
