@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from normbench.errors import NormbenchError
 from normbench.models import Layers, models, norm_sites, unsupported
 from normbench.norms import norms
 
+Run = Callable[..., tuple[int, str, str]]
 SMALL = {"patch": 4, "width": 8, "depth": 2, "heads": 2}
 
 
@@ -85,3 +88,29 @@ def test_a_norm_without_a_meaning_on_tokens_is_refused(
     else:
         assert refusal is not None
         assert refusal.reason.startswith(reason)
+
+
+def test_the_command_shows_the_norms_of_a_vit_on_tokens(normbench: Run) -> None:
+    code, out, err = normbench("models", "vit", "model.depth=1", "model.width=8", "--norm", "rms")
+    assert code == 0, err
+    rows = [line.split() for line in out.splitlines()[2:5]]
+    assert rows == [
+        ["blocks.0.norm1", "8x64", "ChannelRMSNorm"],
+        ["blocks.0.norm2", "8x64", "ChannelRMSNorm"],
+        ["norm", "8x64", "ChannelRMSNorm"],
+    ]
+    _, out, _ = normbench("models", "vit", "model.depth=1", "--norm", "ws_gn")
+    assert out.count("refused: it acts on convolutions, and tokens come from linear layers") == 3
+
+
+def test_a_run_of_a_norm_without_a_meaning_is_refused_before_any_work(
+    normbench: Run, tmp_path: Path
+) -> None:
+    runs = f"system.runs_dir={tmp_path / 'runs'}"
+    code, _, err = normbench("train", "--model", "vit", "--norm", "ws_gn", "data=synthetic", runs)
+    assert code == 2
+    assert err == (
+        "normbench: norm ws_gn cannot train vit at batch 64: it acts on convolutions, "
+        "and tokens come from linear layers\n"
+    )
+    assert not (tmp_path / "runs").exists()

@@ -101,6 +101,10 @@ def test_a_rate_is_chosen_for_each_setting_that_both_studies_vary(
     assert [point["optim.lr"] for point, _ in found.points() if "optim.lr" in point] == [
         *best.values()
     ]
+    # Half a grid chooses nothing, where the other setting has all of it.
+    write_study(in_study(*runs[:-1]), tmp_path / "half")
+    found = tuned(replace(sweep(), axes=axes), tmp_path / "half")
+    assert [rate.at for rate in found.design.rates] == [{POSITION: "pre"}]
     # A sweep that does not vary the setting takes neither.
     assert tuned(sweep(), tmp_path / "tuning").design.rates == ()
 

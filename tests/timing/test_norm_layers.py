@@ -45,6 +45,12 @@ def test_sites_are_the_distinct_shapes_at_which_the_network_has_a_norm() -> None
     assert sites_of(same_width) == [(4, 32, 32), (4, 16, 16), (4, 8, 8)]
 
 
+def test_sites_of_tokens_are_refused_since_they_have_one_layout() -> None:
+    vit = resolve(compose([], {"norm": "ln", "data": "synthetic", "model": "vit"}))[0]
+    with pytest.raises(NormbenchError, match="the norms of vit have tokens: choose another model"):
+        sites_of(vit)
+
+
 def test_every_norm_has_a_row_for_each_site_layout_part_and_round() -> None:
     calls: list[int] = []
     threads = {"system.threads": 2}
