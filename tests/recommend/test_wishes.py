@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def left(*candidates: str) -> Answer:
     """An answer at batch size 4 that is undecided between these norms."""
     difference = Difference(Estimate(0.0, 0.1, 3), p_value=0.9)
     pairs = []
-    for first, second in zip(candidates, candidates[1:], strict=False):
+    for first, second in pairwise(candidates):
         pairs.append(Paired(first, second, {}, difference, ACCURACY, {}, {}, adjusted=0.9))
     part = Part("sizes", candidates, tuple(pairs), {}, "data", images_seen=1)
     return Answer("normresnet", Question(4, "cnn"), (Measured("normresnet", 4, (part,)),))
