@@ -124,6 +124,12 @@ def ws_lifts_gn(evidence: Evidence) -> Finding:
     return _all_ahead("ws", pairs)
 
 
+def ln_rnns(evidence: Evidence) -> Finding:
+    """ln is ahead of none and of bn in the LSTM."""
+    pairs = [evidence.pair("recurrent", "ln", norm, batch_size=64) for norm in ("none", "bn")]
+    return _all_ahead("recurrent", pairs)
+
+
 def _all_ahead(study: str, pairs: Sequence[Paired | None]) -> Finding:
     """The first norm of every pair is ahead."""
     verdict = every([ahead(paired) for paired in pairs])
@@ -141,4 +147,5 @@ STUDIED = {
     "in-beats-bn-small": in_beats_bn_small,
     "batch-32": batch_32,
     "ws-lifts-gn": ws_lifts_gn,
+    "ln-rnns": ln_rnns,
 }

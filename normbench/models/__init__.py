@@ -1,6 +1,6 @@
 """The networks behind `--model`: importing the package registers all of them."""
 
-from normbench.models import normresnet, resnet, vgg
+from normbench.models import lstm, normresnet, resnet, vgg
 from normbench.models.layers import Layers
 from normbench.models.registry import models
 from normbench.models.sites import Site, materialize, norm_sites, unsupported
@@ -8,6 +8,7 @@ from normbench.models.sites import Site, materialize, norm_sites, unsupported
 __all__ = [
     "Layers",
     "Site",
+    "lstm",
     "materialize",
     "models",
     "norm_sites",

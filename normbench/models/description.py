@@ -110,11 +110,14 @@ def _asked_for(build: Callable[[Layers], nn.Module], layers: Layers, batch_size:
 
 
 def _reached(model: nn.Module, recording: RecordingLayers) -> list[tuple[nn.Module, Site, bool]]:
-    """The norms in forward order: shape of the input, whether an activation follows."""
-    found: list[tuple[nn.Module, Site, bool]] = []
+    """The norms in forward order: shape of the input, whether an activation follows.
+
+    A norm that runs several times on one shape stands there once.
+    """
+    found: dict[tuple[nn.Module, Site, bool], None] = {}
 
     def record(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        found.append((module, tuple(inputs[0].shape[1:]), recording.made[module]))
+        found[module, tuple(inputs[0].shape[1:]), recording.made[module]] = None
 
     hooks = [module.register_forward_pre_hook(record) for module in recording.made]
     try:
@@ -122,4 +125,4 @@ def _reached(model: nn.Module, recording: RecordingLayers) -> list[tuple[nn.Modu
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return list(found)

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from normbench.errors import NormbenchError
+from normbench.models.steps import Offset, StepNorm
 from normbench.norms.spec import NormSpec, Shape
 from normbench.seeds import stream, stream_seed
 
@@ -51,9 +52,13 @@ class Layers:
         sizes = (in_channels, out_channels, kernel_size, stride, kernel_size // 2)
         return self._initialized(nn.Conv2d(*sizes, bias=self.spec.conv_bias))
 
-    def linear(self, in_features: int, out_features: int) -> nn.Module:
-        """A linear layer with bias."""
-        return self._initialized(nn.Linear(in_features, out_features))
+    def linear(self, in_features: int, out_features: int, *, bias: bool = True) -> nn.Module:
+        """A linear layer, with a bias unless it is said otherwise."""
+        return self._initialized(nn.Linear(in_features, out_features, bias))
+
+    def offset(self, num_features: int) -> Offset:
+        """A learned offset of values (n, num_features), where no layer before has one."""
+        return Offset(num_features)
 
     def norm(
         self, num_features: int, *, zero_gamma: bool = False, is_block_start: bool = True
@@ -71,6 +76,18 @@ class Layers:
             if not isinstance(gamma, nn.Parameter) or is_lazy(gamma):
                 raise NormbenchError("zero_last_gamma: this norm has no gamma to begin with 0")
             nn.init.zeros_(gamma)
+        return layer
+
+    def norm_of_steps(self, num_features: int, num_steps: int, gamma: float) -> StepNorm:
+        """The norm at a site (num_features, 1, 1) of every step of a sequence: `layer(x, step)`.
+
+        num_steps: how many steps have running statistics of their own. gamma: where the norm's
+        scale begins.
+        """
+        layer = StepNorm(self.norm(num_features), num_features, num_steps)
+        scale = getattr(layer[0], "weight", None)
+        if isinstance(scale, nn.Parameter):
+            nn.init.constant_(scale, gamma)
         return layer
 
     def norm_act(self, num_features: int, *, is_block_start: bool = True) -> nn.Module:

@@ -54,10 +54,11 @@ def norm_sites(
     (n, num_outputs) of them.
     """
     model = build(Layers(PLACEHOLDER, 0, tuple(image_shape)))
-    sites: list[Site] = []
+    # A norm that runs several times on one shape is one site.
+    met: dict[tuple[nn.Module, Site], None] = {}
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        sites.append(tuple(inputs[0].shape[1:]))
+        met[module, tuple(inputs[0].shape[1:])] = None
 
     for module in model.modules():
         if isinstance(module, Placeholder):
@@ -70,7 +71,7 @@ def norm_sites(
         raise NormbenchError(f"it cannot take images of {size}: {first_line(error)}") from error
     if num_outputs is not None:
         check_outputs(outputs, 2, num_outputs)
-    return sites
+    return [site for _, site in met]
 
 
 def check_outputs(outputs: object, num_images: int, num_outputs: int) -> None:

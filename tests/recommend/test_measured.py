@@ -204,6 +204,12 @@ def test_networks_answer_for_their_kind_and_own_networks_for_any(tmp_path: Path)
     assert found.question.model is None
 
 
+def test_a_study_of_the_lstm_answers_for_recurrent_networks(tmp_path: Path) -> None:
+    runs = runs_at(64, {"bn": 0.3, "ln": 0.5}, **{"model.name": "lstm"})
+    write_designed(tmp_path, "recurrent", runs, ["ln"], [64])
+    assert answer(tmp_path, 64, "rnn").recommended == "ln"
+
+
 def test_studies_of_one_network_add_up(tmp_path: Path) -> None:
     write_designed(tmp_path, "one", runs_at(4, {"bn": 0.3, "gn": 0.5}), ["gn"], [4])
     epochs = {"seconds": [1.0, 1.0, 1.0]}
