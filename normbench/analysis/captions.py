@@ -91,9 +91,11 @@ def chosen_rates(study: Study) -> str:
         trained = {*zip(study.runs["norm"], study.runs["batch_size"], strict=True)}
         rates = [rate for rate in design.rates if (rate.norm, rate.batch_size) in trained]
         by_size: dict[int, list[str]] = {}
-        for rate in sorted(rates, key=lambda rate: (rate.batch_size, rate.norm)):
+        for rate in sorted(rates, key=lambda rate: (rate.batch_size, rate.place)):
             edge = EDGE if rate.is_edge else ""
-            by_size.setdefault(rate.batch_size, []).append(f"{rate.norm} {rate.lr:g}{edge}")
+            place = f" at {describe(rate.at)}" if rate.at else ""
+            told_rate = f"{rate.norm} {rate.lr:g}{place}{edge}"
+            by_size.setdefault(rate.batch_size, []).append(told_rate)
         told = [f"at batch size {size} {', '.join(by_size[size])}" for size in by_size]
         return (
             f"Learning rates are those that {design.tuned_by} chose on held-out training images, "

@@ -10,7 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from normbench.errors import NormbenchError
 
@@ -62,13 +70,32 @@ class Hypothesis(Part):
 class Rate(Part):
     """A learning rate chosen by another study for a norm at a batch size.
 
-    is_edge: no smaller, or no larger, rate was tried there.
+    is_edge: no smaller, or no larger, rate was tried there. at: the other settings that varied
+    there, as text: {"model.norm_position": "post"}.
     """
 
     norm: str
     batch_size: int
     lr: float
     is_edge: bool
+    at: dict[str, str] = {}
+
+    @property
+    def place(self) -> tuple[str, int, tuple[tuple[str, str], ...]]:
+        """What the rate was chosen for, to be compared and sorted."""
+        return self.norm, self.batch_size, tuple(sorted(self.at.items()))
+
+    def is_for(self, norm: str, batch_size: int, settings: Mapping[str, Any]) -> bool:
+        """Whether the rate was chosen for the norm, batch size and further settings."""
+        found = {name: str(settings.get(name)) for name in self.at}
+        return (norm, batch_size, found) == (self.norm, self.batch_size, self.at)
+
+    @model_serializer(mode="wrap")
+    def _without_empty_at(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = serialize(self)
+        if not self.at:  # as in studies that were written before rates had further settings
+            del values["at"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -146,12 +173,12 @@ def united(designs: Sequence[Design | None]) -> Design | None:
     """The design of studies that are joined; None unless all are parts of one study.
 
     Raises NormbenchError for parts of one study with different designs, or with different learning
-    rates for a norm at a batch size. A part may lack rates that were not chosen yet.
+    rates for the same place. A part may lack rates that were not chosen yet.
     """
     known = [design for design in designs if design is not None]
     if len(known) < len(designs) or len({design.name for design in known}) != 1:
         return None
-    rates: dict[tuple[str, int], Rate] = {}
+    rates: dict[Any, Rate] = {}
     for design in known:
         if design.model_copy(update={"rates": ()}) != known[0].model_copy(update={"rates": ()}):
             raise NormbenchError(
@@ -159,7 +186,7 @@ def united(designs: Sequence[Design | None]) -> Design | None:
                 "comparisons, its expectations, or where it takes its learning rates from"
             )
         for rate in design.rates:
-            before = rates.setdefault((rate.norm, rate.batch_size), rate)
+            before = rates.setdefault(rate.place, rate)
             if before.lr != rate.lr:
                 raise NormbenchError(
                     f"these are parts of the study {design.name} with different learning rates of "
@@ -167,6 +194,6 @@ def united(designs: Sequence[Design | None]) -> Design | None:
                 )
             # The last word on whether it lies at the edge is that of the wider grid.
             if not rate.is_edge:
-                rates[rate.norm, rate.batch_size] = rate
-    ordered = sorted(rates.values(), key=lambda rate: (rate.norm, rate.batch_size))
+                rates[rate.place] = rate
+    ordered = sorted(rates.values(), key=lambda rate: rate.place)
     return known[0].model_copy(update={"rates": tuple(ordered)})

@@ -1,13 +1,15 @@
 """The networks behind `--model`: importing the package registers all of them."""
 
-from normbench.models import lstm, normresnet, resnet, vgg
+from normbench.models import lstm, normresnet, resnet, vgg, vit
 from normbench.models.layers import Layers
 from normbench.models.registry import models
 from normbench.models.sites import Site, materialize, norm_sites, unsupported
+from normbench.models.transformer import TransformerBlock
 
 __all__ = [
     "Layers",
     "Site",
+    "TransformerBlock",
     "lstm",
     "materialize",
     "models",
@@ -16,4 +18,5 @@ __all__ = [
     "resnet",
     "unsupported",
     "vgg",
+    "vit",
 ]

@@ -13,7 +13,8 @@ from normbench.models.exchange import Exchange, ExchangedSite, preview
 from normbench.models.exchange.found import run_images
 from normbench.models.layers import Layers
 from normbench.models.registry import models
-from normbench.models.sites import PLACEHOLDER, Site, check_outputs
+from normbench.models.sites import PLACEHOLDER, Site, check_outputs, site_of
+from normbench.models.tokens import OnTokens
 from normbench.norms.spec import NormSpec
 from normbench.users_code import is_own
 
@@ -75,6 +76,11 @@ class RecordingLayers(Layers):
         self.made[parts[0] if parts else layer] = True
         return layer
 
+    def token_norm(self, num_features: int) -> nn.Module:
+        layer = super().token_norm(num_features)
+        self.made[layer] = False
+        return layer
+
 
 def _asked_for(build: Callable[[Layers], nn.Module], layers: Layers, batch_size: int) -> Exchange:
     """The norms that a network asks of its layers, in forward order."""
@@ -83,7 +89,7 @@ def _asked_for(build: Callable[[Layers], nn.Module], layers: Layers, batch_size:
     without = RecordingLayers(PLACEHOLDER, layers.seed, layers.image_shape)
     sites = []
     for _, shape, activation in _reached(build(without), without):
-        refused = spec.refuse((batch_size, *shape))
+        refused = spec.refusal((batch_size, *shape))
         sites.append((shape, activation, refused.reason if refused else None))
     is_refused = any(refusal for _, _, refusal in sites)
     recording = without
@@ -94,6 +100,7 @@ def _asked_for(build: Callable[[Layers], nn.Module], layers: Layers, batch_size:
     reached = _reached(model, recording)
     found = []
     for (shape, activation, refusal), (module, _, _) in zip(sites, reached, strict=True):
+        layer = module.norm if isinstance(module, OnTokens) else module
         found.append(
             ExchangedSite(
                 name=names[module],
@@ -101,7 +108,7 @@ def _asked_for(build: Callable[[Layers], nn.Module], layers: Layers, batch_size:
                 shape=shape,
                 feeder=None,
                 activation="ReLU" if activation else None,
-                made=None if is_refused else type(module).__name__,
+                made=None if is_refused else type(layer).__name__,
                 replaces_activation=activation and spec.norm_act is not None,
                 refusal=refusal,
             )
@@ -117,7 +124,7 @@ def _reached(model: nn.Module, recording: RecordingLayers) -> list[tuple[nn.Modu
     found: dict[tuple[nn.Module, Site, bool], None] = {}
 
     def record(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        found[module, tuple(inputs[0].shape[1:]), recording.made[module]] = None
+        found[module, site_of(module, inputs[0]), recording.made[module]] = None
 
     hooks = [module.register_forward_pre_hook(record) for module in recording.made]
     try:

@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from normbench.errors import NormbenchError
 from normbench.models.steps import Offset, StepNorm
+from normbench.models.tokens import OnTokens, Positions
 from normbench.norms.spec import NormSpec, Shape
 from normbench.seeds import stream, stream_seed
 
@@ -51,6 +52,13 @@ class Layers:
         """A convolution before a norm, with a bias if spec.conv_bias; stride 1 keeps the size."""
         sizes = (in_channels, out_channels, kernel_size, stride, kernel_size // 2)
         return self._initialized(nn.Conv2d(*sizes, bias=self.spec.conv_bias))
+
+    def patches(self, in_channels: int, out_channels: int, size: int) -> nn.Module:
+        """A convolution with bias of patches of size x size pixels, side by side; no norm follows.
+
+        (n, in_channels, h, w) to (n, out_channels, h / size, w / size).
+        """
+        return self._initialized(nn.Conv2d(in_channels, out_channels, size, stride=size))
 
     def linear(self, in_features: int, out_features: int, *, bias: bool = True) -> nn.Module:
         """A linear layer, with a bias unless it is said otherwise."""
@@ -96,6 +104,16 @@ class Layers:
         if spec.norm_act is not None:
             return self._made(spec.norm_act, num_features)
         return nn.Sequential(self.norm(num_features, is_block_start=is_block_start), self.act())
+
+    def token_norm(self, num_features: int) -> nn.Module:
+        """The norm at a site of tokens, x of shape (n, places, c), that no activation follows."""
+        return OnTokens(self._made(self.spec.on_tokens.norm, num_features))
+
+    def positions(self, num_places: int, num_features: int) -> nn.Module:
+        """The sum of tokens (n, places, c) with a learned vector for each place."""
+        generator = stream(self.seed, "init", self._num_drawn)
+        self._num_drawn += 1
+        return Positions(num_places, num_features, generator)
 
     def act(self) -> nn.Module:
         """The activation where no norm stands directly before, as after a residual sum."""

@@ -10,9 +10,10 @@ from torch.nn.parameter import is_lazy
 
 from normbench.errors import NormbenchError, first_line
 from normbench.models.layers import Layers
+from normbench.models.tokens import OnTokens
 from normbench.norms.spec import NormSpec, Refusal
 
-# (c, *places): channels, then height and width of a norm's input.
+# (c, h, w) of a norm's input, or (c, places) where it is tokens.
 Site = tuple[int, ...]
 
 
@@ -34,10 +35,15 @@ PLACEHOLDER = NormSpec(scope="none", norm=Placeholder)
 def unsupported(spec: NormSpec, sites: Sequence[Site], batch_size: int) -> Refusal | None:
     """The first refusal of `spec` to train at these sites on batches of `batch_size`, if any."""
     for site in sites:
-        refusal = spec.refuse((batch_size, *site))
+        refusal = spec.refusal((batch_size, *site))
         if refusal is not None:
             return refusal
     return None
+
+
+def site_of(norm: nn.Module, x: Tensor) -> Site:
+    """The site of a norm with the input x."""
+    return tuple(x.mT.shape[1:]) if isinstance(norm, OnTokens) else tuple(x.shape[1:])
 
 
 def norm_sites(
@@ -58,11 +64,14 @@ def norm_sites(
     met: dict[tuple[nn.Module, Site], None] = {}
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        met[module, tuple(inputs[0].shape[1:])] = None
+        met[module, site_of(module, inputs[0])] = None
 
-    for module in model.modules():
-        if isinstance(module, Placeholder):
-            module.register_forward_pre_hook(record)
+    modules = list(model.modules())
+    on_tokens = [module for module in modules if isinstance(module, OnTokens)]
+    placeholders = [module for module in modules if isinstance(module, Placeholder)]
+    inner = {module.norm for module in on_tokens}
+    for module in (*on_tokens, *(each for each in placeholders if each not in inner)):
+        module.register_forward_pre_hook(record)
     try:
         with torch.no_grad():
             outputs = model(torch.zeros(2, *image_shape))

@@ -24,7 +24,7 @@ from normbench.norms.arithmetic import (
 )
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, Momentum, NormSpec
-from normbench.norms.weight import of_convolutions
+from normbench.norms.weight import of_convolutions, without_tokens
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -49,13 +49,14 @@ def mabn(
     filters are centred instead, W - mean(W) over the axes (in, h, w). The authors' code begins r
     later, at step 1000.
     """
-    return NormSpec(
+    spec = NormSpec(
         "batch",
         lambda num_features: MovingAverageBatchNorm(
             num_features, window, warmup_steps, r_max, eps, momentum
         ),
         reparametrize=of_convolutions(lambda conv: CentredWeight()),
     )
+    return without_tokens(spec)
 
 
 @norms.register("online", title="Online Norm")

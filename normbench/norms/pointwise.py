@@ -24,8 +24,8 @@ def dyt(*, alpha: Annotated[float, Field(gt=0)] = 0.5) -> NormSpec:
     """Dynamic tanh: no statistics, a bounded function in a norm's place (arXiv:2503.10622).
 
     y = tanh(a * x) * gamma + beta, x of shape (n, c, h, w). Learned: a of shape (1,), starting at
-    `alpha`, gamma and beta of shape (c,). Evaluation as in training. The paper replaces norms of
-    transformers; here ReLU follows.
+    `alpha`, gamma and beta of shape (c,). Evaluation as in training. Made to replace LN in
+    transformers, not bn; in a convolutional network ReLU follows.
     """
     return NormSpec(scope="none", norm=lambda num_features: DynamicTanh(num_features, alpha))
 
@@ -35,8 +35,8 @@ def derf(*, alpha: Annotated[float, Field(gt=0)] = 0.5, shift: float = 0.0) -> N
     """Dynamic erf: the error function in a norm's place, without statistics (arXiv:2512.10938).
 
     y = erf(a * x + s) * gamma + beta, x of shape (n, c, h, w). Learned: a and s of shape (1,),
-    starting at `alpha` and `shift`, gamma and beta of shape (c,). Evaluation as in training. The
-    paper replaces norms of transformers; here ReLU follows.
+    starting at `alpha` and `shift`, gamma and beta of shape (c,). Evaluation as in training. Made
+    to replace LN in transformers, not bn; in a convolutional network ReLU follows.
     """
     return NormSpec("none", lambda num_features: DynamicErf(num_features, alpha, shift))
 

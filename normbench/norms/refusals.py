@@ -31,6 +31,11 @@ one_pixel = single(
 one_channel = single(lambda shape: shape[1], "one channel has no variance over channels")
 
 
+def always(reason: str) -> Refuse:
+    """Refuses every shape."""
+    return lambda shape: Refusal(reason)
+
+
 def first_of(*refusals: Refuse) -> Refuse:
     """Refuses what any of them refuses, with the reason of the first."""
 

@@ -7,6 +7,7 @@ docstring describes evaluation.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 import torch
@@ -43,9 +44,11 @@ def ln(*, eps: Eps = 1e-5, affine: bool = True) -> NormSpec:
     y as for gn with a single group: mean and var of shape (n,) over the axes (c, h, w), gamma and
     beta per channel, as the Group Norm paper defines LN (section 3.1). Two more layers have this
     name: nn.LayerNorm([c, h, w]) with an affine per element (ln_chw), and ConvNeXt's, with
-    statistics over c alone (ln_c).
+    statistics over c alone (ln_c). Of tokens each has its own mean and variance, over c alone, as
+    in transformers (arXiv:1607.06450).
     """
-    return gn(num_groups=1, eps=eps, affine=affine)
+    spec = gn(num_groups=1, eps=eps, affine=affine)
+    return replace(spec, tokens=_over_channels(eps, affine))
 
 
 @norms.register("in", title="InstanceNorm")
@@ -102,9 +105,13 @@ def ln_c(*, eps: Eps = 1e-6) -> NormSpec:
 
     y = (x - mean) / sqrt(var + eps) * gamma + beta, mean and var of shape (n, h, w) over c.
     """
+    return _over_channels(eps, affine=True)
+
+
+def _over_channels(eps: float, affine: bool) -> NormSpec:
     return NormSpec(
         "sample",
-        lambda num_features: ChannelLayerNorm(num_features, eps),
+        lambda num_features: ChannelLayerNorm(num_features, eps, affine),
         refuse=one_channel,
     )
 

@@ -59,6 +59,8 @@ class NormSpec:
         offset, or that removes the mean, which would cancel the bias.
     refuse: decides whether the norm can train on inputs of a shape (n, c, *places).
     elsewhere: the method at those sites of a residual network that are not for this one.
+    tokens: the method at sites of tokens, where the field has another one by this name. None: the
+        method itself, on a map (n, c, places, 1).
     is_synced: whether statistics run over the samples of all processes of a run.
     has_own_gradient: whether the backward pass is the method's own instead of the derivative, which
         the contract then does not demand.
@@ -71,8 +73,20 @@ class NormSpec:
     conv_bias: bool = False
     refuse: Callable[[Shape], Refusal | None] = _accept
     elsewhere: NormSpec | None = None
+    tokens: NormSpec | None = None
     is_synced: bool = False
     has_own_gradient: bool = False
+
+    @property
+    def on_tokens(self) -> NormSpec:
+        """The method at sites of tokens; its layers take a map (n, c, places, 1)."""
+        return self.tokens or self
+
+    def refusal(self, shape: Shape) -> Refusal | None:
+        """Why the norm cannot train on maps (n, c, h, w) or tokens (n, c, places), if so."""
+        if len(shape) == 3:
+            return self.on_tokens.refuse((*shape, 1))
+        return self.refuse(shape)
 
     @property
     def is_none(self) -> bool:

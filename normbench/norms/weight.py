@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from normbench.norms.batch import bn
+from normbench.norms.refusals import always
 from normbench.norms.registry import norms
 from normbench.norms.sample import gn
 from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups
@@ -72,7 +73,13 @@ def ws_bn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1, weight_eps: Eps = 1e-5) 
 
 def _standardized(spec: NormSpec, weight_eps: float) -> NormSpec:
     make = of_convolutions(lambda conv: WeightStandardization(weight_eps))
-    return replace(spec, reparametrize=make)
+    return without_tokens(replace(spec, reparametrize=make))
+
+
+def without_tokens(spec: NormSpec) -> NormSpec:
+    """The method, refused at sites of tokens, which come from linear layers."""
+    refused = always("it acts on convolutions, and tokens come from linear layers")
+    return replace(spec, tokens=replace(spec, refuse=refused))
 
 
 def of_convolutions(make: Callable[[nn.Conv2d], nn.Module]) -> Callable[[nn.Module], nn.Module]:
@@ -95,9 +102,8 @@ def scaled_ws(*, weight_eps: Eps = 1e-6) -> NormSpec:
     (out,) and the convolutions' biases. Evaluation as in training. Without g and fan-in the signal
     would grow by about sqrt(fan_in) a layer.
     """
-    return _of_weights_alone(
-        of_convolutions(lambda conv: ScaledWeightStandardization(conv.weight, weight_eps))
-    )
+    make = of_convolutions(lambda conv: ScaledWeightStandardization(conv.weight, weight_eps))
+    return without_tokens(_of_weights_alone(make))
 
 
 @norms.register("weight_norm", title="Weight Norm")

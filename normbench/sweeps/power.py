@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from normbench.analysis.settings import describe
 from normbench.analysis.stats import smallest_decided
 from normbench.analysis.study import Study
 from normbench.sweeps.plan import Plan
@@ -25,8 +26,9 @@ def describe_power(plan: Plan, finished: Study) -> Iterator[str]:
         yield from _decisions(plan, finished, number)
     for rate in design.rates:
         if rate.is_edge:
+            place = describe({"batch_size": rate.batch_size, **rate.at})
             yield (
-                f"  learning rate {rate.lr:g} of {rate.norm} at batch size {rate.batch_size} is at "
+                f"  learning rate {rate.lr:g} of {rate.norm} at {place} is at "
                 f"the edge of what {design.tuned_by} tried: a better one may lie beyond"
             )
 

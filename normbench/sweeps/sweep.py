@@ -82,10 +82,10 @@ class Sweep:
             yield settings, next(iter(reasons), None)
 
     def rate_of(self, settings: Mapping[str, Any]) -> Rate | None:
-        """The learning rate chosen by another study for the norm and batch size of a point."""
-        place = (choice_label(str(settings["norm"])), settings["batch_size"])
+        """The learning rate chosen by another study for a point's norm, batch size and settings."""
+        norm = choice_label(str(settings["norm"])) or ""
         for rate in self.design.rates:
-            if (rate.norm, rate.batch_size) == place:
+            if rate.is_for(norm, settings["batch_size"], settings):
                 return rate
         return None
 

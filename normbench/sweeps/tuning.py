@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from normbench.analysis.design import Rate
 from normbench.analysis.loading import load_study
@@ -53,36 +55,47 @@ def tuned(sweep: Sweep, folder: Path | None = None) -> Sweep:
                 "take others"
             )
     planned = load_sweep(design.tuned_by)
-    places = set()
-    for settings, _ in sweep.points():
-        places.add((choice_label(str(settings["norm"])), settings["batch_size"]))
+    points = [settings for settings, _ in sweep.points()]
     rates = []
     for rate in chosen_rates(study, folder):
-        if (rate.norm, rate.batch_size) in places and _is_complete(rate, study, planned):
+        is_asked = any(_is_for(rate, settings) for settings in points)
+        if is_asked and _is_complete(rate, study, planned):
             rates.append(rate)
     return replace(sweep, design=design.model_copy(update={"rates": tuple(rates)}))
 
 
+def _is_for(rate: Rate, settings: Mapping[str, Any]) -> bool:
+    norm = choice_label(str(settings["norm"])) or ""
+    return rate.is_for(norm, settings["batch_size"], settings)
+
+
 def _is_complete(rate: Rate, study: Study, planned: Sweep) -> bool:
-    """Whether all rates planned for the norm and batch size were tried: half a grid chooses ill."""
-    tried = study.at(norm=rate.norm, batch_size=rate.batch_size).runs
+    """Whether all rates planned for the rate's place were tried: half a grid chooses ill."""
+    tried = study.at(norm=rate.norm, batch_size=rate.batch_size, **rate.at).runs
     ended = {float(lr) for lr in tried.loc[tried["status"].isin(OVER), "lr"]}
-    place = (rate.norm, rate.batch_size)
     for settings, left_out in planned.points():
-        is_here = (choice_label(str(settings["norm"])), settings["batch_size"]) == place
+        is_here = _is_for(rate, settings)
         if is_here and left_out is None and float(settings[LR]) not in ended:
             return False
     return True
 
 
 def chosen_rates(study: Study, folder: Path) -> tuple[Rate, ...]:
-    """The chosen rate of each norm and batch size. Raises NormbenchError where none were chosen."""
+    """The chosen rate of each norm and batch size, and setting of the network or training.
+
+    Raises NormbenchError where none were chosen.
+    """
     if not study.chooses_rates:
         raise NormbenchError(f"'{folder}' has not tried learning rates on held-out images")
     best = study.best_rates
-    twice = best[best.duplicated(["norm", "batch_size"])]
+    further = [name for name in study.varying(study.shared_settings) if "." in name]
+    twice = best[best.duplicated(["norm", "batch_size", *further])]
     if len(twice):
         norm, batch_size = twice[["norm", "batch_size"]].iloc[0]
         raise NormbenchError(f"'{folder}' has several rates for {norm} at batch size {batch_size}")
-    columns = ["norm", "batch_size", "lr", "is_edge"]
-    return tuple(Rate.model_validate(row) for row in best[columns].to_dict("records"))
+    rates = []
+    for row in best.to_dict("records"):
+        values = {name: row[name] for name in ("norm", "batch_size", "lr", "is_edge")}
+        at = {name: row[name] for name in further}
+        rates.append(Rate.model_validate({**values, "at": at}))
+    return tuple(rates)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,10 +30,10 @@ def with_any_rate(sweep: Sweep) -> Sweep:
     """The sweep, with a learning rate for each norm and batch size if another study chooses it."""
     if sweep.design.tuned_by is None:
         return sweep
-    values = {axis.keys[0]: [point[0] for point in axis.points] for axis in sweep.axes}
     rates = []
-    for norm, size in itertools.product(values["norm"], values["batch_size"]):
-        rates.append(Rate(norm=norm, batch_size=size, lr=0.001, is_edge=False))
+    for point, _ in sweep.points():
+        place = {"norm": point["norm"], "batch_size": point["batch_size"]}
+        rates.append(Rate(**place, lr=0.001, is_edge=False))
     return replace(sweep, design=sweep.design.model_copy(update={"rates": tuple(rates)}))
 
 
