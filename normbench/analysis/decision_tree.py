@@ -85,9 +85,13 @@ class DecisionTree(Part):
             raise unknown(asks, word, self.words(asks))
 
     def kind_of(self, network: str) -> str | None:
-        """The kind of a network, as `cnn`; None for a network that the tree does not know."""
+        """The kind of a network, as `cnn`; None for a network that the tree does not know.
+
+        network: its name, with settings in brackets where it has some, as `vit (norm position pre)`.
+        """
+        name = network.partition(" (")[0]
         for kind, networks in self.networks.items():
-            if network in networks:
+            if name in networks:
                 return kind
         return None
 

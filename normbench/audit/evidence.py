@@ -15,7 +15,7 @@ from normbench.analysis.study import Study
 from normbench.analysis.tables.crosstab import final
 from normbench.analysis.tables.step_costs import costs
 from normbench.analysis.tables.table import RATIO
-from normbench.audit.verdicts import Interval, Verdict, better
+from normbench.audit.verdicts import Interval, Verdict, better, not_worse
 from normbench.errors import NormbenchError
 from normbench.timing.rounds import read_bench
 
@@ -132,6 +132,13 @@ def ahead(paired: Paired | None) -> Verdict:
     if paired is None:
         return Verdict.UNMEASURED
     return better(paired.verdict, paired.first, paired.second)
+
+
+def not_behind(paired: Paired | None) -> Verdict:
+    """Whether the second norm of a comparison is not ahead; not measured without the comparison."""
+    if paired is None:
+        return Verdict.UNMEASURED
+    return not_worse(paired.verdict, paired.first, paired.second)
 
 
 def told(study: str, pairs: Sequence[Paired | None]) -> Iterator[str]:

@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from normbench.analysis.paired import Paired
 from normbench.analysis.stats import half_width_of_test_set, paired_difference
 from normbench.analysis.tables.tutorial import CLAIMS
-from normbench.audit.evidence import Evidence, ahead, by_seed, interval_of, points, told
+from normbench.audit.evidence import (
+    Evidence,
+    ahead,
+    by_seed,
+    interval_of,
+    not_behind,
+    points,
+    told,
+)
 from normbench.audit.verdicts import (
     Finding,
     Verdict,
@@ -130,6 +138,19 @@ def ln_rnns(evidence: Evidence) -> Finding:
     return _all_ahead("recurrent", pairs)
 
 
+def ln_transformers(evidence: Evidence) -> Finding:
+    """ln is ahead of bn and of no norm, and no other norm is ahead of it, pre and post."""
+    pairs, verdicts = [], []
+    for position in ("pre", "post"):
+        at = {"model.norm_position": position}
+        for norm in ("bn", "none", "rms", "dyt", "derf"):
+            paired = evidence.pair("transformer", "ln", norm, **at)
+            judge = ahead if norm in ("bn", "none") else not_behind
+            pairs.append(paired)
+            verdicts.append(judge(paired))
+    return Finding(every(verdicts), tuple(told("transformer", pairs)))
+
+
 def _all_ahead(study: str, pairs: Sequence[Paired | None]) -> Finding:
     """The first norm of every pair is ahead."""
     verdict = every([ahead(paired) for paired in pairs])
@@ -148,4 +169,5 @@ STUDIED = {
     "batch-32": batch_32,
     "ws-lifts-gn": ws_lifts_gn,
     "ln-rnns": ln_rnns,
+    "ln-transformers": ln_transformers,
 }

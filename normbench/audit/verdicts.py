@@ -93,6 +93,16 @@ def better(verdict: str | None, claimed: str, other: str) -> Verdict:
     return Verdict.REFUTED if verdict in (other, "alike") else Verdict.UNDECIDED
 
 
+def not_worse(verdict: str | None, claimed: str, other: str) -> Verdict:
+    """Whether a comparison decided beforehand leaves the claimed norm at least as good.
+
+    Alike norms support it.
+    """
+    if verdict == "alike":
+        return Verdict.SUPPORTED
+    return better(verdict, claimed, other)
+
+
 def every(parts: Sequence[Verdict]) -> Verdict:
     """The verdict on a claim of several parts, all of which it needs.
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from normbench.analysis.captions import distinct, epochs, trained_on
 from normbench.analysis.family import every_pair, planned_of
 from normbench.analysis.images import images_seen
 from normbench.analysis.loading import check_comparable, load_study
 from normbench.analysis.paired import Paired
-from normbench.analysis.settings import PROCESSES
+from normbench.analysis.settings import PROCESSES, describe
 from normbench.analysis.study import CHOSEN, LOST, Study
 from normbench.analysis.study_files import DESIGN
 from normbench.errors import NormbenchError
@@ -19,6 +20,7 @@ from normbench.recommend.rule import Outcome, decide
 
 WITHOUT_RESULT = (*LOST, "refused")
 ASKED = ("model", "batch_size")  # the settings that a question names
+OF_NETWORK = "model."  # settings that make another network, such as model.norm_position
 
 
 @dataclass(frozen=True)
@@ -200,16 +202,18 @@ def library(parts: Iterable[tuple[str, int, Part]], left_out: Sequence[str] = ()
 def parts_of(name: str, study: Study) -> tuple[list[tuple[str, int, Part]], list[str]]:
     """The parts of a study with network and batch size, and what was left out.
 
-    Left out is a batch size with several other settings, of which no question names one.
+    A network is told with its settings that vary: `vit (norm position pre)`. Left out is a batch
+    size with several other settings, of which no question names one.
     Raises NormbenchError for runs that cannot be compared.
     """
     check_comparable(study)
     pairs = every_pair(study)
     study = study.chosen
     found, left_out = [], []
-    places = study.done.runs[["model", "batch_size"]].drop_duplicates()
-    for network, size in places.itertuples(index=False):
-        here = [paired for paired in pairs if _is_at(paired, network, size)]
+    keys = [*ASKED, *(name for name in study.settings if name.startswith(OF_NETWORK))]
+    for place in study.done.runs[keys].drop_duplicates().to_dict("records"):
+        network, size = _network(place), place["batch_size"]
+        here = [paired for paired in pairs if _is_at(paired, place)]
         if not any(paired.is_primary for paired in here):
             continue
         others = {_others(paired) for paired in here}
@@ -217,14 +221,22 @@ def parts_of(name: str, study: Study) -> tuple[list[tuple[str, int, Part]], list
             told = " / ".join(sorted(others))
             left_out.append(f"batch size {size} on {network}, measured with {told}")
             continue
-        found.append((str(network), int(size), _part(name, study, here, str(network), int(size))))
+        found.append((network, int(size), _part(name, study.at(**place), here)))
     return found, left_out
 
 
-def _is_at(paired: Paired, network: object, size: object) -> bool:
-    """Whether a pair was trained at the network and batch size; one network has no setting."""
-    settings = paired.settings
-    return (settings.get("model", network), settings["batch_size"]) == (network, size)
+def _network(place: Mapping[Any, Any]) -> str:
+    """The name of a network, with its settings in brackets."""
+    told = {}
+    for name, value in place.items():
+        if name not in ASKED:
+            told[name.removeprefix(OF_NETWORK)] = value
+    return f"{place['model']} ({describe(told)})" if told else str(place["model"])
+
+
+def _is_at(paired: Paired, place: Mapping[Any, Any]) -> bool:
+    """Whether a pair was trained at the place; one network alone has no setting."""
+    return all(paired.settings.get(name, value) == value for name, value in place.items())
 
 
 def _others(paired: Paired) -> str:
@@ -232,15 +244,14 @@ def _others(paired: Paired) -> str:
     told = []
     for key, value in paired.settings.items():
         is_usual = value == CHOSEN or (key, str(value)) == (PROCESSES, "1")
-        if key not in ASKED and not is_usual:
+        if key not in ASKED and not key.startswith(OF_NETWORK) and not is_usual:
             told.append(f"{key}={value}")
     return ", ".join(told)
 
 
-def _part(name: str, study: Study, pairs: Sequence[Paired], network: str, size: int) -> Part:
-    here = study.at(model=network, batch_size=size)
-    means = here.done.runs.groupby("norm", sort=False)[study.test_column].mean()
-    ranked = means.sort_values(ascending=not study.primary.is_larger_better, kind="stable")
+def _part(name: str, here: Study, pairs: Sequence[Paired]) -> Part:
+    means = here.done.runs.groupby("norm", sort=False)[here.test_column].mean()
+    ranked = means.sort_values(ascending=not here.primary.is_larger_better, kind="stable")
     compared = {norm for paired in pairs for norm in (paired.first, paired.second)}
     done = here.done
     return Part(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from normbench.errors import NormbenchError
 
 Run = Callable[..., tuple[int, str, str]]
 RESULTS = config_dir().parent / "results"
+BOTH = ("pre", "post")
 
 
 def verdict(name: str, results: Path) -> Verdict:
@@ -133,6 +135,31 @@ def test_ln_is_the_norm_of_recurrent_networks_where_it_is_ahead_of_both(
     design = read_design({"name": "recurrent", "primary": [family]})
     write_study(replace(in_study(*runs), design=design), tmp_path / "recurrent")
     assert verdict("ln-rnns", tmp_path) == expected
+
+
+def transformer_study(results: Path, ahead: str = "", positions: tuple[str, ...] = BOTH) -> None:
+    """Six norms at the positions: ln far above bn and none, `ahead` above ln, the others alike."""
+    reached = {"ln": 0.5, "rms": 0.5, "dyt": 0.5, "derf": 0.5, "bn": 0.4, "none": 0.4}
+    runs = []
+    for norm, position, seed in product(reached, positions, range(3)):
+        result = reached[norm] + 0.3 * (norm == ahead) + 0.001 * seed * (norm == "ln")
+        runs.append(one_run(norm, 64, seed, result, **{"model.norm_position": position}))
+    norms = [norm for norm in reached if norm != "ln"]
+    family = {"norms": norms, "against": "ln", "at": {"model.norm_position": list(positions)}}
+    content = {"name": "transformer", "primary": [family], "smallest_difference": 5}
+    write_study(replace(in_study(*runs), design=read_design(content)), results / "transformer")
+
+
+def test_ln_is_the_norm_of_transformers_while_no_other_is_ahead(tmp_path: Path) -> None:
+    transformer_study(tmp_path / "none")
+    (judged,) = judge(["ln-transformers"], tmp_path / "none")
+    assert judged.finding.verdict == Verdict.SUPPORTED
+    assert len(judged.finding.figures) == 10
+    for norm in ("rms", "bn"):
+        transformer_study(tmp_path / norm, norm)
+        assert verdict("ln-transformers", tmp_path / norm) == Verdict.REFUTED
+    transformer_study(tmp_path / "pre", positions=("pre",))
+    assert verdict("ln-transformers", tmp_path / "pre") == Verdict.UNMEASURED
 
 
 def test_an_unknown_claim_is_refused_with_the_nearest() -> None:

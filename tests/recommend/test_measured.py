@@ -182,6 +182,23 @@ def test_fine_tuning_is_measured_nowhere(tmp_path: Path) -> None:
     assert found.outcome.recommended == "gn"
 
 
+def test_a_network_at_each_of_its_settings_answers_for_itself(tmp_path: Path) -> None:
+    levels = {"pre": {"bn": 0.3, "gn": 0.5}, "post": {"bn": 0.5, "gn": 0.3}}
+    runs = []
+    for position, reached in levels.items():
+        settings = {"model.name": "vit", "model.norm_position": position}
+        runs += runs_at(64, reached, **settings)
+    family = {"norms": ["gn"], "against": "bn", "at": {"model.norm_position": [*levels]}}
+    design = read_design({"name": "positions", "primary": [family], "smallest_difference": 1})
+    write_study(replace(in_study(*runs), design=design), tmp_path / "positions")
+    found = answers(Question(64, "transformer"), committed(tmp_path), TREE)
+    assert {one.network: one.recommended for one in found} == {
+        "vit (norm position pre)": "gn",
+        "vit (norm position post)": "bn",
+    }
+    assert not committed(tmp_path).left_out
+
+
 def test_networks_answer_for_their_kind_and_own_networks_for_any(tmp_path: Path) -> None:
     resnet = {"model.name": "resnet"}
     runs = runs_at(4, {"bn": 0.5, "gn": 0.3}, **resnet)
