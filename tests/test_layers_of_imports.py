@@ -39,6 +39,7 @@ LEVELS = (
         "train.epoch_row",
         "train.evaluate",
         "train.evaluations",
+        "train.weighing",
         "train.optim",
         "train.processes",
         "train.progress",

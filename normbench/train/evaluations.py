@@ -3,7 +3,8 @@
 The usual evaluation normalizes with running averages of training. Here the statistics come from the
 whole training set under the final weights ("precise", arXiv:2105.07576), or from the test batch, as
 in training. The model is restored afterwards, whatever happens. A compiled model runs uncompiled:
-its layers are watched, or are in another mode than they were compiled for.
+its layers are watched, or are in another mode than they were compiled for. A third evaluation is in
+weighing.py.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def precise_statistics(
     Layer after layer, so that each layer sees the evaluation outputs of the layers before it: the
     split into batches changes nothing. The price is a forward pass for each layer, up to the layer.
     """
-    with _restored(model):
+    with restored(model):
         model.eval()
         for layer in in_forward_order(tracking_layers(model), model, loader, runtime):
             moments = _moments(layer, model, loader.in_order(batch_size), runtime)
@@ -95,7 +96,7 @@ def precise_statistics(
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode, but its layers with running statistics in training mode."""
-    with _restored(model):
+    with restored(model):
         model.eval()
         for layer in tracking_layers(model):
             layer.train()
@@ -103,7 +104,8 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
+def restored(model: nn.Module) -> Iterator[None]:
+    """Gives every module its mode and its buffers back, whatever happened to them."""
     modes, buffers = [], []
     for module in model.modules():
         modes.append((module, module.training))
