@@ -114,12 +114,14 @@ def known_by_content(options: Mapping[str, Any]) -> dict[str, Any]:
     }
     completed = dict(options)
     for option, content in found.items():
-        if options[f"{option}_content"] not in (None, content):
+        before = completed.pop(f"{option}_content")
+        if before not in (None, content):
             given = options[option]
             raise NormbenchError(
                 f"task.{option}: '{given}' is not the one that this configuration was made for"
             )
-        completed[f"{option}_content"] = content
+        if content is not None:
+            completed[f"{option}_content"] = content
     return completed
 
 
