@@ -235,7 +235,7 @@ def _network(place: Mapping[str, Any]) -> str:
     return f"{place['model']} ({describe(told)})" if told else str(place["model"])
 
 
-def _is_at(paired: Paired, place: Mapping[Any, Any]) -> bool:
+def _is_at(paired: Paired, place: Mapping[str, Any]) -> bool:
     """Whether a pair was trained at the place; one network alone has no setting."""
     return all(paired.settings.get(name, value) == value for name, value in place.items())
 
