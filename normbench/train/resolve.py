@@ -28,6 +28,7 @@ from normbench.registry import Registry
 from normbench.tasks.registry import tasks
 from normbench.train.appearance import check_appearance
 from normbench.train.build import task_of
+from normbench.train.evaluations import check_evaluations
 from normbench.train.optim import check_decay, optimizers, schedule
 from normbench.train.runtime import (
     check_compiler,
@@ -146,7 +147,8 @@ class Resolver:
         """
         model = config.model
         has_appearance = config.train.appearance
-        settings = (config.task, model, config.norm, has_appearance)
+        has_evaluations = config.train.bn_evaluations
+        settings = (config.task, model, config.norm, has_appearance, has_evaluations)
         key = repr((settings, source.classes, source.image_shape))
         if key not in self._built:
             scale = model.init_scale
@@ -156,6 +158,8 @@ class Resolver:
                 network = models.build(model.name, layers, num_outputs, options=model.options)
                 if has_appearance:
                     check_appearance(network, source.image_shape)
+                if has_evaluations:
+                    check_evaluations(network, source.image_shape)
             exchange = getattr(network, "normbench_exchange", None)
             self._built[key] = exchange.remarks if exchange is not None else ()
         return self._built[key]
