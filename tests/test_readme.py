@@ -60,6 +60,11 @@ SLOW = """
     normbench train --norm gn --processes
     normbench train --norm sync_bn
     normbench train norm=gn
+    normbench train --norm frn
+    normbench train --norm spectral_norm
+    normbench train --model resnet
+    normbench train 'data.mean
+    normbench train batch_size=4
     normbench train --model torchvision
     normbench models torchvision
     normbench audit

@@ -87,7 +87,7 @@ class DecisionTree(Part):
     def kind_of(self, network: str) -> str | None:
         """The kind of a network, as `cnn`; None for a network that the tree does not know.
 
-        network: its name, with settings in brackets, if any, as `vit (norm position pre)`.
+        network: its name, with settings in brackets where it has some: `vit (norm position pre)`.
         """
         name = network.partition(" (")[0]
         for kind, networks in self.networks.items():

@@ -23,7 +23,10 @@ from pydantic import (
 from normbench.errors import NormbenchError
 
 # The keys of a study's file that belong to its design.
-DESIGNED = ("primary", "hypotheses", "smallest_difference", "standard_deviation", "tuned_by")
+DESIGNED = (
+    *("primary", "hypotheses", "smallest_difference", "standard_deviation"),
+    *("median_and_worst", "tuned_by"),
+)
 
 # What differs between the runs of a comparison, or is chosen for each norm.
 NO_PLACE = ("norm", "seed", "optim.lr", "lr")
@@ -121,8 +124,9 @@ class Design(Part):
 
     primary: the comparisons that get p-values and verdicts, Holm's over all of them.
     smallest_difference: of interest, and standard_deviation: of a run over seeds, where no runs
-    tell; both in the unit of differences of the primary metric, as points. tuned_by: the study
-    that chose the learning rates, and rates: what it chose.
+    tell; both in the unit of differences of the primary metric, as points. median_and_worst:
+    whether tables show them beside every mean, and not only where runs diverged or failed.
+    tuned_by: the study that chose the learning rates, and rates: what it chose.
     """
 
     name: str
@@ -130,6 +134,7 @@ class Design(Part):
     hypotheses: tuple[Hypothesis, ...] = ()
     smallest_difference: Positive | None = None
     standard_deviation: Positive | None = None
+    median_and_worst: bool = False
     tuned_by: Annotated[str, Field(pattern=r"^\w+$")] | None = None
     rates: tuple[Rate, ...] = ()
 

@@ -28,6 +28,17 @@ def training_images(study: Study) -> str:
     return " / ".join(found)
 
 
+def images_seen(study: Study) -> list[int]:
+    """The images of each run, each as often as it is trained on; of runs where that is known."""
+    found = []
+    for run in study.runs.to_dict("records"):
+        of_run = study.configs.get(run["run"], {}), study.environments.get(run["run"], {})
+        known = images_of(*of_run)
+        if known is not None:
+            found.append(known[0] * int(run["epochs"]))
+    return found
+
+
 def _of_run(config: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
     known = images_of(config, environment)
     if known is None:

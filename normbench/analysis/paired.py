@@ -72,6 +72,16 @@ class Paired:
         return self.verdict in (self.first, self.second)
 
     @property
+    def norms(self) -> frozenset[str]:
+        """Both norms, in no order."""
+        return frozenset((self.first, self.second))
+
+    @property
+    def is_above(self) -> bool:
+        """Whether the first norm is better by its whole interval, with or without a verdict."""
+        return self.better == self.first and self.nearest_to_zero > 0
+
+    @property
     def is_small(self) -> bool:
         """Whether the whole interval is within the smallest difference of interest."""
         return self.smallest is not None and self.reach <= self.smallest
@@ -81,6 +91,12 @@ class Paired:
         """The norm with the better mean, decided or not; the second of equal ones."""
         is_first = self.metric.is_better(self.difference.estimate.mean, 0.0)
         return self.first if is_first else self.second
+
+    @property
+    def nearest_to_zero(self) -> float:
+        """The size of the interval's end nearer to 0; negative around 0, nan for a single seed."""
+        estimate = self.difference.estimate
+        return abs(estimate.mean) - estimate.half_width
 
     @property
     def reach(self) -> float:

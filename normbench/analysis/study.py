@@ -111,6 +111,11 @@ class Study:
             correct={run: self.correct[run] for run in self.correct if run in ids},
         )
 
+    @property
+    def shows_worst(self) -> bool:
+        """Whether its design wants median and worst beside every mean."""
+        return self.design is not None and self.design.median_and_worst
+
     # Norms
 
     @cached_property

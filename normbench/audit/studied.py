@@ -132,6 +132,12 @@ def ws_lifts_gn(evidence: Evidence) -> Finding:
     return _all_ahead("ws", pairs)
 
 
+def ln_rnns(evidence: Evidence) -> Finding:
+    """ln is ahead of none and of bn in the LSTM."""
+    pairs = [evidence.pair("recurrent", "ln", norm, batch_size=64) for norm in ("none", "bn")]
+    return _all_ahead("recurrent", pairs)
+
+
 def ln_transformers(evidence: Evidence) -> Finding:
     """ln is ahead of bn and of no norm, and no other norm is ahead of it, pre and post."""
     pairs, verdicts = [], []
@@ -162,5 +168,6 @@ STUDIED = {
     "in-beats-bn-small": in_beats_bn_small,
     "batch-32": batch_32,
     "ws-lifts-gn": ws_lifts_gn,
+    "ln-rnns": ln_rnns,
     "ln-transformers": ln_transformers,
 }

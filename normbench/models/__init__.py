@@ -1,6 +1,6 @@
 """The networks behind `--model`: importing the package registers all of them."""
 
-from normbench.models import normresnet, resnet, vgg, vit
+from normbench.models import lstm, normresnet, resnet, style_transfer, vgg, vit
 from normbench.models.layers import Layers
 from normbench.models.registry import models
 from normbench.models.sites import Site, materialize, norm_sites, unsupported
@@ -10,11 +10,13 @@ __all__ = [
     "Layers",
     "Site",
     "TransformerBlock",
+    "lstm",
     "materialize",
     "models",
     "norm_sites",
     "normresnet",
     "resnet",
+    "style_transfer",
     "unsupported",
     "vgg",
     "vit",

@@ -45,7 +45,7 @@ def describe(
     if is_own(name) and not own.takes_layers(own.find(name, options)):
         plain = own.build_plain(name, options, layers, num_outputs)
         outputs = run_images(plain, layers.image_shape, training=True)
-        check_outputs(outputs, 2, num_outputs)
+        check_outputs(outputs, 2, (num_outputs,))
         exchange = preview(plain, layers.spec, layers.image_shape, batch_size)
     else:
         exchange = _asked_for(build, layers, batch_size)
@@ -117,11 +117,14 @@ def _asked_for(build: Callable[[Layers], nn.Module], layers: Layers, batch_size:
 
 
 def _reached(model: nn.Module, recording: RecordingLayers) -> list[tuple[nn.Module, Site, bool]]:
-    """The norms in forward order: shape of the input, whether an activation follows."""
-    found: list[tuple[nn.Module, Site, bool]] = []
+    """The norms in forward order: shape of the input, whether an activation follows.
+
+    A norm that runs several times on one shape stands there once.
+    """
+    found: dict[tuple[nn.Module, Site, bool], None] = {}
 
     def record(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        found.append((module, site_of(module, inputs[0]), recording.made[module]))
+        found[module, site_of(module, inputs[0]), recording.made[module]] = None
 
     hooks = [module.register_forward_pre_hook(record) for module in recording.made]
     try:
@@ -129,4 +132,4 @@ def _reached(model: nn.Module, recording: RecordingLayers) -> list[tuple[nn.Modu
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return list(found)

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from normbench.errors import NormbenchError
+from normbench.models.steps import Offset, StepNorm
 from normbench.models.tokens import OnTokens, Positions
 from normbench.norms.spec import NormSpec, Shape
 from normbench.seeds import stream, stream_seed
+
+Padding = Literal["zeros", "reflect"]
 
 
 class Layers:
@@ -46,11 +50,30 @@ class Layers:
         self._num_norms = 0
 
     def conv(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: Padding = "zeros",
+        bias: bool | None = None,
     ) -> nn.Module:
-        """A convolution before a norm, with a bias if spec.conv_bias; stride 1 keeps the size."""
+        """A convolution; stride 1 keeps the size. bias: None for spec.conv_bias, as before a norm.
+
+        padding: what stands around the map, zeros or its reflection.
+        """
         sizes = (in_channels, out_channels, kernel_size, stride, kernel_size // 2)
-        return self._initialized(nn.Conv2d(*sizes, bias=self.spec.conv_bias))
+        has_bias = self.spec.conv_bias if bias is None else bias
+        return self._initialized(nn.Conv2d(*sizes, bias=has_bias, padding_mode=padding))
+
+    def conv_transpose(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool | None = None
+    ) -> nn.Module:
+        """A transposed convolution of stride 2, which doubles height and width; bias as `conv`."""
+        sizes = (in_channels, out_channels, kernel_size, 2, kernel_size // 2, 1)
+        has_bias = self.spec.conv_bias if bias is None else bias
+        return self._initialized(nn.ConvTranspose2d(*sizes, bias=has_bias))
 
     def patches(self, in_channels: int, out_channels: int, size: int) -> nn.Module:
         """A convolution with bias of patches of size x size pixels, side by side; no norm follows.
@@ -59,9 +82,13 @@ class Layers:
         """
         return self._initialized(nn.Conv2d(in_channels, out_channels, size, stride=size))
 
-    def linear(self, in_features: int, out_features: int) -> nn.Module:
-        """A linear layer with bias."""
-        return self._initialized(nn.Linear(in_features, out_features))
+    def linear(self, in_features: int, out_features: int, *, bias: bool = True) -> nn.Module:
+        """A linear layer, with a bias unless it is said otherwise."""
+        return self._initialized(nn.Linear(in_features, out_features, bias))
+
+    def offset(self, num_features: int) -> Offset:
+        """A learned offset of values (n, num_features), where no layer before has one."""
+        return Offset(num_features)
 
     def norm(
         self, num_features: int, *, zero_gamma: bool = False, is_block_start: bool = True
@@ -79,6 +106,18 @@ class Layers:
             if not isinstance(gamma, nn.Parameter) or is_lazy(gamma):
                 raise NormbenchError("zero_last_gamma: this norm has no gamma to begin with 0")
             nn.init.zeros_(gamma)
+        return layer
+
+    def norm_of_steps(self, num_features: int, num_steps: int, gamma: float) -> StepNorm:
+        """The norm at a site (num_features, 1, 1) of every step of a sequence: `layer(x, step)`.
+
+        num_steps: how many steps have running statistics of their own. gamma: where the norm's
+        scale begins.
+        """
+        layer = StepNorm(self.norm(num_features), num_features, num_steps)
+        scale = getattr(layer[0], "weight", None)
+        if isinstance(scale, nn.Parameter):
+            nn.init.constant_(scale, gamma)
         return layer
 
     def norm_act(self, num_features: int, *, is_block_start: bool = True) -> nn.Module:
@@ -112,7 +151,7 @@ class Layers:
             self._num_norms += 1
             return make(num_features)
 
-    def _initialized(self, module: nn.Conv2d | nn.Linear) -> nn.Module:
+    def _initialized(self, module: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> nn.Module:
         """Draws weight and bias from torch's default distribution; the norm reparametrizes.
 
         The weight is multiplied by init_scale before; the bias is not.

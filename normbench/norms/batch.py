@@ -110,8 +110,10 @@ def ebn(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
     """Extended batch normalization: a mean per channel, one variance for all (arXiv:2003.05569).
 
     y = (x - mean) / sqrt(var + eps) * gamma + beta, mean of shape (c,) over the axes (n, h, w), var
-    of shape (1,) over (n, c, h, w): the mean of (x - mean)^2, from the channels' own means.
-    Evaluation takes running averages of mean and var, the latter unbiased as for bn.
+    of shape (1,) over (n, c, h, w): the mean of (x - mean)^2, from the channels' own means, so that
+    the square of (x - mean) / sqrt(var) has mean 1 over the batch. The paper's abstract gives these
+    axes and not the mean that the variance is about. Evaluation takes running averages of mean and
+    var, the latter unbiased as for bn.
     """
     return _over_the_batch(lambda num_features: ExtendedBatchNorm(num_features, eps, momentum))
 

@@ -70,7 +70,8 @@ def online(*, alpha_f: Decay = 0.999, alpha_b: Decay = 0.99, eps: Eps = 1e-5) ->
     backward pass from dz keeps two controls of shape (c,): d_t = dz_t - (1 - alpha_b) e_{t-1} z_t,
     e_t = e_{t-1} + mean(d_t z_t); dx_t = d_t / sqrt(var_{t-1} + eps) - (1 - alpha_b) f_{t-1}, f_t =
     f_{t-1} + mean(dx_t). Made for batch 1: of a larger batch, samples go one after another.
-    Evaluation takes the last mean and var.
+    Evaluation takes the last mean and var. The authors' later code clamps u to -5 and 5 by default,
+    in place of the paper's division.
     """
     return NormSpec(
         "batch",

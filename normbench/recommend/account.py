@@ -82,12 +82,12 @@ def as_lines(answers: Sequence[Answer]) -> str:
 
 
 def runner_up(measured: Measured) -> str | None:
-    """The norm with the best mean after the recommended one; None without a recommendation."""
+    """The norm behind the recommended one with the best mean; None without a recommendation."""
     best = measured.outcome.recommended
     if best is None:
         return None
-    left = [norm for norm in measured.norms if norm not in (best, *measured.excluded)]
-    return left[0] if left else None
+    behind = measured.outcome.behind
+    return behind[0] if behind else None
 
 
 def _of_measured(answer: Answer, measured: Measured) -> Lines:
@@ -104,6 +104,8 @@ def _of_measured(answer: Answer, measured: Measured) -> Lines:
     elif len(candidates) > 1:
         for other in candidates[1:]:
             yield "between them", _compared(measured, candidates[0], other)
+    if measured.unjudged:
+        yield "no verdict on", as_list(measured.unjudged)
     for norm, why in measured.excluded.items():
         yield "excluded", f"{norm}: {why}"
     for part in measured.parts:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from normbench.analysis.captions import distinct, epochs, trained_on
 from normbench.analysis.family import every_pair, planned_of
+from normbench.analysis.images import images_seen
 from normbench.analysis.loading import check_comparable, load_study
 from normbench.analysis.paired import Paired
 from normbench.analysis.settings import PROCESSES, describe
@@ -27,7 +28,8 @@ class Part:
     """What one study has measured at a network and batch size.
 
     norms: with a finished run, the best mean first. pairs: of these norms, with and without a
-    verdict. excluded: by norm, the reason. basis: the data and epochs in words.
+    verdict. excluded: by norm, the reason. basis: the data and epochs in words. images_seen: the
+    images of a whole run, each as often as it is trained on.
     """
 
     study: str
@@ -35,6 +37,12 @@ class Part:
     pairs: tuple[Paired, ...]
     excluded: dict[str, str]
     basis: str
+    images_seen: int
+
+    @property
+    def primary(self) -> list[Paired]:
+        """The comparisons of the primary family."""
+        return [paired for paired in self.pairs if paired.is_primary]
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,21 @@ class Measured:
 
     @property
     def judged(self) -> list[tuple[str, Paired]]:
-        """The comparisons of primary families, each with the study's name."""
-        return [(study, paired) for study, paired in self.pairs if paired.is_primary]
+        """The comparisons of primary families, each with the study's name.
+
+        Of studies that compare the same norms, the one with the longest training counts.
+        """
+        longest: dict[frozenset[str], int] = {}
+        for part in self.parts:
+            for paired in part.primary:
+                seen = longest.get(paired.norms, 0)
+                longest[paired.norms] = max(seen, part.images_seen)
+        found = []
+        for part in self.parts:
+            for paired in part.primary:
+                if longest[paired.norms] == part.images_seen:
+                    found.append((part.study, paired))
+        return found
 
     @property
     def pairs(self) -> list[tuple[str, Paired]]:
@@ -80,9 +101,30 @@ class Measured:
 
     @property
     def outcome(self) -> Outcome:
-        """What the verdicts leave."""
-        norms = dict.fromkeys([*self.norms, *self.excluded])
-        return decide(list(norms), self.ahead, self.excluded)
+        """What the verdicts leave of the norms that they are about.
+
+        A norm without a comparison decided beforehand keeps others from being recommended where it
+        is above one of them by its whole interval; else it is no candidate.
+        """
+        judged = {norm for _, paired in self.judged for norm in paired.norms}
+        decided = self._decided(judged)
+        rivals = set()
+        for _, paired in self.pairs:
+            for one in (paired, paired.turned()):
+                if one.second in decided.candidates and one.is_above and one.first not in judged:
+                    rivals.add(one.first)
+        return self._decided(judged | rivals) if rivals else decided
+
+    def _decided(self, norms: Collection[str]) -> Outcome:
+        listed = [norm for norm in self.norms if norm in norms and norm not in self.excluded]
+        return decide([*listed, *self.excluded], self.ahead, self.excluded)
+
+    @property
+    def unjudged(self) -> list[str]:
+        """The norms that are measured, but neither candidates nor behind nor excluded."""
+        outcome = self.outcome
+        known = {*outcome.candidates, *outcome.behind, *outcome.excluded}
+        return [norm for norm in self.norms if norm not in known]
 
     def between(self, first: str, second: str) -> tuple[str, Paired] | None:
         """First minus second with the study's name, one with a verdict before one without."""
@@ -169,8 +211,8 @@ def parts_of(name: str, study: Study) -> tuple[list[tuple[str, int, Part]], list
     study = study.chosen
     found, left_out = [], []
     keys = [*ASKED, *(name for name in study.settings if name.startswith(OF_NETWORK))]
-    for values in study.done.runs[keys].drop_duplicates().itertuples(index=False):
-        place = dict(zip(keys, values, strict=True))
+    for record in study.done.runs[keys].drop_duplicates().to_dict("records"):
+        place = {str(name): value for name, value in record.items()}
         network, size = _network(place), place["batch_size"]
         here = [paired for paired in pairs if _is_at(paired, place)]
         if not any(paired.is_primary for paired in here):
@@ -212,13 +254,14 @@ def _part(name: str, here: Study, pairs: Sequence[Paired]) -> Part:
     means = here.done.runs.groupby("norm", sort=False)[here.test_column].mean()
     ranked = means.sort_values(ascending=not here.primary.is_larger_better, kind="stable")
     compared = {norm for paired in pairs for norm in (paired.first, paired.second)}
-    done = here.done.runs
+    done = here.done
     return Part(
         name,
         tuple(str(norm) for norm in ranked.index if norm in compared),
         tuple(pairs),
         dict(_excluded(here)),
-        f"{distinct(done, 'data')}, {trained_on(here)}{epochs(done)}",
+        f"{distinct(done.runs, 'data')}, {trained_on(here)}{epochs(done.runs)}",
+        max(images_seen(done), default=0),
     )
 
 

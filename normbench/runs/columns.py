@@ -34,15 +34,20 @@ FEATURE_SHIFT = Metric("feature shift", "", "smaller", decimals=3, low=0, high=2
 # share_NAME: the mean over the layers of a share that a norm learns and tells of itself.
 SHARES = "share_"
 SHARE = Metric("share", "", "larger", decimals=2, low=0, high=1)
+# The weight of an image's own statistics in BatchNorm's evaluation by example weighing.
+EXAMPLE_WEIGHT = "example_weight"
+WEIGHT = Metric("weight of the example", "", "smaller", decimals=3, low=0, high=1)
 ROUNDING = 1e-6  # by which a mean of values from 0 to 1 may leave the range
 
 
 def quantity_of(column: str, metrics: Iterable[Metric]) -> Metric | None:
-    """The metric in a column, or the quantity of every task: seconds, MiB, feature shift, share."""
+    """The metric in a column, or the quantity of every task: seconds, MiB, shift, share, weight."""
     if column.startswith(SHARES):
         return SHARE
     if column.startswith("feature_shift_"):
         return FEATURE_SHIFT
+    if column == EXAMPLE_WEIGHT:
+        return WEIGHT
     return metric_of(column, metrics) or QUANTITIES.get(column.rpartition("_")[2])
 
 
@@ -92,7 +97,8 @@ def check_metrics(columns: Columns, task: TaskRecord, config: Mapping[str, Any])
     needed += MEASURED
     primary = f"test_{task.primary.name}"
     at_the_end = appearance_columns(task.primary.name)
-    allowed = {*needed, *at_the_end, f"{primary}_precise", f"{primary}_batch"}
+    by_statistics = {f"{primary}_{way}" for way in ("precise", "batch", "weighed")}
+    allowed = {*needed, *at_the_end, *by_statistics, EXAMPLE_WEIGHT}
     for name in needed:
         if name not in columns:
             raise ValueError(f"has no column {name}")

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from normbench.data.loader import DeviceLoader
 from normbench.norms.shares import mean_shares
-from normbench.runs.columns import SHARES, appearance_columns
+from normbench.runs.columns import EXAMPLE_WEIGHT, SHARES, appearance_columns
 from normbench.train.appearance import evaluate_appearance
 from normbench.train.engine import EpochResult, Trainer, check_finite
 from normbench.train.evaluate import evaluate
 from normbench.train.evaluations import evaluate_batchwise, evaluate_precisely
+from normbench.train.weighing import can_be_weighed, evaluate_weighed
 
 
 def epoch_row(
@@ -28,7 +29,7 @@ def epoch_row(
     """The row of the epoch just trained, and which test images are right, booleans (n,).
 
     evaluated: the splits to evaluate, `test` among them. statistics: training images without
-    augmentation, for BatchNorm's other two evaluations; None without these. appearance: whether to
+    augmentation, for BatchNorm's other evaluations; None without these. appearance: whether to
     evaluate under changed appearance after the last epoch; its columns are nan before.
     Raises Diverged for a loss that is not finite.
     """
@@ -50,7 +51,7 @@ def epoch_row(
             correct = evaluation.correct
     eval_seconds = runtime.now() - start
     if statistics is not None:
-        row |= _other_evaluations(trainer, statistics, evaluated["test"])
+        row |= _other_evaluations(trainer, statistics, evaluated)
     if appearance:
         row |= _under_appearance(trainer, evaluated["test"])
     shares = mean_shares(trainer.model)
@@ -67,18 +68,26 @@ def epoch_row(
 
 
 def _other_evaluations(
-    trainer: Trainer, statistics: DeviceLoader, test: DeviceLoader
+    trainer: Trainer, statistics: DeviceLoader, evaluated: Mapping[str, DeviceLoader]
 ) -> dict[str, float]:
-    """The primary metric under BatchNorm's other two evaluations, by column of metrics.csv.
+    """The primary metric under BatchNorm's other evaluations, by column of metrics.csv.
 
-    Each process computes both as a whole.
+    Each process computes them as a whole. The example's weight is chosen on the held-out images,
+    where there are any, else on training images.
     """
+    test = evaluated["test"]
     model, task, runtime = trainer.model, trainer.task, trainer.runtime
     primary = task.primary.name
     precise = evaluate_precisely(model, statistics, test, task, runtime)
     batch_size = trainer.images_together if trainer.is_synced else trainer.batch_size
     batchwise = evaluate_batchwise(model, test, task, runtime, batch_size)
-    return {f"test_{primary}_precise": precise, f"test_{primary}_batch": batchwise}
+    row = {f"test_{primary}_precise": precise, f"test_{primary}_batch": batchwise}
+    if can_be_weighed(model):
+        choosing = evaluated.get("val", statistics)
+        row[f"test_{primary}_weighed"], row[EXAMPLE_WEIGHT] = evaluate_weighed(
+            model, choosing, test, task, runtime, batch_size
+        )
+    return row
 
 
 def _under_appearance(trainer: Trainer, test: DeviceLoader) -> dict[str, float]:

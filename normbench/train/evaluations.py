@@ -3,12 +3,13 @@
 The usual evaluation normalizes with running averages of training. Here the statistics come from the
 whole training set under the final weights ("precise", arXiv:2105.07576), or from the test batch, as
 in training. The model is restored afterwards, whatever happens. A compiled model runs uncompiled:
-its layers are watched, or are in another mode than they were compiled for.
+its layers are watched, or are in another mode than they were compiled for. A third evaluation is in
+weighing.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,25 @@ def tracking_layers(model: nn.Module) -> list[nn.Module]:
         if any(getattr(module, name, None) is not None for name in RUNNING):
             found.append(module)
     return found
+
+
+@torch.no_grad()
+def check_evaluations(model: nn.Module, image_shape: Sequence[int]) -> None:
+    """Raises NormbenchError where a layer with running statistics runs twice on an image.
+
+    Precise statistics are taken layer after layer; of such a layer none comes first.
+    """
+    layers, met = tracking_layers(model), []
+    if not layers:
+        return
+    with restored(model), watched(layers, lambda layer, _: met.append(layer)):
+        model.eval()(torch.zeros(1, *image_shape))
+    if len(set(met)) < len(met):
+        raise NormbenchError(
+            "train.bn_evaluations=true: a layer with running statistics runs several times on an "
+            "image, and precise statistics are taken layer after layer; of the lstm, "
+            "model.statistics=per_step can be evaluated so"
+        )
 
 
 @torch.no_grad()
@@ -67,8 +87,7 @@ def evaluate_batchwise(
         with batch_statistics(model):
             outputs = outputs_of(model, batch, runtime)
         counted = {name: tensor[:number] for name, tensor in batch.items()}
-        # Only the primary metric is read; the loss needs no second computation.
-        sums.add(torch.zeros((), device=outputs.device), outputs[:number], counted)
+        sums.add(*task.assess(outputs[:number], counted, training=False), number)
     return sums.means()[task.primary.name]
 
 
@@ -81,7 +100,7 @@ def precise_statistics(
     Layer after layer, so that each layer sees the evaluation outputs of the layers before it: the
     split into batches changes nothing. The price is a forward pass for each layer, up to the layer.
     """
-    with _restored(model):
+    with restored(model):
         model.eval()
         for layer in in_forward_order(tracking_layers(model), model, loader, runtime):
             moments = _moments(layer, model, loader.in_order(batch_size), runtime)
@@ -95,7 +114,7 @@ def precise_statistics(
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode, but its layers with running statistics in training mode."""
-    with _restored(model):
+    with restored(model):
         model.eval()
         for layer in tracking_layers(model):
             layer.train()
@@ -103,7 +122,8 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
+def restored(model: nn.Module) -> Iterator[None]:
+    """Gives every module its mode and its buffers back, whatever happened to them."""
     modes, buffers = [], []
     for module in model.modules():
         modes.append((module, module.training))

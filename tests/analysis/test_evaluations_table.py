@@ -1,4 +1,4 @@
-"""BatchNorm's three evaluations in a table: each from its own column, and nothing invented for
+"""BatchNorm's evaluations in a table: each from its own column, and nothing invented for
 norms without."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from kit.runs import in_study, one_run
 
 from normbench.analysis.outputs import outputs
 from normbench.analysis.stats import mean_interval
-from normbench.analysis.tables.evaluations import SOURCES, evaluations_table
+from normbench.analysis.tables.evaluations import SOURCES, WEIGHED, evaluations_table
 from normbench.runs.files import RunFiles
 
 
@@ -68,6 +68,20 @@ def test_the_data_are_unrounded_with_a_row_for_each_evaluation() -> None:
     assert set(data.index.get_level_values("statistics")) == set(SOURCES.values())
     assert data.loc[("bn", 1, "whole training set"), "test_accuracy"] == pytest.approx(0.31)
     assert data.loc[("bn", 1, "whole training set"), "n"] == 3
+
+
+def test_example_weighing_has_a_column_where_a_run_has_it_and_a_dash_for_runs_from_before() -> None:
+    newer = evaluated(one_run("bn", 8, 0, 0.5, **{"train.bn_evaluations": True}), 0.51, 0.49)
+    more = {"test_accuracy_weighed": np.array([0.52]), "example_weight": np.array([0.01])}
+    newer = dataclasses.replace(newer, metrics={**newer.metrics, **more})
+    old = evaluations_table(in_study(*measured()))
+    assert not {*WEIGHED.values()} & {*old.shown}
+    assert "mixed" not in old.caption
+    both = evaluations_table(in_study(*measured(), newer))
+    shown = both.shown.set_index(["norm", "batch size"])["running averages and the image"]
+    assert shown.loc[("bn", "8")] == "52.0 %"
+    assert shown.loc[("bn", "64")] == shown.loc[("gn", "64")] == "-"
+    assert "mixed" in both.caption
 
 
 def test_a_report_has_the_table_where_runs_were_evaluated_so() -> None:

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kit.runs import CLASSIFICATION, REGRESSION, in_study, one_run
 
-from normbench.analysis.design import Design, Family
+from normbench.analysis.design import Design, Family, read_design
 from normbench.analysis.family import every_pair
 from normbench.analysis.stats import mean_interval
 from normbench.analysis.study import Study
+from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.leaderboard import leaderboard_table
 from normbench.errors import NormbenchError
 from normbench.runs.files import RunFiles
@@ -144,6 +145,18 @@ def test_survivors_are_no_verdict_and_show_median_and_worst() -> None:
     assert shown[AGAINST].tolist() == ["first", "no verdict"]
     assert shown["worst"].tolist() == ["70.0 %", ""]
     assert shown["ended otherwise"].tolist() == ["1 diverged", ""]
+
+
+def test_a_design_asks_for_median_and_worst_where_no_run_was_lost() -> None:
+    runs = [one_run("gn", 64, seed, reached) for seed, reached in enumerate((0.5, 0.6, 0.9))]
+    calm = in_study(*runs)
+    for asked in (False, True):
+        design = read_design({"name": "s", "median_and_worst": asked})
+        study = replace(calm, design=design)
+        for table in (leaderboard_table(study), comparison_table(study)):
+            shown = [table.shown[name].tolist() for name in ("median", "worst") if asked]
+            assert shown == [["60.0 %"], ["50.0 %"]] * asked
+            assert ("median" in table.shown) == asked
 
 
 def test_a_norm_that_is_not_comparable_has_no_rank_and_stands_last() -> None:

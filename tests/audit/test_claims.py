@@ -115,6 +115,28 @@ def test_a_claim_of_one_batch_size_or_another_waits_for_the_other(tmp_path: Path
     assert verdict("in-beats-bn-small", tmp_path) == Verdict.SUPPORTED
 
 
+@pytest.mark.parametrize(
+    ("reached", "expected"),
+    [
+        ({"ln": 0.5, "bn": 0.4, "none": 0.3}, Verdict.SUPPORTED),
+        ({"ln": 0.5, "bn": 0.6, "none": 0.3}, Verdict.REFUTED),
+        ({"ln": 0.5, "bn": 0.4, "none": 0.6}, Verdict.REFUTED),
+        ({"ln": 0.5, "bn": 0.4}, Verdict.UNMEASURED),
+    ],
+)
+def test_ln_is_the_norm_of_recurrent_networks_where_it_is_ahead_of_both(
+    reached: dict[str, float], expected: Verdict, tmp_path: Path
+) -> None:
+    runs = []
+    for place, (norm, value) in enumerate(reached.items()):
+        runs += [one_run(norm, 64, seed, value + place * seed / 1000) for seed in range(3)]
+    others = [norm for norm in reached if norm != "ln"]
+    family = {"norms": others, "against": "ln", "at": {"batch_size": [64]}}
+    design = read_design({"name": "recurrent", "primary": [family]})
+    write_study(replace(in_study(*runs), design=design), tmp_path / "recurrent")
+    assert verdict("ln-rnns", tmp_path) == expected
+
+
 def transformer_study(results: Path, ahead: str = "", positions: tuple[str, ...] = BOTH) -> None:
     """Six norms at the positions: ln far above bn and none, `ahead` above ln, the others alike."""
     reached = {"ln": 0.5, "rms": 0.5, "dyt": 0.5, "derf": 0.5, "bn": 0.4, "none": 0.4}

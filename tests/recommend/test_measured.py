@@ -17,6 +17,7 @@ from normbench.analysis.design import read_design
 from normbench.analysis.study_files import write_study
 from normbench.errors import NormbenchError
 from normbench.recommend import Answer, Question, answers
+from normbench.recommend.account import runner_up
 from normbench.recommend.answer import around
 from normbench.recommend.measured import Library, Measured, committed, own_runs
 
@@ -66,6 +67,26 @@ def test_a_difference_outside_the_family_decides_nothing(tmp_path: Path) -> None
     found = answer(tmp_path, 4)
     assert found.recommended is None
     assert set(found.outcome.candidates) == {"gn", "ln"}
+
+
+def test_a_norm_without_a_verdict_that_is_not_above_is_no_candidate(tmp_path: Path) -> None:
+    runs = runs_at(4, {"bn": 0.3, "gn": 0.5, "ln": 0.499, "rms": 0.1})
+    write_designed(tmp_path, "sizes", runs, ["gn"], [4])
+    found = answer(tmp_path, 4)
+    assert found.recommended == "gn"
+    assert found.at[0].unjudged == ["ln", "rms"]
+    assert runner_up(found.at[0]) == "bn"
+
+
+@pytest.mark.parametrize(("epochs", "expected"), [(2, "bn"), (8, "gn")])
+def test_of_two_studies_the_longer_training_counts(
+    epochs: int, expected: str, tmp_path: Path
+) -> None:
+    for name, number, level in (("first", 4, 0.3), ("second", epochs, 0.7)):
+        runs = runs_at(4, {"bn": 0.5, "gn": level}, seconds=[10.0] * number)
+        write_designed(tmp_path, name, runs, ["gn"], [4])
+    # The shorter training says the opposite.
+    assert answer(tmp_path, 4).recommended == expected
 
 
 def test_only_comparisons_decided_beforehand_count_in_committed_studies(tmp_path: Path) -> None:
@@ -198,6 +219,12 @@ def test_networks_answer_for_their_kind_and_own_networks_for_any(tmp_path: Path)
     assert (found.network, found.recommended) == ("Net", "bn")
     (found,) = answers(Question(4), library, TREE)
     assert found.question.model is None
+
+
+def test_a_study_of_the_lstm_answers_for_recurrent_networks(tmp_path: Path) -> None:
+    runs = runs_at(64, {"bn": 0.3, "ln": 0.5}, **{"model.name": "lstm"})
+    write_designed(tmp_path, "recurrent", runs, ["ln"], [64])
+    assert answer(tmp_path, 64, "rnn").recommended == "ln"
 
 
 def test_studies_of_one_network_add_up(tmp_path: Path) -> None:

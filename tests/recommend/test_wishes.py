@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from kit.runs import in_study, one_run, rounds_of
 
+from normbench.analysis.paired import Paired
+from normbench.analysis.stats import Difference, Estimate
 from normbench.certificates import certify
 from normbench.norms import norms
 from normbench.recommend import Answer, Question
 from normbench.recommend.measured import Measured, Part
 from normbench.recommend.wishes import Wishes, told
+from normbench.tasks.classification import ACCURACY
 from normbench.timing.rounds import write_rounds
 
 
 def left(*candidates: str) -> Answer:
     """An answer at batch size 4 that is undecided between these norms."""
-    part = Part("sizes", candidates, (), {}, "data")
+    difference = Difference(Estimate(0.0, 0.1, 3), p_value=0.9)
+    pairs = []
+    for first, second in pairwise(candidates):
+        pairs.append(Paired(first, second, {}, difference, ACCURACY, {}, {}, adjusted=0.9))
+    part = Part("sizes", candidates, tuple(pairs), {}, "data", images_seen=1)
     return Answer("normresnet", Question(4, "cnn"), (Measured("normresnet", 4, (part,)),))
 
 

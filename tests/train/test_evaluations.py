@@ -319,7 +319,8 @@ def row_of(folder: Path, *settings: str) -> dict[str, str]:
 def test_a_run_with_them_trains_as_without(norm: str, tmp_path: Path) -> None:
     plain = row_of(tmp_path / "plain", f"norm={norm}")
     more = row_of(tmp_path / "more", f"norm={norm}", "train.bn_evaluations=true")
-    added = {"test_accuracy_precise", "test_accuracy_batch"} if norm == "bn" else set()
+    measured = {"test_accuracy_precise", "test_accuracy_batch", "test_accuracy_weighed"}
+    added = measured | {"example_weight"} if norm == "bn" else set()
     assert more.keys() - plain.keys() == added
     assert all(0 <= float(more[name]) <= 1 for name in added)
     assert all(more[name] == plain[name] for name in ("train_loss", "test_loss", "test_accuracy"))

@@ -74,7 +74,7 @@ def _row(study: Study, group: pd.DataFrame) -> dict[Any, Any]:
     if study.holds_out:
         row[study.val_column] = done[study.val_column].mean()
     values = list(done.get(study.test_column, []))
-    reached = result(group, study.test_column, values, study.primary)
+    reached = result(group, study.test_column, values, study.primary, with_worst=study.shows_worst)
     status = reached.pop("status")
     reached |= _difference_columns(difference_to_baseline(study, done["run"]))
     clock = study.clock(group["run"])

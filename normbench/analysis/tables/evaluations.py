@@ -1,4 +1,4 @@
-"""The three evaluations of BatchNorm side by side: did training fail, or only evaluation?"""
+"""The evaluations of BatchNorm side by side: did training fail, or only evaluation?"""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from normbench.analysis.tables.table import NOT_MEASURED, Table, in_words, show_
 
 # By the end of their column in metrics.csv: where the statistics of an evaluation come from.
 SOURCES = {"": "running averages", "_precise": "whole training set", "_batch": "test batch"}
+WEIGHED = {"_weighed": "running averages and the image"}
 NO_STATISTICS = "keeps none"
+ABSENT = "-"
 BY = ["norm", "batch_size"]
 NOTE = (
     "Statistics for evaluation from running averages of training, from all training images, not "
     "augmented, under the final weights, layer by layer, or from random test batches as large as "
     "in training."
+)
+WEIGHED_NOTE = (
+    " The image's own statistics are mixed into the running averages with the weight that has the "
+    f"least loss on held-out or else training images; {ABSENT} where this was not measured."
 )
 
 
@@ -36,22 +42,32 @@ def evaluations_table(study: Study) -> Table:
     asked = _asked(study)
     parts, numbers = [], {}
     columns: dict[str, list[str]] = {}
-    for end, source in SOURCES.items():
+    has_weighed = measured + "_weighed" in study.metrics
+    for end, source in (SOURCES | WEIGHED if has_weighed else SOURCES).items():
         part = cells(study, BY, measured + end).rename(columns={measured + end: measured})
         parts.append(part.assign(statistics=source))
         numbers[source] = part[measured]
         columns[source] = []
         for cell in part.to_dict("records"):
-            # A norm asked for all evaluations, and without one, keeps no statistics for it.
             is_asked = asked[cell["norm"], cell["batch_size"]]
-            lacking = NO_STATISTICS if end and is_asked else NOT_MEASURED
+            lacking = _lacking(end) if is_asked else NOT_MEASURED
             text = show_result(study.primary, cell, measured, lacking=lacking)
             columns[source].append(text)
     shown = parts[0][BY].rename(columns=in_words).assign(**columns).astype(str)
     title = f"{in_words(measured).capitalize()} by statistics of evaluation"
     data = pd.concat(parts, ignore_index=True)
     basis = f"{caption(study)} {NOTE}"
+    if has_weighed:
+        basis += WEIGHED_NOTE
     return Table(title, data, shown, basis, unfinished(study), pd.DataFrame(numbers))
+
+
+def _lacking(end: str) -> str:
+    """What stands in the place of a figure that runs with all evaluations do not have."""
+    if end in WEIGHED:
+        return ABSENT
+    # A norm without the other two keeps no statistics for them.
+    return NO_STATISTICS if end else NOT_MEASURED
 
 
 def _asked(study: Study) -> dict[Any, bool]:

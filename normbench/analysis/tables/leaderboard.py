@@ -93,7 +93,8 @@ def _ranked(study: Study, runs: pd.DataFrame) -> list[Row]:
     for _, group in runs.groupby(settings, dropna=False):
         values = group.loc[group["status"] == "done", column].tolist()
         told = group[settings].iloc[0].to_dict()
-        rows.append({"rank": math.nan} | told | result(group, column, values, metric))
+        reached = result(group, column, values, metric, with_worst=study.shows_worst)
+        rows.append({"rank": math.nan} | told | reached)
     ranked = [row for row in rows if row["n"] and row["norm"] not in study.broken]
     ranked.sort(key=lambda row: row[column], reverse=metric.is_larger_better)
     for row in ranked:

@@ -48,12 +48,13 @@ def result(
     metric: Metric,
     *,
     on_test_set: bool = True,
+    with_worst: bool = False,
 ) -> dict[str, Any]:
     """The mean over seeds in `column`, with n, half_width, and status: the runs without a result.
 
     Where runs have diverged or failed, median and worst of the values too, which a mean of
-    survivors hides; nan elsewhere. on_test_set: a metric from 0 to 1 then has test_set_half_width,
-    the interval due to the finite test set, whatever the number of seeds.
+    survivors hides; nan elsewhere, but not `with_worst`. on_test_set: a metric from 0 to 1 then has
+    test_set_half_width, the interval due to the finite test set, whatever the number of seeds.
     """
     estimate = mean_interval(values)
     found: dict[str, Any] = {"n": estimate.n, column: estimate.mean}
@@ -62,7 +63,7 @@ def result(
         num_test = runs["num_test"].max() if values else 1
         found["test_set_half_width"] = half_width_of_test_set(estimate.mean, num_test)
     found |= dict.fromkeys(OF_FINISHED, math.nan)
-    if values and runs["status"].isin(LOST).any():
+    if values and (with_worst or runs["status"].isin(LOST).any()):
         worst = min if metric.is_larger_better else max
         found |= {"median": median(values), "worst": worst(values)}
     ended = runs.loc[runs["status"] != "done", "status"].value_counts()
