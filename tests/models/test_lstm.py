@@ -153,7 +153,7 @@ def test_the_numbers_of_parameters(norm: str, number: int) -> None:
 
 def test_a_norm_s_sites_are_the_sums_of_the_gates_and_the_cell() -> None:
     build = partial(models.build, "lstm", options={"hidden": HIDDEN})
-    sites = norm_sites(lambda layers: build(layers, 3), SHAPE, 3)
+    sites = norm_sites(lambda layers: build(layers, 3), SHAPE, (3,))
     assert sites == [(4 * HIDDEN, 1, 1), (4 * HIDDEN, 1, 1), (HIDDEN, 1, 1)]
 
 

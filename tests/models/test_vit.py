@@ -38,7 +38,7 @@ def test_a_norm_stands_twice_in_a_block_and_under_pre_at_the_end(position: str, 
         options = {**SMALL, "norm_position": position}
         return models.build("vit", layers, 10, options=options)
 
-    assert norm_sites(build, (3, 8, 12), 10) == [(8, 6)] * count
+    assert norm_sites(build, (3, 8, 12), (10,)) == [(8, 6)] * count
 
 
 def test_without_a_norm_pre_and_post_are_the_same_network() -> None:
