@@ -16,12 +16,13 @@ HEAD = """\
 
 What tutorials and surveys say of normalization layers, and what measurements say of it. Made by
 `normbench audit --markdown`; every verdict is computed from the committed studies, or now. What was
-expected and the rule were written before measuring: [claims.yaml](../configs/claims.yaml);
-`normbench audit CLAIM` tells the whole account.
+expected and the rule stand in [claims.yaml](../configs/claims.yaml), written before measuring; the
+studies `table` and `speed` had been made before their rules. `normbench audit CLAIM` tells the
+whole account.
 
 Sources: {sources}. A claim is taken as it is written: "small batches" says nothing of the largest,
 so a claim and its contrary can both hold, or neither. IN in the sources has no gamma and beta; here
-`in` is that, and `in_affine` has them.
+`in` is that, and `in_affine`, by which studies of batch sizes judge IN, has them.
 
 """
 

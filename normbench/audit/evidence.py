@@ -19,6 +19,8 @@ from normbench.audit.verdicts import Interval, Verdict, better, not_worse
 from normbench.errors import NormbenchError
 from normbench.timing.rounds import read_bench
 
+POINT = 0.01  # of accuracy
+
 
 def folder_of(study: str) -> str:
     """The name of a study's folder: `batch_size` is in `batch-size`."""
@@ -80,7 +82,7 @@ class Evidence:
         found = [value for value in final(chosen, column).values() if not math.isnan(value)]
         return mean_interval(found) if found else None
 
-    def time_of_step(self, norm: str, batch_size: int) -> Ratio | None:
+    def time_of_step(self, norm: str, batch_size: int, network: str = "normresnet") -> Ratio | None:
         """The time of a training step relative to bn's, of the bench in `speed`; None without.
 
         Raises NormbenchError where it was timed in several settings.
@@ -88,7 +90,10 @@ class Evidence:
         file = self.folder / "speed" / "bench.csv"
         if not file.is_file():
             return None
-        found = costs(read_bench(file))
+        rounds = read_bench(file)
+        found = costs(rounds[rounds["model.name"] == network])
+        if found.empty:
+            return None
         is_asked = (found["norm"] == norm) & (found["batch_size"] == batch_size)
         rows = found[is_asked].to_dict("records")
         if len(rows) > 1:

@@ -7,7 +7,9 @@ of single runs. What a study lacks is not measured yet.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from normbench.analysis.family import every_pair
 from normbench.analysis.stats import holm, paired_difference
@@ -24,8 +26,8 @@ from normbench.audit.verdicts import (
     unanimous,
 )
 
-CHANCE = 0.2  # test accuracy up to which a network of ten classes counts as not trained
-NUM_GROUPS = (4, 16, 32, 64)  # that the sources recommend
+TRAINED = 0.2  # test accuracy above which a network of ten classes counts as trained
+GROUPS = (4, 16, 32, 64)  # that the sources recommend
 
 
 def bn_higher_lr(evidence: Evidence) -> Finding:
@@ -54,7 +56,7 @@ def _largest_rates(study: Study, norm: str) -> dict[int, float]:
     reached = final(tried, study.test_column)
     found: dict[int, float] = {}
     for run in tried.runs.to_dict("records"):
-        trains = reached.get(run["run"], 0.0) > CHANCE
+        trains = reached.get(run["run"], 0.0) > TRAINED
         rate = run["lr"] if trains else 0.0
         found[run["seed"]] = max(rate, found.get(run["seed"], 0.0))
     return found
@@ -128,31 +130,36 @@ def _gaps(study: Study, norm: str) -> dict[int, float]:
     return {seed: train[seed] - test[seed] for seed in train}
 
 
-def gn_groups(evidence: Evidence) -> Finding:
-    """One of the numbers of groups that the sources recommend is ahead of the others."""
+def gn_groups(named: Sequence[int], evidence: Evidence) -> Finding:
+    """One of the named numbers of groups is ahead of each that only other sources name."""
     study = evidence.study("groups")
     if study is None:
         return Finding(Verdict.UNMEASURED, ())
     # Each number of groups stands as a norm of its own, so that all pairs of them are compared.
     runs = study.runs
-    names = [f"gn({int(number)})" for number in runs["norm.num_groups"]]
+    names = [_with_groups(number) for number in runs["norm.num_groups"]]
     apart = replace(study, runs=runs.drop(columns="norm.num_groups").assign(norm=names))
     found = every_pair(apart)
     pairs = {(pair.first, pair.second): pair for pair in found}
     pairs |= {(pair.second, pair.first): pair.turned() for pair in found}
-    parts = []
-    for number in NUM_GROUPS:
-        others = [other for other in NUM_GROUPS if other != number]
-        against = [pairs.get((f"gn({number})", f"gn({other})")) for other in others]
+    others = [number for number in GROUPS if number not in named]
+    parts, shown = [], []
+    for number in named:
+        against = [pairs.get((_with_groups(number), _with_groups(other))) for other in others]
         parts.append(every([ahead(pair) for pair in against]))
-    recommended = {f"gn({number})" for number in NUM_GROUPS}
-    shown = [pair for pair in found if {pair.first, pair.second} <= recommended]
+        shown += against
     return Finding(some(parts), tuple(told("groups", shown)))
 
 
-LEARNING = {
+def _with_groups(number: float) -> str:
+    return f"gn({int(number)})"
+
+
+LEARNING: dict[str, Callable[[Evidence], Finding]] = {
     "bn-higher-lr": bn_higher_lr,
     "bn-speedup": bn_speedup,
     "bn-regularizes": bn_regularizes,
-    "gn-groups": gn_groups,
+    "gn-groups-4": partial(gn_groups, (4,)),
+    "gn-groups-32-64": partial(gn_groups, (32, 64)),
+    "gn-groups-16-32": partial(gn_groups, (16, 32)),
 }

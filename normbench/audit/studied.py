@@ -12,6 +12,7 @@ from normbench.analysis.paired import Paired
 from normbench.analysis.stats import half_width_of_test_set, paired_difference
 from normbench.analysis.tables.tutorial import CLAIMS
 from normbench.audit.evidence import (
+    POINT,
     Evidence,
     ahead,
     by_seed,
@@ -29,7 +30,6 @@ from normbench.audit.verdicts import (
     some,
 )
 
-POINT = 0.01  # of accuracy
 OTHERS = ("gn", "ln", "in_affine")
 
 

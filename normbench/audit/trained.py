@@ -13,11 +13,10 @@ from collections.abc import Mapping
 from normbench.analysis.stats import Estimate, mean_interval, paired_difference
 from normbench.analysis.study import Study
 from normbench.analysis.tables.crosstab import final
-from normbench.audit.evidence import Evidence, by_seed, interval_of, points
+from normbench.audit.evidence import POINT, Evidence, by_seed, interval_of, points
 from normbench.audit.verdicts import Finding, Verdict, above, every
 from normbench.runs.columns import APPEARANCES
 
-POINT = 0.01  # of accuracy
 CHANCE = 0.1  # the accuracy of a run on ten classes that diverged
 SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)
 BATCHES = (2, 64)

@@ -83,7 +83,7 @@ class _Probe:
     """A layer's output in training on one input, and the effects of cells on cells."""
 
     def __init__(self, layer: nn.Module, x: Tensor) -> None:
-        self.layer, self.x = layer, x.requires_grad_()
+        self.layer, self.x = layer, x.detach().clone().requires_grad_()
         self.y = fresh(layer, x)
 
     def entering(self, place: Place) -> Tensor:

@@ -28,8 +28,8 @@ def recommend(
     model: Annotated[
         str | None,
         typer.Option(
-            help="cnn, resnet, transformer, rnn, gan, style or multimodal; without: every network "
-            "that was measured."
+            help="cnn, resnet, transformer, rnn, gan, style or multimodal, or a network as vit; "
+            "without: every network that was measured."
         ),
     ] = None,
     data: Annotated[
@@ -50,6 +50,9 @@ def recommend(
     ] = None,
     runs: Annotated[
         Path | None, typer.Option(help="Your own runs, instead of the committed studies.")
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="With --runs: a condition, as norm.num_groups=32.")
     ] = None,
     results: Annotated[Path, typer.Option(help="The folder with the studies.")] = Path("results"),
     explain: Annotated[
@@ -77,12 +80,14 @@ def recommend(
         )
     from normbench.analysis.decision_tree import load_tree
     from normbench.recommend import Question, answers
-    from normbench.recommend.measured import committed, own_runs
+    from normbench.recommend.library import committed, own_runs
 
     known = load_tree()
     if tree is not None:
         _draw(known, tree)
-    library = own_runs(runs.expanduser()) if runs else committed(results)
+    if where and not runs:
+        raise NormbenchError("--where chooses among your own runs: give --runs too")
+    library = own_runs(runs.expanduser(), where or ()) if runs else committed(results)
     for reason in library.left_out:
         say(f"left out: {reason}", to=sys.stderr)
     found = answers(Question(batch_size, model, data, finetune), library, known)

@@ -12,7 +12,7 @@ from normbench.analysis.decision_tree import Advice
 from normbench.analysis.paired import Paired, p_text
 from normbench.recommend.answer import UNMEASURED, Answer
 from normbench.recommend.measured import Measured, Part
-from normbench.recommend.rule import Outcome, reachable
+from normbench.recommend.words import MANY, behind, first_of, short, through, told_of
 from normbench.text import as_list
 
 WIDTH = 100
@@ -59,12 +59,32 @@ def headline(answer: Answer) -> str:
     if answer.question.is_finetuned:
         start = f"{UNMEASURED} for fine-tuning; trained from the start: "
     if not answer.is_between:
-        return f"{place}: {start}{short(answer.outcome)}{_through(answer.at[0])}."
+        (measured,) = answer.at
+        told = f"{told_of(measured)}{through(measured)}"
+        return f"{place}: {start}{told}{_of_few(answer, measured)}."
     low, high = answer.at
     return (
         f"{place}: {start}{short(answer.outcome)}, by the batch sizes {low.batch_size} and "
-        f"{high.batch_size} that it stands between{_behind(answer.outcome, ' at both')}."
+        f"{high.batch_size} that it stands between{behind(answer.outcome, ' at both')}."
     )
+
+
+def _of_few(answer: Answer, measured: Measured) -> str:
+    """What was not measured here, and is recommended or a candidate elsewhere."""
+    missing = _missing(answer, measured)
+    if not missing:
+        return ""
+    is_one = len(missing) == 1
+    what = "a candidate" if is_one else "candidates"
+    verb = "is" if is_one else "are"
+    return f"; {as_list(missing)}, {what} at other batch sizes, {verb} not measured here"
+
+
+def _missing(answer: Answer, measured: Measured) -> list[str]:
+    """The candidates of other batch sizes that are not measured at this one."""
+    known = [*measured.norms, *measured.excluded]
+    elsewhere = [norm for one in answer.sizes for norm in one.outcome.candidates]
+    return [norm for norm in dict.fromkeys(elsewhere) if norm not in known]
 
 
 def as_lines(answers: Sequence[Answer]) -> str:
@@ -73,7 +93,9 @@ def as_lines(answers: Sequence[Answer]) -> str:
     for answer in answers:
         network = answer.network or answer.question.model or "any network"
         size = answer.question.batch_size
-        told = short(answer.outcome) if answer.at else UNMEASURED
+        told = told_of(answer.at[0]) if len(answer.at) == 1 else short(answer.outcome)
+        if not answer.at:
+            told = UNMEASURED
         differences = [_difference(answer, one) for one in answer.at]
         cells = ("" if size is None else str(size), told, "".join(differences))
         rows.append((network, *cells, _advised(answer.advice)))
@@ -93,19 +115,20 @@ def runner_up(measured: Measured) -> str | None:
 def _of_measured(answer: Answer, measured: Measured) -> Lines:
     """What one batch size says: its evidence, the runner-up, and what it rests on."""
     if answer.is_between:
-        yield f"at {measured.batch_size}", f"{short(measured.outcome)}{_through(measured)}"
+        yield f"at {measured.batch_size}", f"{told_of(measured)}{through(measured)}"
     candidates = measured.outcome.candidates
-    decided = [paired for _, paired in measured.judged if paired.is_decided]
-    for paired in sorted(decided, key=lambda paired: paired.verdict not in candidates):
-        yield "evidence", _told(paired if paired.verdict == paired.first else paired.turned())
+    decided = [(study, paired) for study, paired in measured.judged if paired.is_decided]
+    for study, paired in sorted(decided, key=lambda found: found[1].verdict not in candidates):
+        told = _told(paired if paired.verdict == paired.first else paired.turned())
+        yield "evidence", f"{study}: {told}" if len(measured.parts) > 1 else told
     second = runner_up(measured)
     if second is not None:
         yield "runner-up", _runner_up(measured, candidates[0], second)
     elif len(candidates) > 1:
-        for other in candidates[1:]:
+        for other in candidates[1 : MANY + 1]:
             yield "between them", _compared(measured, candidates[0], other)
     if measured.unjudged:
-        yield "no verdict on", as_list(measured.unjudged)
+        yield "no verdict on", as_list(first_of(measured.unjudged))
     for norm, why in measured.excluded.items():
         yield "excluded", f"{norm}: {why}"
     for part in measured.parts:
@@ -160,55 +183,23 @@ def _difference(answer: Answer, measured: Measured) -> str:
     return f"{second}: {found[1].shown}" if found else second
 
 
-def short(outcome: Outcome) -> str:
-    """`ws_gn`, or `undecided between gn and ln`."""
-    if outcome.recommended is not None:
-        return outcome.recommended
-    if len(outcome.candidates) > 1:
-        return f"undecided between {as_list(outcome.candidates)}"
-    if outcome.candidates:
-        return f"undecided, with {outcome.candidates[0]} as the only candidate"
-    return "undecided: every norm is excluded"
-
-
-def _through(measured: Measured) -> str:
-    """What the recommended norm is ahead of, and through which: `, ahead of bn, and so of gn`."""
-    best = measured.outcome.recommended
-    if best is None:
-        return _behind(measured.outcome)
-    direct = [worse for better, worse in measured.ahead if better == best]
-    further = reachable(best, measured.ahead) - {*direct, best}
-    onward = [norm for norm in measured.norms if norm in further]
-    told = f", decided ahead of {as_list(direct)}"
-    return f"{told}, and so of {as_list(onward)}" if onward else told
-
-
-def _behind(outcome: Outcome, where: str = "") -> str:
-    """The norms that are behind: `; bn is behind at both`."""
-    norms = outcome.behind
-    if not norms:
-        return ""
-    return f"; {as_list(norms)} {'is' if len(norms) == 1 else 'are'} behind{where}"
-
-
 def _changes(answer: Answer) -> Lines:
     """What would change the answer: another batch size, comparisons that are not made."""
     for one in answer.changed_by:
-        yield "other sizes", f"batch size {one.batch_size}: {short(one.outcome)}"
+        yield "other sizes", f"batch size {one.batch_size}: {told_of(one)}"
     for measured in answer.at:
-        known = [*measured.norms, *measured.excluded]
-        elsewhere = dict.fromkeys(norm for one in answer.sizes for norm in one.norms)
-        missing = [norm for norm in elsewhere if norm not in known]
+        missing = _missing(answer, measured)
         if missing:
-            told = f"{as_list(missing)} at batch size {measured.batch_size}, not measured yet"
-            yield "would change it", told
+            place = f"at batch size {measured.batch_size}"
+            yield "would change it", f"{as_list(first_of(missing))} {place}, not measured yet"
     candidates = answer.outcome.candidates
-    if len(candidates) > 1:
+    is_open = not all(measured.are_alike for measured in answer.at)
+    if len(candidates) > 1 and is_open:
         place = f"at batch size {answer.question.batch_size}"
         what = f"a study whose primary comparisons hold {candidates[0]} against"
         if _is_planned(answer, candidates):
             what = f"more seeds of {candidates[0]} and"
-        yield "would change it", f"{what} {as_list(candidates[1:])} {place}"
+        yield "would change it", f"{what} {as_list(first_of(candidates[1:]))} {place}"
 
 
 def _is_planned(answer: Answer, candidates: Sequence[str]) -> bool:

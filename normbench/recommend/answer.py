@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from normbench.analysis.decision_tree import Advice, DecisionTree
-from normbench.recommend.measured import Library, Measured
+from normbench.recommend.library import Library
+from normbench.recommend.measured import Measured
 from normbench.recommend.rule import Outcome, both
 
 RECOMMENDED, UNDECIDED, UNMEASURED = "recommended", "undecided", "not measured"
@@ -84,16 +85,17 @@ def answers(question: Question, library: Library, tree: DecisionTree) -> list[An
     A network that the tree does not know, as a user's own, is of the kind that is asked for.
     Raises NormbenchError for a model or data that the tree does not know.
     """
-    if question.model is not None:
+    if question.model is not None and tree.kind_of(question.model) is None:
         tree.check("model", question.model)
     if question.data is not None:
         tree.check("data", question.data)
     found: list[Answer] = []
     for network in library.networks:
         kind = tree.kind_of(network)
-        if question.model is not None and kind not in (question.model, None):
+        is_named = network.partition(" (")[0] == question.model
+        if question.model is not None and kind not in (question.model, None) and not is_named:
             continue
-        asked = replace(question, model=question.model or kind)
+        asked = replace(question, model=kind or question.model)
         found += _of_network(network, asked, library.of(network), tree)
     if not found:
         found.append(Answer(None, question, advice=_advice(question, tree)))

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from normbench.analysis.paired import Paired
-from normbench.recommend.account import headline, short
+from normbench.recommend.account import headline
 from normbench.recommend.answer import Answer
+from normbench.recommend.words import short
 
 
 def values_of(answer: Answer, wished: Sequence[str] = ()) -> dict[str, Any]:

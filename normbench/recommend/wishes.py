@@ -19,6 +19,8 @@ from normbench.norms import norms as registry
 from normbench.recommend.answer import Answer
 from normbench.recommend.rule import Interval, smallest
 
+OF_MAPS = ("cnn", "resnet", "style", None)  # kinds of networks whose norms stand on feature maps
+
 
 @dataclass(frozen=True)
 class Wishes:
@@ -38,9 +40,9 @@ def told(wishes: Wishes, answer: Answer, results: Path) -> list[str]:
     if wishes.inference_batch is not None:
         found += _inference(wishes.inference_batch, candidates)
     if wishes.wants_low_memory:
-        found.append(f"--memory low: {_memory(candidates)}")
+        found.append(f"--memory low: {_memory(candidates, answer.question.model)}")
     if wishes.wants_low_time:
-        found.append(f"--time low: {_time(candidates, answer.question.batch_size, results)}")
+        found.append(f"--time low: {_time(answer, results)}")
     return found
 
 
@@ -89,11 +91,13 @@ def _evaluates(norm: str) -> str:
         return "evaluates with the batch, so that the size of inference batches matters."
     if certificate.evaluates_as_it_trains:
         return "evaluates as it trains, each image alone: changes nothing (certificate)."
-    return "evaluates each image alone, if not as it trains: changes nothing (certificate)."
+    return "evaluates by running averages: an inference batch changes nothing (certificate)."
 
 
-def _memory(candidates: Sequence[str]) -> str:
+def _memory(candidates: Sequence[str], kind: str | None) -> str:
     """Which candidate keeps the fewest bytes for the backward pass."""
+    if kind not in OF_MAPS:
+        return f"not known for {kind}: certificates count the bytes kept on feature maps."
     if len(candidates) < 2:
         return "changes nothing: it chooses among several candidates only."
     kept: dict[str, Interval | None] = {}
@@ -107,15 +111,16 @@ def _memory(candidates: Sequence[str]) -> str:
     return _choice(smallest(kept), basis)
 
 
-def _time(candidates: Sequence[str], batch_size: int | None, results: Path) -> str:
+def _time(answer: Answer, results: Path) -> str:
     """Which candidate's step is the quickest, by intervals over processes."""
+    candidates, batch_size = answer.outcome.candidates, answer.question.batch_size
     if len(candidates) < 2 or batch_size is None:
         return "changes nothing: it chooses among several candidates only."
     evidence = Evidence(results)
     times: dict[str, Interval | None] = {}
     shown = []
     for norm in candidates:
-        ratio = evidence.time_of_step(norm, batch_size)
+        ratio = evidence.time_of_step(norm, batch_size, answer.network or "")
         times[norm] = None if ratio is None else (ratio.low, ratio.high)
         shown.append(f"{norm} {_ratio_in_words(ratio)}")
     basis = f"a step at batch size {batch_size} relative to bn's: {', '.join(shown)} (speed)"

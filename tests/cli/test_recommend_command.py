@@ -45,7 +45,7 @@ def test_the_readme_and_the_page_show_what_the_command_says(normbench: Run) -> N
 
 
 def test_where_there_is_only_folklore_it_says_so(normbench: Run) -> None:
-    for model in ("rnn", "gan", "multimodal"):
+    for model in ("gan", "multimodal"):
         out = asked(normbench, "--model", model, "--batch-size", "8", *RESULTS)
         assert out.startswith(f"{model}: not measured here. There is only the sources' word")
         assert "sources' tree" in out

@@ -19,7 +19,8 @@ from normbench.errors import NormbenchError
 from normbench.recommend import Answer, Question, answers
 from normbench.recommend.account import runner_up
 from normbench.recommend.answer import around
-from normbench.recommend.measured import Library, Measured, committed, own_runs
+from normbench.recommend.library import Library, committed, own_runs
+from normbench.recommend.measured import Measured
 
 SEEDS = range(3)
 # Seeds that differ a little, so that differences have a spread.

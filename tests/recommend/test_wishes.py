@@ -80,7 +80,7 @@ def test_inference_says_of_each_candidate_how_it_evaluates(tmp_path: Path) -> No
         "bn",
         "gn, ln",
     ]
-    assert "not as it trains" in sentences[0]
+    assert "by running averages" in sentences[0]
     assert sentences[2].startswith("--inference-batch 1: Mine not certified here")
 
 
