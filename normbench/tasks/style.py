@@ -25,7 +25,7 @@ from normbench.perceptual.pictures import (
     to_bytes,
     to_floats,
 )
-from normbench.perceptual.preparation import preparation_content, prepared
+from normbench.perceptual.preparation import CONTRAST, preparation_content, prepared
 from normbench.tasks.metric import Metric
 from normbench.tasks.task import Batch, tasks
 from normbench.users_code import content_of
@@ -35,6 +35,7 @@ CONTENT = Metric("content_loss", unit="", better="smaller", low=0.0)
 STYLE = Metric("style_loss", unit="", better="smaller", low=0.0)
 # The layer of features that the content loss compares: the second, as relu2_2 of VGG-16.
 CONTENT_LAYER = 1
+LEAST_CONTRAST = 32  # pixels a side
 
 
 class Style:
@@ -103,8 +104,14 @@ def known_by_content(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options with the hashes of what their files and folders hold.
 
     Raises NormbenchError for a file or folder that is missing or of the wrong kind, for a loss
-    network that is not to be had, and for another content than a hash that is given.
+    network that is not to be had, for another content than a hash that is given, and for equal
+    contrast of images that are too small.
     """
+    if options["prepare"] == CONTRAST and options["size"] < LEAST_CONTRAST:
+        raise NormbenchError(
+            f"task.prepare=contrast: images of task.size={options['size']} have too few pixels for "
+            f"an even histogram; allowed: task.size={LEAST_CONTRAST} and more"
+        )
     file = style_file(options["style"])
     style_image(options["style"])
     found = {
