@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +78,13 @@ def test_what_cannot_work_is_refused_in_a_line_and_nothing_is_written(
     image_file(tmp_path / "small.png", 4, 30)
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "folder.png").mkdir()
-    before = sorted(os.listdir(tmp_path))
+    before = sorted(tmp_path.iterdir())
     given = [str(outcome.path) if one == "RUN" else one for one in arguments]
     code, out, err = normbench("stylize", *given)
     assert (code, out) == (2, "")
     assert err.startswith(f"normbench: {message}")
     assert err.count("\n") == 1
-    assert sorted(os.listdir(tmp_path)) == before
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_an_image_too_large_for_the_memory_is_refused(

@@ -113,7 +113,7 @@ def test_a_run_of_one_s_own_gives_its_maps_as_it_has_learned_them(tmp_path: Path
 
 
 def test_what_is_no_loss_network_is_refused_in_a_line(tmp_path: Path) -> None:
-    with pytest.raises(NormbenchError, match="unknown task.loss_network 'rondom': did you mean"):
+    with pytest.raises(NormbenchError, match=r"unknown task.loss_network 'rondom': did you mean"):
         loss_networks.find("rondom", 0)
     with pytest.raises(NormbenchError, match="holds 0 runs; name the folder of one"):
         loss_networks.find(str(tmp_path), 0)

@@ -197,7 +197,7 @@ def test_a_preparation_is_known_by_the_weights_of_its_run(tmp_path: Path) -> Non
 def test_what_cannot_work_is_refused_in_a_line_before_any_work(
     settings: list[str], message: str, normbench: Any, tmp_path: Path
 ) -> None:
-    given = [one for one in tiny_style(*settings)]
+    given = tiny_style(*settings)
     if "model=normresnet" in settings:
         given = [one for one in given if not one.startswith("model.")]
     code, out, err = normbench("train", *given, "--runs-dir", "runs")
