@@ -20,7 +20,7 @@ def stylize(
     """Give an image the style that a finished style run has learned.
 
     \b
-    normbench stylize results/runs/style_transfer-in-b4-s0-0123456789ab photo.jpg -o photo.png
+    normbench stylize results/style-first photo.jpg -o photo.png
     """
     from normbench.perceptual.stylize import stylize_file
 
