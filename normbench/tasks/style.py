@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from normbench.data.source import Source, Split
-from normbench.errors import NormbenchError
+from normbench.errors import NormbenchError, first_line
 from normbench.perceptual import loss_networks
 from normbench.perceptual.loss_networks import LossNetwork
 from normbench.perceptual.losses import content_loss, gram, style_loss
@@ -55,8 +55,7 @@ class Style:
         self.size = size
         self.preparation = prepare
         self.network = network
-        with torch.no_grad():
-            features = network(to_floats(self.style).to(network.mean.device))
+        features = self._features_of_style()
         self.grams = [gram(of_layer) for of_layer in features]
         self.mean_square = features[CONTENT_LAYER].square().mean()
 
@@ -92,6 +91,19 @@ class Style:
     def random_arrays(self, number: int, generator: np.random.Generator) -> dict[str, NDArray[Any]]:
         """Images of uniform noise."""
         return {"images": generator.integers(0, 256, (number, *self.image_shape), dtype=np.uint8)}
+
+    def _features_of_style(self) -> list[Tensor]:
+        """Raises NormbenchError for a size that leaves the loss network's last maps no pixel."""
+        style = to_floats(self.style).to(self.network.mean.device)
+        try:
+            with torch.no_grad():
+                features: list[Tensor] = self.network(style)
+        except RuntimeError as error:
+            raise NormbenchError(
+                f"task.size={self.size}: the loss network cannot take such images "
+                f"({first_line(error)})"
+            ) from None
+        return features
 
     def _move_to(self, device: torch.device) -> None:
         if self.grams[0].device != device:

@@ -14,6 +14,8 @@ from torch import nn
 from normbench.errors import NormbenchError
 from normbench.perceptual import loss_networks
 from normbench.perceptual.loss_networks import LossNetwork
+from normbench.perceptual.pictures import style_image
+from normbench.tasks.style import Style
 
 
 def images(size: int = 32) -> torch.Tensor:
@@ -110,6 +112,15 @@ def test_a_run_of_one_s_own_gives_its_maps_as_it_has_learned_them(tmp_path: Path
     # Running averages of training, not of this batch.
     alone = network(images()[:1])[-1]
     torch.testing.assert_close(alone, network(images())[-1][:1])
+
+
+def test_a_network_without_a_second_map_or_for_larger_images_is_refused(tmp_path: Path) -> None:
+    single = run_in(tmp_path / "single", "norm=bn", "epochs=1", "model.widths=[4]")
+    with pytest.raises(NormbenchError, match=r"no row of two parts or more and a head"):
+        loss_networks.find(str(single.path), 0)
+    large = LossNetwork([nn.Identity(), nn.MaxPool2d(32)])
+    with pytest.raises(NormbenchError, match=r"task.size=16: the loss network cannot take"):
+        Style(style_image("dots"), large, style_weight=1.0, size=16, prepare="none")
 
 
 def test_what_is_no_loss_network_is_refused_in_a_line(tmp_path: Path) -> None:
