@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kit.styles import style_run_in
 from PIL import Image
 from scipy import stats
 
@@ -107,6 +108,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in ("train/cats", "train/dogs", "test/cats", "test/dogs"):
         (folder / "pets" / kind).mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(folder / "pets" / kind / "1.png")
+    for name in ("starry.jpg", "photo.jpg"):
+        Image.new("RGB", (40, 36)).save(folder / name)
+    style_run_in(folder / "results" / "style-first", "epochs=1")
     with pytest.MonkeyPatch.context() as patch:
         enter(folder, patch)
         assert run(["data", "import", "pets"], patch) == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from normbench.analysis.settings import images_of
 from normbench.analysis.study import Study
 from normbench.runs.correct import unpack
+from normbench.runs.files import RunFiles
 from normbench.runs.records import at
 from normbench.text import as_list
 
@@ -75,6 +76,13 @@ def scores(study: Study, runs: Sequence[str]) -> NDArray[np.bool_] | None:
     if int(numbers[runs[0]]) < 2:  # no spread over images
         return None
     return np.stack([unpack(study.correct[run], int(numbers[run])) for run in runs])
+
+
+def first_pictures(files: Iterable[RunFiles]) -> dict[str, bytes]:
+    """The pictures of the finished runs of the first seed that has any: one of each setting."""
+    drawn = [run for run in files if run.picture is not None and run.is_over]
+    first = min((run.config["seed"] for run in drawn), default=None)
+    return {run.run: run.picture for run in drawn if run.picture and run.config["seed"] == first}
 
 
 def _tested(study: Study, run: str) -> tuple[Any, ...] | None:

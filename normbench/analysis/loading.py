@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from normbench.analysis.design import united
+from normbench.analysis.images import first_pictures
 from normbench.analysis.settings import study_settings, with_settings
 from normbench.analysis.study import Study
 from normbench.analysis.study_reader import NUMBERS, metric_columns, read_study, tidy
@@ -109,6 +110,7 @@ def read_runs(paths: Iterable[Path], refused: Iterable[RunFiles] = ()) -> Study:
         configs,
         tuple(notes),
         correct={run.run: run.correct for run in files if run.correct is not None},
+        pictures=first_pictures(files),
     )
 
 
@@ -192,6 +194,7 @@ def join(studies: Sequence[tuple[str, Study]]) -> Study:
     configs: dict[str, Any] = {}
     environments: dict[str, Any] = {}
     correct: dict[str, bytes] = {}
+    pictures: dict[str, bytes] = {}
     kept = []
     for _, study in _by_results(studies):
         kept.append(study.only(set(study.runs["run"]) - configs.keys()))
@@ -200,10 +203,12 @@ def join(studies: Sequence[tuple[str, Study]]) -> Study:
     # A run may be in one study with its bits, and without them in another.
     for _, study in studies:
         correct |= study.done.correct
+        pictures |= study.done.pictures
     tables = [(study.runs, study.metrics, study.steps) for study in kept]
     runs, metrics, steps = map(_stacked, zip(*tables, strict=True))
     joined = Study(tidy(with_settings(runs, configs)), metrics, steps, environments, configs)
-    return replace(joined, correct=correct, design=united([study.design for _, study in studies]))
+    design = united([study.design for _, study in studies])
+    return replace(joined, correct=correct, pictures=pictures, design=design)
 
 
 def check_same_results(studies: Sequence[tuple[str, Study]]) -> None:

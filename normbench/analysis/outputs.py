@@ -104,6 +104,13 @@ OUTPUTS = (
         drawn("curves", "loss"),
         lambda study: not study.steps.empty,
     ),
+    Output(
+        "pictures",
+        "Contents, style and results",
+        "figure",
+        drawn("pictures", "pictures"),
+        lambda study: bool(study.pictures),
+    ),
     Output("epochs", "Loss and {metric} by epoch", "figure", drawn("curves", "epochs")),
     Output(
         "batch-size",

@@ -47,6 +47,7 @@ class Study:
     notes: damaged runs, left out, with their damage.
     bench: rounds of `normbench bench`, the source of `clocks`.
     correct: by run, the bits of `runs.correct`; missing for runs that kept none.
+    pictures: by run, the file picture.png of the runs of the first seed that have one.
     design: what was decided before the runs; None for runs of no study, or of several.
     """
 
@@ -58,6 +59,7 @@ class Study:
     notes: tuple[str, ...] = ()
     bench: pd.DataFrame = field(default_factory=pd.DataFrame)
     correct: dict[str, bytes] = field(default_factory=dict)
+    pictures: dict[str, bytes] = field(default_factory=dict)
     design: Design | None = None
 
     # Runs
@@ -109,6 +111,7 @@ class Study:
             environments={run: self.environments[run] for run in self.environments if run in ids},
             configs={run: self.configs[run] for run in self.configs if run in ids},
             correct={run: self.correct[run] for run in self.correct if run in ids},
+            pictures={run: self.pictures[run] for run in self.pictures if run in ids},
         )
 
     @property

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from PIL import Image
 from pydantic import Field
 
 from normbench.analysis.study import Study
@@ -16,6 +18,7 @@ from normbench.runs.columns import check_range, quantity_of
 from normbench.runs.records import Count, Record
 from normbench.tasks.metric import TaskRecord
 
+MOST_PIXELS = 2**24  # of a picture
 COUNTED = ("epoch", "epochs", "steps", "step", "batch_size", "lr")
 
 
@@ -58,6 +61,21 @@ def check_correct(study: Study, file: Path) -> None:
             correct.check(bits, int(number), float(share))
         except (ValueError, TypeError) as error:
             raise RunFailure(f"'{file}' cannot be read: {run} {error}") from None
+
+
+def check_pictures(study: Study, file: Path) -> None:
+    """Raises RunFailure where pictures.csv has no picture of two rows, or a strange run."""
+    done = {*study.done.runs["run"]}
+    for run, png in study.pictures.items():
+        if run not in done:
+            raise RunFailure(f"'{file}' has a run that is not finished in runs.csv: {run}")
+        try:
+            with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+                is_fit = image.height % 2 == 0 and image.width * image.height <= MOST_PIXELS
+        except OSError:
+            is_fit = False
+        if not is_fit:
+            raise RunFailure(f"'{file}' cannot be read: the picture of {run} is damaged")
 
 
 def check_agreement(study: Study, file: Path) -> None:

@@ -1,12 +1,14 @@
 """The files of a study: runs.csv, metrics.csv, steps.csv, env.json, configs.json, and more.
 
-correct.csv has the bits of `runs.correct` where runs have kept them, study.json the design, and
-bench.csv the times. SHA256SUMS beside them tells whether they are as they were written.
+correct.csv has the bits of `runs.correct` where runs have kept them, pictures.csv the pictures of
+the first seed, study.json the design, and bench.csv the times. SHA256SUMS beside them tells whether
+they are as they were written.
 """
 
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,9 @@ from normbench.runs.records import (
 from normbench.spreadsheet import to_csv
 from normbench.timing.rounds import FILE, write_rounds
 
-CORRECT, DESIGN = "correct.csv", "study.json"
-FILES = ("runs.csv", "metrics.csv", "steps.csv", "env.json", "configs.json", CORRECT, DESIGN)
+CORRECT, PICTURES, DESIGN = "correct.csv", "pictures.csv", "study.json"
+OPTIONAL = (CORRECT, PICTURES, DESIGN)
+FILES = ("runs.csv", "metrics.csv", "steps.csv", "env.json", "configs.json", *OPTIONAL)
 
 
 def write_study(study: Study, folder: Path) -> None:
@@ -41,8 +44,8 @@ def write_study(study: Study, folder: Path) -> None:
 
 def absent(study: Study) -> list[str]:
     """The files of an earlier study that this one does not have."""
-    has = {CORRECT: bool(study.correct), DESIGN: study.design is not None}
-    return [name for name, is_there in has.items() if not is_there]
+    there = (study.correct, study.pictures, study.design is not None)
+    return [name for name, is_there in zip(OPTIONAL, there, strict=True) if not is_there]
 
 
 def keep_sums(folder: Path, new: Path) -> None:
@@ -62,12 +65,19 @@ def write_files(study: Study, folder: Path) -> None:
     write_json(folder / "env.json", study.environments)
     write_json(folder / "configs.json", _packed(study))
     if study.correct:
-        rows = [(run, b64encode(bits).decode()) for run, bits in study.correct.items()]
-        write_text(folder / CORRECT, to_csv(pd.DataFrame(rows, columns=["run", "correct"])))
+        _write_bytes(folder / CORRECT, "correct", study.correct)
+    if study.pictures:
+        _write_bytes(folder / PICTURES, "picture", study.pictures)
     if study.design is not None:
         design = study.design.model_dump(mode="json")
         write_json(folder / DESIGN, {"schema_version": SCHEMA_VERSION, **design})
     record_sums(folder, [name for name in FILES if (folder / name).exists()])
+
+
+def _write_bytes(file: Path, column: str, content: Mapping[str, bytes]) -> None:
+    """Writes a table of the bytes of runs, in base 64."""
+    rows = [(run, b64encode(bits).decode()) for run, bits in content.items()]
+    write_text(file, to_csv(pd.DataFrame(rows, columns=["run", column])))
 
 
 def ordered(study: Study) -> Study:
@@ -94,6 +104,7 @@ def ordered(study: Study) -> Study:
         environments={run: study.environments[run] for run in runs if run in study.environments},
         configs={run: study.configs[run] for run in runs if run in study.configs},
         correct={run: study.correct[run] for run in runs if run in study.correct},
+        pictures={run: study.pictures[run] for run in runs if run in study.pictures},
     )
 
 

@@ -20,9 +20,10 @@ from normbench.analysis.study_checks import (
     Settings,
     check_agreement,
     check_correct,
+    check_pictures,
     check_ranges,
 )
-from normbench.analysis.study_files import CORRECT, DESIGN, FILES
+from normbench.analysis.study_files import CORRECT, DESIGN, FILES, PICTURES
 from normbench.atomic import require_file
 from normbench.checksums import SUMS, check_sum, read_sums
 from normbench.errors import NormbenchError, RunFailure
@@ -69,12 +70,14 @@ def read_study(file: Path) -> Study:
     metrics = _read(file.with_name("metrics.csv"), partial(_read_metrics, [*tasks.values()]))
     steps = _read(file.with_name("steps.csv"), partial(_read_rows, STEP_COLUMNS))
     runs = tidy(with_settings(runs, settings))
-    correct = _read(file.with_name(CORRECT), _read_correct, {})
+    correct = _read(file.with_name(CORRECT), partial(_read_bytes, "correct"), {})
+    pictures = _read(file.with_name(PICTURES), partial(_read_bytes, "picture"), {})
     design = _read(file.with_name(DESIGN), _read_design, None)
     study = Study(runs, metrics, steps, environments, settings, notes)
-    study = replace(study, correct=correct, design=design)
+    study = replace(study, correct=correct, pictures=pictures, design=design)
     check_agreement(study, file)
     check_correct(study, file.with_name(CORRECT))
+    check_pictures(study, file.with_name(PICTURES))
     return replace(study, notes=(*notes, *_unchecked(file.parent)))
 
 
@@ -204,11 +207,12 @@ def _read_configs(file: Path) -> tuple[dict[str, dict[str, Any]], tuple[str, ...
     return settings, tuple(content["left_out"])
 
 
-def _read_correct(file: Path) -> dict[str, bytes]:
-    table = _read_table(file, ["run", "correct"])
+def _read_bytes(column: str, file: Path) -> dict[str, bytes]:
+    """The bytes of runs, from a table that has them in base 64."""
+    table = _read_table(file, ["run", column])
     if table["run"].duplicated().any():
         raise ValueError("a run that comes twice")
-    bits = [b64decode(text, validate=True) for text in table["correct"]]
+    bits = [b64decode(text, validate=True) for text in table[column]]
     return dict(zip(table["run"], bits, strict=True))
 
 

@@ -151,6 +151,22 @@ def ln_transformers(evidence: Evidence) -> Finding:
     return Finding(every(verdicts), tuple(told("transformer", pairs)))
 
 
+def in_style(evidence: Evidence) -> Finding:
+    """in is ahead of bn on images as they are, under both loss networks.
+
+    Further figures are of images of one contrast and of one style.
+    """
+    pairs: list[Paired | None] = []
+    others: list[Paired | None] = []
+    for network in ("random", "efficientnet_lite0"):
+        for prepare in ("none", "contrast", "results/style-first"):
+            place = {"task.loss_network": network, "task.prepare": prepare}
+            found = pairs if prepare == "none" else others
+            found.append(evidence.pair("style", "in", "bn", **place))
+    finding = _all_ahead("style", pairs)
+    return Finding(finding.verdict, (*finding.figures, *told("style", others)))
+
+
 def _all_ahead(study: str, pairs: Sequence[Paired | None]) -> Finding:
     """The first norm of every pair is ahead."""
     verdict = every([ahead(paired) for paired in pairs])
@@ -170,4 +186,5 @@ STUDIED = {
     "ws-lifts-gn": ws_lifts_gn,
     "ln-rnns": ln_rnns,
     "ln-transformers": ln_transformers,
+    "in-style": in_style,
 }

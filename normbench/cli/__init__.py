@@ -17,6 +17,7 @@ from normbench.cli import (
     norms,
     recommend,
     runs,
+    stylize,
     sweep,
     tables,
     train,
@@ -45,6 +46,7 @@ COMMANDS = (
     bench.bench,
     norms.norms,
     models.models,
+    stylize.stylize,
     doctor.doctor,
 )
 for command in COMMANDS:

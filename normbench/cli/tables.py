@@ -134,7 +134,8 @@ def compare(
 
 def plot(
     figure: Annotated[
-        str, typer.Argument(help="loss, epochs, batch-size, learning-rate, pareto or time")
+        str,
+        typer.Argument(help="loss, pictures, epochs, batch-size, learning-rate, pareto or time"),
     ],
     runs: Runs = None,
     where: Where = None,

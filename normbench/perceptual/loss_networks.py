@@ -20,6 +20,7 @@ from normbench.seeds import stream
 RANDOM, LITE, VGG = "random", "efficientnet_lite0", "torchvision:vgg16"
 NAMES = (RANDOM, LITE, VGG)
 RANDOM_WIDTHS = (32, 64, 128)
+LEAST_LAYERS = 2  # the content loss compares the second
 # Convolutions whose ReLU is read: relu1_2, relu2_2, relu3_3, relu4_3.
 VGG_ENDS = (4, 9, 16, 23)
 # Blocks whose output is read, at 1/2, 1/4, 1/8 and 1/16 of the size.
@@ -163,15 +164,15 @@ def vgg16() -> LossNetwork:
 
 
 def _of_run(run: Trained) -> LossNetwork:
-    """The parts of a run's network that give maps, up to the first that gives scores."""
+    """The parts of a run's network but the head, which gives scores. Raises NormbenchError."""
     data = run.settings["data"]
     stages = []
     for name, part in run.network.named_children():
         if name != "head":
             stages.append(part)
-    if not stages or not isinstance(run.network, nn.Sequential):
+    if len(stages) < LEAST_LAYERS or not isinstance(run.network, nn.Sequential):
         raise NormbenchError(
-            "task.loss_network: the run's network is no row of parts; "
+            "task.loss_network: the run's network is no row of two parts or more and a head; "
             "allowed: runs of normresnet, resnet, resnet18, vgg"
         )
     mean = [2 * value - 1 for value in data["mean"]]

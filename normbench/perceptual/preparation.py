@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from torch.nn.functional import pad
 
 from normbench.perceptual.pictures import Bytes, to_bytes, to_floats
 from normbench.perceptual.trained import Trained, trained
@@ -53,12 +54,17 @@ def equalized(images: Bytes) -> Bytes:
 
 @torch.no_grad()
 def stylized(images: Bytes, run: Trained) -> Bytes:
-    """Images (n, 3, h, w) through the network of a style run, in the run's precision."""
+    """Images (n, 3, h, w) through the network of a style run, in the run's precision.
+
+    Heights and widths that 4 does not divide are filled up by reflection, and cut again.
+    """
     is_bf16 = run.settings["runtime"]["precision"] == "bf16"
+    height, width = images.shape[-2:]
     found = np.empty_like(images)
     for start in range(0, len(images), BATCH_SIZE):
         end = start + BATCH_SIZE
+        whole = pad(to_floats(images[start:end]), (0, -width % 4, 0, -height % 4), "reflect")
         with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
-            outputs = run.network(to_floats(images[start:end]))
-        found[start:end] = to_bytes(outputs)
+            outputs = run.network(whole)
+        found[start:end] = to_bytes(outputs)[:, :, :height, :width]
     return found

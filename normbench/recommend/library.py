@@ -15,6 +15,7 @@ from normbench.analysis.paired import Paired
 from normbench.analysis.settings import PROCESSES, describe
 from normbench.analysis.study import CHOSEN, LOST, Study
 from normbench.analysis.study_files import DESIGN
+from normbench.config.compose import compose, groups
 from normbench.errors import NormbenchError
 from normbench.recommend.measured import Measured, Part
 
@@ -91,13 +92,18 @@ def library(parts: Iterable[tuple[str, int, Part]], left_out: Sequence[str] = ()
 def parts_of(name: str, study: Study) -> tuple[list[tuple[str, int, Part]], list[str]]:
     """The parts of a study with network and batch size, and what was left out.
 
-    A network is told with its settings that vary: `vit (norm position pre)`. Left out is a batch
-    size with several other settings, of which no question names one.
+    A network is told with its settings that vary: `vit (norm position pre)`. Of several settings of
+    the task the defaults count. Left out is a batch size with several other settings, of which no
+    question names one.
     Raises NormbenchError for runs that cannot be compared.
     """
     check_comparable(study)
-    pairs = every_pair(study)
-    study = study.chosen
+    usual = _usual_task(study)
+    pairs = []
+    for paired in every_pair(study):
+        if {key: str(paired.settings.get(key)) for key in usual} == usual:
+            pairs.append(paired)
+    study = study.chosen.at(**usual)
     found, left_out = [], []
     keys = [*ASKED, *(name for name in study.settings if name.startswith(OF_NETWORK))]
     for record in study.done.runs[keys].drop_duplicates().to_dict("records"):
@@ -115,6 +121,19 @@ def parts_of(name: str, study: Study) -> tuple[list[tuple[str, int, Part]], list
             continue
         found.append((network, int(size), _part(name, study.at(**place), here)))
     return found, left_out
+
+
+def _usual_task(study: Study) -> dict[str, str]:
+    """The defaults of the task's settings that vary in the study; {} where no run has them."""
+    task = study.task.name
+    if task not in groups()["task"]:
+        return {}
+    options = compose([f"task={task}"]).task.options
+    usual = {}
+    for name in study.settings:
+        if name.removeprefix("task.") in options:
+            usual[name] = str(options[name.removeprefix("task.")])
+    return {} if study.at(**usual).runs.empty else usual
 
 
 def _network(place: Mapping[str, Any]) -> str:

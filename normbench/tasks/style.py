@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from normbench.data.source import Source, Split
-from normbench.errors import NormbenchError
+from normbench.errors import NormbenchError, first_line
 from normbench.perceptual import loss_networks
 from normbench.perceptual.loss_networks import LossNetwork
 from normbench.perceptual.losses import content_loss, gram, style_loss
@@ -25,7 +25,7 @@ from normbench.perceptual.pictures import (
     to_bytes,
     to_floats,
 )
-from normbench.perceptual.preparation import preparation_content, prepared
+from normbench.perceptual.preparation import CONTRAST, preparation_content, prepared
 from normbench.tasks.metric import Metric
 from normbench.tasks.task import Batch, tasks
 from normbench.users_code import content_of
@@ -35,6 +35,7 @@ CONTENT = Metric("content_loss", unit="", better="smaller", low=0.0)
 STYLE = Metric("style_loss", unit="", better="smaller", low=0.0)
 # The layer of features that the content loss compares: the second, as relu2_2 of VGG-16.
 CONTENT_LAYER = 1
+LEAST_CONTRAST = 32  # pixels a side
 
 
 class Style:
@@ -54,8 +55,7 @@ class Style:
         self.size = size
         self.preparation = prepare
         self.network = network
-        with torch.no_grad():
-            features = network(to_floats(self.style).to(network.mean.device))
+        features = self._features_of_style()
         self.grams = [gram(of_layer) for of_layer in features]
         self.mean_square = features[CONTENT_LAYER].square().mean()
 
@@ -92,6 +92,19 @@ class Style:
         """Images of uniform noise."""
         return {"images": generator.integers(0, 256, (number, *self.image_shape), dtype=np.uint8)}
 
+    def _features_of_style(self) -> list[Tensor]:
+        """Raises NormbenchError for a size that leaves the loss network's last maps no pixel."""
+        style = to_floats(self.style).to(self.network.mean.device)
+        try:
+            with torch.no_grad():
+                features: list[Tensor] = self.network(style)
+        except RuntimeError as error:
+            raise NormbenchError(
+                f"task.size={self.size}: the loss network cannot take such images "
+                f"({first_line(error)})"
+            ) from None
+        return features
+
     def _move_to(self, device: torch.device) -> None:
         if self.grams[0].device != device:
             self.network.to(device)
@@ -103,8 +116,14 @@ def known_by_content(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options with the hashes of what their files and folders hold.
 
     Raises NormbenchError for a file or folder that is missing or of the wrong kind, for a loss
-    network that is not to be had, and for another content than a hash that is given.
+    network that is not to be had, for another content than a hash that is given, and for equal
+    contrast of images that are too small.
     """
+    if options["prepare"] == CONTRAST and options["size"] < LEAST_CONTRAST:
+        raise NormbenchError(
+            f"task.prepare=contrast: images of task.size={options['size']} have too few pixels for "
+            f"an even histogram; allowed: task.size={LEAST_CONTRAST} and more"
+        )
     file = style_file(options["style"])
     style_image(options["style"])
     found = {

@@ -5,12 +5,15 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 import torch
+from torch import nn
 
 from normbench.config.schema import RunConfig
+from normbench.config.sections import ModelConfig
 from normbench.data import Source, Split
 from normbench.data.augment import FlipAndCrop
 from normbench.data.loader import DeviceLoader
 from normbench.environment import num_cores
+from normbench.errors import NormbenchError
 from normbench.models import Layers, materialize, models
 from normbench.norms import norms
 from normbench.tasks.registry import tasks
@@ -40,6 +43,25 @@ def task_of(config: RunConfig, source: Source) -> Task:
     return tasks.build(config.task.name, source, options=config.task.options)
 
 
+def check_pixels(config: RunConfig, task: Task) -> None:
+    """Raises NormbenchError where images reach the network in another range than it makes."""
+    if task.output_range is None:
+        return
+    low, high = task.output_range
+    pixels = zip(config.data.mean, config.data.std, strict=True)
+    if any((-mean / std, (1 - mean) / std) != (low, high) for mean, std in pixels):
+        raise NormbenchError(
+            f"data.mean, data.std: task {config.task.name} compares images with those that its "
+            f"network makes, from {low:g} to {high:g}; allowed: "
+            f"mean {-low / (high - low):g}, std {1 / (high - low):g}"
+        )
+
+
+def network_of(model: ModelConfig, layers: Layers, task: Task) -> nn.Module:
+    """The network of a configuration, made of `layers`, for the outputs of the task."""
+    return models.build(model.name, layers, task.output_shape[0], options=model.options)
+
+
 def build_trainer(
     config: RunConfig, task: Task, split: Split, runtime: Runtime, processes: Processes = ALONE
 ) -> Trainer:
@@ -48,9 +70,7 @@ def build_trainer(
     spec = norms.build(config.norm.name, options=config.norm.options)
     model_config, image_shape = config.model, tuple(split["images"].shape[1:])
     layers = Layers(spec, config.seed, image_shape, init_scale=model_config.init_scale)
-    model = models.build(
-        model_config.name, layers, task.output_shape[0], options=model_config.options
-    )
+    model = network_of(model_config, layers, task)
     # Layout and device before the optimizer, which keeps references to the parameters.
     model = runtime.prepare(materialize(model, image_shape))
     augment = None

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
 
 from normbench.data.loader import DeviceLoader
-from normbench.tasks.task import Task
+from normbench.perceptual.pictures import png_of
+from normbench.runs.rundir import RunDir
+from normbench.train.engine import Trainer
 from normbench.train.evaluations import outputs_of
-from normbench.train.runtime import Runtime
 
 NUM_IMAGES = 4
 
 
 @torch.no_grad()
-def picture_of(
-    model: nn.Module, test: DeviceLoader, task: Task, runtime: Runtime
-) -> NDArray[np.uint8] | None:
-    """The task's picture of the first test images; None where a network makes no images."""
-    if task.output_range is None:
-        return None
-    model.eval()
+def save_picture(run: RunDir, trainer: Trainer, test: DeviceLoader) -> None:
+    """Writes the task's picture of the first test images; none where a network makes no images."""
+    if trainer.task.output_range is None:
+        return
+    trainer.model.eval()
     batch = next(test.in_order(NUM_IMAGES))
-    return task.picture(outputs_of(model, batch, runtime), batch)
+    made = outputs_of(trainer.model, batch, trainer.runtime)
+    picture = trainer.task.picture(made, batch)
+    if picture is not None:
+        run.save_picture(png_of(picture))

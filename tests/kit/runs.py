@@ -33,7 +33,9 @@ ACCURACY = Metric(
 CLASSIFICATION = TaskRecord("classification", ACCURACY, (LOSS, ACCURACY))
 # A second task, whose primary metric has no unit, no upper bound, and is better when smaller.
 SQUARED_ERROR = Metric("squared_error", "", "smaller", decimals=4, low=0)
+STYLE_LOSS = Metric("style_loss", unit="", better="smaller", low=0.0)
 REGRESSION = TaskRecord("regression", SQUARED_ERROR, (LOSS, SQUARED_ERROR))
+STYLE = TaskRecord("style", STYLE_LOSS, (LOSS, STYLE_LOSS))
 
 IMAGE = [3, 32, 32]
 NUM_TRAIN = 50_000

@@ -59,10 +59,13 @@ def shortened(name: str, letters: int) -> str:
 def alt_text(figure: Figure) -> str:
     """The figure in words: the axes of each panel, and the first and last value of each line.
 
-    Of a single point: both its values, `gn 67.6 at 1.02`.
+    Of a single point: both its values, `gn 67.6 at 1.02`. Of pictures: the names of their rows.
     """
     sentences, measured = [], ""
     for axes in figure.axes:
+        if axes.images:
+            sentences.append(_in_rows(axes))
+            continue
         measured = axes.get_ylabel() or measured  # a row of panels shares the label of the first
         ends = []
         for line in named_lines(axes):
@@ -77,6 +80,11 @@ def alt_text(figure: Figure) -> str:
         shown = f"{name}{measured} against {axes.get_xlabel()}. {'; '.join(ends)}".strip()
         sentences.append(f"{shown.rstrip('.')}.")
     return " ".join(sentences)
+
+
+def _in_rows(axes: Axes) -> str:
+    rows = ", ".join(label.get_text() for label in axes.get_yticklabels())
+    return f"{axes.get_title(loc='left')}: rows of pictures: {rows}.".removeprefix(": ")
 
 
 def spread_out(places: Sequence[float], least: float) -> list[float]:
