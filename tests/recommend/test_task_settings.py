@@ -9,7 +9,7 @@ from kit.runs import STYLE, in_study, one_run
 from normbench.analysis.decision_tree import load_tree
 from normbench.analysis.study_files import write_study
 from normbench.recommend import Question, answers
-from normbench.recommend.measured import own_runs
+from normbench.recommend.library import own_runs
 from normbench.runs.files import RunFiles
 
 DEFAULT, OTHER = "random", "efficientnet_lite0"
