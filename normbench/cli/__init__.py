@@ -64,7 +64,7 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if arguments == ["--version"]:
         say(f"normbench {__version__}")
-        return
+        sys.exit(0)
     try:
         code = app(arguments, standalone_mode=False)
     except Exception as error:

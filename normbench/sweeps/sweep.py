@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from normbench.analysis.design import DESIGNED, Design, Rate, read_design
-from normbench.config.compose import config_dir, groups
+from normbench.config.compose import config_dir, groups, studies
 from normbench.config.grammar import distinct, parse_axes, parse_axis
 from normbench.errors import NormbenchError, unknown
 from normbench.runs.row import choice_label
@@ -116,12 +116,11 @@ class Sweep:
 
 def load_sweep(name: str) -> Sweep:
     """Reads configs/sweep/`name`.yaml. Raises NormbenchError for an unknown or malformed study."""
-    folder = config_dir() / "sweep"
-    names = [path.stem for path in folder.glob("*.yaml")]
-    if name not in names:
-        raise unknown("study", name, names)
+    if name not in studies():
+        raise unknown("study", name, studies())
+    file = config_dir() / "sweep" / f"{name}.yaml"
     try:
-        return _read_sweep(name, yaml.safe_load((folder / f"{name}.yaml").read_text()))
+        return _read_sweep(name, yaml.safe_load(file.read_text()))
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise NormbenchError(

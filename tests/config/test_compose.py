@@ -76,7 +76,7 @@ def refusal(*overrides: str, flags: dict[str, Any] | None = None) -> str:
             "unknown key of optim adam 'optim.lrr': did you mean 'optim.lr'? allowed",
         ),
         (["norm=gn", "norm.num_group=2"], "unknown key of norm gn 'norm.num_group': did you mean "),
-        (["lr=1"], "unknown key 'lr': did you mean 'optim.lr'?"),
+        (["augment=none"], "unknown key 'augment': did you mean 'data.augment'?"),
         (["norm=gn", "norm.momentum=0.1"], "unknown key of norm gn 'norm.momentum': "),
         (["optim.lr.x=3"], "unknown key 'optim.lr.x': 'optim.lr' is a value, not a section"),
         (["data.content=abc"], "unknown key of data cifar10 'data.content': "),
