@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.config.schema import ADDED, in_processes
+from normbench.config.schema import ADDED, CONTENT, in_processes
 from normbench.runs.records import at
 from normbench.runs.row import choice_label
 
@@ -82,7 +82,7 @@ def varying_settings(
     """The values of runs, as text, for each setting that varies within a norm.
 
     Left out are settings with a fixed column, and settings implied by the name of their section:
-    `optim.betas` follows from `optim.name`.
+    `optim.betas` follows from `optim.name`, and `task.style_content` from `task.style`.
     """
     known = [configs.get(run, {}) for run in runs]
     norms = [choice_label(config.get("norm.name")) for config in known]
@@ -95,6 +95,8 @@ def varying_settings(
     found = {}
     for key, values in varying.items():
         names = varying.get(f"{key.partition('.')[0]}.name", [])
+        if key.endswith(CONTENT):
+            names = varying.get(key.removesuffix(CONTENT), [])
         if key.endswith(".name") or not names or _splits(names, values):
             found[NAMES.get(key, key)] = values
     return found

@@ -28,6 +28,8 @@ from normbench.errors import NormbenchError, invalid
 
 RUN_ID = re.compile(r".+-b\d+(-p\d+)?-s\d+-[0-9a-f]{12}", re.DOTALL)
 
+CONTENT = "_content"
+
 # The time and memory of a training step depend on keys with these beginnings, and on the images.
 COST_KEYS = (
     "task.",
@@ -69,8 +71,8 @@ class RunConfig(Section):
     def identity(self) -> dict[str, Any]:
         """The values that can change a number: all but `system` and the places of files.
 
-        Images are known by `data.content` instead of `data.root`; a user's own norm or model by its
-        class and content instead of its file.
+        Images are known by `data.content` instead of `data.root`, other files likewise; a user's
+        own norm or model by its class and content instead of its file.
         """
         values = self.model_dump(mode="json", exclude={"system"})
         values["data"].pop("root", None)
@@ -78,6 +80,10 @@ class RunConfig(Section):
         for section, setting, before in ADDED:
             if values[section][setting] == before:
                 del values[section][setting]
+        # A file or folder that an option of the task names is known by OPTION_content.
+        for key, content in self.task.options.items():
+            if key.endswith(CONTENT) and content is not None:
+                del values["task"][key.removesuffix(CONTENT)]
         for section, choice in (("norm", self.norm), ("model", self.model)):
             if values[section].pop("file", None):
                 values[section]["name"] = choice.label

@@ -45,7 +45,7 @@ def describe(
     if is_own(name) and not own.takes_layers(own.find(name, options)):
         plain = own.build_plain(name, options, layers, num_outputs)
         outputs = run_images(plain, layers.image_shape, training=True)
-        check_outputs(outputs, 2, num_outputs)
+        check_outputs(outputs, 2, (num_outputs,))
         exchange = preview(plain, layers.spec, layers.image_shape, batch_size)
     else:
         exchange = _asked_for(build, layers, batch_size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import nn
@@ -19,6 +20,8 @@ from normbench.models.steps import Offset, StepNorm
 from normbench.models.tokens import OnTokens, Positions
 from normbench.norms.spec import NormSpec, Shape
 from normbench.seeds import stream, stream_seed
+
+Padding = Literal["zeros", "reflect"]
 
 
 class Layers:
@@ -47,11 +50,30 @@ class Layers:
         self._num_norms = 0
 
     def conv(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: Padding = "zeros",
+        bias: bool | None = None,
     ) -> nn.Module:
-        """A convolution before a norm, with a bias if spec.conv_bias; stride 1 keeps the size."""
+        """A convolution; stride 1 keeps the size. bias: None for spec.conv_bias, as before a norm.
+
+        padding: what stands around the map, zeros or its reflection.
+        """
         sizes = (in_channels, out_channels, kernel_size, stride, kernel_size // 2)
-        return self._initialized(nn.Conv2d(*sizes, bias=self.spec.conv_bias))
+        has_bias = self.spec.conv_bias if bias is None else bias
+        return self._initialized(nn.Conv2d(*sizes, bias=has_bias, padding_mode=padding))
+
+    def conv_transpose(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool | None = None
+    ) -> nn.Module:
+        """A transposed convolution of stride 2, which doubles height and width; bias as `conv`."""
+        sizes = (in_channels, out_channels, kernel_size, 2, kernel_size // 2, 1)
+        has_bias = self.spec.conv_bias if bias is None else bias
+        return self._initialized(nn.ConvTranspose2d(*sizes, bias=has_bias))
 
     def patches(self, in_channels: int, out_channels: int, size: int) -> nn.Module:
         """A convolution with bias of patches of size x size pixels, side by side; no norm follows.
@@ -129,7 +151,7 @@ class Layers:
             self._num_norms += 1
             return make(num_features)
 
-    def _initialized(self, module: nn.Conv2d | nn.Linear) -> nn.Module:
+    def _initialized(self, module: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> nn.Module:
         """Draws weight and bias from torch's default distribution; the norm reparametrizes.
 
         The weight is multiplied by init_scale before; the bias is not.

@@ -1,6 +1,7 @@
 """The networks by name: registered ones, and own ones such as `file.py:Net`.
 
-An entry is a function `(layers, num_outputs, *, options)` of a module.
+An entry is a function `(layers, num_outputs, *, options)` of a module; num_outputs is the number of
+classes, or of channels of the images that the network makes.
 """
 
 from __future__ import annotations

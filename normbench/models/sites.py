@@ -49,7 +49,7 @@ def site_of(norm: nn.Module, x: Tensor) -> Site:
 def norm_sites(
     build: Callable[[Layers], nn.Module],
     image_shape: Sequence[int],
-    num_outputs: int | None = None,
+    output_shape: Sequence[int] | None = None,
 ) -> list[Site]:
     """The shape (c, *places) that reaches each norm of the model `build(layers)`, in forward order.
 
@@ -57,7 +57,7 @@ def norm_sites(
     the computation, but the first operation on it imports torch code for four seconds.
 
     Raises NormbenchError for a network that cannot take such images, and for one that does not make
-    (n, num_outputs) of them.
+    (n, *output_shape) of them.
     """
     model = build(Layers(PLACEHOLDER, 0, tuple(image_shape)))
     # A norm that runs several times on one shape is one site.
@@ -78,18 +78,21 @@ def norm_sites(
     except Exception as error:
         size = "x".join(map(str, image_shape))
         raise NormbenchError(f"it cannot take images of {size}: {first_line(error)}") from error
-    if num_outputs is not None:
-        check_outputs(outputs, 2, num_outputs)
+    if output_shape is not None:
+        check_outputs(outputs, 2, output_shape)
     return [site for _, site in met]
 
 
-def check_outputs(outputs: object, num_images: int, num_outputs: int) -> None:
-    """Raises NormbenchError unless the outputs are of shape (num_images, num_outputs)."""
+def check_outputs(outputs: object, num_images: int, output_shape: Sequence[int]) -> None:
+    """Raises NormbenchError unless the outputs are of shape (num_images, *output_shape)."""
     made = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-    if made != (num_images, num_outputs):
+    needed = (num_images, *output_shape)
+    if made != needed:
+        meaning = "a score for each class"
+        if len(output_shape) == 3:
+            meaning = "an image of each, as model=style_transfer does"
         raise NormbenchError(
-            f"it makes {made} of {num_images} images, and needs to make "
-            f"({num_images}, {num_outputs}): a score for each class"
+            f"it makes {made} of {num_images} images, and needs to make {needed}: {meaning}"
         )
 
 

@@ -114,7 +114,14 @@ def weight_norm() -> NormSpec:
     (out,), starting at |v|, and v of the shape of W. Activations are not normalized. The paper's
     initialization from a first batch is left out. Evaluation as in training.
     """
-    return _of_weights_alone(parametrizations.weight_norm)
+
+    def reparametrize(module: nn.Module) -> nn.Module:
+        # A transposed convolution's weight has the shape (in, out, h, w).
+        outputs = 1 if isinstance(module, nn.ConvTranspose2d) else 0
+        weighted: nn.Module = parametrizations.weight_norm(module, dim=outputs)
+        return weighted
+
+    return _of_weights_alone(reparametrize)
 
 
 @norms.register("spectral_norm", title="Spectral Norm")

@@ -211,7 +211,8 @@ def parts_of(name: str, study: Study) -> tuple[list[tuple[str, int, Part]], list
     study = study.chosen
     found, left_out = [], []
     keys = [*ASKED, *(name for name in study.settings if name.startswith(OF_NETWORK))]
-    for place in study.done.runs[keys].drop_duplicates().to_dict("records"):
+    for record in study.done.runs[keys].drop_duplicates().to_dict("records"):
+        place = {str(name): value for name, value in record.items()}
         network, size = _network(place), place["batch_size"]
         here = [paired for paired in pairs if _is_at(paired, place)]
         if not any(paired.is_primary for paired in here):
@@ -225,7 +226,7 @@ def parts_of(name: str, study: Study) -> tuple[list[tuple[str, int, Part]], list
     return found, left_out
 
 
-def _network(place: Mapping[Any, Any]) -> str:
+def _network(place: Mapping[str, Any]) -> str:
     """The name of a network, with its settings in brackets."""
     told = {}
     for name, value in place.items():
@@ -234,7 +235,7 @@ def _network(place: Mapping[Any, Any]) -> str:
     return f"{place['model']} ({describe(told)})" if told else str(place["model"])
 
 
-def _is_at(paired: Paired, place: Mapping[Any, Any]) -> bool:
+def _is_at(paired: Paired, place: Mapping[str, Any]) -> bool:
     """Whether a pair was trained at the place; one network alone has no setting."""
     return all(paired.settings.get(name, value) == value for name, value in place.items())
 

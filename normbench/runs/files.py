@@ -29,7 +29,7 @@ from normbench.runs.records import (
     parse_record,
     task_of,
 )
-from normbench.runs.rundir import ALWAYS, SEALED
+from normbench.runs.rundir import ALWAYS, PICTURE, SEALED
 from normbench.text import visible, visible_in
 
 SECTION = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # the beginning of a top-level key
@@ -41,10 +41,10 @@ class RunFiles:
     """The content of a run directory, empty for absent files; its texts are visible.
 
     metrics: the columns of metrics.csv by name, with a value per epoch. correct: the bits of
-    correct.bits. damaged: the damage of each damaged file, by name. foreign: what another version
-    of normbench has written, likewise. owner: the id that the configuration has, other than the
-    name of the directory: a copied or renamed run. unreachable: the file that the disk refuses
-    to give.
+    correct.bits. picture: the file picture.png. damaged: the damage of each damaged file, by name.
+    foreign: what another version of normbench has written, likewise. owner: the id that the
+    configuration has, other than the name of the directory: a copied or renamed run. unreachable:
+    the file that the disk refuses to give.
     """
 
     run: str
@@ -53,6 +53,7 @@ class RunFiles:
     status: dict[str, Any]
     metrics: Columns
     correct: bytes | None = None
+    picture: bytes | None = None
     damaged: dict[str, str] = field(default_factory=dict)
     foreign: dict[str, str] = field(default_factory=dict)
     owner: str | None = None
@@ -126,6 +127,7 @@ def read_run(path: Path) -> RunFiles:
         visible_in(status, lines=True),
         metrics,
         bits,
+        found.get(PICTURE),
         damaged,
         foreign,
         run_id if run_id != run else None,
@@ -257,4 +259,5 @@ PARSERS: dict[str, Callable[[bytes], Any]] = {
     "metrics.csv": lambda content: read_columns(content.decode()),
     "steps.csv": _parse_steps,
     correct.FILE: bytes,
+    PICTURE: bytes,
 }

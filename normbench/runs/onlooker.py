@@ -33,6 +33,9 @@ class Onlooker(RunDir):
     def save_correct(self, bits: bytes) -> None:
         """Does nothing."""
 
+    def save_picture(self, png: bytes) -> None:
+        """Does nothing."""
+
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Does nothing."""
 

@@ -42,12 +42,13 @@ from normbench.runs.state import ANEW, changed_meanwhile, damaged, last_row, rea
 from normbench.text import visible
 
 RESUMED = ("started", "command", "concurrent_runs", "versions", "hardware", "git")
+PICTURE = "picture.png"  # what the network makes of a few test images, where it makes images
 ALWAYS = ("config.yaml", "env.json")  # files without which no run is over
 # Files whose checksums status.json holds once the run is over.
-SEALED = (*ALWAYS, *ROWS, correct.FILE)
+SEALED = (*ALWAYS, *ROWS, correct.FILE, PICTURE)
 # In the order in which `restart` removes them: a run without a checkpoint begins anew, whatever
 # else a kill has left.
-FILES = (*CHECKPOINTS, "status.json", *ROWS, correct.FILE, "env.json", "config.yaml")
+FILES = (*CHECKPOINTS, "status.json", *ROWS, correct.FILE, PICTURE, "env.json", "config.yaml")
 
 
 @dataclass
@@ -97,6 +98,10 @@ class RunDir:
     def save_correct(self, bits: bytes) -> None:
         """Writes which test images are right after the last epoch, before its row is appended."""
         write_bytes(self.path / correct.FILE, bits)
+
+    def save_picture(self, png: bytes) -> None:
+        """Writes what the network makes of a few test images, before the last row is appended."""
+        write_bytes(self.path / PICTURE, png)
 
     @property
     def has_checkpoint(self) -> bool:
@@ -154,6 +159,7 @@ class RunDir:
         """
         if state == "diverged":  # a kill may have left those of a better end
             _remove(self.path / correct.FILE)
+            _remove(self.path / PICTURE)
         sums = self._sums() if state in OVER else {}
         told = None if reason is None else visible(reason, lines=True)
         self._write_status(state, reason=told, finished=_now(), sha256=sums)

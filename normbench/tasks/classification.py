@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from normbench.data.source import Source
+from normbench.data.source import Source, Split
 from normbench.tasks.metric import Metric
 from normbench.tasks.task import Batch, tasks
 
@@ -32,29 +32,39 @@ class Classification:
 
     metrics: tuple[Metric, ...] = (LOSS, ACCURACY)
     primary = ACCURACY
+    output_range: tuple[float, float] | None = None
 
     def __init__(self, source: Source, label_smoothing: float) -> None:
-        self.num_outputs = len(source.classes)
-        self.image_shape = source.image_shape
+        self.image_shape: tuple[int, ...] = source.image_shape
+        self.output_shape: tuple[int, ...] = (len(source.classes),)
         self.label_smoothing = label_smoothing
 
-    def loss(self, outputs: Tensor, batch: Batch, *, training: bool) -> Tensor:
-        """Mean cross-entropy in nats; label smoothing counts in training only."""
+    def prepare(self, split: Split) -> Split:
+        """The images as they are."""
+        return split
+
+    def assess(
+        self, outputs: Tensor, batch: Batch, *, training: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross-entropy in nats, and the number of images that are classified correctly.
+
+        Label smoothing counts in training only.
+        """
         smoothing = self.label_smoothing if training else 0.0
-        return cross_entropy(outputs, batch["labels"], label_smoothing=smoothing)
+        loss = cross_entropy(outputs, batch["labels"], label_smoothing=smoothing)
+        return loss, {"accuracy": self.correct(outputs, batch).sum()}
 
     def correct(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The images whose largest logit is that of their label, booleans (n,)."""
         return outputs.argmax(1) == batch["labels"]
 
-    def sums(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """The number of images that are classified correctly."""
-        return {"accuracy": self.correct(outputs, batch).sum()}
+    def picture(self, outputs: Tensor, batch: Batch) -> None:
+        """Logits are nothing to look at."""
 
     def random_arrays(self, number: int, generator: np.random.Generator) -> dict[str, NDArray[Any]]:
         """Images of uniform noise with labels of all classes."""
         images = generator.integers(0, 256, (number, *self.image_shape), dtype=np.uint8)
-        return {"images": images, "labels": generator.integers(0, self.num_outputs, number)}
+        return {"images": images, "labels": generator.integers(0, self.output_shape[0], number)}
 
 
 @tasks.register("classification", title="Classification")

@@ -3,7 +3,7 @@
 Not the package itself: tables import `normbench.tasks.metric` and must not load torch.
 """
 
-from normbench.tasks import classification
+from normbench.tasks import classification, style
 from normbench.tasks.task import tasks
 
-__all__ = ["classification", "tasks"]
+__all__ = ["classification", "style", "tasks"]

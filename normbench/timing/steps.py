@@ -70,7 +70,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def _cost_id(config: RunConfig, source: Source) -> str:
-    return config.cost_id(source.image_shape, task_of(config, source).num_outputs)
+    return config.cost_id(source.image_shape, task_of(config, source).output_shape[0])
 
 
 def _facts(config: RunConfig, source: Source, ready: Trial) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _facts(config: RunConfig, source: Source, ready: Trial) -> dict[str, Any]:
     return config.cost_settings() | {
         "cost_id": _cost_id(config, source),
         "image": "x".join(str(size) for size in source.image_shape),
-        "outputs": trainer.task.num_outputs,
+        "outputs": trainer.task.output_shape[0],
         **machine(config.runtime.device),
         "compile_seconds": ready.seconds_compiling,
         "peak_bytes": peak_bytes(ready.take_step, trainer.runtime.device),

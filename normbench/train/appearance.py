@@ -83,8 +83,7 @@ def evaluate_appearance(
         for kind, strength in CHANGES:
             batch = test.gather(indices, change_of(kind, strength))
             outputs, moved = _seen(model, classifier, batch, runtime)
-            # Only the primary metric is read.
-            sums[kind].add(torch.zeros((), device=outputs.device), outputs, batch)
+            sums[kind].add(*task.assess(outputs, batch, training=False), len(indices))
             shifts[kind] += (1 - cosine_similarity(features, moved)).sum()
     found = {}
     for kind, of_kind in sums.items():

@@ -48,7 +48,9 @@ def build_trainer(
     spec = norms.build(config.norm.name, options=config.norm.options)
     model_config, image_shape = config.model, tuple(split["images"].shape[1:])
     layers = Layers(spec, config.seed, image_shape, init_scale=model_config.init_scale)
-    model = models.build(model_config.name, layers, task.num_outputs, options=model_config.options)
+    model = models.build(
+        model_config.name, layers, task.output_shape[0], options=model_config.options
+    )
     # Layout and device before the optimizer, which keeps references to the parameters.
     model = runtime.prepare(materialize(model, image_shape))
     augment = None

@@ -204,13 +204,18 @@ class Trainer:
         with self.runtime.autocast():
             outputs = self.network(batch["images"])
         outputs = outputs.float()
-        loss = outputs.sum() if is_idle else self.task.loss(outputs, batch, training=True)
+        loss: Tensor
+        sums: dict[str, Tensor] = {}
+        if is_idle:
+            loss = outputs.sum()
+        else:
+            loss, sums = self.task.assess(outputs, batch, training=True)
         # An epoch's last batches may be short: every image has the same weight in the step, whose
         # gradient is the mean of the processes' gradients.
         weighted_loss = loss * (len(indices) * self.processes.number / images_of_step)
         weighted_loss.backward()
         if not is_idle:
-            self.sums.add(loss, outputs, batch)
+            self.sums.add(loss, sums, len(indices))
         return weighted_loss.detach()
 
     def _finish_epoch(self, seconds: float) -> EpochResult:

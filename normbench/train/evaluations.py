@@ -68,8 +68,7 @@ def evaluate_batchwise(
         with batch_statistics(model):
             outputs = outputs_of(model, batch, runtime)
         counted = {name: tensor[:number] for name, tensor in batch.items()}
-        # Only the primary metric is read; the loss needs no second computation.
-        sums.add(torch.zeros((), device=outputs.device), outputs[:number], counted)
+        sums.add(*task.assess(outputs[:number], counted, training=False), number)
     return sums.means()[task.primary.name]
 
 

@@ -26,7 +26,9 @@ def environment_of(config: RunConfig, source: Source, task: Task) -> dict[str, A
             "num_train": source.num_train,
             "num_test": source.num_test,
         },
-        "cost_id": config.cost_id(source.image_shape, task.num_outputs),
+        # What a finished run's network is built again for.
+        "network": {"takes": list(task.image_shape), "makes": list(task.output_shape)},
+        "cost_id": config.cost_id(source.image_shape, task.output_shape[0]),
         "concurrent_runs": config.system.concurrent_runs,
         "runtime": config.runtime.model_dump(),
         "hardware": environment.hardware(config.runtime.device),

@@ -26,6 +26,7 @@ from normbench.models import Layers, Site, models, norm_sites, unsupported
 from normbench.norms import NormSpec, norms
 from normbench.registry import Registry
 from normbench.tasks.registry import tasks
+from normbench.tasks.task import Task
 from normbench.train.appearance import check_appearance
 from normbench.train.build import task_of
 from normbench.train.optim import check_decay, optimizers, schedule
@@ -87,6 +88,7 @@ class Resolver:
         schedule(config.optim.schedule, config.optim.warmup_fraction)
         optimizers.build(config.optim.name, options=config.optim.options)
         check_decay(config.optim.decay_norm, config.optim.options["weight_decay"])
+        _check_pixels(config, task_of(config, source))
         # Before data are decoded for the runs.
         runs_dir = user_path("system.runs_dir", config.system.runs_dir)
         with disk_errors(runs_dir):
@@ -125,13 +127,13 @@ class Resolver:
         model = config.model
         key = repr((config.task, model, source.classes, source.image_shape))
         if key not in self._sites:
-            num_outputs = task_of(config, source).num_outputs
+            task = task_of(config, source)
 
             def build(layers: Layers) -> nn.Module:
-                return models.build(model.name, layers, num_outputs, options=model.options)
+                return models.build(model.name, layers, task.output_shape[0], options=model.options)
 
             with _about(f"model {model.name}"):
-                self._sites[key] = norm_sites(build, source.image_shape, num_outputs)
+                self._sites[key] = norm_sites(build, task.image_shape, task.output_shape)
         return self._sites[key]
 
     def remarks(self, config: RunConfig, source: Source) -> tuple[str, ...]:
@@ -149,13 +151,15 @@ class Resolver:
         settings = (config.task, model, config.norm, has_appearance)
         key = repr((settings, source.classes, source.image_shape))
         if key not in self._built:
+            task = task_of(config, source)
             scale = model.init_scale
-            layers = Layers(spec, config.seed, source.image_shape, init_scale=scale)
-            num_outputs = task_of(config, source).num_outputs
+            layers = Layers(spec, config.seed, task.image_shape, init_scale=scale)
             with _about(f"model {model.name} with norm {config.norm.name}"):
-                network = models.build(model.name, layers, num_outputs, options=model.options)
+                network = models.build(
+                    model.name, layers, task.output_shape[0], options=model.options
+                )
                 if has_appearance:
-                    check_appearance(network, source.image_shape)
+                    check_appearance(network, task.image_shape)
             exchange = getattr(network, "normbench_exchange", None)
             self._built[key] = exchange.remarks if exchange is not None else ()
         return self._built[key]
@@ -198,6 +202,20 @@ def batch_sizes(num_train: int, together: int, parts: int) -> set[int]:
     for images in (min(together, num_train), num_train % together):
         sizes |= {images // parts, math.ceil(images / parts)}
     return sizes - {0}
+
+
+def _check_pixels(config: RunConfig, task: Task) -> None:
+    """Raises NormbenchError where images reach the network in another range than it makes."""
+    if task.output_range is None:
+        return
+    low, high = task.output_range
+    pixels = zip(config.data.mean, config.data.std, strict=True)
+    if any((-mean / std, (1 - mean) / std) != (low, high) for mean, std in pixels):
+        raise NormbenchError(
+            f"data.mean, data.std: task {config.task.name} compares images with those that its "
+            f"network makes, from {low:g} to {high:g}; allowed: "
+            f"mean {-low / (high - low):g}, std {1 / (high - low):g}"
+        )
 
 
 def _check_options_of_processes(runtime: RuntimeConfig) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 from normbench.config.schema import RunConfig
 from normbench.data import Dataset, Source, Split
 from normbench.data.cache import load
+from normbench.data.loader import DeviceLoader
 from normbench.data.subset import hold_out, limit
 from normbench.errors import NormbenchError, RunFailure, first_line
 from normbench.norms import norms, own
+from normbench.perceptual.pictures import png_of
 from normbench.runs.columns import STEP_COLUMNS
 from normbench.runs.correct import pack
 from normbench.runs.onlooker import Onlooker
@@ -35,6 +37,7 @@ from normbench.train.engine import (
 )
 from normbench.train.epoch_row import epoch_row
 from normbench.train.evaluations import tracking_layers
+from normbench.train.picture import picture_of
 from normbench.train.processes import ALONE, Processes
 from normbench.train.progress import Progress
 from normbench.train.provenance import environment_of
@@ -174,8 +177,9 @@ def _train(
     with runtime_of(config) as runtime, stop_signals() as should_stop:
         run.begin(config.to_yaml(), environment_of(config, source, task) | noted)
         try:
-            trainer = build_trainer(config, task, splits["train"], runtime, processes)
-            state, reason = _train_until_it_ends(run, trainer, config, splits, should_stop)
+            prepared = {name: task.prepare(split) for name, split in splits.items()}
+            trainer = build_trainer(config, task, prepared["train"], runtime, processes)
+            state, reason = _train_until_it_ends(run, trainer, config, prepared, should_stop)
             run.finish(state, reason)
         except KeyboardInterrupt:
             # A second Ctrl-C: the first one only asks the loop to stop after its step.
@@ -234,10 +238,18 @@ def _train_all_epochs(
         seconds_compiling = 0.0
         if correct is not None and trainer.step == trainer.num_steps:
             run.save_correct(pack(correct.cpu().numpy()))
+        if trainer.step == trainer.num_steps:
+            _save_picture(run, trainer, evaluated["test"])
         # The row comes first: on resuming, rows that no checkpoint covers are dropped.
         run.append_metrics(row)
         run.save_checkpoint(trainer.state_dict())
         progress.epoch_done(row, config.epochs, trainer.task.metrics)
+
+
+def _save_picture(run: RunDir, trainer: Trainer, test: DeviceLoader) -> None:
+    picture = picture_of(trainer.model, test, trainer.task, trainer.runtime)
+    if picture is not None:
+        run.save_picture(png_of(picture))
 
 
 def _resume(run: RunDir, trainer: Trainer) -> None:

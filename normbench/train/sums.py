@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from normbench.tasks.task import Batch, Task
+from normbench.tasks.task import Task
 from normbench.train.processes import ALONE, Processes
 
 
@@ -19,19 +20,17 @@ class Sums:
     """
 
     def __init__(self, task: Task, device: torch.device, processes: Processes = ALONE) -> None:
-        self.task = task
         self.processes = processes
         names = [metric.name for metric in task.metrics]
         dtype = exact_dtype(device)
         self.totals = {name: torch.zeros((), dtype=dtype, device=device) for name in names}
         self.count = torch.zeros((), dtype=torch.int64, device=device)
 
-    def add(self, loss: Tensor, outputs: Tensor, batch: Batch) -> None:
-        """Adds a batch: its mean loss, and the task's sums over its outputs."""
-        number = len(outputs)
+    def add(self, loss: Tensor, sums: Mapping[str, Tensor], number: int) -> None:
+        """Adds a batch of so many images: its mean loss, and the task's sums over them."""
         self.totals["loss"].add_(loss.detach(), alpha=number)
-        for name, value in self.task.sums(outputs.detach(), batch).items():
-            self.totals[name].add_(value)
+        for name, value in sums.items():
+            self.totals[name].add_(value.detach())
         self.count.add_(number)
 
     def means(self) -> dict[str, float]:

@@ -92,7 +92,7 @@ def _means(
         for some in indices.split(EVAL_BATCH_SIZE):
             batch = loader.gather(some)
             outputs = outputs_of(model, batch, runtime)
-            sums.add(task.loss(outputs, batch, training=False), outputs, batch)
+            sums.add(*task.assess(outputs, batch, training=False), len(some))
     return sums.means()
 
 

@@ -26,8 +26,8 @@ def test_the_loss_is_torch_s_cross_entropy_smoothed_in_training_only(smoothing: 
     task = task_of(smoothing)
     plain = cross_entropy(OUTPUTS, BATCH["labels"])
     smoothed = cross_entropy(OUTPUTS, BATCH["labels"], label_smoothing=smoothing)
-    assert task.loss(OUTPUTS, BATCH, training=True) == smoothed
-    assert task.loss(OUTPUTS, BATCH, training=False) == plain
+    assert task.assess(OUTPUTS, BATCH, training=True)[0] == smoothed
+    assert task.assess(OUTPUTS, BATCH, training=False)[0] == plain
     assert (smoothed == plain) == (smoothing == 0)
 
 
@@ -37,11 +37,11 @@ def test_sums_count_the_images_whose_largest_logit_is_that_of_the_label() -> Non
     for num_wrong in (0, 2, 6):
         given = labels.clone()
         given[:num_wrong] = (given[:num_wrong] + 1) % 10
-        sums = task.sums(OUTPUTS, {"labels": given})
+        _, sums = task.assess(OUTPUTS, {"labels": given}, training=False)
         assert {name: value.item() for name, value in sums.items()} == {"accuracy": 6 - num_wrong}
     assert [LOSS.name, *sums] == [metric.name for metric in task.metrics]
     assert task.primary == ACCURACY
-    assert task.num_outputs == 10
+    assert task.output_shape == (10,)
 
 
 def test_random_arrays_are_a_split_of_images_and_labels_of_all_classes() -> None:

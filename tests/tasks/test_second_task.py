@@ -18,7 +18,7 @@ from torch import Tensor
 
 import normbench.sweeps.sweep  # noqa: F401 - binds the real config_dir before the fixture patches it
 from normbench.config import compose
-from normbench.data.source import Source
+from normbench.data.source import Source, Split
 from normbench.tasks.metric import Metric
 from normbench.tasks.task import Batch, tasks
 
@@ -31,16 +31,24 @@ class MeanColour:
         Metric("distance", unit="levels", better="smaller", scale=255.0, decimals=2, low=0.0),
     )
     primary = metrics[1]
-    num_outputs = 3
+    image_shape = (3, 32, 32)
+    output_shape = (3,)
+    output_range = None
 
-    def loss(self, outputs: Tensor, batch: Batch, *, training: bool) -> Tensor:
-        return (outputs - mean_colour(batch)).square().mean()
+    def prepare(self, split: Split) -> Split:
+        return split
+
+    def assess(
+        self, outputs: Tensor, batch: Batch, *, training: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        errors = outputs - mean_colour(batch)
+        return errors.square().mean(), {"distance": errors.abs().mean(1).sum()}
 
     def correct(self, outputs: Tensor, batch: Batch) -> None:
         """A distance is no share of images."""
 
-    def sums(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
-        return {"distance": (outputs - mean_colour(batch)).abs().mean(1).sum()}
+    def picture(self, outputs: Tensor, batch: Batch) -> None:
+        """Three numbers are nothing to look at."""
 
     def random_arrays(self, number: int, generator: np.random.Generator) -> dict[str, NDArray[Any]]:
         return {"images": generator.integers(0, 256, (number, 3, 32, 32), dtype=np.uint8)}
@@ -126,9 +134,8 @@ def test_its_steps_can_be_timed_and_its_means_are_those_of_a_slow_loop(normbench
     each = [
         (o - i.mean((1, 2))).abs().mean() for o, i in zip(outputs, batch["images"], strict=True)
     ]
-    torch.testing.assert_close(
-        MeanColour().sums(outputs, batch)["distance"], torch.stack(each).sum()
-    )
+    _, sums = MeanColour().assess(outputs, batch, training=False)
+    torch.testing.assert_close(sums["distance"], torch.stack(each).sum())
 
 
 @pytest.mark.parametrize("command", ["sweep", "bench"])
