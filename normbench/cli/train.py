@@ -106,4 +106,4 @@ def _report(outcome: Outcome) -> None:
         metric = outcome.primary
         value = outcome.metrics[f"test_{metric.name}"]
         epochs = f"{outcome.metrics['epoch']:.0f} epochs"
-        say(f"test {metric.title} {value:.4f} after {epochs}  {outcome.path}")
+        say(f"test {metric.title} {metric.finer().show(value)} after {epochs}  {outcome.path}")

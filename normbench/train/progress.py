@@ -68,10 +68,10 @@ class Progress:
                 if bar.disable:
                     return
                 if log is not None:
-                    _show(bar, log.means, trainer.images_per_step)
+                    _show(bar, log.means, trainer)
                 elif read_often and time.monotonic() - last_read > REFRESH_SECONDS:
                     last_read = time.monotonic()
-                    _show(bar, trainer.sums.means(), trainer.images_per_step)
+                    _show(bar, trainer.sums.means(), trainer)
 
             yield on_step
 
@@ -79,14 +79,18 @@ class Progress:
         """Prints the epoch's line."""
         parts = [f"epoch {row['epoch']}/{epochs}"]
         for split in ("train", "test"):
-            values = [f"{metric.title} {row[f'{split}_{metric.name}']:.4f}" for metric in metrics]
-            parts.append(f"{split} {' '.join(values)}")
+            told = []
+            for metric in metrics:
+                value = row[f"{split}_{metric.name}"]
+                told.append(f"{metric.title} {metric.finer().show(value)}")
+            parts.append(f"{split} {', '.join(told)}")
         parts.append(f"{row['train_seconds']:.1f} s")
         parts.append(f"{row['images_per_second']:.0f} images/s")
         self.say("  ".join(parts))
 
 
-def _show(bar: tqdm[NoReturn], means: Mapping[str, float], images_per_step: int) -> None:
-    rate = (bar.format_dict["rate"] or 0.0) * images_per_step
-    values = [f"{name.replace('_', ' ')} {mean:.3f}" for name, mean in means.items()]
+def _show(bar: tqdm[NoReturn], means: Mapping[str, float], trainer: Trainer) -> None:
+    rate = (bar.format_dict["rate"] or 0.0) * trainer.images_per_step
+    metrics = trainer.task.metrics
+    values = [f"{metric.title} {metric.show(means[metric.name])}" for metric in metrics]
     bar.set_postfix_str(", ".join([*values, f"{rate:.0f} images/s"]), refresh=False)
