@@ -151,8 +151,23 @@ def _directories(path: Path) -> list[Path]:
         return [path]
     found = run_dirs(path)
     if not found:
-        raise NormbenchError(f"no runs in {path}")
+        raise _no_runs(path)
     return found
+
+
+def _no_runs(path: Path) -> NormbenchError:
+    """The error for a path without runs: what is there, and what could be named instead."""
+    told = f"no runs in {path}: "
+    if not path.exists():
+        return NormbenchError(f"{told}there is no such folder")
+    if not path.is_dir():
+        return NormbenchError(f"{told}it is a file; name a folder, or a study's runs.csv")
+    studies = sorted(str(file.parent) for file in path.glob("*/runs.csv"))
+    if studies:
+        return NormbenchError(f"{told}it holds studies; name one or several: {', '.join(studies)}")
+    if not any(path.iterdir()):
+        return NormbenchError(f"{told}the folder is empty")
+    return NormbenchError(f"{told}no folder of it has a run's config.yaml")
 
 
 def _is_shown(path: Path) -> bool:
