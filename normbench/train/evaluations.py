@@ -9,7 +9,7 @@ weighing.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +37,25 @@ def tracking_layers(model: nn.Module) -> list[nn.Module]:
         if any(getattr(module, name, None) is not None for name in RUNNING):
             found.append(module)
     return found
+
+
+@torch.no_grad()
+def check_evaluations(model: nn.Module, image_shape: Sequence[int]) -> None:
+    """Raises NormbenchError where a layer with running statistics runs twice on an image.
+
+    Precise statistics are taken layer after layer; of such a layer none comes first.
+    """
+    layers, met = tracking_layers(model), []
+    if not layers:
+        return
+    with restored(model), watched(layers, lambda layer, _: met.append(layer)):
+        model.eval()(torch.zeros(1, *image_shape))
+    if len(set(met)) < len(met):
+        raise NormbenchError(
+            "train.bn_evaluations=true: a layer with running statistics runs several times on an "
+            "image, and precise statistics are taken layer after layer; of the lstm, "
+            "model.statistics=per_step can be evaluated so"
+        )
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ from normbench.tasks.registry import tasks
 from normbench.tasks.task import Task
 from normbench.train.appearance import check_appearance
 from normbench.train.build import task_of
+from normbench.train.evaluations import check_evaluations
 from normbench.train.optim import check_decay, optimizers, schedule
 from normbench.train.runtime import (
     check_compiler,
@@ -148,7 +149,8 @@ class Resolver:
         """
         model = config.model
         has_appearance = config.train.appearance
-        settings = (config.task, model, config.norm, has_appearance)
+        has_evaluations = config.train.bn_evaluations
+        settings = (config.task, model, config.norm, has_appearance, has_evaluations)
         key = repr((settings, source.classes, source.image_shape))
         if key not in self._built:
             task = task_of(config, source)
@@ -160,6 +162,8 @@ class Resolver:
                 )
                 if has_appearance:
                     check_appearance(network, task.image_shape)
+                if has_evaluations:
+                    check_evaluations(network, task.image_shape)
             exchange = getattr(network, "normbench_exchange", None)
             self._built[key] = exchange.remarks if exchange is not None else ()
         return self._built[key]

@@ -188,3 +188,16 @@ def test_a_reparametrized_weight_is_computed_once_an_image_batch() -> None:
     _ = once.hidden.weight
     assert not torch.equal(vector, before)
     torch.testing.assert_close(vector, once.hidden.parametrizations.weight[0]._u)
+
+
+def test_the_state_is_loaded_into_every_step_and_parameters_stay_shared() -> None:
+    network, other, x = lstm("bn"), lstm("bn"), images(8)
+    for _ in range(2):
+        network(x)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.5)
+    other.load_state_dict(network.state_dict())
+    assert torch.equal(other.eval()(x), network.eval()(x))
+    assert other.enter_norm[3].weight is other.enter_norm[0].weight
+    assert other.enter_norm[3].running_mean is not other.enter_norm[0].running_mean

@@ -34,6 +34,16 @@ def test_runtime_fast_is_a_preset_that_may_as_well_be_written_out(
     assert resolve(fast)[0] == fast
 
 
+def test_evaluations_layer_by_layer_are_refused_where_a_layer_runs_several_times() -> None:
+    lstm = [setting for setting in tiny("model=lstm", "model.hidden=4") if "widths" not in setting]
+    lstm += ["runtime.device=cpu", "train.bn_evaluations=true"]
+    with pytest.raises(NormbenchError, match=r"several times .* model\.statistics=per_step"):
+        resolve(compose([*lstm, "norm=bn", "model.statistics=shared"]))
+    resolve(compose([*lstm, "norm=bn"]))
+    for norm in (["norm=ln"], ["norm=bn", "norm.track_running_stats=false"]):
+        resolve(compose([*lstm, *norm, "model.statistics=shared"]))
+
+
 def test_precision_by_the_processor_is_refused_for_another_machine() -> None:
     elsewhere = Resolver(device="cuda")
     for settings, precision in ((["runtime=fast"], "fast"), (["runtime.precision=auto"], "auto")):
