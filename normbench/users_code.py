@@ -1,4 +1,4 @@
-"""Classes and functions of the user's own: `file.py:Name` or `package.module:Name`.
+"""Classes and functions of the user's own: `file.py:Name`, `package.module:Name` or given:Name.
 
 Own norms and own networks are found, identified and given their options alike. An exception in the
 user's code is chained to the NormbenchError raised here, so that the command line shows the user's
@@ -31,8 +31,8 @@ from pydantic import (
 )
 
 from normbench.errors import USER_FILES, NormbenchError, first_line, invalid, unknown
+from normbench.given import GIVEN, Make, find_given
 
-Make = Callable[..., Any]
 Accepts = Callable[[Any], bool]
 NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
@@ -40,7 +40,7 @@ KEYS = ("file", "content", "options")
 
 
 def is_own(name: str) -> bool:
-    """Whether `name` has the form `file.py:Name` or `package.module:Name`."""
+    """Whether `name` has the form `file.py:Name`, `package.module:Name` or `given:Name`."""
     return ":" in name
 
 
@@ -119,6 +119,9 @@ def find_own(noun: str, name: str, given: Mapping[str, Any], accepts: Accepts) -
     for key in given.keys() - set(KEYS):
         raise unknown(f"key of {noun} {name}", key, ("options",))
     place, _, attribute = name.rpartition(":")
+    if place == GIVEN:
+        make, content = find_given(noun, name, given.get("content"))
+        return Own(noun, name, make, Path(GIVEN), content)
     if place.endswith(".py"):
         path = Path(given.get("file") or place).expanduser().absolute()
         if not path.is_file():

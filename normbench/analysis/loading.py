@@ -74,7 +74,7 @@ def load_study(
         notes.append(f"{why}: no comparison counts as decided beforehand")
     study = replace(study, notes=tuple(notes))
     rounds = read_bench(bench) if bench else benches(paths)
-    return _select(with_bench(study, rounds), where)
+    return select_runs(with_bench(study, rounds), where)
 
 
 def read_runs(paths: Iterable[Path], refused: Iterable[RunFiles] = ()) -> Study:
@@ -174,7 +174,8 @@ def _is_shown(path: Path) -> bool:
     return standing(path).is_shown
 
 
-def _select(study: Study, where: Sequence[str]) -> Study:
+def select_runs(study: Study, where: Sequence[str]) -> Study:
+    """The runs under all conditions. Raises NormbenchError where none is left."""
     if not where:
         return study
     records = [_record(study, row) for row in study.runs.to_dict("records")]

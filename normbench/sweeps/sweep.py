@@ -92,9 +92,15 @@ class Sweep:
     def with_overrides(self, overrides: Sequence[str]) -> Sweep:
         """Returns the sweep with `key=value` and `key=a,b` in place of earlier values of the keys.
 
+        Raises NormbenchError as `with_values`.
+        """
+        return self.with_values(parse_axes(overrides, groups()))
+
+    def with_values(self, given: Mapping[str, Sequence[Any]]) -> Sweep:
+        """Returns the sweep with these values of the keys in place of earlier ones.
+
         Raises NormbenchError for part of a joint axis: the rest of the axis would mean nothing.
         """
-        given = parse_axes(overrides, groups())
         axes = []
         for axis in self.axes:
             replaced = [key for key in axis.keys if key in given]

@@ -118,7 +118,7 @@ def test_a_place_without_runs_says_what_is_there(
 
 
 def test_no_runs_and_no_table_are_named(tmp_path: Path) -> None:
-    with pytest.raises(NormbenchError, match="no runs in .*: the folder is empty"):
+    with pytest.raises(NormbenchError, match=r"no runs in .*: the folder is empty"):
         load_study([tmp_path])
     (tmp_path / "runs.csv").write_text("a,b\n1,2\n")
     with pytest.raises(RunFailure, match=r"runs\.csv' cannot be read: no column"):
