@@ -1,6 +1,6 @@
 """normbench: compare normalization layers by measuring.
 
-What the commands do is here for Python, in the same words; see normbench/interface.py.
+What the commands do is here for Python, in the same words; see the room interface.
 """
 
 from __future__ import annotations
@@ -10,31 +10,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from normbench.errors import NormbenchError as NormbenchError
-    from normbench.interface import Run as Run
-    from normbench.interface import Runs as Runs
-    from normbench.interface import certificate as certificate
-    from normbench.interface import compare as compare
-    from normbench.interface import load as load
-    from normbench.interface import norm as norm
-    from normbench.interface import report as report
-    from normbench.interface import sweep as sweep
-    from normbench.interface import train as train
+    from normbench.interface.norms import certificate as certificate
+    from normbench.interface.norms import norm as norm
+    from normbench.interface.results import Run as Run
+    from normbench.interface.results import Runs as Runs
+    from normbench.interface.results import compare as compare
+    from normbench.interface.results import load as load
+    from normbench.interface.results import report as report
+    from normbench.interface.training import sweep as sweep
+    from normbench.interface.training import train as train
     from normbench.models.exchange import convert as convert
 
 __version__ = "0.2.0"
 # By name, the module that has it: torch and pandas are imported at the first use.
 _PLACES = {
     "NormbenchError": "normbench.errors",
-    "Run": "normbench.interface",
-    "Runs": "normbench.interface",
-    "certificate": "normbench.interface",
-    "compare": "normbench.interface",
+    "Run": "normbench.interface.results",
+    "Runs": "normbench.interface.results",
+    "certificate": "normbench.interface.norms",
+    "compare": "normbench.interface.results",
     "convert": "normbench.models.exchange",
-    "load": "normbench.interface",
-    "norm": "normbench.interface",
-    "report": "normbench.interface",
-    "sweep": "normbench.interface",
-    "train": "normbench.interface",
+    "load": "normbench.interface.results",
+    "norm": "normbench.interface.norms",
+    "report": "normbench.interface.results",
+    "sweep": "normbench.interface.training",
+    "train": "normbench.interface.training",
 }
 __all__ = ["__version__", *sorted(_PLACES)]
 

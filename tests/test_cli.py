@@ -22,7 +22,7 @@ from normbench.cli.doctor import _torchvision
 from normbench.config import compose
 from normbench.data.formats import cifar10
 from normbench.runs import rundir
-from normbench.train.engine import Trainer
+from normbench.training.engine import Trainer
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -130,7 +130,7 @@ def _plan(
     from normbench.sweeps.plan import make_plan
     from normbench.sweeps.power import describe_power
     from normbench.sweeps.sweep import AD_HOC
-    from normbench.train.resolve import Resolver
+    from normbench.training.resolve import Resolver
 
     plan = make_plan(sweep, flags, Resolver(launcher.device), held_states(held))
     open_runs = plan.open(retry_failed=retry_failed, restart=restart)

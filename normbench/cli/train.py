@@ -12,7 +12,7 @@ from normbench.errors import NormbenchError
 from normbench.text import say
 
 if TYPE_CHECKING:
-    from normbench.train.run import Outcome
+    from normbench.training.run import Outcome
 
 
 def train(
@@ -85,12 +85,12 @@ def train(
             "allowed: 0, or --processes 2 and more"
         )
     if dry_run:
-        from normbench.train.resolve import resolve
+        from normbench.training.resolve import resolve
 
         config, _ = resolve(config)
         say(config.to_yaml() + f"# run id: {config.run_id}", lines=True)
         return
-    from normbench.train.run import execute
+    from normbench.training.run import execute
 
     outcome = execute(config, restart=restart)
     _report(outcome)

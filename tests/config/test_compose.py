@@ -24,8 +24,8 @@ from normbench.models import models
 from normbench.norms import norms
 from normbench.registry import Registry
 from normbench.tasks.registry import tasks
-from normbench.train.optim import optimizers
-from normbench.train.resolve import resolve
+from normbench.training.optim import optimizers
+from normbench.training.resolve import resolve
 
 REGISTRY_OF: dict[str, Registry[Any]] = {
     "task": tasks,
