@@ -33,13 +33,20 @@ class RunFailure(NormbenchError):
     exit_code = 1
 
 
-def unknown(noun: str, given: str, allowed: Iterable[str]) -> NormbenchError:
-    """Makes the error for a name not among `allowed`, with the nearest allowed name."""
+def unknown(
+    noun: str, given: str, allowed: Iterable[str], meant: str | None = None
+) -> NormbenchError:
+    """Makes the error for a name not among `allowed`, with the one that is meant, or the nearest.
+
+    meant: the allowed name, where it is known what people call so.
+    """
     names = sorted(allowed)
-    # Of dotted names the last part is compared: who writes `lr` means `optim.lr`.
-    whole = {name.rpartition(".")[2]: name for name in names}
-    near = difflib.get_close_matches(given.rpartition(".")[2], whole, n=1, cutoff=0.5)
-    hint = f"did you mean '{whole[near[0]]}'? " if near else ""
+    if meant is None:
+        # Of dotted names the last part is compared: who writes `lr` means `optim.lr`.
+        whole = {name.rpartition(".")[2]: name for name in names}
+        near = difflib.get_close_matches(given.rpartition(".")[2], whole, n=1, cutoff=0.5)
+        meant = whole[near[0]] if near else None
+    hint = f"did you mean '{meant}'? " if meant else ""
     listed = ", ".join(names[:40]) or "none"
     if len(names) > 40:
         listed += f" and {len(names) - 40} more"

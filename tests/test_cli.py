@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -14,11 +15,14 @@ import pytest
 from kit.tiny import TINY, tiny
 from PIL import Image
 
+from normbench import __version__
+from normbench.cli import app
+from normbench.cli.commands import GROUPS
 from normbench.cli.doctor import _torchvision
 from normbench.config import compose
 from normbench.data.formats import cifar10
 from normbench.runs import rundir
-from normbench.train.engine import Trainer
+from normbench.training.engine import Trainer
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -273,3 +277,43 @@ def test_python_dash_m_is_the_same_command_and_names_the_nearest() -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("normbench: No such command 'trian'")
     assert "Did you mean 'train'?" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("data",)])
+def test_without_a_command_there_is_help(arguments: tuple[str, ...], normbench: Run) -> None:
+    code, out, err = normbench(*arguments)
+    assert (code, err) == (0, "")
+    assert out.startswith("Usage: ")
+    assert len(out.splitlines()) > 5
+
+
+def test_the_help_lists_every_command_once(normbench: Run) -> None:
+    _, out, _ = normbench("--help")
+    listed = re.findall(r"^  (\w+)", out, re.MULTILINE)
+    names = [name for group in GROUPS.values() for name in group]
+    known = [command.name or command.callback.__name__ for command in app.registered_commands]
+    known += [group.name for group in app.registered_groups]
+    assert sorted(names) == sorted(known)
+    assert {*names} <= {*listed}
+
+
+def test_the_version_is_told(normbench: Run) -> None:
+    assert normbench("--version") == (0, f"normbench {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("train", "--norm", "bn", "--norm=gn"), "--norm is given 2 times: give it once"),
+        (("sweep", "-j", "1", "--jobs", "2"), "-j is given 2 times: give it once"),
+        (("train", "table"), "'table' is a study of many runs: normbench sweep table"),
+        (("train", "norm=bn,", "gn"), "without a space, as in norm=bn,gn"),
+        (("sweep", "norm=bn,", "gn"), "without a space, as in norm=bn,gn"),
+        (("norms", "BatchNorm2d"), "did you mean 'bn'?"),
+    ],
+)
+def test_a_slip_is_told_in_a_line(arguments: tuple[str, ...], told: str, normbench: Run) -> None:
+    code, out, err = normbench(*arguments)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert len(err.splitlines()) == 1

@@ -32,33 +32,33 @@ LEVELS = (
     {
         "models",
         "runs",
-        "train.appearance",
-        "train.capture",
-        "train.compilation",
-        "train.engine",
-        "train.epoch_row",
-        "train.evaluate",
-        "train.evaluations",
-        "train.weighing",
-        "train.optim",
-        "train.processes",
-        "train.progress",
-        "train.runtime",
-        "train.signals",
-        "train.sums",
+        "training.appearance",
+        "training.capture",
+        "training.compilation",
+        "training.engine",
+        "training.epoch_row",
+        "training.evaluate",
+        "training.evaluations",
+        "training.weighing",
+        "training.optim",
+        "training.processes",
+        "training.progress",
+        "training.runtime",
+        "training.signals",
+        "training.sums",
     },
     {
         "certificates",
         "timing",
         "analysis",
-        "train",
+        "training",
         "perceptual",
         "tasks.style",
         "tasks.registry",
     },
     {"sweeps", "audit"},
     {"recommend"},
-    {"cli", "__main__"},
+    {"cli", "interface", "__main__"},
 )
 STRANGERS = ("norms", "data", "runs")
 HEAVY = {"torch", "pandas", "matplotlib", "hydra", "omegaconf"}
@@ -67,7 +67,7 @@ PACKAGE = Path(normbench.__file__).parent
 
 
 def name_of(path: Path) -> str:
-    """The module's name within the package: `train.run`; the package itself is `normbench`."""
+    """The module's name within the package: `training.run`; the package itself is `normbench`."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     if parts[-1] == "__init__":
         parts = parts[:-1]
@@ -139,16 +139,16 @@ def importing(*packages: str) -> set[str]:
 
 
 def test_the_package_is_found() -> None:
-    assert {"normbench", "config.compose", "data.cache", "train.run"} <= PATHS.keys()
+    assert {"normbench", "config.compose", "data.cache", "training.run"} <= PATHS.keys()
     assert "errors" in IMPORTS["registry"]
     # From `from normbench import environment`.
-    assert "environment" in IMPORTS["train.provenance"]
+    assert "environment" in IMPORTS["training.provenance"]
 
 
-def test_the_root_has_ten_modules_besides_init_and_main() -> None:
+def test_the_root_has_nine_modules_besides_init_and_main() -> None:
     files = {path.stem for path in PACKAGE.glob("*.py")}
     ground = {"errors", "seeds", "registry", "atomic", "checksums", "environment"}
-    ground |= {"replacement", "text", "spreadsheet", "users_code"}
+    ground |= {"replacement", "text", "spreadsheet"}
     assert files == ground | {"__init__", "__main__"}
 
 
@@ -157,15 +157,16 @@ def test_a_module_imports_only_from_its_own_level_or_below(module: str) -> None:
     own = level_of(module)
     assert own is not None, f"{module} has no level: place its room in LEVELS"
     levels = {name: level_of(name) for name in IMPORTS[module] & PATHS.keys()}
-    if module == "normbench":  # offers `convert`, and loads it when asked for
-        assert "models.exchange.convert" not in AT_IMPORT[module]
-        levels.pop("models.exchange.convert")
+    if module == "normbench":  # offers the interface, and loads it when asked for
+        assert not AT_IMPORT[module] & PATHS.keys()
+        levels.clear()
     above = {name: level for name, level in levels.items() if level is None or level > own}
     assert not above, f"{module} (level {own}) imports from above: {above}"
 
 
 def test_no_imports_go_in_a_circle() -> None:
     graph = {module: IMPORTS[module] & PATHS.keys() - {module} for module in PATHS}
+    graph["normbench"] = AT_IMPORT["normbench"] & PATHS.keys()
     # Raises CycleError with the modules of a circle.
     TopologicalSorter(graph).prepare()
 
@@ -197,8 +198,11 @@ def test_analysis_and_runs_never_load_torch() -> None:
 
 def test_tables_are_for_analysis_their_files_and_the_rounds_of_a_bench() -> None:
     pandas = {module for module in importing("pandas") if not is_within(module, "analysis")}
-    assert pandas == {"spreadsheet", "timing.rounds"}
-    assert all(is_within(module, "analysis") for module in importing("matplotlib"))
+    # The interface names the types of what it returns.
+    assert pandas == {"spreadsheet", "timing.rounds", "interface.results"}
+    drawing = {module for module in importing("matplotlib") if not is_within(module, "analysis")}
+    assert drawing == {"interface.results"}
+    assert not {"pandas", "matplotlib"} & AT_IMPORT["interface.results"]
 
 
 def test_training_needs_neither_timm_nor_torchvision() -> None:
@@ -208,8 +212,8 @@ def test_training_needs_neither_timm_nor_torchvision() -> None:
 
 
 def test_a_run_of_a_registered_norm_starts_without_the_certificates() -> None:
-    assert "certificates.breaches" not in loaded_by("train.run")
-    assert "certificates" in IMPORTS["train.run"]
+    assert "certificates.breaches" not in loaded_by("training.run")
+    assert "certificates" in IMPORTS["training.run"]
 
 
 def test_the_command_line_loads_no_heavy_package_before_it_knows_the_command() -> None:

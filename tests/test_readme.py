@@ -24,7 +24,7 @@ from normbench.analysis.study_files import write_study
 from normbench.data import DataHome, Source
 from normbench.data.formats import cifar10
 from normbench.data.source import sources
-from normbench.train import resolve
+from normbench.training import resolve
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -13,7 +13,7 @@ from normbench.errors import NormbenchError
 from normbench.models import models
 from normbench.norms import norms
 from normbench.registry import Entry, Registry
-from normbench.train.optim import optimizers
+from normbench.training.optim import optimizers
 
 REGISTRIES: tuple[Registry[Any], ...] = (norms, models, sources, optimizers)
 ENTRIES = [(registry, entry) for registry in REGISTRIES for entry in registry]

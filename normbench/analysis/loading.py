@@ -75,7 +75,7 @@ def load_study(
         notes.append(f"{why}: no comparison counts as decided beforehand")
     study = replace(study, notes=tuple(notes))
     rounds = read_bench(bench) if bench else benches(paths)
-    return _select(with_bench(study, rounds), where)
+    return select_runs(with_bench(study, rounds), where)
 
 
 def read_runs(paths: Iterable[Path], refused: Iterable[RunFiles] = ()) -> Study:
@@ -153,15 +153,31 @@ def _directories(path: Path) -> list[Path]:
         return [path]
     found = run_dirs(path)
     if not found:
-        raise NormbenchError(f"no runs in {path}")
+        raise _no_runs(path)
     return found
+
+
+def _no_runs(path: Path) -> NormbenchError:
+    """The error for a path without runs: what is there, and what could be named instead."""
+    told = f"no runs in {path}: "
+    if not path.exists():
+        return NormbenchError(f"{told}there is no such folder")
+    if not path.is_dir():
+        return NormbenchError(f"{told}it is a file; name a folder, or a study's runs.csv")
+    studies = sorted(str(file.parent) for file in path.glob("*/runs.csv"))
+    if studies:
+        return NormbenchError(f"{told}it holds studies; name one or several: {', '.join(studies)}")
+    if not any(path.iterdir()):
+        return NormbenchError(f"{told}the folder is empty")
+    return NormbenchError(f"{told}no folder of it has a run's config.yaml")
 
 
 def _is_shown(path: Path) -> bool:
     return standing(path).is_shown
 
 
-def _select(study: Study, where: Sequence[str]) -> Study:
+def select_runs(study: Study, where: Sequence[str]) -> Study:
+    """The runs under all conditions. Raises NormbenchError where none is left."""
     if not where:
         return study
     records = [_record(study, row) for row in study.runs.to_dict("records")]

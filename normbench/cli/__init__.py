@@ -8,6 +8,7 @@ import traceback
 
 import typer
 
+from normbench import __version__
 from normbench.cli import (
     audit,
     bench,
@@ -22,12 +23,15 @@ from normbench.cli import (
     tables,
     train,
 )
+from normbench.cli.commands import Command, GroupedCommands
 from normbench.errors import NormbenchError, user_traceback
 from normbench.text import say
 
 app = typer.Typer(
+    cls=GroupedCommands,
     help="Compare normalization layers by measuring.",
-    epilog="--debug, anywhere, shows the traceback of an error.",
+    epilog="normbench COMMAND --help shows examples. --debug, anywhere, shows the traceback of "
+    "an error; --version the version.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing rich takes longer than the rest of --help
@@ -50,7 +54,7 @@ COMMANDS = (
     doctor.doctor,
 )
 for command in COMMANDS:
-    app.command()(command)
+    app.command(cls=Command)(command)
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")
 
@@ -60,6 +64,9 @@ def main() -> None:
     # torch's profiler counts memory, and would otherwise write to standard error.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if arguments == ["--version"]:
+        say(f"normbench {__version__}")
+        sys.exit(0)
     try:
         code = app(arguments, standalone_mode=False)
     except Exception as error:
@@ -75,6 +82,10 @@ def _explain(error: Exception, *, debug: bool) -> None:
 
     An error in the user's own code is preceded by the user's part of the traceback.
     """
+    # Typer's answer to a group of commands without any of them is its help.
+    if type(error).__name__ == "NoArgsIsHelpError":
+        say(str(error), lines=True)
+        sys.exit(0)
     # Only Typer's own errors about arguments have the method.
     if message := getattr(error, "format_message", None):
         _fail(message(), 2)

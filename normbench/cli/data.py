@@ -26,7 +26,7 @@ def fetch(
     from normbench.config.compose import compose
     from normbench.data.cache import load
     from normbench.data.source import sources
-    from normbench.train.resolve import data_home
+    from normbench.training.resolve import data_home
 
     home = data_home(compose(flags={"system.mirrors": mirror or []}))
     dataset = load(sources.build("cifar10", home), home)
@@ -38,7 +38,7 @@ def import_(path: Path) -> None:
     """Decode your data: a CIFAR-10 archive or folder, parquet files, or an image folder."""
     from normbench.config.compose import compose
     from normbench.data.importing import import_data
-    from normbench.train.resolve import data_home
+    from normbench.training.resolve import data_home
 
     name, dataset = import_data(path, data_home(compose()))
     _say_decoded(dataset, name)
@@ -49,7 +49,7 @@ def check() -> None:
     """Verify every decoded data set in the cache; exit code 1 if any is damaged."""
     from normbench.config.compose import compose
     from normbench.data.cache import cached
-    from normbench.train.resolve import data_home
+    from normbench.training.resolve import data_home
 
     home = data_home(compose())
     found = cached(home)

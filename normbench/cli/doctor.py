@@ -16,8 +16,8 @@ def doctor() -> None:
     from normbench import environment
     from normbench.config.compose import compose
     from normbench.data import sources
-    from normbench.train.resolve import data_home
-    from normbench.train.runtime import has_native_bf16, resolve_device
+    from normbench.training.resolve import data_home
+    from normbench.training.runtime import has_native_bf16, resolve_device
 
     device = resolve_device("auto")
     hardware = environment.hardware(device)

@@ -65,6 +65,7 @@ def sweep(
 
     \b
     normbench sweep norm=bn,ln,in,gn batch_size=1,8,64 'seed=range(0,3)' --dry-run
+    normbench sweep norm=all,my_norms.py:MyNorm data=synthetic epochs=1
     normbench sweep batch_size epochs=1 --jobs 2 launcher.timeout=3600
     normbench sweep table --launcher ray launcher.address=auto launcher.gpus_per_run=0.25
     normbench sweep table --launcher slurm launcher.partition=cpu 'launcher.sbatch={account: x}'
@@ -129,7 +130,7 @@ def _plan(
     from normbench.sweeps.plan import make_plan
     from normbench.sweeps.power import describe_power
     from normbench.sweeps.sweep import AD_HOC
-    from normbench.train.resolve import Resolver
+    from normbench.training.resolve import Resolver
 
     plan = make_plan(sweep, flags, Resolver(launcher.device), held_states(held))
     open_runs = plan.open(retry_failed=retry_failed, restart=restart)
@@ -192,6 +193,7 @@ def _carry_out(
 
 def _sweep(arguments: list[str], tuned_by: Path | None = None) -> Sweep:
     """Returns the named study with settings on top, or the sweep of the settings alone."""
+    from normbench.config.grammar import check_words
     from normbench.sweeps.sweep import AD_HOC, Sweep, load_sweep
     from normbench.sweeps.tuning import tuned
 
@@ -199,6 +201,7 @@ def _sweep(arguments: list[str], tuned_by: Path | None = None) -> Sweep:
         raise NormbenchError(
             "say what to sweep: a study of configs/sweep/, or settings such as norm=bn,gn seed=0,1"
         )
+    check_words(arguments)
     names = [argument for argument in arguments if "=" not in argument]
     overrides = [argument for argument in arguments if "=" in argument]
     if len(names) > 1:

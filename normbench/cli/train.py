@@ -12,7 +12,7 @@ from normbench.errors import NormbenchError
 from normbench.text import say
 
 if TYPE_CHECKING:
-    from normbench.train.run import Outcome
+    from normbench.training.run import Outcome
 
 
 def train(
@@ -56,7 +56,8 @@ def train(
     normbench train norm=gn norm.num_groups=32 optim.lr=3e-4 data=synthetic
     normbench train --norm sync_bn --processes 4 batch_size=2
     """
-    from normbench.config.compose import compose
+    from normbench.config.compose import compose, studies
+    from normbench.config.grammar import check_words
 
     flags: dict[str, Any] = {
         "norm": norm,
@@ -73,6 +74,10 @@ def train(
         "system.runs_dir": runs_dir,
     }
     given = {key: value for key, value in flags.items() if value is not None}
+    check_words(overrides or ())
+    for word in overrides or ():
+        if word in studies():
+            raise NormbenchError(f"'{word}' is a study of many runs: normbench sweep {word}")
     config = compose(overrides or (), given)
     if restarts and config.runtime.processes == 1:
         raise NormbenchError(
@@ -80,12 +85,12 @@ def train(
             "allowed: 0, or --processes 2 and more"
         )
     if dry_run:
-        from normbench.train.resolve import resolve
+        from normbench.training.resolve import resolve
 
         config, _ = resolve(config)
         say(config.to_yaml() + f"# run id: {config.run_id}", lines=True)
         return
-    from normbench.train.run import execute
+    from normbench.training.run import execute
 
     outcome = execute(config, restart=restart)
     _report(outcome)
@@ -101,4 +106,4 @@ def _report(outcome: Outcome) -> None:
         metric = outcome.primary
         value = outcome.metrics[f"test_{metric.name}"]
         epochs = f"{outcome.metrics['epoch']:.0f} epochs"
-        say(f"test {metric.title} {value:.4f} after {epochs}  {outcome.path}")
+        say(f"test {metric.title} {metric.finer().show(value)} after {epochs}  {outcome.path}")

@@ -6,6 +6,7 @@ afterwards: Hydra accepts values of a wrong type, and answers mistakes with long
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from normbench.config.grammar import parse_assignments
+from normbench.config.names import spoken
 from normbench.config.schema import RunConfig, validate
 from normbench.config.sections import Choice, ModelConfig
 from normbench.errors import NormbenchError, unknown
@@ -48,6 +50,11 @@ def config_dir() -> Path:
 def groups() -> Mapping[str, list[str]]:
     """The choices of each config group: {"norm": ["bn", "gn", ...], ...}."""
     return _groups(config_dir())
+
+
+def studies() -> list[str]:
+    """The names of the studies in configs/sweep/."""
+    return sorted(file.stem for file in (config_dir() / "sweep").glob("*.yaml"))
 
 
 @lru_cache(maxsize=8)
@@ -113,8 +120,22 @@ def _check_choice(group: str, choice: Any, allowed: Sequence[str]) -> None:
         raise NormbenchError(f"{group}={choice!r}: give one name of {', '.join(allowed)}")
     if "," in choice:
         raise NormbenchError(f"{group}={choice} is several values for one run: use sweep for that")
+    if group in OWN_GROUPS and choice.endswith(".py"):
+        raise _no_class(group, choice)
     if choice not in allowed:
-        raise unknown(group, choice, allowed)
+        raise unknown(group, choice, allowed, spoken(choice) if group == "norm" else None)
+
+
+def _no_class(group: str, choice: str) -> NormbenchError:
+    """The error for a file without a class, with the classes that the file defines."""
+    path = Path(choice).expanduser()
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError) as error:
+        return NormbenchError(f"{group}={choice}: {error}")
+    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    found = ", ".join(f"{choice}:{name}" for name in classes) or "the file defines no class"
+    return NormbenchError(f"{group}={choice}: say which class: {found}")
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:

@@ -10,12 +10,34 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from normbench.errors import NormbenchError
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
+
+
+# The names of options of the command line, taken as keys too.
+SHORT = {
+    "lr": "optim.lr",
+    "device": "runtime.device",
+    "precision": "runtime.precision",
+    "processes": "runtime.processes",
+    "restarts": "system.restarts",
+    "runs_dir": "system.runs_dir",
+}
+ALL = "all"  # of a sweep: every norm that there is
+
+
+def check_words(arguments: Sequence[str]) -> None:
+    """Raises NormbenchError for values with a space between them, such as `norm=bn, gn`."""
+    for first, second in pairwise(arguments):
+        if first.endswith(","):
+            raise NormbenchError(
+                f"'{first} {second}': write several values without a space, as in {first}{second}"
+            )
 
 
 def parse_assignments(
@@ -58,9 +80,13 @@ def parse_axis(text: str, groups: Mapping[str, Sequence[str]]) -> tuple[str, lis
             raise _unreadable(text)
         return key, [value]
     key = override.key_or_group
-    if not override.is_sweep_override():
-        return key, [_plain(override.value())]
-    values = _expand(text, override, groups)
+    if override.is_sweep_override():
+        values = _expand(text, override, groups)
+    else:
+        values = [_plain(override.value())]
+    if key == "norm" and ALL in values:
+        place = values.index(ALL)
+        values = distinct([*values[:place], *groups[key], *values[place + 1 :]])
     if not values:
         raise NormbenchError(f"'{text}' expands to no value at all")
     return key, values
@@ -83,7 +109,8 @@ def _once_each(
     flags: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     assignments = {key: literal(value) for key, value in (flags or {}).items()}
-    for text, (key, value) in zip(overrides, pairs, strict=True):
+    for text, (given, value) in zip(overrides, pairs, strict=True):
+        key = SHORT.get(given, given)
         if key in assignments:
             raise NormbenchError(f"'{key}' is given twice: as {assignments[key]!r} and in '{text}'")
         assignments[key] = value

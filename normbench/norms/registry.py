@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from normbench.config.names import spoken
+from normbench.errors import unknown
 from normbench.norms import own
 from normbench.norms.spec import NormSpec
 from normbench.registry import Registry
@@ -17,6 +19,9 @@ class NormRegistry(Registry[NormSpec]):
         """Checks options as Registry.check does; an own norm has file, content hash and options."""
         if own.is_own(name):
             return own.check(name, given)
+        known = [entry.name for entry in self]
+        if name not in known:
+            raise unknown(self.noun, name, known, spoken(name))
         return super().check(name, given)
 
     def build(self, name: str, *context: Any, options: Mapping[str, Any] | None = None) -> NormSpec:

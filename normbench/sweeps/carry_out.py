@@ -21,8 +21,8 @@ from normbench.sweeps.display import open_display
 from normbench.sweeps.launchers import Launcher
 from normbench.sweeps.plan import UNFINISHED, Plan, PlannedRun, as_on_disk
 from normbench.sweeps.sweep import AD_HOC
-from normbench.train.resolve import Resolver, data_home
-from normbench.train.signals import stop_signals
+from normbench.training.resolve import Resolver, data_home
+from normbench.training.signals import stop_signals
 
 MAX_SHOWN = 20  # failed runs in the summary
 

@@ -160,5 +160,6 @@ def _outcome(config: RunConfig) -> str:
     result = stands.reason or "before it had begun"
     if state == "done":
         metric = task_of(files.environment).primary
-        result = f"test {metric.title} {files.metrics[f'test_{metric.name}'][-1]:.4f}"
+        reached = files.metrics[f"test_{metric.name}"][-1]
+        result = f"test {metric.title} {metric.finer().show(reached)}"
     return f"{state:9} {config.run_id}  {result}"

@@ -18,9 +18,9 @@ from normbench.runs.standing import UNUSABLE, standing
 from normbench.sweeps.estimate import Estimator, duration
 from normbench.sweeps.sweep import Sweep
 from normbench.tasks.metric import Metric
-from normbench.train.build import task_of
-from normbench.train.engine import count_steps
-from normbench.train.resolve import Resolver, count_train
+from normbench.training.build import task_of
+from normbench.training.engine import count_steps
+from normbench.training.resolve import Resolver, count_train
 
 UNFINISHED = ("new", "interrupted", "killed")
 # Words for the states of runs, in the order of the plan's first line.

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from normbench.analysis.design import DESIGNED, Design, Rate, read_design
-from normbench.config.compose import config_dir, groups
+from normbench.config.compose import config_dir, groups, studies
 from normbench.config.grammar import distinct, parse_axes, parse_axis
 from normbench.errors import NormbenchError, unknown
 from normbench.runs.row import choice_label
@@ -92,9 +92,15 @@ class Sweep:
     def with_overrides(self, overrides: Sequence[str]) -> Sweep:
         """Returns the sweep with `key=value` and `key=a,b` in place of earlier values of the keys.
 
+        Raises NormbenchError as `with_values`.
+        """
+        return self.with_values(parse_axes(overrides, groups()))
+
+    def with_values(self, given: Mapping[str, Sequence[Any]]) -> Sweep:
+        """Returns the sweep with these values of the keys in place of earlier ones.
+
         Raises NormbenchError for part of a joint axis: the rest of the axis would mean nothing.
         """
-        given = parse_axes(overrides, groups())
         axes = []
         for axis in self.axes:
             replaced = [key for key in axis.keys if key in given]
@@ -116,12 +122,11 @@ class Sweep:
 
 def load_sweep(name: str) -> Sweep:
     """Reads configs/sweep/`name`.yaml. Raises NormbenchError for an unknown or malformed study."""
-    folder = config_dir() / "sweep"
-    names = [path.stem for path in folder.glob("*.yaml")]
-    if name not in names:
-        raise unknown("study", name, names)
+    if name not in studies():
+        raise unknown("study", name, studies())
+    file = config_dir() / "sweep" / f"{name}.yaml"
     try:
-        return _read_sweep(name, yaml.safe_load((folder / f"{name}.yaml").read_text()))
+        return _read_sweep(name, yaml.safe_load(file.read_text()))
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise NormbenchError(

@@ -30,8 +30,8 @@ from normbench.data import Split
 from normbench.errors import RunFailure
 from normbench.timing.race import race
 from normbench.timing.repeats import in_order_of
-from normbench.train.build import build_trainer, runtime_of, task_of
-from normbench.train.resolve import resolve
+from normbench.training.build import build_trainer, runtime_of, task_of
+from normbench.training.resolve import resolve
 
 # The size of CIFAR-10, so that work done once an epoch weighs as much as in a real run.
 NUM_IMAGES = 50_000

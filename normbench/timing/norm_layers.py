@@ -16,9 +16,9 @@ from normbench.models import Layers, Site, materialize
 from normbench.norms import NormSpec, norms
 from normbench.timing.race import Work, race, race_now, timer_for
 from normbench.timing.steps import LEAST_SECONDS, machine
-from normbench.train.build import runtime_of
-from normbench.train.resolve import Resolver
-from normbench.train.runtime import Runtime, compile_all
+from normbench.training.build import runtime_of
+from normbench.training.resolve import Resolver
+from normbench.training.runtime import Runtime, compile_all
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 MODES = ("eager", "compiled")

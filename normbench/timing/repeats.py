@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from normbench.errors import NormbenchError, RunFailure, complaint
 from normbench.seeds import stream_seed
 from normbench.text import say
-from normbench.train.signals import withheld_ctrl_c
+from normbench.training.signals import withheld_ctrl_c
 
 Done = Callable[[], object]
 # Yields rows: of these contestants, so many rounds, `done` after each, the process's number.

@@ -12,9 +12,9 @@ from normbench.data import Source
 from normbench.timing.footprint import peak_bytes, saved_bytes, state_bytes
 from normbench.timing.race import race, race_now, timer_for
 from normbench.timing.trial import Trial, trial
-from normbench.train.build import runtime_of, task_of
-from normbench.train.engine import Trainer
-from normbench.train.resolve import Resolver
+from normbench.training.build import runtime_of, task_of
+from normbench.training.engine import Trainer
+from normbench.training.resolve import Resolver
 
 # Of a turn: long beside the clock's resolution and a switch of tasks.
 LEAST_SECONDS = 0.1

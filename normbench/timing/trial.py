@@ -10,10 +10,10 @@ import numpy as np
 from normbench.config.schema import RunConfig
 from normbench.data import Source, Split
 from normbench.timing.race import WARM_UP_CALLS, Work
-from normbench.train.build import build_trainer, task_of
-from normbench.train.compilation import compile_seconds
-from normbench.train.engine import Trainer
-from normbench.train.runtime import Runtime
+from normbench.training.build import build_trainer, task_of
+from normbench.training.compilation import compile_seconds
+from normbench.training.engine import Trainer
+from normbench.training.runtime import Runtime
 
 # Batches of different images, taken in turn, as in training.
 NUM_BATCHES = 4

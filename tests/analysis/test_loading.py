@@ -98,8 +98,27 @@ def test_a_condition_may_name_a_setting_that_all_runs_share(written: Path) -> No
         load_study([written], ["train.accumulate>1"])
 
 
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        ((), "there is no such folder"),
+        (("place",), "it is a file"),
+        (("place/one/runs.csv", "place/two/runs.csv"), "name one or several: .*one, .*two$"),
+        (("place/notes.txt",), "no folder of it has a run's config.yaml"),
+    ],
+)
+def test_a_place_without_runs_says_what_is_there(
+    made: tuple[str, ...], told: str, tmp_path: Path
+) -> None:
+    for name in made:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    with pytest.raises(NormbenchError, match=told):
+        load_study([tmp_path / "place"])
+
+
 def test_no_runs_and_no_table_are_named(tmp_path: Path) -> None:
-    with pytest.raises(NormbenchError, match="no runs in"):
+    with pytest.raises(NormbenchError, match=r"no runs in .*: the folder is empty"):
         load_study([tmp_path])
     (tmp_path / "runs.csv").write_text("a,b\n1,2\n")
     with pytest.raises(RunFailure, match=r"runs\.csv' cannot be read: no column"):

@@ -25,8 +25,8 @@ from normbench.timing import norm_layers as layers_module
 from normbench.timing import repeats, steps
 from normbench.timing.repeats import Bench, Done
 from normbench.timing.rounds import read_bench
-from normbench.train.resolve import resolve
-from normbench.train.run import execute
+from normbench.training.resolve import resolve
+from normbench.training.run import execute
 
 ON_A_PIXEL = "model.widths=[8,8,8,8,8,8]"  # a 1x1 map before the last norm
 INLINE = ("--launcher", "inline")

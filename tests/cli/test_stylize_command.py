@@ -13,7 +13,7 @@ from PIL import Image
 
 from normbench.perceptual.pictures import read_image, to_bytes, to_floats
 from normbench.perceptual.preparation import style_run
-from normbench.train.run import Outcome
+from normbench.training.run import Outcome
 
 
 @pytest.fixture(scope="module")

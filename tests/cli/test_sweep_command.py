@@ -17,8 +17,8 @@ from normbench.cli import sweep as sweep_module
 from normbench.config.compose import compose
 from normbench.sweeps.plan import make_plan
 from normbench.sweeps.sweep import load_sweep
-from normbench.train import run as run_module
-from normbench.train.engine import Trainer
+from normbench.training import run as run_module
+from normbench.training.engine import Trainer
 
 ON_A_PIXEL = "model.widths=[8,8,8,8,8,8]"  # a 1x1 map before the last norm
 INLINE = ["--launcher", "inline"]

@@ -24,8 +24,8 @@ from normbench.models import models
 from normbench.norms import norms
 from normbench.registry import Registry
 from normbench.tasks.registry import tasks
-from normbench.train.optim import optimizers
-from normbench.train.resolve import resolve
+from normbench.training.optim import optimizers
+from normbench.training.resolve import resolve
 
 REGISTRY_OF: dict[str, Registry[Any]] = {
     "task": tasks,
@@ -76,7 +76,7 @@ def refusal(*overrides: str, flags: dict[str, Any] | None = None) -> str:
             "unknown key of optim adam 'optim.lrr': did you mean 'optim.lr'? allowed",
         ),
         (["norm=gn", "norm.num_group=2"], "unknown key of norm gn 'norm.num_group': did you mean "),
-        (["lr=1"], "unknown key 'lr': did you mean 'optim.lr'?"),
+        (["augment=none"], "unknown key 'augment': did you mean 'data.augment'?"),
         (["norm=gn", "norm.momentum=0.1"], "unknown key of norm gn 'norm.momentum': "),
         (["optim.lr.x=3"], "unknown key 'optim.lr.x': 'optim.lr' is a value, not a section"),
         (["data.content=abc"], "unknown key of data cifar10 'data.content': "),

@@ -30,7 +30,7 @@ from normbench.sweeps.launchers import Event, Launcher, launchers
 from normbench.sweeps.launchers.launcher import StopAsked, train
 from normbench.sweeps.plan import make_plan
 from normbench.sweeps.sweep import Sweep
-from normbench.train.engine import Trainer
+from normbench.training.engine import Trainer
 
 TESTS = Path(__file__).parents[1]
 AT_MOST = 300.0  # seconds of waiting: a broken test leaves no process behind

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from normbench.config.compose import compose
-from normbench.train.run import Outcome, execute
+from normbench.training.run import Outcome, execute
 
 # A network of one block, on images of 16 pixels; ten steps.
 TINY_STYLE = (

@@ -17,11 +17,11 @@ from normbench.data.source import Source, Split
 from normbench.models import Layers, materialize, models
 from normbench.norms import norms
 from normbench.tasks.classification import Classification
-from normbench.train.engine import StepLog, Trainer
-from normbench.train.evaluate import evaluate
-from normbench.train.optim import optimizers, parameter_groups, schedule
-from normbench.train.run import Outcome, execute
-from normbench.train.runtime import Runtime
+from normbench.training.engine import StepLog, Trainer
+from normbench.training.evaluate import evaluate
+from normbench.training.optim import optimizers, parameter_groups, schedule
+from normbench.training.run import Outcome, execute
+from normbench.training.runtime import Runtime
 
 CPU = torch.device("cpu")
 PLAIN = Runtime(CPU, "fp32", channels_last=False, compile=False)

@@ -14,7 +14,7 @@ from normbench.config.compose import compose
 from normbench.errors import NormbenchError
 from normbench.models import Layers, models
 from normbench.norms import norms
-from normbench.train.resolve import resolve
+from normbench.training.resolve import resolve
 
 Run = Callable[..., tuple[int, str, str]]
 

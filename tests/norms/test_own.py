@@ -17,7 +17,7 @@ from normbench.config.compose import compose
 from normbench.config.schema import from_yaml
 from normbench.errors import NormbenchError
 from normbench.norms import NormSpec, norms
-from normbench.train.resolve import resolve
+from normbench.training.resolve import resolve
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from normbench.config.compose import compose
 from normbench.errors import NormbenchError
-from normbench.train.run import Outcome, execute
+from normbench.training.run import Outcome, execute
 
 SMALL = [
     "data=synthetic",

@@ -193,7 +193,7 @@ def test_each_finished_run_is_one_line_that_says_how_many_there_are(
     carry_out(tiny_plan("seed=range(0,3)"), lambda config, restart: leave_run(config, reached=0.25))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["[1/2]", "[2/2]"]
-    assert all(" done " in line and "test accuracy 0.2500" in line for line in lines)
+    assert all(" done " in line and "test accuracy 25.00 %" in line for line in lines)
 
 
 # Messages

@@ -77,7 +77,7 @@ def test_in_a_pipe_a_finished_run_is_one_plain_line(
         display.run_ended(configs[2])
     out, err = capsys.readouterr()
     assert out.splitlines() == [
-        f"[1/3] done      {configs[1].run_id}  test accuracy 0.2500  0 s",
+        f"[1/3] done      {configs[1].run_id}  test accuracy 25.00 %  0 s",
         f"[2/3] failed    {configs[0].run_id}  killed by SIGKILL  0 s",
         f"[3/3] interrupted {configs[2].run_id}  stopped after step 3 of 14  0 s",
     ]
@@ -215,7 +215,7 @@ def test_beside_bars_on_standard_error_the_lines_still_go_where_standard_output_
         display.run_ended(configs[0])
     assert (
         capsys.readouterr().out
-        == f"[1/3] done      {configs[0].run_id}  test accuracy 0.5000  0 s\n"
+        == f"[1/3] done      {configs[0].run_id}  test accuracy 50.00 %  0 s\n"
     )
     assert "all runs" in screen.getvalue()
     assert "[1/3]" not in screen.getvalue()

@@ -14,7 +14,7 @@ from kit.tiny import tiny
 from normbench.analysis.design import read_design
 from normbench.analysis.study_files import write_study
 from normbench.analysis.study_reader import read_study
-from normbench.train.engine import Stopped
+from normbench.training.engine import Stopped
 
 Run = Callable[..., tuple[int, str, str]]
 NORMS = "norm=bn,gn"
@@ -130,7 +130,7 @@ def test_a_held_result_stands_until_another_replaces_it(
 ) -> None:
     sweep(normbench, "a", "there", NORMS, "seed=0")
     before = records(tmp_path / "a")
-    monkeypatch.setattr("normbench.train.run._train_all_epochs", broken_off)
+    monkeypatch.setattr("normbench.training.run._train_all_epochs", broken_off)
     given = (*tiny(NORMS, "seed=0"), "--launcher", "inline", "--runs-dir", "here", "--restart")
     code, out, _ = normbench("sweep", *given, "-o", "a")
     assert code == 130

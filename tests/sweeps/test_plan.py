@@ -23,8 +23,8 @@ from normbench.errors import NormbenchError
 from normbench.sweeps.estimate import Estimator
 from normbench.sweeps.plan import Plan, make_plan
 from normbench.sweeps.sweep import Axis, Exclusion, Sweep
-from normbench.train import resolve as resolve_module
-from normbench.train.resolve import Resolver
+from normbench.training import resolve as resolve_module
+from normbench.training.resolve import Resolver
 
 AXES = {
     "norm": ["bn", "ln", "gn"],

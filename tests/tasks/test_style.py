@@ -21,7 +21,7 @@ from normbench.perceptual.pictures import to_bytes, to_floats
 from normbench.perceptual.preparation import style_run
 from normbench.runs.files import read_run
 from normbench.tasks.registry import tasks
-from normbench.train.resolve import resolve
+from normbench.training.resolve import resolve
 
 
 def task_of(**options: Any) -> Any:

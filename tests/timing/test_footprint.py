@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from normbench.timing.footprint import peak_bytes, state_bytes
-from normbench.train.optim import without_compiler_guards
+from normbench.training.optim import without_compiler_guards
 
 # torch's wrappers import the compiler, for seconds.
 SGD = without_compiler_guards(torch.optim.SGD)

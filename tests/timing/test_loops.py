@@ -20,7 +20,7 @@ from normbench.errors import RunFailure
 from normbench.models import Layers, models
 from normbench.norms import norms
 from normbench.timing import loops
-from normbench.train.optim import optimizers, without_compiler_guards
+from normbench.training.optim import optimizers, without_compiler_guards
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_training.py"
 

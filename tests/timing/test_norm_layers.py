@@ -18,7 +18,7 @@ from normbench.timing import norm_layers as layers_module
 from normbench.timing.norm_layers import LAYOUTS, PARTS, bench_layers, sites_of
 from normbench.timing.race import Timer, Work
 from normbench.timing.steps import bench_steps
-from normbench.train.resolve import resolve
+from normbench.training.resolve import resolve
 
 MACHINE = {"device", "threads", "torch", "python", "commit", "dirty"}
 SITES = ("4x32x32", "8x16x16")

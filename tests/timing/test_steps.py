@@ -21,9 +21,9 @@ from normbench.timing import steps
 from normbench.timing.race import WARM_UP_CALLS
 from normbench.timing.rounds import NEEDED, NUMBERS, as_rounds, read_bench, write_rounds
 from normbench.timing.steps import bench_steps
-from normbench.train.engine import Trainer
-from normbench.train.resolve import Resolver, resolve
-from normbench.train.run import execute
+from normbench.training.engine import Trainer
+from normbench.training.resolve import Resolver, resolve
+from normbench.training.run import execute
 
 GROUPS = "norm.num_groups=2"
 TWO_THREADS = "system.threads=2"

@@ -27,7 +27,7 @@ from normbench.runs.standing import UNUSABLE, standing
 from normbench.runs.state import last_output, status_bytes
 from normbench.sweeps.launchers.launcher import StopAsked, Work, train
 from normbench.text import say
-from normbench.train.signals import withheld_ctrl_c
+from normbench.training.signals import withheld_ctrl_c
 
 # Between the request to stop and SIGKILL; the run finishes a step and saves a checkpoint.
 GRACE_SECONDS = 20.0
@@ -175,7 +175,7 @@ def preloaded(configs: Sequence[RunConfig]) -> list[str]:
     torch._dynamo takes 2 to 7 s to import, and only compilation needs the module.
     """
     compiler = ["torch._dynamo"] if any(config.runtime.compile for config in configs) else []
-    return ["__main__", "normbench.train.run", *compiler]
+    return ["__main__", "normbench.training.run", *compiler]
 
 
 def start_server(configs: Sequence[RunConfig]) -> Any:

@@ -92,7 +92,7 @@ def train(config: RunConfig, restart: bool) -> object:
 
     Waits up to 30 s for a predecessor to save a checkpoint.
     """
-    from normbench.train.run import execute
+    from normbench.training.run import execute
 
     return execute(config, restart=restart, patience=30)
 

@@ -42,7 +42,7 @@ from normbench.sweeps.launchers.launcher import (
     share_elsewhere,
     train,
 )
-from normbench.train.resolve import Resolver, data_home
+from normbench.training.resolve import Resolver, data_home
 
 POLL_SECONDS = 0.5
 MAX_LOST_NODES = 3  # per run

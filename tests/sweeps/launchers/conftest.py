@@ -12,7 +12,7 @@ from kit.launchers import assert_same_numbers
 from normbench.config.schema import RunConfig
 from normbench.runs.standing import standing
 from normbench.sweeps.launchers import slurm as slurm_launcher
-from normbench.train.run import execute
+from normbench.training.run import execute
 
 
 @pytest.fixture(scope="session")

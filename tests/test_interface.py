@@ -1,0 +1,137 @@
+"""normbench in Python: the same runs, tables and refusals as on the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from kit.tiny import TINY
+from torch import Tensor, nn
+
+import normbench as nb
+from normbench.config.compose import compose
+from normbench.config.grammar import parse_assignments
+from normbench.training.resolve import resolve
+
+SETTINGS = parse_assignments(TINY)
+
+
+class Halved(nn.Module):
+    """A norm that is given as a class."""
+
+    conv_bias = True
+
+    def __init__(self, num_features: int, factor: float = 0.5) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_run_is_that_of_the_command_line_and_is_reported_again() -> None:
+    run = nb.train(SETTINGS, norm="gn", lr=0.01)
+    config, _ = resolve(compose([*TINY, "norm=gn", "optim.lr=0.01"]))
+    assert run.path.name == config.run_id
+    assert run.status == "done"
+    assert list(run.metrics["epoch"]) == [1, 2]
+    assert run.result == run.metrics["test_accuracy"].iloc[-1]
+    changed = (run.path / "metrics.csv").stat().st_mtime_ns
+    assert nb.train(SETTINGS, norm="gn", lr=0.01) == run
+    assert (run.path / "metrics.csv").stat().st_mtime_ns == changed
+    assert config.run_id in repr(run)
+
+
+def test_a_sweep_gives_tables_figures_comparisons_and_a_report(place: Path) -> None:
+    # A setting that is a list stands in a list.
+    fixed = {**SETTINGS, "model.widths": [[4, 8]]}
+    runs = nb.sweep(fixed, norm=["bn", Halved], seed=range(2))
+    assert len(runs) == 4
+    table = runs.table(by=["norm"])
+    assert {*table["norm"]} == {"bn", "Halved"}
+    assert "seed" in table.attrs["caption"]
+    assert runs.plot("epochs").axes
+    (paired,) = nb.compare(runs, "bn", "Halved")
+    assert paired.difference.estimate.n == 2
+    page = nb.report(runs, place / "out")
+    assert "Halved" in page.read_text()
+    again = nb.load([path.parent for path in place.rglob("config.yaml")])
+    assert len(again) == 4
+    assert len(again.where("norm=bn")) == 2
+    assert "4 done" in repr(again)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: nb.train(norm="batchnorm"), "did you mean 'bn'"),
+        (lambda: nb.train({"optim.lr": 0.1}, lr=0.2), "'optim.lr' is given twice"),
+        (lambda: nb.train(norm=["bn", "gn"]), "norm="),
+        (lambda: nb.sweep(norm=["bn", Halved], launcher="processes"), "cannot see a class"),
+        (lambda: nb.sweep(norm=Halved, jobs=2), "one run after the other"),
+        (lambda: nb.sweep("tabel"), "did you mean 'table'"),
+        (lambda: nb.load("nowhere"), "there is no such folder"),
+        (lambda: nb.train(norm="given:Absent"), "not known in this process"),
+        (lambda: nb.train(norm=type("Made", (nn.Module,), {})), "the source of Made cannot be"),
+        (lambda: nb.norm("gn", 8, groups=2), "unknown option of norm gn 'groups'"),
+    ],
+)
+def test_a_mistake_is_an_error_of_one_line(call: Any, told: str) -> None:
+    with pytest.raises(nb.NormbenchError) as caught:
+        call()
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_layers_and_certificates_of_norms_by_name_and_by_class() -> None:
+    x = torch.randn(4, 8, 3, 3)
+    assert torch.equal(nb.norm("gn", 8, num_groups=2)(x), nn.GroupNorm(2, 8)(x))
+    assert torch.equal(nb.norm(Halved, 8, factor=0.25)(x), x / 4)
+    assert nb.certificate("gn") == nb.certificate("gn", num_groups=4)
+    # A fixed factor normalizes nothing.
+    assert nb.certificate(Halved) == nb.certificate("none") != nb.certificate("gn")
+
+
+def test_another_source_is_another_run(tmp_path: Path) -> None:
+    ids = set()
+    for factor in (1, 2):
+        file = tmp_path / f"cell{factor}.py"
+        file.write_text(
+            "from torch import nn\n"
+            "class Scaled(nn.Module):\n"
+            "    def __init__(self, num_features):\n"
+            "        super().__init__()\n"
+            "    def forward(self, x):\n"
+            f"        return x * {factor}\n"
+        )
+        space: dict[str, Any] = {}
+        exec(compile(file.read_text(), str(file), "exec"), space)
+        ids.add(nb.train(SETTINGS, norm=space["Scaled"]).path.name)
+    assert len(ids) == 2
+
+
+def test_the_import_alone_loads_neither_torch_nor_pandas() -> None:
+    code = "import sys, normbench as nb; print({'torch', 'pandas'} & {*sys.modules}); nb.train"
+    # The working directory is not the project's.
+    path = {"PYTHONPATH": str(Path(nb.__file__).parents[1])}
+    environment = {**os.environ, **path}
+    out = subprocess.check_output([sys.executable, "-c", code], text=True, env=environment)
+    assert out == "set()\n"
+
+
+def test_every_name_that_is_offered_is_there() -> None:
+    for name in nb.__all__:
+        assert getattr(nb, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        nb.trian  # noqa: B018
