@@ -277,3 +277,9 @@ def test_runs_of_a_norm_that_differ_in_more_than_the_seed_are_refused() -> None:
         source_table(
             in_study(*(one_run("gn", 64, **{"norm.num_groups": count}) for count in (2, 4)))
         )
+
+
+def test_no_accuracy_of_convolutional_networks_stands_beside_others() -> None:
+    for model, is_shown in (("normresnet", True), ("mine.py:Net", True), ("lstm", False)):
+        study = in_study(*(one_run(norm, 64, **{"model.name": model}) for norm in ("bn", "ln")))
+        assert has_sources(study) == is_shown, model

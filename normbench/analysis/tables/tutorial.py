@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from normbench.analysis.decision_tree import load_tree
 from normbench.analysis.protocol import PIXELS, Protocol
 from normbench.analysis.stats import Ratio, ratio_over_processes
 from normbench.analysis.study import Study
 
+CONVOLUTIONAL = ("cnn", "resnet", None)  # None: a network of one's own
 METRIC = "accuracy"  # the claims are about accuracy, and no other metric
 BATCH = 64
 SMALLEST = 1
@@ -58,9 +60,12 @@ def protocol_for(norm: str) -> Protocol:
 def of_cifar10(study: Study) -> pd.DataFrame:
     """The runs that can stand beside accuracies on CIFAR-10, whatever the copy of the images.
 
-    A run that did not begin knows no data: it counts where another run is on CIFAR-10.
+    The accuracies are of convolutional networks: runs of other kinds are left out. A run that did
+    not begin knows no data: it counts where another run is on CIFAR-10.
     """
-    runs = study.runs
+    tree = load_tree()
+    kinds = [tree.kind_of(str(model)) for model in study.runs["model"]]
+    runs = study.runs[[kind in CONVOLUTIONAL for kind in kinds]]
     is_on_it = runs["data"].isin(PIXELS)
     if study.primary.name != METRIC or not is_on_it.any():
         return runs[:0]
