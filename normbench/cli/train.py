@@ -56,7 +56,7 @@ def train(
     normbench train norm=gn norm.num_groups=32 optim.lr=3e-4 data=synthetic
     normbench train --norm sync_bn --processes 4 batch_size=2
     """
-    from normbench.config.compose import compose, studies
+    from normbench.config.compose import compose, config_dir, studies
     from normbench.config.grammar import check_words
 
     flags: dict[str, Any] = {
@@ -76,7 +76,7 @@ def train(
     given = {key: value for key, value in flags.items() if value is not None}
     check_words(overrides or ())
     for word in overrides or ():
-        if word in studies():
+        if word in studies(config_dir()):
             raise NormbenchError(f"'{word}' is a study of many runs: normbench sweep {word}")
     config = compose(overrides or (), given)
     if restarts and config.runtime.processes == 1:

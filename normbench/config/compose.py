@@ -52,9 +52,9 @@ def groups() -> Mapping[str, list[str]]:
     return _groups(config_dir())
 
 
-def studies() -> list[str]:
-    """The names of the studies in configs/sweep/."""
-    return sorted(file.stem for file in (config_dir() / "sweep").glob("*.yaml"))
+def studies(folder: Path) -> list[str]:
+    """The names of the studies in a folder such as configs/: its files sweep/*.yaml."""
+    return sorted(file.stem for file in (folder / "sweep").glob("*.yaml"))
 
 
 @lru_cache(maxsize=8)

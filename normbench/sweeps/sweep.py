@@ -122,9 +122,10 @@ class Sweep:
 
 def load_sweep(name: str) -> Sweep:
     """Reads configs/sweep/`name`.yaml. Raises NormbenchError for an unknown or malformed study."""
-    if name not in studies():
-        raise unknown("study", name, studies())
-    file = config_dir() / "sweep" / f"{name}.yaml"
+    folder = config_dir()
+    if name not in studies(folder):
+        raise unknown("study", name, studies(folder))
+    file = folder / "sweep" / f"{name}.yaml"
     try:
         return _read_sweep(name, yaml.safe_load(file.read_text()))
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from normbench.config.compose import compose, groups, studies
+from normbench.config.compose import compose, config_dir, groups, studies
 from normbench.config.grammar import SHORT, check_words, parse_axis
 from normbench.config.names import SPOKEN, spoken
 from normbench.errors import NormbenchError
@@ -72,4 +72,4 @@ def test_a_file_without_a_class_names_its_classes(tmp_path: Path) -> None:
 
 
 def test_studies_are_known_by_name() -> None:
-    assert {"table", "batch_size"} <= {*studies()}
+    assert {"table", "batch_size"} <= {*studies(config_dir())}

@@ -120,7 +120,7 @@ def test_the_weight_is_chosen_on_other_images_and_the_model_left_as_it_was() -> 
     for alpha in sorted({*ALPHAS, 1 / 8}):
         model.eval()
         scores = outputs(model, alpha, choosing["images"])
-        losses[alpha] = float(TASK.loss(scores, choosing, training=False))
+        losses[alpha] = float(TASK.assess(scores, choosing, training=False)[0])
     model.train()[0].stage1.eval()
     found, alpha = evaluate_weighed(model, CHOOSING, TEST, TASK, PLAIN, 8)
     assert alpha == min(losses, key=lambda key: losses[key])
