@@ -13,6 +13,10 @@ from normbench.text import say
 def stylize(
     run: Annotated[str, typer.Argument(help="The folder of a finished run of task=style.")],
     image: Annotated[Path, typer.Argument(help="A PNG or JPEG file of any size.")],
+    style: Annotated[
+        str | None,
+        typer.Option(help="For a network of any style: dots, stripes, waves, or an image file."),
+    ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The file to write, PNG or JPEG.")
     ] = Path("stylized.png"),
@@ -24,5 +28,5 @@ def stylize(
     """
     from normbench.perceptual.stylize import stylize_file
 
-    stylize_file(run, image, output)
+    stylize_file(run, image, output, style)
     say(f"{output}")

@@ -50,6 +50,7 @@ ADDED = (
     ("train", "appearance", False),
     ("optim", "agc", None),
     ("optim", "decay_norm", False),
+    ("task", "any_style", False),
 )
 
 
@@ -78,8 +79,8 @@ class RunConfig(Section):
         values["data"].pop("root", None)
         # A run keeps the id that it had before a setting was there.
         for section, setting, before in ADDED:
-            if values[section][setting] == before:
-                del values[section][setting]
+            if values[section].get(setting, before) == before:
+                values[section].pop(setting, None)
         # A file or folder that an option of the task names is known by OPTION_content.
         for key, content in self.task.options.items():
             if key.endswith(CONTENT) and content is not None:

@@ -30,10 +30,10 @@ def style_loss(features: Sequence[Tensor], grams: Sequence[Tensor]) -> Tensor:
     """The squared difference of Gram matrices over the square of the style image's, by image: (n,).
 
     Both squares are means over the matrix; the loss is the sum over layers. features: of each
-    layer, (n, c, h, w); grams: of the style image, (1, c, c).
+    layer, (n, c, h, w); grams: of the style image, (1, c, c), or of a style for each, (n, c, c).
     """
     losses = []
     for of_layer, wanted in zip(features, grams, strict=True):
         difference = (gram(of_layer) - wanted).square().mean((1, 2))
-        losses.append(difference / wanted.square().mean())
+        losses.append(difference / wanted.square().mean((1, 2)))
     return torch.stack(losses).sum(0)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from normbench.data.source import Source, Split
@@ -42,6 +42,9 @@ class Classification:
     def prepare(self, split: Split) -> Split:
         """The images as they are."""
         return split
+
+    def join(self, network: nn.Module) -> None:
+        """A classifier needs images alone."""
 
     def assess(
         self, outputs: Tensor, batch: Batch, *, training: bool

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from normbench.data.source import Source, Split
 from normbench.errors import NormbenchError, first_line
@@ -46,11 +46,19 @@ class Style:
     output_range: tuple[float, float] | None = (-1.0, 1.0)
 
     def __init__(
-        self, style: Bytes, network: LossNetwork, *, style_weight: float, size: int, prepare: str
+        self,
+        style: Bytes,
+        network: LossNetwork,
+        *,
+        any_style: bool,
+        style_weight: float,
+        size: int,
+        prepare: str,
     ) -> None:
         self.image_shape: tuple[int, ...] = (3, size, size)
         self.output_shape: tuple[int, ...] = self.image_shape
         self.style = resized(style[None], size)
+        self.any_style = any_style
         self.style_weight = style_weight
         self.size = size
         self.preparation = prepare
@@ -64,16 +72,36 @@ class Style:
         images = prepared(resized(split["images"], self.size), self.preparation)
         return Split({**split.arrays, "images": images})
 
+    def join(self, network: nn.Module) -> None:
+        """Gives a network that takes styles the style image, with which it is evaluated.
+
+        Raises NormbenchError where only one of network and task is for any style.
+        """
+        buffers = dict(network.named_buffers())
+        takes_styles = "style" in buffers
+        if takes_styles != self.any_style:
+            has = "takes any style" if takes_styles else "has one style"
+            wanted = "true" if takes_styles else "false"
+            raise NormbenchError(
+                f"task.any_style={str(self.any_style).lower()}: the network {has}; "
+                f"allowed: {wanted}"
+            )
+        if takes_styles:
+            buffers["style"].copy_(to_floats(self.style))
+
     def assess(
         self, outputs: Tensor, batch: Batch, *, training: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean over images of content loss + style_weight * style loss, and both sums."""
         self._move_to(outputs.device)
+        is_of_mates = self.any_style and training
+        num_layers = None if is_of_mates else CONTENT_LAYER + 1
         with torch.no_grad():
-            wanted = self.network(batch["images"], CONTENT_LAYER + 1)[CONTENT_LAYER]
+            wanted = self.network(batch["images"], num_layers)
+        grams = [gram(of_layer).roll(1, 0) for of_layer in wanted] if is_of_mates else self.grams
         found = self.network(outputs)
-        content = content_loss(found[CONTENT_LAYER], wanted, self.mean_square)
-        style = style_loss(found, self.grams)
+        content = content_loss(found[CONTENT_LAYER], wanted[CONTENT_LAYER], self.mean_square)
+        style = style_loss(found, grams)
         loss = (content + self.style_weight * style).mean()
         return loss, {CONTENT.name: content.sum(), STYLE.name: style.sum()}
 
@@ -150,6 +178,7 @@ def style(
     *,
     style: str = "stripes",
     style_content: str | None = None,
+    any_style: bool = False,
     style_weight: Annotated[float, Field(gt=0)] = 1.0,
     loss_network: str = "random",
     loss_network_content: str | None = None,
@@ -160,12 +189,15 @@ def style(
 ) -> Style:
     """Perceptual losses of what a network makes of contents (arXiv:1603.08155), at a size.
 
-    style: a drawn style image, or a file. loss_network: whose features are compared. prepare: of
+    style: a drawn style image, or a file. any_style: in training, the style of each image is the
+    one before it in its batch, for a network that takes styles; `style` is that of evaluation.
+    loss_network: whose features are compared. prepare: of
     the contents, as in figure 1 of AdaIN (arXiv:1703.06868).
     """
     return Style(
         style_image(style),
         loss_networks.find(loss_network, loss_seed),
+        any_style=any_style,
         style_weight=style_weight,
         size=size,
         prepare=prepare,

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from normbench.data.loader import Batch
 from normbench.data.source import Split
@@ -41,6 +41,12 @@ class Task(Protocol):
 
     def prepare(self, split: Split) -> Split:
         """The split with its images as the network takes them, uint8 (n, *image_shape)."""
+
+    def join(self, network: nn.Module) -> None:
+        """Gives a new network what it needs of the task besides images.
+
+        Raises NormbenchError for a network that cannot be trained by the task.
+        """
 
     def assess(
         self, outputs: Tensor, batch: Batch, *, training: bool

@@ -58,8 +58,13 @@ def check_pixels(config: RunConfig, task: Task) -> None:
 
 
 def network_of(model: ModelConfig, layers: Layers, task: Task) -> nn.Module:
-    """The network of a configuration, made of `layers`, for the outputs of the task."""
-    return models.build(model.name, layers, task.output_shape[0], options=model.options)
+    """The network of a configuration, made of `layers`, for the outputs of the task.
+
+    Raises NormbenchError for one that the task cannot train.
+    """
+    network = models.build(model.name, layers, task.output_shape[0], options=model.options)
+    task.join(network)
+    return network
 
 
 def build_trainer(

@@ -15,6 +15,7 @@ from normbench.errors import Unsupported
 from normbench.models import Layers, materialize, models, norm_sites, unsupported
 from normbench.models.residual import PadShortcut
 from normbench.norms import NormSpec, norms
+from normbench.norms.adain import AdaIN
 
 IMAGES = (2, 3, 32, 32)
 
@@ -81,7 +82,15 @@ def test_a_model_builds_no_layer_norm_or_activation_of_its_own(model_name: str) 
     assert layers.handed_out
     own = [m for m in model.modules() if m not in layers.handed_out and not list(m.children())]
     # None of these has weights or is an activation.
-    allowed = {nn.AdaptiveAvgPool2d, nn.MaxPool2d, nn.Flatten, nn.Identity, PadShortcut, nn.Tanh}
+    allowed = {
+        nn.AdaptiveAvgPool2d,
+        nn.MaxPool2d,
+        nn.Flatten,
+        nn.Identity,
+        PadShortcut,
+        nn.Tanh,
+        AdaIN,
+    }
     assert {type(module) for module in own} <= allowed
     handed_out = {id(p) for module in layers.handed_out for p in module.parameters()}
     assert {id(p) for p in model.parameters()} == handed_out

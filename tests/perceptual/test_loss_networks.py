@@ -120,7 +120,9 @@ def test_a_network_without_a_second_map_or_for_larger_images_is_refused(tmp_path
         loss_networks.find(str(single.path), 0)
     large = LossNetwork([nn.Identity(), nn.MaxPool2d(32)])
     with pytest.raises(NormbenchError, match=r"task.size=16: the loss network cannot take"):
-        Style(style_image("dots"), large, style_weight=1.0, size=16, prepare="none")
+        Style(
+            style_image("dots"), large, any_style=False, style_weight=1.0, size=16, prepare="none"
+        )
 
 
 def test_what_is_no_loss_network_is_refused_in_a_line(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from kit.tiny import tiny
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 import normbench.sweeps.sweep  # noqa: F401 - binds the real config_dir before the fixture patches it
 from normbench.config import compose
@@ -37,6 +37,9 @@ class MeanColour:
 
     def prepare(self, split: Split) -> Split:
         return split
+
+    def join(self, network: nn.Module) -> None:
+        """Images are all that it needs."""
 
     def assess(
         self, outputs: Tensor, batch: Batch, *, training: bool
