@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from normbench.analysis.report.page import ClaimPart
 from normbench.analysis.study import Study
@@ -26,6 +28,13 @@ so a claim and its contrary can both hold, or neither. IN in the sources has no 
 
 """
 
+WIDTH = 100
+INDENTED: Any = {
+    "initial_indent": "  ",
+    "subsequent_indent": "    ",
+    "break_long_words": False,
+    "break_on_hyphens": False,
+}
 SOURCES = {
     "A": "a tutorial with PyTorch experiments",
     "B": "a reference-style overview of the layers",
@@ -42,6 +51,17 @@ def as_lines(judged: Sequence[Judged]) -> str:
     for one in judged:
         lines.append(f"{one.finding.verdict:<17} {one.claim.id:<{width}}  {one.claim.claim}")
     return "\n".join([*lines, "", counts(judged)])
+
+
+def with_figures(judged: Sequence[Judged]) -> str:
+    """Of each claim the verdict, the figures that decide it, and the command that gives them."""
+    told = []
+    for one in judged:
+        lines = [f"{one.finding.verdict}: {one.claim.claim} ({one.claim.id})"]
+        lines += [textwrap.fill(figure, WIDTH, **INDENTED) for figure in one.finding.figures]
+        lines.append(f"  command: {one.claim.command}")
+        told.append("\n".join(lines))
+    return "\n\n".join([*told, counts(judged)])
 
 
 def counts(judged: Sequence[Judged]) -> str:
@@ -80,14 +100,16 @@ def claim_parts(study: Study) -> list[ClaimPart]:
 
 def as_markdown(judged: Sequence[Judged]) -> str:
     """The page results/AUDIT.md."""
-    rows = ["| verdict | claim | source | rule | figures |", "|---|---|---|---|---|"]
+    heads = ("verdict", "claim", "source", "rule", "figures", "command")
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for one in judged:
         claim = one.claim
         told = f"{claim.claim} (`{claim.id}`)"
         if claim.contrary:
             told += f"; contradicts `{claim.contrary}`"
         figures = " ".join(one.finding.figures)
-        cells = [one.finding.verdict, told, claim.source, claim.rule, figures]
+        command = f"`{claim.command}`"
+        cells = [one.finding.verdict, told, claim.source, claim.rule, figures, command]
         rows.append("| " + " | ".join(markdown_cell(str(cell)) for cell in cells) + " |")
     sources = "; ".join(f"{letter} {what}" for letter, what in SOURCES.items())
     return f"{HEAD.format(sources=sources)}{counts(judged)}\n\n" + "\n".join(rows) + "\n"

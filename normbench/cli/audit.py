@@ -19,6 +19,7 @@ def audit(
     results: Annotated[Path, typer.Option(help="The folder with the studies that decide.")] = Path(
         "results"
     ),
+    short: Annotated[bool, typer.Option("--short", help="A line for each claim.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="All, as JSON.")] = False,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="The page results/AUDIT.md.")
@@ -31,10 +32,12 @@ def audit(
     normbench audit lazy-bn bn-batch-1
     normbench audit --markdown > results/AUDIT.md
     """
-    if as_json and markdown:
-        raise NormbenchError("--json and --markdown are different outputs: choose one")
+    outputs = {"--short": short, "--json": as_json, "--markdown": markdown}
+    asked = [name for name, is_asked in outputs.items() if is_asked]
+    if len(asked) > 1:
+        raise NormbenchError(f"{' and '.join(asked)} are different outputs: choose one")
     from normbench.audit import judge
-    from normbench.audit.account import account, as_lines, as_markdown
+    from normbench.audit.account import account, as_lines, as_markdown, with_figures
 
     judged = judge(claims or (), results)
     if as_json:
@@ -45,8 +48,10 @@ def audit(
         say(json.dumps(values, indent=2), lines=True)
     elif markdown:
         say(as_markdown(judged).rstrip("\n"), lines=True)
+    elif short:
+        say(as_lines(judged), lines=True)
     elif claims:
         for one in judged:
             say(account(one), lines=True)
     else:
-        say(as_lines(judged), lines=True)
+        say(with_figures(judged), lines=True)

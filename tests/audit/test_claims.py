@@ -178,6 +178,15 @@ def test_the_page_holds_what_the_command_says(normbench: Run) -> None:
     assert (RESULTS / "AUDIT.md").read_text() == out
     assert as_markdown(judge((), RESULTS)) == out
     code, out, _ = normbench("audit", "--json", "--results", str(RESULTS))
-    assert len(json.loads(out)) == len(load_claims())
+    values = json.loads(out)
+    assert len(values) == len(load_claims())
+    code, out, _ = normbench("audit", "--results", str(RESULTS))
+    told = " ".join(out.split())
+    for one in values:
+        assert f"{one['verdict']}: {one['claim']} ({one['id']})" in told
+        assert all(figure in told for figure in one["figures"])
+        assert f"command: {one['command']}" in told
+    code, out, _ = normbench("audit", "--short", "--results", str(RESULTS))
+    assert len(out.splitlines()) == len(values) + 2
     code, out, _ = normbench("audit", "bn-large-batch-use", "--results", str(RESULTS))
     assert "contrary:  bn-small-batch-use" in out
