@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.config.schema import ADDED, CONTENT, in_processes
+from normbench.config.schema import ADDED, ADDED_OPTIONS, CONTENT, in_processes
 from normbench.runs.records import at
 from normbench.runs.row import choice_label
 
@@ -17,7 +17,7 @@ from normbench.runs.row import choice_label
 FIXED = ("seed", "batch_size", "optim.lr", "model.name", "task.name")
 # Values of settings that older runs do not name.
 PROCESSES = "runtime.processes"
-UNNAMED = {f"{section}.{setting}": before for section, setting, before in ADDED}
+UNNAMED = {f"{section}.{setting}": before for section, setting, before in (*ADDED, *ADDED_OPTIONS)}
 MISSING = object()
 # Settings of the machine, not of the experiment: folders, workers, display.
 OF_THE_MACHINE = ("system.", "data.root", "norm.file", "model.file")

@@ -50,8 +50,9 @@ ADDED = (
     ("train", "appearance", False),
     ("optim", "agc", None),
     ("optim", "decay_norm", False),
-    ("task", "any_style", False),
 )
+# The same of options of a task, norm, network or optimizer, which only runs of that one have.
+ADDED_OPTIONS = (("task", "any_style", False),)
 
 
 class RunConfig(Section):
@@ -78,7 +79,7 @@ class RunConfig(Section):
         values = self.model_dump(mode="json", exclude={"system"})
         values["data"].pop("root", None)
         # A run keeps the id that it had before a setting was there.
-        for section, setting, before in ADDED:
+        for section, setting, before in (*ADDED, *ADDED_OPTIONS):
             if values[section].get(setting, before) == before:
                 values[section].pop(setting, None)
         # A file or folder that an option of the task names is known by OPTION_content.

@@ -17,7 +17,15 @@ from kit.tiny import tiny
 
 import normbench.config.compose
 from normbench.config.compose import compose, config_dir, groups
-from normbench.config.schema import ADDED, LOADER, RunConfig, flatten, from_yaml, validate
+from normbench.config.schema import (
+    ADDED,
+    ADDED_OPTIONS,
+    LOADER,
+    RunConfig,
+    flatten,
+    from_yaml,
+    validate,
+)
 from normbench.data import sources
 from normbench.errors import NormbenchError
 from normbench.models import models
@@ -307,6 +315,16 @@ def test_a_run_keeps_the_id_that_it_had_before_a_setting_was_there() -> None:
         assert values[section].pop(setting) == before
         assert setting not in config.identity()[section]
     assert validate(values).run_id == config.run_id
+
+
+def test_a_run_keeps_the_id_that_it_had_before_an_option_was_there() -> None:
+    chosen = {"task": "style"}
+    for section, option, before in ADDED_OPTIONS:
+        config = compose([f"{section}={chosen[section]}"])
+        values = config.model_dump(mode="json")
+        assert values[section].pop(option) == before
+        assert option not in config.identity()[section]
+        assert validate(values).run_id == config.run_id
 
 
 def test_the_content_of_the_data_is_part_of_the_run_id() -> None:
