@@ -159,7 +159,9 @@ def test_every_normbench_command_of_the_documents_works(
             arguments.append("epochs=1")
     if name == "bench":
         # Fresh processes would know nothing of the tiny data either.
-        arguments += ["--rounds", "6", "--processes", "1"]
+        arguments += ["--rounds", "6"]
+        if "--processes" not in arguments:
+            arguments += ["--processes", "1"]
     code = run([name, *arguments], monkeypatch)
     assert code == 0, capsys.readouterr()
 

@@ -9,7 +9,8 @@ from contextlib import closing
 from dataclasses import replace
 
 from normbench.analysis.design import united
-from normbench.analysis.loading import join, read_runs
+from normbench.analysis.joining import join
+from normbench.analysis.loading import read_runs
 from normbench.analysis.study import Study
 from normbench.config.schema import RunConfig
 from normbench.data.cache import load

@@ -132,4 +132,5 @@ class _Redirects(HTTPRedirectHandler):
         allowed = ("https", "http") if req.type == "http" else ("https",)
         if urlsplit(newurl).scheme not in allowed:
             raise RedirectRefused(f"redirects from {req.type} to {newurl}")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
+        redirect = super().redirect_request
+        return redirect(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
