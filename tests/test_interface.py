@@ -17,6 +17,7 @@ import normbench as nb
 from normbench.config.compose import compose
 from normbench.config.grammar import parse_assignments
 from normbench.training.resolve import resolve
+from normbench.users_code import given_name
 
 SETTINGS = parse_assignments(TINY)
 
@@ -32,6 +33,19 @@ class Halved(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.factor
+
+
+def other_of_this_name() -> type[nn.Module]:
+    class Halved(nn.Module):
+        """Another norm of the same name."""
+
+        def __init__(self, num_features: int) -> None:
+            super().__init__()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x / 3
+
+    return Halved
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +94,7 @@ def test_a_sweep_gives_tables_figures_comparisons_and_a_report(place: Path) -> N
         (lambda: nb.train(norm=["bn", "gn"]), "norm="),
         (lambda: nb.sweep(norm=["bn", Halved], launcher="processes"), "cannot see a class"),
         (lambda: nb.sweep(norm=Halved, jobs=2), "one run after the other"),
+        (lambda: nb.sweep(norm=[Halved, other_of_this_name()]), "are classes of one name"),
         (lambda: nb.sweep("tabel"), "did you mean 'table'"),
         (lambda: nb.load("nowhere"), "there is no such folder"),
         (lambda: nb.train(norm="given:Absent"), "not known in this process"),
@@ -101,6 +116,17 @@ def test_layers_and_certificates_of_norms_by_name_and_by_class() -> None:
     assert nb.certificate("gn") == nb.certificate("gn", num_groups=4)
     # A fixed factor normalizes nothing.
     assert nb.certificate(Halved) == nb.certificate("none") != nb.certificate("gn")
+
+
+def test_of_classes_of_one_name_in_a_file_each_has_its_own_source() -> None:
+    x = torch.randn(2, 8, 3, 3)
+    for made, factor in ((Halved, 2), (other_of_this_name(), 3), (Halved, 2)):
+        assert torch.allclose(nb.norm(made, 8)(x), x / factor)
+    contents = set()
+    for made in (Halved, other_of_this_name()):
+        config, _ = resolve(compose((), {**SETTINGS, "norm": given_name(made)}))
+        contents.add(config.norm.options["content"])
+    assert len(contents) == 2
 
 
 def test_another_source_is_another_run(tmp_path: Path) -> None:

@@ -21,11 +21,16 @@ from pydantic import (
 )
 
 from normbench.errors import NormbenchError
+from normbench.runs.row import choice_label
 
 # The keys of a study's file that belong to its design.
 DESIGNED = (
-    *("primary", "hypotheses", "smallest_difference", "standard_deviation"),
-    *("median_and_worst", "tuned_by"),
+    "primary",
+    "hypotheses",
+    "smallest_difference",
+    "standard_deviation",
+    "median_and_worst",
+    "tuned_by",
 )
 
 # What differs between the runs of a comparison, or is chosen for each norm.
@@ -85,10 +90,11 @@ class Rate(Part):
         """What the rate was chosen for, to be compared and sorted."""
         return self.norm, self.batch_size, tuple(sorted(self.at.items()))
 
-    def is_for(self, norm: str, batch_size: int, settings: Mapping[str, Any]) -> bool:
-        """Whether the rate was chosen for the norm, batch size and further settings."""
+    def is_for(self, settings: Mapping[str, Any]) -> bool:
+        """Whether the rate was chosen for the norm, batch size and further settings of a run."""
+        place = choice_label(str(settings["norm"])), settings["batch_size"]
         found = {name: str(settings.get(name)) for name in self.at}
-        return (norm, batch_size, found) == (self.norm, self.batch_size, self.at)
+        return (place, found) == ((self.norm, self.batch_size), self.at)
 
     @model_serializer(mode="wrap")
     def _without_empty_at(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from normbench.cli.commands import Command
 from normbench.text import say
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Fetch, import and check data.", no_args_is_help=True, rich_markup_mode=None)
 
 
-@app.command("fetch")
+@app.command("fetch", cls=Command)
 def fetch(
     mirror: Annotated[
         list[str] | None, typer.Option(help="URL of cifar-10-python.tar.gz, tried first.")
@@ -33,7 +34,7 @@ def fetch(
     _say_decoded(dataset, "cifar10")
 
 
-@app.command("import")
+@app.command("import", cls=Command)
 def import_(path: Path) -> None:
     """Decode your data: a CIFAR-10 archive or folder, parquet files, or an image folder."""
     from normbench.config.compose import compose
@@ -44,7 +45,7 @@ def import_(path: Path) -> None:
     _say_decoded(dataset, name)
 
 
-@app.command("check")
+@app.command("check", cls=Command)
 def check() -> None:
     """Verify every decoded data set in the cache; exit code 1 if any is damaged."""
     from normbench.config.compose import compose

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from normbench.cli.commands import Command
 from normbench.cli.tables import write
 from normbench.errors import NormbenchError, RunFailure
 from normbench.text import say
@@ -60,7 +61,7 @@ def runs(
         say(f"no runs in {folder}")
 
 
-@app.command("diff")
+@app.command("diff", cls=Command)
 def diff(first: str, second: str, runs_dir: RunsDir = DEFAULT_RUNS_DIR) -> None:
     """Show two runs side by side: what they differ in, and final figures.
 
@@ -73,7 +74,7 @@ def diff(first: str, second: str, runs_dir: RunsDir = DEFAULT_RUNS_DIR) -> None:
     say(compare(find_run(folder, first), find_run(folder, second)), lines=True)
 
 
-@app.command("rm")
+@app.command("rm", cls=Command)
 def remove(
     runs: Annotated[list[str] | None, typer.Argument(help="Ids, their hashes, or paths.")] = None,
     failed: Annotated[
@@ -108,7 +109,7 @@ def remove(
     sys.exit(1 if busy else 0)
 
 
-@app.command("merge")
+@app.command("merge", cls=Command)
 def merge(
     studies: Annotated[
         list[Path], typer.Argument(help="Folders of one study, or of run directories.")

@@ -58,6 +58,11 @@ def sweep(
         values = [*value] if isinstance(value, (list, tuple, range)) else [value]
         has_class = has_class or any(callable(one) for one in values)
         axes[key] = [_name(key, one) for one in values]
+        if len(set(map(repr, axes[key]))) < len(set(map(repr, values))):
+            raise NormbenchError(
+                f"{key}: two of {', '.join(map(str, axes[key]))} are classes of one name: "
+                "give them names of their own"
+            )
     chosen = launcher or ("inline" if has_class else "processes")
     if has_class and chosen != "inline":
         raise NormbenchError(

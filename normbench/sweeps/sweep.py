@@ -83,11 +83,7 @@ class Sweep:
 
     def rate_of(self, settings: Mapping[str, Any]) -> Rate | None:
         """The learning rate chosen by another study for a point's norm, batch size and settings."""
-        norm = choice_label(str(settings["norm"])) or ""
-        for rate in self.design.rates:
-            if rate.is_for(norm, settings["batch_size"], settings):
-                return rate
-        return None
+        return next((rate for rate in self.design.rates if rate.is_for(settings)), None)
 
     def with_overrides(self, overrides: Sequence[str]) -> Sweep:
         """Returns the sweep with `key=value` and `key=a,b` in place of earlier values of the keys.

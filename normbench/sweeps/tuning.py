@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from normbench.analysis.design import Rate
 from normbench.analysis.loading import load_study
 from normbench.analysis.study import Study
 from normbench.errors import NormbenchError
 from normbench.runs.records import OVER
-from normbench.runs.row import choice_label
 from normbench.sweeps.sweep import LR, Sweep, load_sweep
 
 
@@ -58,15 +55,10 @@ def tuned(sweep: Sweep, folder: Path | None = None) -> Sweep:
     points = [settings for settings, _ in sweep.points()]
     rates = []
     for rate in chosen_rates(study, folder):
-        is_asked = any(_is_for(rate, settings) for settings in points)
+        is_asked = any(rate.is_for(settings) for settings in points)
         if is_asked and _is_complete(rate, study, planned):
             rates.append(rate)
     return replace(sweep, design=design.model_copy(update={"rates": tuple(rates)}))
-
-
-def _is_for(rate: Rate, settings: Mapping[str, Any]) -> bool:
-    norm = choice_label(str(settings["norm"])) or ""
-    return rate.is_for(norm, settings["batch_size"], settings)
 
 
 def _is_complete(rate: Rate, study: Study, planned: Sweep) -> bool:
@@ -74,8 +66,7 @@ def _is_complete(rate: Rate, study: Study, planned: Sweep) -> bool:
     tried = study.at(norm=rate.norm, batch_size=rate.batch_size, **rate.at).runs
     ended = {float(lr) for lr in tried.loc[tried["status"].isin(OVER), "lr"]}
     for settings, left_out in planned.points():
-        is_here = _is_for(rate, settings)
-        if is_here and left_out is None and float(settings[LR]) not in ended:
+        if rate.is_for(settings) and left_out is None and float(settings[LR]) not in ended:
             return False
     return True
 

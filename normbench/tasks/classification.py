@@ -33,6 +33,7 @@ class Classification:
     metrics: tuple[Metric, ...] = (LOSS, ACCURACY)
     primary = ACCURACY
     output_range: tuple[float, float] | None = None
+    least_batch = 1
 
     def __init__(self, source: Source, label_smoothing: float) -> None:
         self.image_shape: tuple[int, ...] = source.image_shape

@@ -59,6 +59,7 @@ class Style:
         self.output_shape: tuple[int, ...] = self.image_shape
         self.style = resized(style[None], size)
         self.any_style = any_style
+        self.least_batch = 2 if any_style else 1
         self.style_weight = style_weight
         self.size = size
         self.preparation = prepare

@@ -29,6 +29,7 @@ class Task(Protocol):
     image_shape: (3, height, width) of the images that the network takes.
     output_shape: what the network makes of an image: (classes,), or (3, height, width). The first
         number is given to the network when it is built.
+    least_batch: the fewest images that a batch of training needs.
     output_range: the lowest and highest pixel of images that the network makes, which the images
         that it takes must have, too; None for a network that makes no images.
     """
@@ -38,6 +39,7 @@ class Task(Protocol):
     image_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     output_range: tuple[float, float] | None
+    least_batch: int
 
     def prepare(self, split: Split) -> Split:
         """The split with its images as the network takes them, uint8 (n, *image_shape)."""

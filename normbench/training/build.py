@@ -57,6 +57,15 @@ def check_pixels(config: RunConfig, task: Task) -> None:
         )
 
 
+def check_batch(config: RunConfig, task: Task) -> None:
+    """Raises NormbenchError for batches of fewer images than the task needs."""
+    if config.batch_size < task.least_batch:
+        raise NormbenchError(
+            f"batch_size={config.batch_size}: task {config.task.name} takes an image's style from "
+            f"another of its batch; allowed: {task.least_batch} or more"
+        )
+
+
 def network_of(model: ModelConfig, layers: Layers, task: Task) -> nn.Module:
     """The network of a configuration, made of `layers`, for the outputs of the task.
 

@@ -27,7 +27,7 @@ from normbench.norms import NormSpec, norms
 from normbench.registry import Registry
 from normbench.tasks.registry import tasks
 from normbench.training.appearance import check_appearance
-from normbench.training.build import check_pixels, network_of, task_of
+from normbench.training.build import check_batch, check_pixels, network_of, task_of
 from normbench.training.evaluations import check_evaluations
 from normbench.training.optim import check_decay, optimizers, schedule
 from normbench.training.runtime import (
@@ -88,7 +88,9 @@ class Resolver:
         schedule(config.optim.schedule, config.optim.warmup_fraction)
         optimizers.build(config.optim.name, options=config.optim.options)
         check_decay(config.optim.decay_norm, config.optim.options["weight_decay"])
-        check_pixels(config, task_of(config, source))
+        task = task_of(config, source)
+        check_pixels(config, task)
+        check_batch(config, task)
         # Before data are decoded for the runs.
         runs_dir = user_path("system.runs_dir", config.system.runs_dir)
         with disk_errors(runs_dir):

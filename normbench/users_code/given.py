@@ -62,11 +62,15 @@ def _source_of(make: Make) -> str | None:
         functions = [value for value in vars(make).values() if inspect.isfunction(value)]
     if not functions:
         return None
-    file = functions[0].__code__.co_filename
-    text = "".join(linecache.getlines(file))
-    USER_FILES.add(file)
-    found = None
+    code = functions[0].__code__
+    text = "".join(linecache.getlines(code.co_filename))
+    USER_FILES.add(code.co_filename)
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == make.__name__:
-            found = ast.get_source_segment(text, node)
-    return found
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef) or node.name != make.__name__:
+            continue
+        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        last = node.end_lineno or node.lineno
+        # Another class of the file may have the name: the one around the function is meant.
+        if first <= code.co_firstlineno <= last:
+            return "".join(text.splitlines(keepends=True)[first - 1 : last])
+    return None

@@ -114,6 +114,7 @@ def test_a_run_learns_and_its_network_takes_another_style(normbench: Any, tmp_pa
     ("given", "told"),
     [
         (settings("task.any_style=false"), "task.any_style=false: the network takes any style"),
+        (settings("batch_size=1"), "batch_size=1: task style takes an image's style from another"),
         (tiny_style("task.any_style=true"), "task.any_style=true: the network has one style"),
     ],
 )

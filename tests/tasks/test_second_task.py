@@ -32,6 +32,7 @@ class MeanColour:
     )
     primary = metrics[1]
     image_shape = (3, 32, 32)
+    least_batch = 1
     output_shape = (3,)
     output_range = None
 
