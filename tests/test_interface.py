@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from kit.tiny import TINY
@@ -70,15 +71,17 @@ def test_a_run_is_that_of_the_command_line_and_is_reported_again() -> None:
 def test_a_sweep_gives_tables_figures_comparisons_and_a_report(place: Path) -> None:
     # A setting that is a list stands in a list.
     fixed = {**SETTINGS, "model.widths": [[4, 8]]}
-    runs = nb.sweep(fixed, norm=["bn", Halved], seed=range(2))
+    runs = nb.sweep(fixed, norm=["bn", Halved], seed=np.arange(2))
     assert len(runs) == 4
-    table = runs.table(by=["norm"])
+    table = runs.table(by="norm")
     assert {*table["norm"]} == {"bn", "Halved"}
     assert "seed" in table.attrs["caption"]
     assert runs.plot("epochs").axes
-    (paired,) = nb.compare(runs, "bn", "Halved")
+    (paired,) = nb.compare(runs, "bn", Halved)
     assert paired.difference.estimate.n == 2
     page = nb.report(runs, place / "out")
+    with pytest.raises(nb.NormbenchError, match="holds runs that are not in this report"):
+        nb.report(runs.where("norm=bn"), place / "out")
     assert "Halved" in page.read_text()
     again = nb.load([path.parent for path in place.rglob("config.yaml")])
     assert len(again) == 4
@@ -99,6 +102,11 @@ def test_a_sweep_gives_tables_figures_comparisons_and_a_report(place: Path) -> N
         (lambda: nb.load("nowhere"), "there is no such folder"),
         (lambda: nb.train(norm="given:Absent"), "not known in this process"),
         (lambda: nb.train(norm=type("Made", (nn.Module,), {})), "the source of Made cannot be"),
+        (lambda: nb.norm("LayerNorm", 8), "did you mean 'ln'"),
+        (lambda: nb.norm("gn", 6), "num_groups=4 does not divide 6 channels"),
+        (lambda: nb.train("gn"), "is no mapping of settings"),
+        (lambda: nb.train(norm=len), "is no class and no function"),
+        (lambda: nb.train(norm=nn.Identity()), "is no class and no function"),
         (lambda: nb.norm("gn", 8, groups=2), "unknown option of norm gn 'groups'"),
     ],
 )
@@ -127,6 +135,22 @@ def test_of_classes_of_one_name_in_a_file_each_has_its_own_source() -> None:
         config, _ = resolve(compose((), {**SETTINGS, "norm": given_name(made)}))
         contents.add(config.norm.options["content"])
     assert len(contents) == 2
+
+
+class Plain(nn.GroupNorm):
+    """A norm without functions of its own."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(2, num_features)
+
+
+class Derived(Plain):
+    """A norm that changes nothing."""
+
+
+def test_a_class_without_functions_is_found_in_its_file() -> None:
+    x = torch.randn(2, 8, 3, 3)
+    assert torch.equal(nb.norm(Derived, 8)(x), nn.GroupNorm(2, 8)(x))
 
 
 def test_another_source_is_another_run(tmp_path: Path) -> None:

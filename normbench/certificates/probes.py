@@ -58,7 +58,10 @@ def block_of(
     layers = Layers(spec, seed=0)
     block: nn.Module
     if is_of_tokens(shape):
-        block = OfTokens(layers.linear(channels, shape[1]), layers.token_norm(shape[1]))
+        block = OfTokens(
+            layers.linear(channels, shape[1], bias=spec.on_tokens.conv_bias),
+            layers.token_norm(shape[1]),
+        )
     else:
         block = nn.Sequential(layers.conv(channels, shape[1], 3), _layer(layers, shape))
     return materialize(block, (channels, *shape[2:])).to(dtype)

@@ -1,4 +1,4 @@
-"""What every command line shares: help in groups, no option twice, help where nothing is asked."""
+"""What every command line shares: help in groups, and no option twice."""
 
 from __future__ import annotations
 

@@ -26,7 +26,10 @@ def models(
         typer.Option(min=1, help="Images whose statistics are taken together; without: 64."),
     ] = None,
     image_size: Annotated[int, typer.Option(min=1, help="Height and width, in pixels.")] = 32,
-    num_classes: Annotated[int, typer.Option(min=1, help="Outputs of the network.")] = 10,
+    num_classes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Outputs of the network; without: 10, of images 3 channels."),
+    ] = None,
 ) -> None:
     """List what --model takes; of one network show where its norms stand, and under a norm what.
 
@@ -47,6 +50,7 @@ def models(
             "and anybody's: FILE.py:NAME or package.module:NAME, a function or class that makes one"
         )
         return
+    from normbench.analysis.decision_tree import load_tree
     from normbench.config.compose import compose
     from normbench.models.description import describe
 
@@ -56,6 +60,8 @@ def models(
     given = registry.check(model.name, model.options)
     spec = norms.build(config.norm.name, options=config.norm.options)
     layers = Layers(spec, config.seed, (3, image_size, image_size))
+    if num_classes is None:
+        num_classes = 3 if load_tree().kind_of(model.name) == "style" else 10
     found = describe(model.name, given, layers, num_classes, config.batch_size)
     say(_as_text(found.exchange.sites), lines=True)
     for remark in found.exchange.remarks:

@@ -162,11 +162,9 @@ def _carry_out(
         check_folder(output)
     plan = run_plan(plan, open_runs, launcher)
     # After the runs: modules that draw take seconds to import.
-    from normbench.analysis.report import write_report
     from normbench.analysis.tables.comparison import comparison_table
     from normbench.analysis.tables.rendering import to_markdown
-    from normbench.audit.account import claim_parts
-    from normbench.certificates.parts import norm_parts
+    from normbench.audit.whole_report import write_whole_report
     from normbench.timing.rounds import as_rounds
     from normbench.timing.steps import bench_steps
 
@@ -183,8 +181,7 @@ def _carry_out(
     if not results.runs.empty:
         say(f"\n{to_markdown(comparison_table(results))}", lines=True)
         if output is not None:
-            norms, claims = norm_parts(results), claim_parts(results)
-            page = write_report(results, output, command(), norms, claims)
+            page = write_whole_report(results, output, command())
             say(f"report: {page}\n", lines=True, flush=True)
     for line in summary(plan, again()):
         say(line)

@@ -197,11 +197,9 @@ def write(
     in_order: bool = False,
 ) -> None:
     """Writes the report of the runs to a folder; `in_order` of norm, batch size, rate and seed."""
-    from normbench.analysis.report import write_report
     from normbench.analysis.study_files import check_folder, ordered
     from normbench.analysis.study_reader import check_keeps
-    from normbench.audit.account import claim_parts
-    from normbench.certificates.parts import norm_parts
+    from normbench.audit.whole_report import write_whole_report
     from normbench.environment import command
 
     check_folder(output)
@@ -209,7 +207,7 @@ def write(
     check_keeps(output, study.runs["run"])
     if in_order:
         study = ordered(study)
-    say(write_report(study, output, command(), norm_parts(study), claim_parts(study)))
+    say(write_whole_report(study, output, command()))
 
 
 def _load(

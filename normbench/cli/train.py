@@ -105,5 +105,6 @@ def _report(outcome: Outcome) -> None:
     else:
         metric = outcome.primary
         value = outcome.metrics[f"test_{metric.name}"]
-        epochs = f"{outcome.metrics['epoch']:.0f} epochs"
+        number = round(outcome.metrics["epoch"])
+        epochs = "1 epoch" if number == 1 else f"{number} epochs"
         say(f"test {metric.title} {metric.finer().show(value)} after {epochs}  {outcome.path}")

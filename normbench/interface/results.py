@@ -48,7 +48,7 @@ class Runs:
         """
         return Runs(select_runs(self.study, conditions))
 
-    def table(self, by: Sequence[str] = (), metric: str | None = None) -> pd.DataFrame:
+    def table(self, by: str | Sequence[str] = (), metric: str | None = None) -> pd.DataFrame:
         """What each norm reached, unrounded; with `by`, the metric by these settings.
 
         metric: a column of `metrics`, the task's own on the test set by default. The table's
@@ -58,6 +58,7 @@ class Runs:
         from normbench.analysis.tables.comparison import comparison_table
         from normbench.analysis.tables.crosstab import cross_table
 
+        by = [by] if isinstance(by, str) else by
         check_comparable(self.study, by)
         made = cross_table(self.study, by, metric) if by else comparison_table(self.study)
         data = made.data.copy()
@@ -96,7 +97,8 @@ class Run:
     path: Path
 
     @cached_property
-    def _study(self) -> Study:
+    def study(self) -> Study:
+        """The run as a study of one."""
         return load_study([self.path])
 
     @property
@@ -107,21 +109,21 @@ class Run:
     @property
     def metrics(self) -> pd.DataFrame:
         """The metrics of each epoch."""
-        return self._study.metrics
+        return self.study.metrics
 
     @property
     def steps(self) -> pd.DataFrame:
         """The loss of each logged step."""
-        return self._study.steps
+        return self.study.steps
 
     @property
     def result(self) -> float:
         """The task's metric on the test set in the last epoch; nan for a run without one."""
-        reached = self.metrics[self._study.test_column]
+        reached = self.metrics[self.study.test_column]
         return float(reached.iloc[-1]) if len(reached) else float("nan")
 
     def __repr__(self) -> str:
-        metric = self._study.primary
+        metric = self.study.primary
         told = f"test {metric.title} {metric.finer().show(self.result)}"
         return f"Run({self.path.name}: {self.status}, {told})"
 
@@ -135,27 +137,28 @@ def load(places: Places = "results/runs", *conditions: str) -> Runs:
     return Runs(load_study([Path(path).expanduser() for path in paths], conditions))
 
 
-def compare(runs: Runs, first: str, second: str) -> list[Paired]:
+def compare(runs: Runs, first: str | type, second: str | type) -> list[Paired]:
     """First minus second over equal seeds, at each choice of settings, as `normbench compare`.
 
     Each has `sentence()`, `difference`, `verdict`. Raises NormbenchError for a norm without runs.
     """
     check_comparable(runs.study)
-    return list(compare_norms(runs.study, first, second))
+    names = [norm if isinstance(norm, str) else norm.__name__ for norm in (first, second)]
+    return list(compare_norms(runs.study, *names))
 
 
-def report(runs: Runs, folder: str | Path) -> Path:
+def report(runs: Runs | Run, folder: str | Path) -> Path:
     """Writes the report to a folder, as `normbench report`; returns the path of its page.
 
-    Raises NormbenchError for a folder of something else.
+    Raises NormbenchError for a file, a folder of run directories, and one whose runs.csv has other
+    runs.
     """
-    from normbench.analysis.report import write_report
     from normbench.analysis.study_files import check_folder
-    from normbench.audit.account import claim_parts
-    from normbench.certificates.parts import norm_parts
+    from normbench.analysis.study_reader import check_keeps
+    from normbench.audit.whole_report import write_whole_report
 
     place = Path(folder).expanduser()
     check_folder(place)
+    check_keeps(place, runs.study.runs["run"])
     check_comparable(runs.study)
-    parts = norm_parts(runs.study), claim_parts(runs.study)
-    return write_report(runs.study, place, None, *parts)
+    return write_whole_report(runs.study, place)

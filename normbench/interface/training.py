@@ -82,8 +82,14 @@ def sweep(
 
 def _settings(settings: Settings | None, given: Settings) -> dict[str, Any]:
     """All settings by their whole keys. Raises NormbenchError for one that is given twice."""
+    if settings is not None and not isinstance(settings, Mapping):
+        raise NormbenchError(
+            f"{settings!r} is no mapping of settings: write norm=..., or a mapping by dotted keys"
+        )
     found: dict[str, Any] = {}
     for key, value in [*(settings or {}).items(), *given.items()]:
+        # An array or scalar of NumPy becomes a list or number of Python.
+        value = value.tolist() if hasattr(value, "tolist") else value
         whole = SHORT.get(key, key)
         if whole in found:
             raise NormbenchError(f"'{whole}' is given twice")

@@ -38,7 +38,7 @@ def lstm(
     features and a norm with affine: 118,794 parameters.
 
     A norm sees sums of shape (n, 4 * hidden, 1, 1) and the cell as (n, hidden, 1, 1): gn with four
-    groups has one for each gate, and what is a norm of pixels' channels is one of features. Running
+    groups has one for each gate, and a norm over a pixel's channels is one over features. Running
     statistics are `per_step`, as in the second paper, gamma and beta being shared; or `shared`, one
     average over all steps, in which the last steps weigh most. Training takes the batch's
     statistics of each step in either case. A norm's scale begins at `gamma`, 1 as in the first

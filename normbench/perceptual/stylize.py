@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -53,6 +55,8 @@ def stylize_file(run: str, image: Path, output: Path, style: str | None = None) 
             "make it smaller"
         )
     if style is not None:
+        # A copy: the trained network is kept for the next image, with the run's style.
+        trained = replace(trained, network=copy.deepcopy(trained.network))
         _give_style(trained.network, style)
     contents = prepared(content[None], trained.settings["task"]["prepare"])
     buffer = io.BytesIO()

@@ -108,8 +108,7 @@ def runner_up(measured: Measured) -> str | None:
     best = measured.outcome.recommended
     if best is None:
         return None
-    behind = measured.outcome.behind
-    return behind[0] if behind else None
+    return next(iter(measured.outcome.behind), None)
 
 
 def _of_measured(answer: Answer, measured: Measured) -> Lines:

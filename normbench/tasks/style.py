@@ -192,8 +192,8 @@ def style(
 
     style: a drawn style image, or a file. any_style: in training, the style of each image is the
     one before it in its batch, for a network that takes styles; `style` is that of evaluation.
-    loss_network: whose features are compared. prepare: of
-    the contents, as in figure 1 of AdaIN (arXiv:1703.06868).
+    loss_network: whose features are compared. prepare: of the contents, as in figure 1 of AdaIN
+    (arXiv:1703.06868).
     """
     return Style(
         style_image(style),

@@ -31,7 +31,7 @@ from normbench.training.evaluations import outputs_of, restored, tracking_layers
 from normbench.training.runtime import Runtime
 from normbench.training.sums import Sums
 
-# Besides 1 / n of training with batches of n: the share of an image in its batch's statistics.
+# The weights that are tried, besides 1 / batch_size, that of an image in its training batch.
 ALPHAS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 # Not what derives from them: a mixture of norms evaluates by another formula.
 BATCH_NORMS = {nn.BatchNorm2d, BatchRenorm, GhostBatchNorm, SyncBatchNorm, WrittenOutBatchNorm}

@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import linecache
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from normbench.errors import USER_FILES, NormbenchError
@@ -27,6 +28,8 @@ def given_name(make: Make) -> str:
     Its source, without what it is derived from or uses, is its content. Raises NormbenchError where
     the source cannot be found, as of a class made by a program.
     """
+    if not inspect.isclass(make) and not inspect.isfunction(make):
+        raise NormbenchError(f"{make!r} is no class and no function that makes a layer or network")
     name = f"{GIVEN}:{make.__name__}"
     source = _source_of(make)
     if source is None:
@@ -61,8 +64,11 @@ def _source_of(make: Make) -> str | None:
     if inspect.isclass(make):
         functions = [value for value in vars(make).values() if inspect.isfunction(value)]
     if not functions:
+        # Python finds such a class by its name, in a file but not in a notebook.
+        with suppress(OSError, TypeError):
+            return inspect.getsource(make)
         return None
-    code = functions[0].__code__
+    code = inspect.unwrap(functions[0]).__code__
     text = "".join(linecache.getlines(code.co_filename))
     USER_FILES.add(code.co_filename)
     for node in ast.walk(ast.parse(text)):

@@ -112,9 +112,10 @@ def test_a_certificate_of_tokens_finds_the_axes_that_the_field_says(name: str) -
 
 
 def test_a_certificate_of_tokens_is_one_of_linear_layers() -> None:
-    """Without a bias the scale of the weights would be that of each token."""
-    assert certify(norms.build("bn"), tokens=True).ignores_scale_of_weights_of_fan_in == (3, 256)
-    assert certify(norms.build("ln"), tokens=True).ignores_scale_of_weights_of_fan_in == ()
+    """As before convolutions, the layer before a norm has no bias."""
+    for name, fans in {"bn": (3, 256), "ln": (3, 256), "dyt": (), "none": ()}.items():
+        certificate = certify(norms.build(name), tokens=True)
+        assert certificate.ignores_scale_of_weights_of_fan_in == fans
     refused = certify(norms.build("ws_gn"), tokens=True).refused
     assert refused == "it acts on convolutions, and tokens come from linear layers"
 

@@ -19,6 +19,7 @@ from normbench.norms import norms
 from normbench.perceptual.losses import gram
 from normbench.perceptual.pictures import resized, style_image, to_bytes, to_floats
 from normbench.perceptual.preparation import style_run
+from normbench.perceptual.stylize import stylize_file
 from normbench.tasks.registry import tasks
 from normbench.tasks.style import Style
 from normbench.training.run import Outcome, execute
@@ -102,6 +103,9 @@ def test_a_run_learns_and_its_network_takes_another_style(normbench: Any, tmp_pa
         with Image.open(output) as image:
             made[name] = np.asarray(image)
     assert len({each.tobytes() for each in made.values()}) == 3
+    again = tmp_path / "again.png"
+    stylize_file(str(path), content, again)
+    assert np.array_equal(np.asarray(Image.open(again)), made["own"])
     trained = style_run("RUN", str(path)).network
     trained.style.copy_(to_floats(resized(style_image("dots")[None], 16)))
     pixels = np.asarray(Image.open(content)).transpose(2, 0, 1)

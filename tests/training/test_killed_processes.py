@@ -70,7 +70,7 @@ class Command:
         """The processes of the run, by rank."""
         children = Path(f"/proc/{self.command.pid}/task/{self.command.pid}/children")
         found = [process(int(pid)) for pid in children.read_text().split()]
-        ranks = [(rank_of(one), one) for one in found if one and one.says("train.worker")]
+        ranks = [(rank_of(one), one) for one in found if one and one.says("training.worker")]
         return [one for _, one in sorted(ranks, key=lambda pair: pair[0])]
 
     @property
