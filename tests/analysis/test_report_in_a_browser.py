@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 from kit.runs import some_seconds, timed, write_runs
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from kit.serving import served
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from normbench.analysis.loading import load_study
 from normbench.analysis.report import write_report
@@ -437,3 +438,19 @@ def test_a_link_to_a_run_marks_its_row(window: Open, report: Path) -> None:
         box = row.bounding_box()
         assert box is not None
         assert 0 <= box["y"] <= 900
+
+
+def test_a_served_report_shows_a_run_as_it_ends_and_keeps_what_is_folded_open(
+    browser: Browser, tmp_path: Path
+) -> None:
+    runs = write_runs(tmp_path / "runs", ["bn"], [8], [0])
+    with served(runs) as (_, url), closing(browser.new_page()) as page:
+        page.goto(url)
+        expect(page.locator("h1")).to_be_visible(timeout=60_000)
+        assert runs_table(page).locator("tbody tr").count() == 1
+        fold = page.locator("details").first
+        title = fold.locator("summary").inner_text()
+        fold.evaluate("fold => fold.open = true")
+        write_runs(runs, ["gn"], [8], [0])
+        expect(runs_table(page).locator("tbody tr")).to_have_count(2, timeout=60_000)
+        assert page.locator("details[open] > summary").all_inner_texts() == [title]
