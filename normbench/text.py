@@ -7,6 +7,7 @@ Everything that the command line prints goes through `say`; what a study reads, 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
@@ -57,6 +58,12 @@ def say(
 ) -> None:
     """Prints visible text: a line, or several `lines`; to standard output or the stream `to`."""
     print(visible(str(text), lines=lines), file=to, flush=flush)
+
+
+def in_notebook() -> bool:
+    """Whether this is a notebook, which shows bars although its streams are no terminal."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -126,6 +126,12 @@ def test_layers_and_certificates_of_norms_by_name_and_by_class() -> None:
     assert nb.certificate(Halved) == nb.certificate("none") != nb.certificate("gn")
 
 
+def test_a_certificate_shows_itself_as_the_command_does(normbench: Any) -> None:
+    code, out, _ = normbench("norms", "gn", "norm.num_groups=2")
+    assert (code, out) == (0, f"{nb.certificate('gn', num_groups=2)!r}\n")
+    assert nb.certificate("gn").facts.mean_0_over == ("c/4 h w",)
+
+
 def test_of_classes_of_one_name_in_a_file_each_has_its_own_source() -> None:
     x = torch.randn(2, 8, 3, 3)
     for made, factor in ((Halved, 2), (other_of_this_name(), 3), (Halved, 2)):
@@ -185,3 +191,19 @@ def test_every_name_that_is_offered_is_there() -> None:
         assert getattr(nb, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         nb.trian  # noqa: B018
+
+
+def test_a_script_needs_no_guard_for_its_runs_in_other_processes(place: Path) -> None:
+    """Processes of a run do not execute the script that starts them."""
+    settings = {**SETTINGS, "model.widths": [[4, 8]]}
+    script = place / "script.py"
+    script.write_text(
+        "import normbench as nb\n"
+        "print('once')\n"
+        f"runs = nb.sweep({settings!r}, norm=['bn', 'gn'], jobs=2)\n"
+        "print(runs)\n"
+    )
+    told = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert told.stdout.count("once") == 1
+    assert told.stdout.endswith("Runs(2 done)\n")
+    assert told.stderr == ""

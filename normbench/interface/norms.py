@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from normbench.certificates import Certificate, certify
+from normbench.certificates import Certificate, catalogue, certify
 from normbench.errors import NormbenchError
-from normbench.norms import NormSpec, norms
+from normbench.norms import norms
 from normbench.users_code import given_name, is_own
+
+
+@dataclass(frozen=True)
+class NormCertificate:
+    """What a norm does: `facts` computed from its layer, shown as `normbench norms NAME` does."""
+
+    facts: Certificate
+    text: str = field(compare=False)
+
+    def __repr__(self) -> str:
+        return self.text
 
 
 def norm(name: str | type[nn.Module], num_features: int, **options: Any) -> nn.Module:
@@ -18,18 +30,24 @@ def norm(name: str | type[nn.Module], num_features: int, **options: Any) -> nn.M
 
     Raises NormbenchError for an unknown name or option, and features that the norm refuses.
     """
-    spec = _spec(name, options)
+    called, given = _given(name, options)
+    spec = norms.build(called, options=given)
     refusal = spec.refusal((2, num_features, 2, 2))
     if refusal is not None:
         raise NormbenchError(f"norm {name}: {refusal.reason}") from refusal.error
     return spec.norm(num_features)
 
 
-def certificate(name: str | type[nn.Module], **options: Any) -> Certificate:
+def certificate(name: str | type[nn.Module], **options: Any) -> NormCertificate:
     """What a norm does, computed. Raises NormbenchError for an unknown name or option."""
-    return certify(_spec(name, options))
+    about, spec = catalogue.listed(*_given(name, options))
+    facts = certify(spec)
+    return NormCertificate(facts, catalogue.certificate_text(about, facts))
 
 
-def _spec(name: str | type[nn.Module], options: Mapping[str, Any]) -> NormSpec:
+def _given(
+    name: str | type[nn.Module], options: Mapping[str, Any]
+) -> tuple[str, Mapping[str, Any]]:
+    """The name, of a class what stands for it, and the options as the registry takes them."""
     called = name if isinstance(name, str) else given_name(name)
-    return norms.build(called, options={"options": options} if is_own(called) else options)
+    return called, {"options": options} if is_own(called) else options

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from tqdm.auto import tqdm
 
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError
@@ -17,7 +18,7 @@ from normbench.runs.records import task_of
 from normbench.runs.standing import standing
 from normbench.runs.state import read_position
 from normbench.sweeps.estimate import Estimator, duration
-from normbench.text import say, visible
+from normbench.text import in_notebook, say, visible
 
 Steps = Mapping[str, int]  # number of steps, by run id
 
@@ -54,6 +55,19 @@ class Display:
     def say(self, line: str) -> None:
         """Prints a line on standard output, at once."""
         say(line, flush=True)
+
+
+class NotebookDisplay(Display):
+    """The lines of Display below a bar of the notebook's own."""
+
+    def __init__(self, open_runs: Sequence[RunConfig], steps: Steps, jobs: int) -> None:
+        super().__init__(open_runs, steps, jobs)
+        self.bar = tqdm(total=len(open_runs), desc="runs", leave=False)
+
+    def run_ended(self, config: RunConfig) -> None:
+        """Moves the bar and prints the line of the run."""
+        self.bar.update()
+        super().run_ended(config)
 
 
 class LiveDisplay(Display):
@@ -145,6 +159,11 @@ class _Followed(Progress):
 @contextmanager
 def open_display(open_runs: Sequence[RunConfig], steps: Steps, jobs: int) -> Iterator[Display]:
     """Yields the display of `open_runs`, `jobs` at a time; on a terminal with bars."""
+    if in_notebook():
+        shown = NotebookDisplay(open_runs, steps, jobs)
+        with closing(shown.bar):
+            yield shown
+        return
     if not sys.stderr.isatty():
         yield Display(open_runs, steps, jobs)
         return

@@ -10,24 +10,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from normbench.tasks.metric import Metric
-from normbench.text import visible
+from normbench.text import in_notebook, visible
 from normbench.training.engine import StepLog, Trainer
 
 REFRESH_SECONDS = 0.5
-# Fits in 80 columns.
+# Fits in 80 columns; a notebook's own bar has its width from the page.
 BAR = "{desc} {bar:8} {n_fmt}/{total_fmt} {remaining} left{postfix}"
+NOTEBOOK_BAR = BAR.replace("{bar:8}", "{bar}")
 
 
 class Progress:
-    """Shows a run by `mode`: auto (bar where standard error is a terminal), bar, lines, none."""
+    """Shows a run by `mode`: auto (a bar on a terminal and in a notebook), bar, lines, none."""
 
     def __init__(self, mode: str) -> None:
         # tqdm's own lock is shared by processes; a killed process would leave a warning about it.
         tqdm.set_lock(threading.RLock())
-        self.no_bar = {"auto": None, "bar": False, "lines": True, "none": True}[mode]
+        self.in_notebook = in_notebook()
+        # None: where standard error is no terminal.
+        automatic = False if self.in_notebook else None
+        self.no_bar = {"auto": automatic, "bar": False, "lines": True, "none": True}[mode]
         self.silent = mode == "none"
 
     def say(self, line: str) -> None:
@@ -57,7 +61,7 @@ class Progress:
             "disable": self.no_bar,
             "leave": False,
             "dynamic_ncols": True,
-            "bar_format": BAR,
+            "bar_format": NOTEBOOK_BAR if self.in_notebook else BAR,
         }
         with tqdm(**options) as bar:
             last_read = 0.0

@@ -5,6 +5,7 @@ Matplotlib's global style is never changed: the style of `drawing` ends with the
 
 from __future__ import annotations
 
+import io
 import itertools
 import textwrap
 import warnings
@@ -140,6 +141,22 @@ def drawing(size: Size) -> Iterator[None]:
         yield
 
 
+class ShownFigure(Figure):
+    """A figure that a notebook shows without pyplot."""
+
+    def __init__(self, size: Size, height: float) -> None:
+        super().__init__(figsize=(size.width, height), layout="constrained")
+        FigureCanvasAgg(self)
+        self._size = size
+
+    def _repr_png_(self) -> bytes:
+        """The figure as PNG, which IPython asks for by this name."""
+        buffer = io.BytesIO()
+        with drawing(self._size):
+            self.savefig(buffer, format="png", dpi=110)
+        return buffer.getvalue()
+
+
 def panels(
     size: Size, count: int, columns: int | None = None, *, sharey: bool = True
 ) -> tuple[Figure, list[Axes]]:
@@ -148,8 +165,7 @@ def panels(
     rows = -(-count // columns)
     single = 1.25 if count == 1 else 1
     height = size.height or rows * size.row * single
-    figure = Figure(figsize=(size.width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = ShownFigure(size, height)
     grid = [*figure.subplots(rows, columns, sharey=sharey, squeeze=False).flat]
     for spare in grid[count:]:
         spare.remove()

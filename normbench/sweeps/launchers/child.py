@@ -13,9 +13,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
+from types import ModuleType
 from typing import Any
 
 from normbench.atomic import disk_errors
@@ -57,7 +58,8 @@ class Child:
         arguments = (config, restart, {**os.environ, **(environment or {})}, work)
         context = start_server([config])
         self._process = context.Process(target=_main, args=arguments, daemon=True)
-        self._process.start()
+        with _without_the_program():
+            self._process.start()
         # After the start: the first process waits for the server to import torch.
         self._start = time.monotonic()
 
@@ -175,7 +177,7 @@ def preloaded(configs: Sequence[RunConfig]) -> list[str]:
     torch._dynamo takes 2 to 7 s to import, and only compilation needs the module.
     """
     compiler = ["torch._dynamo"] if any(config.runtime.compile for config in configs) else []
-    return ["__main__", "normbench.training.run", *compiler]
+    return ["normbench.sweeps.launchers.child", "normbench.training.run", *compiler]
 
 
 def start_server(configs: Sequence[RunConfig]) -> Any:
@@ -185,9 +187,23 @@ def start_server(configs: Sequence[RunConfig]) -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(preloaded(configs))
     # Ctrl-C is for the scheduler alone.
-    with withheld_ctrl_c():
+    with withheld_ctrl_c(), _without_the_program():
         forkserver.ensure_running()
     return context
+
+
+@contextmanager
+def _without_the_program() -> Iterator[None]:
+    """Processes started within do not import the program that starts them.
+
+    A script that calls `normbench.sweep` would otherwise run anew in each of its runs.
+    """
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program
 
 
 def _main(config: RunConfig, restart: bool, environment: Mapping[str, str], work: Work) -> None:
