@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given
 from hypothesis import strategies as st
 from kit.tiny import tiny
+from omegaconf import OmegaConf
 
 import normbench.config.compose
 from normbench.config.compose import compose, config_dir, groups
@@ -204,6 +205,23 @@ def test_every_config_file_composes_to_a_run_of_its_own(group: str, choice: str)
     chosen, base = compose([f"{group}={choice}"]), compose()
     assert group not in REGISTRY_OF or getattr(chosen, group).name == choice
     assert (chosen.fingerprint == base.fingerprint) == (chosen == base)
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_choices_give_what_hydra_gives_of_all_together(place: int) -> None:
+    """Oracle: one composition of every group's choice, first or last, at once."""
+    choices = {group: names[place] for group, names in groups().items()}
+    overrides = [f"{group}={choice}" for group, choice in choices.items()]
+    with hydra.initialize_config_dir(str(config_dir().absolute()), version_base="1.3"):
+        together = hydra.compose("train", overrides=overrides)
+    wanted = OmegaConf.to_container(together, resolve=True)
+    assert normbench.config.compose._merge(choices, config_dir()) == wanted
+
+
+def test_a_file_that_sets_more_than_its_group_is_refused(configs: Path) -> None:
+    (configs / "norm" / "gn.yaml").write_text("# @package _global_\nepochs: 3\n")
+    with pytest.raises(NormbenchError, match=r"norm/gn.yaml sets epochs; allowed: keys of norm"):
+        compose(["norm=gn"])
 
 
 @pytest.mark.parametrize("group", REGISTRY_OF)
