@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,6 @@ from normbench.analysis.report import write_report
 from normbench.analysis.study import Study
 from normbench.certificates import Certificate, certify
 from normbench.certificates.alike import alike
-from normbench.certificates.page import write_page
 from normbench.certificates.parts import norm_parts
 from normbench.certificates.sentences import sentences
 from normbench.norms import norms
@@ -115,9 +115,11 @@ def test_of_a_refused_norm_the_reason_is_told() -> None:
 
 
 @pytest.mark.slow
-def test_the_committed_page_is_that_of_the_code(tmp_path: Path) -> None:
-    docs = REPOSITORY / "docs"
-    page = write_page(tmp_path, REPOSITORY / "results")
+def test_the_committed_page_is_that_of_the_command(normbench: Any, tmp_path: Path) -> None:
+    docs, page = REPOSITORY / "docs", tmp_path / "catalogue.md"
+    results = str(REPOSITORY / "results")
+    code, out, err = normbench("norms", "--page", str(tmp_path), "--results", results)
+    assert (code, out, err) == (0, f"{page}\n", "")
     assert page.read_text() == (docs / "catalogue.md").read_text()
     made = {path.name for path in (tmp_path / "catalogue").iterdir()}
     assert made == {path.name for path in (docs / "catalogue").iterdir()}
