@@ -9,18 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.config.schema import ADDED, ADDED_OPTIONS, CONTENT, in_processes
+from normbench.config.schema import CONTENT, in_processes
 from normbench.runs.records import at
 from normbench.runs.row import choice_label
+from normbench.runs.settings import UNNAMED
 
 # Settings with a column of their own in the table of runs.
 FIXED = ("seed", "batch_size", "optim.lr", "model.name", "task.name")
-# Values of settings that older runs do not name.
 PROCESSES = "runtime.processes"
-UNNAMED = {f"{section}.{setting}": before for section, setting, before in (*ADDED, *ADDED_OPTIONS)}
-MISSING = object()
-# Settings of the machine, not of the experiment: folders, workers, display.
-OF_THE_MACHINE = ("system.", "data.root", "norm.file", "model.file")
 PLAIN = re.compile(r"[^,;=\"]*|\[[^\[\]\"]*\]")  # a value that is told without quotes
 NAMES = {"epochs": "planned_epochs"}  # the column `epochs` has the trained epochs
 
@@ -28,17 +24,6 @@ NAMES = {"epochs": "planned_epochs"}  # the column `epochs` has the trained epoc
 def is_setting(column: str) -> bool:
     """Whether a column of the table of runs is a setting of the study, whose values are text."""
     return "." in column or column == "planned_epochs"
-
-
-def study_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The flat configuration without the settings of the machine, by name.
-
-    So its order is the same in a run, in the files of a study, and in files of several joined.
-    """
-    kept = [key for key in sorted(config) if not key.startswith(OF_THE_MACHINE)]
-    # A run made before a setting was there is the same run after.
-    kept = [key for key in kept if config[key] != UNNAMED.get(key, MISSING)]
-    return {key: config[key] for key in kept}
 
 
 def images_of(

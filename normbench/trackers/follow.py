@@ -57,7 +57,7 @@ class FollowedRun(RunDir):
         super().begin(config, environment)
         for name in self.names:
             with self._unharmed(name):
-                settings = flatten(from_yaml(config).identity())
+                settings = flatten(from_yaml(config).model_dump(mode="json"))
                 subject = subject_of(self.path.name, settings, environment)
                 open_record = trackers.build(name)
                 self._trackers[name] = open_record(self._folder(name), subject, is_new)

@@ -19,6 +19,7 @@ from normbench.registry import Registry
 from normbench.runs.columns import COUNTED, Columns, quantity_of
 from normbench.runs.records import at, task_of
 from normbench.runs.row import PLACE
+from normbench.runs.settings import study_settings
 from normbench.tasks.metric import Metric
 
 Axis = Literal["step", "epoch"]
@@ -29,7 +30,7 @@ PROJECT = "normbench"  # the experiment or project of all runs, where the tool h
 class Subject:
     """A run as trackers are told of it.
 
-    run: its id; settings: flat, without those of the machine; facts: data, device, versions and
+    run: its id; settings: flat, those of the experiment; facts: data, device, versions and
     commit by name; metrics: those of its task.
     """
 
@@ -53,13 +54,13 @@ class Subject:
 
 
 def subject_of(run: str, settings: Mapping[str, Any], environment: Mapping[str, Any]) -> Subject:
-    """The subject of a run with this id, flat settings and env.json."""
+    """The subject of a run with this id, flat configuration and env.json."""
     facts = {}
     for name, key in PLACE.items():
         value = at(environment, key)
         if value is not None:
             facts[name] = str(value)
-    return Subject(run, settings, facts, task_of(environment).metrics)
+    return Subject(run, study_settings(settings), facts, task_of(environment).metrics)
 
 
 class Tracker(Protocol):

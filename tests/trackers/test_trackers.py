@@ -19,6 +19,7 @@ from kit.training import run_in
 from normbench.config.compose import compose
 from normbench.config.schema import flatten, from_yaml
 from normbench.errors import NormbenchError
+from normbench.runs.settings import study_settings
 from normbench.training.engine import Trainer
 from normbench.training.run import Outcome, execute
 
@@ -83,7 +84,7 @@ def test_a_record_has_every_row_every_setting_and_the_state(tool: str, tmp_path:
     assert found.points == rows_of(run)
     assert found.state == "done"
     config = from_yaml((run / "config.yaml").read_text())
-    settings = flatten(config.identity())
+    settings = study_settings(flatten(config.model_dump(mode="json")))
     assert found.settings.keys() == settings.keys()
     assert found.settings["norm.name"] == "bn"
     assert float(found.settings["optim.lr"]) == 0.001
