@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.config.schema import CONTENT, in_processes
+from normbench.config.schema import CONTENT, DECODING, in_processes
 from normbench.runs.records import at
 from normbench.runs.row import choice_label
 from normbench.runs.settings import UNNAMED
@@ -67,7 +67,8 @@ def varying_settings(
     """The values of runs, as text, for each setting that varies within a norm.
 
     Left out are settings with a fixed column, and settings implied by the name of their section:
-    `optim.betas` follows from `optim.name`, and `task.style_content` from `task.style`.
+    `optim.betas` follows from `optim.name`, `task.style_content` from `task.style`, and
+    `data.content` from the options by which images are cut.
     """
     known = [configs.get(run, {}) for run in runs]
     norms = [choice_label(config.get("norm.name")) for config in known]
@@ -82,6 +83,9 @@ def varying_settings(
         names = varying.get(f"{key.partition('.')[0]}.name", [])
         if key.endswith(CONTENT):
             names = varying.get(key.removesuffix(CONTENT), [])
+        if key == "data.content":
+            cuts = [varying[f"data.{name}"] for name in DECODING if f"data.{name}" in varying]
+            names = [" ".join(values) for values in zip(*cuts, strict=True)] or names
         if key.endswith(".name") or not names or _splits(names, values):
             found[NAMES.get(key, key)] = values
     return found

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from kit.runs import in_study, one_run
 from PIL import Image, ImageOps
 
 from normbench.config.compose import compose
@@ -169,7 +170,7 @@ def test_what_cannot_be_split_is_one_line(photos: Path) -> None:
     told = f"data.test_fraction=0.2: '{photos / 'dog'}' holds one image; needed are 2"
     assert refusal(photos, test_fraction=0.2) == told
     (photos / "train").mkdir()
-    told = f"data.test_fraction=0.2: '{photos}' has a train/ of its own: leave it away"
+    told = f"data.test_fraction=0.2: '{photos}' has a train/ of its own: leave the setting out"
     assert refusal(photos, test_fraction=0.2) == told
 
 
@@ -273,3 +274,14 @@ def test_decoding_shows_a_bar_on_a_terminal_alone(
     assert "decoding" in told[Terminal]
     assert "8/8" in told[Terminal] or "/8 " in told[Terminal]
     assert told[io.StringIO] == ""
+
+
+def test_sizes_side_by_side_need_no_hashes_in_a_table() -> None:
+    runs = [
+        one_run(seed=seed, **{"data.size": size, "data.content": f"images-fit{size}"})
+        for size in (16, 32)
+        for seed in (0, 1)
+    ]
+    assert in_study(*runs).settings == ["model", "batch_size", "lr", "data.size"]
+    strange = one_run(seed=2, **{"data.size": 32, "data.content": "other images"})
+    assert "data.content" in in_study(*runs, strange).settings

@@ -127,7 +127,9 @@ def _sides(
     given = f"data.test_fraction={test_fraction}"
     if (folder / "train").is_dir():
         if test_fraction is not None:
-            raise NormbenchError(f"{given}: '{folder}' has a train/ of its own: leave it away")
+            raise NormbenchError(
+                f"{given}: '{folder}' has a train/ of its own: leave the setting out"
+            )
         classes = _common_classes(folder)
         return classes, _files(folder / "train", classes), _files(folder / "test", classes)
     if test_fraction is None:
