@@ -63,14 +63,18 @@ def as_set(split: Split) -> set[bytes]:
     return {image.tobytes() for image in split["images"]}
 
 
+def fitted(path: Path) -> bytes:
+    """The pixels of a file as Pillow fits them into 12 x 12."""
+    return np.asarray(ImageOps.fit(Image.open(path), (12, 12))).transpose(2, 0, 1).tobytes()
+
+
 def test_images_of_any_size_are_those_that_pillow_fits(photos: Path) -> None:
     source = source_of(photos, size=12, test_fraction=0.2)
     assert source.image_shape == (3, 12, 12)
     train, test = source.decode()
     expected = set()
     for path in photos.glob("*/*.png"):
-        fitted = ImageOps.fit(Image.open(path), (12, 12))
-        expected.add(np.asarray(fitted).transpose(2, 0, 1).tobytes())
+        expected.add(fitted(path))
     assert as_set(train) | as_set(test) == expected
     assert len(expected) == len(train) + len(test) == 10
 
@@ -127,9 +131,10 @@ def test_the_split_is_known_by_names_alone(photos: Path, tmp_path: Path) -> None
     assert source_of(moved, size=12, test_fraction=0.4).content == (
         source_of(photos, size=12, test_fraction=0.4).content
     )
-    # Frozen: another rule would give runs of before other test images.
+    # Frozen: by another rule, runs of before would have other test images.
     names = [Path("cat") / f"{index}.png" for index in range(10)]
     assert "".join(path.stem for path in sorted(names, key=_draw)) == "8075312964"
+    assert {fitted(photos / "cat" / f"{index}.png") for index in (0, 3)} < as_set(test)
 
 
 def test_more_test_images_are_those_of_before_and_more(photos: Path) -> None:
@@ -146,8 +151,7 @@ def test_a_split_folder_is_the_same_data_as_the_folders_it_would_be(
     train, test = flat.decode()
     split = tmp_path / "split" / "photos"
     for path in sorted(photos.glob("*/*.png")):
-        fitted = np.asarray(ImageOps.fit(Image.open(path), (12, 12))).transpose(2, 0, 1)
-        side = "test" if fitted.tobytes() in as_set(test) else "train"
+        side = "test" if fitted(path) in as_set(test) else "train"
         (split / side / path.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, split / side / path.parent.name)
     apart = source_of(split, size=12)

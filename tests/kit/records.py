@@ -141,7 +141,7 @@ def rows_of(run: Path) -> Points:
 
 
 class Failing:
-    """A tracker of which a method fails: `open`, `log` or `end`."""
+    """A tracker that notes what it is told, and of which a method fails: open, log, end or none."""
 
     def __init__(self, where: str, told: list[str]) -> None:
         self.where = where
@@ -152,13 +152,13 @@ class Failing:
         return self
 
     def log(self, axis: Axis, place: int, values: Any) -> None:
-        self._fail("log")
+        self._fail("log", f" {axis} {place}")
 
     def end(self, state: str, reason: str | None, picture: bytes | None) -> None:
         self._fail("end")
 
-    def _fail(self, method: str) -> None:
-        self.told.append(method)
+    def _fail(self, method: str, what: str = "") -> None:
+        self.told.append(method + what)
         # The numbers of a run are from streams of its own.
         np.random.default_rng().random()
         if self.where == method:
@@ -167,7 +167,7 @@ class Failing:
 
 @contextmanager
 def failing(where: str) -> Iterator[list[str]]:
-    """Registers the tracker `failing`; yields the methods that were called."""
+    """Registers the tracker `failing`; yields what it is told: "open", "log epoch 1", "end"."""
     told: list[str] = []
     tracker = Failing(where, told)
     trackers.register("failing", title="Failing")(lambda: tracker.open)

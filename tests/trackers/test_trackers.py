@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit.records import READERS, Recorded, failing, rows_of
+from kit.records import READERS, Failing, Recorded, failing, rows_of
 from kit.tiny import tiny
 from kit.training import run_in
 
 from normbench.config.compose import compose
 from normbench.config.schema import flatten, from_yaml
 from normbench.errors import NormbenchError
+from normbench.runs.files import read_run, read_steps
 from normbench.runs.settings import study_settings
+from normbench.trackers.tracker import tell_rows
 from normbench.training.engine import Trainer
 from normbench.training.run import Outcome, execute
 
@@ -79,9 +81,11 @@ def interrupt(folder: Path, *settings: str) -> Path:
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_record_has_every_row_every_setting_and_the_state(tool: str, tmp_path: Path) -> None:
-    run = train(tmp_path, f"system.trackers=[{tool}]").path
+    # Figures of changed appearance are measured after the last epoch alone.
+    run = train(tmp_path, f"system.trackers=[{tool}]", "train.appearance=true").path
     found = record_of(tool, run)
     assert found.points == rows_of(run)
+    assert len(found.points["epoch/test_accuracy_hue"]) == 1
     assert found.state == "done"
     config = from_yaml((run / "config.yaml").read_text())
     settings = study_settings(flatten(config.model_dump(mode="json")))
@@ -152,10 +156,20 @@ def test_a_tracker_that_fails_is_one_warning_and_the_run_goes_on_to_the_same_num
     assert outcome.state == "done"
     assert kept(outcome.path) == kept(alone)
     # Nothing is told after the failure.
-    assert (told[-1], told.count(where)) == (where, 1)
+    methods = [call.partition(" ")[0] for call in told]
+    assert (methods[-1], methods.count(where)) == (where, 1)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: tracker failing failed and follows the run no more")
     assert "(OSError: the disk of the tracker)" in line
+
+
+def test_rows_are_told_in_the_order_of_training_then_and_later(tmp_path: Path) -> None:
+    with failing("none") as told:
+        run = train(tmp_path, "system.trackers=[failing]").path
+    later: list[str] = []
+    tell_rows(Failing("none", later), read_run(run).metrics, read_steps(run) or {})
+    assert told == ["open", *later, "end"]
+    assert later.index("log epoch 1") < later.index("log step 7") < later.index("log epoch 2")
 
 
 def test_a_tracker_whose_package_is_missing_is_refused_before_any_work(
