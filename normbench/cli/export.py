@@ -42,4 +42,4 @@ def export(
     number = len(list(write_records(study, to, place)))
     left_out = len(study.runs) - number
     others = f"; {left_out} left out, not begun or not ended" if left_out else ""
-    say(f"{number} runs written to {place}{others}")
+    say(f"{number} {'run' if number == 1 else 'runs'} written to {place}{others}")

@@ -25,12 +25,14 @@ def export(study: Study, tracker: str, folder: Path) -> Iterator[str]:
     An earlier record of the same run is replaced.
 
     Raises NormbenchError, before anything is written, for a tracker that is unknown or not
-    installed, a run whose name is no plain text, and a folder of runs; RunFailure where the tool
-    fails.
+    installed, no run, a run whose name is no plain text, and a folder of runs; RunFailure where
+    the tool fails.
     """
     open_record = trackers.build(tracker)
     ended = study.runs[study.runs["status"].isin(ENDED)]
     begun = ended[ended["run"].isin(study.environments)]
+    if begun.empty:
+        raise NormbenchError("none of these runs has trained and ended")
     for run in begun["run"]:
         if not PLAIN.fullmatch(run):
             raise NormbenchError(

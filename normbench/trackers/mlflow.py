@@ -20,7 +20,7 @@ from normbench.trackers.tracker import PROJECT, Axis, Open, Subject, require_pac
 
 RUN = "normbench.run"  # the tag by which a run is found again
 STATUS = {"done": "FINISHED", "interrupted": "KILLED"}  # of other states: FAILED
-MAX_PARAMS = 100  # in a request
+MAX_PARAMS, MAX_METRICS = 100, 1000  # in a request
 LONGEST = 6000  # characters of a parameter's value
 
 
@@ -34,7 +34,7 @@ def mlflow() -> Open:
 class MlflowRun:
     """A run in MLflow. A resumed run goes on with the points that are there.
 
-    Rows are sent with the row of their epoch, in one request. The record of a new run replaces an
+    Rows are sent with the row of their epoch. The record of a new run replaces an
     earlier one of the same id, which MLflow keeps among the deleted.
     """
 
@@ -87,9 +87,10 @@ class MlflowRun:
         self._client.set_terminated(self._id, STATUS.get(state, "FAILED"))
 
     def _send(self) -> None:
-        if self._metrics:
-            self._client.log_batch(self._id, metrics=self._metrics)
-            self._metrics = []
+        for start in range(0, len(self._metrics), MAX_METRICS):
+            part = self._metrics[start : start + MAX_METRICS]
+            self._client.log_batch(self._id, metrics=part)
+        self._metrics = []
 
     def _send_settings(self, run_id: str, settings: Mapping[str, Any]) -> None:
         from mlflow.entities import Param

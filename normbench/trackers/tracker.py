@@ -81,7 +81,9 @@ trackers: Registry[Open] = Registry("tracker")
 
 def require_package(name: str) -> None:
     """Raises NormbenchError where the package, which is also the extra, is not installed."""
-    if importlib.util.find_spec(name) is None:
+    found = importlib.util.find_spec(name)
+    # A folder of that name, such as one with records, has no origin.
+    if found is None or found.origin is None:
         raise NormbenchError(f"tracker {name} needs {name}: pip install 'normbench[{name}]'")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from kit.records import READERS, Failing, Recorded, failing, rows_of
 from kit.tiny import tiny
@@ -21,7 +22,7 @@ from normbench.config.schema import flatten, from_yaml
 from normbench.errors import NormbenchError
 from normbench.runs.files import read_run, read_steps
 from normbench.runs.settings import study_settings
-from normbench.trackers.tracker import tell_rows
+from normbench.trackers.tracker import require_package, subject_of, tell_rows, trackers
 from normbench.training.engine import Trainer
 from normbench.training.run import Outcome, execute
 
@@ -134,7 +135,7 @@ def test_an_export_is_the_record_that_following_would_have_made(
     # Twice: an export replaces what is there.
     for _ in range(2):
         told = normbench("export", str(run.parent), "--to", tool, str(folder))
-        assert told == (0, f"1 runs written to {folder}\n", "")
+        assert told == (0, f"1 run written to {folder}\n", "")
     assert READERS[tool](folder, run.name) == record_of(tool, run)
 
 
@@ -183,6 +184,26 @@ def test_a_tracker_whose_package_is_missing_is_refused_before_any_work(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_folder_of_the_package_s_name_is_no_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "no_such_tool").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(NormbenchError, match="tracker no_such_tool needs no_such_tool"):
+        require_package("no_such_tool")
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_an_epoch_may_have_thousands_of_logged_steps(tool: str, tmp_path: Path) -> None:
+    tracker = trackers.build(tool)(tmp_path / tool, subject_of("long", {}, {}), True)
+    steps = np.arange(2100)
+    columns = {"step": steps, "epoch": np.ones_like(steps), "loss": steps / 8}
+    tell_rows(tracker, {"epoch": np.array([1]), "test_loss": np.array([0.5])}, columns)
+    tracker.end("done", None, None)
+    found = READERS[tool](tmp_path / tool, "long").points["step/loss"]
+    assert found == [(step, step / 8) for step in range(2100)]
+
+
 def test_an_unknown_tracker_is_told_the_nearest_name() -> None:
     with pytest.raises(NormbenchError, match="'tensorbord': did you mean 'tensorboard'"):
         execute(compose(tiny("system.trackers=tensorbord")))
@@ -191,6 +212,17 @@ def test_an_unknown_tracker_is_told_the_nearest_name() -> None:
 def test_a_name_alone_stands_for_a_list_of_it() -> None:
     one, listed = (compose(tiny(f"system.trackers={value}")) for value in ("wandb", "[wandb]"))
     assert one == listed
+
+
+def test_where_no_run_has_ended_nothing_is_exported(
+    tmp_path: Path, normbench: Callable[..., tuple[int, str, str]]
+) -> None:
+    run = interrupt(tmp_path / "runs")
+    (run / "status.json").unlink()
+    (run / "metrics.csv").unlink(missing_ok=True)
+    code, _, errors = normbench("export", "runs", "--to", "tensorboard", "records")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert not (tmp_path / "records").exists()
 
 
 def test_an_export_into_the_folder_of_the_runs_is_refused(
