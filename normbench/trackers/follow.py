@@ -91,9 +91,11 @@ class FollowedRun(RunDir):
         """Writes and tells how the run ended."""
         super().finish(state, reason)
         file = self.path / PICTURE
-        self._tell(
-            lambda tracker: tracker.end(state, reason, file.read_bytes() if file.exists() else None)
-        )
+
+        def end(tracker: Tracker) -> None:
+            tracker.end(state, reason, file.read_bytes() if file.exists() else None)
+
+        self._tell(end)
         self._trackers.clear()
 
     def _folder(self, name: str) -> Path:

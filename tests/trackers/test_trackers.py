@@ -204,6 +204,18 @@ def test_an_epoch_may_have_thousands_of_logged_steps(tool: str, tmp_path: Path) 
     assert found == [(step, step / 8) for step in range(2100)]
 
 
+@pytest.mark.parametrize("tool", [param for param in TOOLS if "mlflow" in param.values])
+def test_the_user_s_own_server_of_mlflow_has_the_record(
+    tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = tmp_path / "server"
+    server.mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{server / 'mlflow.db'}")
+    run = train(tmp_path / "runs", f"system.trackers=[{tool}]").path
+    assert READERS[tool](server, run.name).points == rows_of(run)
+    assert not (run.parent / tool).exists()
+
+
 def test_an_unknown_tracker_is_told_the_nearest_name() -> None:
     with pytest.raises(NormbenchError, match="'tensorbord': did you mean 'tensorboard'"):
         execute(compose(tiny("system.trackers=tensorbord")))
