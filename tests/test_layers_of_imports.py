@@ -53,6 +53,7 @@ LEVELS = (
         "analysis",
         "training",
         "perceptual",
+        "trackers",
         "tasks.style",
         "tasks.registry",
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -75,6 +76,10 @@ SLOW = """
 
 def as_item(command: str) -> object:
     marks = [pytest.mark.slow] if command.startswith(tuple(SLOW)) else []
+    # Only TensorBoard comes with the extra `dev`.
+    for tool in ("mlflow", "wandb"):
+        if f"--to {tool}" in command and importlib.util.find_spec(tool) is None:
+            marks.append(pytest.mark.skip(reason=f"{tool} is not installed"))
     name = f"{COMMANDS[command]}: {command.removeprefix('normbench ')}"
     return pytest.param(command, id=name, marks=marks)
 
@@ -109,6 +114,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in ("train/cats", "train/dogs", "test/cats", "test/dogs"):
         (folder / "pets" / kind).mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(folder / "pets" / kind / "1.png")
+    for kind in ("roses", "tulips"):
+        (folder / "flowers" / kind).mkdir(parents=True)
+        for name in ("1.png", "2.png"):
+            Image.new("RGB", (40, 36)).save(folder / "flowers" / kind / name)
     for name in ("starry.jpg", "photo.jpg"):
         Image.new("RGB", (40, 36)).save(folder / name)
     style_run_in(folder / "results" / "style-first", "epochs=1")

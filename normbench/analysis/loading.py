@@ -11,7 +11,7 @@ import pandas as pd
 
 from normbench.analysis.images import first_pictures
 from normbench.analysis.joining import join, stacked
-from normbench.analysis.settings import study_settings, with_settings
+from normbench.analysis.settings import with_settings
 from normbench.analysis.study import Study
 from normbench.analysis.study_reader import NUMBERS, metric_columns, read_study, tidy
 from normbench.atomic import disk_errors
@@ -23,6 +23,7 @@ from normbench.runs.columns import STEP_COLUMNS, Columns
 from normbench.runs.files import RunFiles, is_run, read_run, read_steps, run_dirs
 from normbench.runs.records import task_of
 from normbench.runs.row import KEYS, row_columns, run_row
+from normbench.runs.settings import study_settings
 from normbench.runs.standing import standing
 from normbench.runs.where import select
 from normbench.text import visible

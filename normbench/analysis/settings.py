@@ -9,18 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.config.schema import ADDED, ADDED_OPTIONS, CONTENT, in_processes
+from normbench.config.schema import CONTENT, DECODING, in_processes
 from normbench.runs.records import at
 from normbench.runs.row import choice_label
+from normbench.runs.settings import UNNAMED
 
 # Settings with a column of their own in the table of runs.
 FIXED = ("seed", "batch_size", "optim.lr", "model.name", "task.name")
-# Values of settings that older runs do not name.
 PROCESSES = "runtime.processes"
-UNNAMED = {f"{section}.{setting}": before for section, setting, before in (*ADDED, *ADDED_OPTIONS)}
-MISSING = object()
-# Settings of the machine, not of the experiment: folders, workers, display.
-OF_THE_MACHINE = ("system.", "data.root", "norm.file", "model.file")
 PLAIN = re.compile(r"[^,;=\"]*|\[[^\[\]\"]*\]")  # a value that is told without quotes
 NAMES = {"epochs": "planned_epochs"}  # the column `epochs` has the trained epochs
 
@@ -28,17 +24,6 @@ NAMES = {"epochs": "planned_epochs"}  # the column `epochs` has the trained epoc
 def is_setting(column: str) -> bool:
     """Whether a column of the table of runs is a setting of the study, whose values are text."""
     return "." in column or column == "planned_epochs"
-
-
-def study_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The flat configuration without the settings of the machine, by name.
-
-    So its order is the same in a run, in the files of a study, and in files of several joined.
-    """
-    kept = [key for key in sorted(config) if not key.startswith(OF_THE_MACHINE)]
-    # A run made before a setting was there is the same run after.
-    kept = [key for key in kept if config[key] != UNNAMED.get(key, MISSING)]
-    return {key: config[key] for key in kept}
 
 
 def images_of(
@@ -82,7 +67,8 @@ def varying_settings(
     """The values of runs, as text, for each setting that varies within a norm.
 
     Left out are settings with a fixed column, and settings implied by the name of their section:
-    `optim.betas` follows from `optim.name`, and `task.style_content` from `task.style`.
+    `optim.betas` follows from `optim.name`, `task.style_content` from `task.style`, and
+    `data.content` from the options by which images are cut.
     """
     known = [configs.get(run, {}) for run in runs]
     norms = [choice_label(config.get("norm.name")) for config in known]
@@ -97,6 +83,9 @@ def varying_settings(
         names = varying.get(f"{key.partition('.')[0]}.name", [])
         if key.endswith(CONTENT):
             names = varying.get(key.removesuffix(CONTENT), [])
+        if key == "data.content":
+            cuts = [varying[f"data.{name}"] for name in DECODING if f"data.{name}" in varying]
+            names = [" ".join(values) for values in zip(*cuts, strict=True)] or names
         if key.endswith(".name") or not names or _splits(names, values):
             found[NAMES.get(key, key)] = values
     return found

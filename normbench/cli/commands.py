@@ -11,7 +11,17 @@ from normbench.errors import NormbenchError
 # The commands by what they are for, in the order of the help.
 GROUPS = {
     "Run": ("train", "sweep", "demo", "stylize", "bench"),
-    "Read": ("table", "compare", "plot", "report", "serve", "audit", "recommend", "runs"),
+    "Read": (
+        "table",
+        "compare",
+        "plot",
+        "report",
+        "serve",
+        "export",
+        "audit",
+        "recommend",
+        "runs",
+    ),
     "Norms and networks": ("norms", "models"),
     "Data and machine": ("data", "doctor"),
 }

@@ -35,13 +35,25 @@ def fetch(
 
 
 @app.command("import", cls=Command)
-def import_(path: Path) -> None:
-    """Decode your data: a CIFAR-10 archive or folder, parquet files, or an image folder."""
+def import_(
+    path: Path,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="Of an image folder: data.size=32 data.test_fraction=0.2"),
+    ] = None,
+) -> None:
+    """Decode your data: a CIFAR-10 archive or folder, parquet files, or an image folder.
+
+    \b
+    normbench data import photos data.size=32
+    normbench data import flowers data.size=64 data.test_fraction=0.2
+    """
     from normbench.config.compose import compose
+    from normbench.config.grammar import parse_assignments
     from normbench.data.importing import import_data
     from normbench.training.resolve import data_home
 
-    name, dataset = import_data(path, data_home(compose()))
+    name, dataset = import_data(path, data_home(compose()), parse_assignments(settings or ()))
     _say_decoded(dataset, name)
 
 

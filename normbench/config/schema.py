@@ -51,8 +51,15 @@ ADDED = (
     ("optim", "agc", None),
     ("optim", "decay_norm", False),
 )
-# The same of options of a task, norm, network or optimizer, which only runs of that one have.
-ADDED_OPTIONS = (("task", "any_style", False),)
+# The same of options of a task, data source, norm, network or optimizer, which only runs of that
+# one have.
+ADDED_OPTIONS = (
+    ("task", "any_style", False),
+    ("data", "size", None),
+    ("data", "test_fraction", None),
+)
+# Options by which images are found and decoded: images are known by `data.content` instead.
+DECODING = ("root", "size", "test_fraction")
 
 
 class RunConfig(Section):
@@ -73,11 +80,13 @@ class RunConfig(Section):
     def identity(self) -> dict[str, Any]:
         """The values that can change a number: all but `system` and the places of files.
 
-        Images are known by `data.content` instead of `data.root`, other files likewise; a user's
-        own norm or model by its class and content instead of its file.
+        Images are known by `data.content` instead of the options by which they were found and
+        decoded, other files likewise; a user's own norm or model by its class and content instead
+        of its file.
         """
         values = self.model_dump(mode="json", exclude={"system"})
-        values["data"].pop("root", None)
+        for option in DECODING:
+            values["data"].pop(option, None)
         # A run keeps the id that it had before a setting was there.
         for section, setting, before in (*ADDED, *ADDED_OPTIONS):
             if values[section].get(setting, before) == before:

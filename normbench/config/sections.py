@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 
 def _bool_or_fast(value: Any) -> Any:
@@ -19,10 +19,15 @@ def _bool_or_fast(value: Any) -> Any:
     raise ValueError("should be true, false or fast")
 
 
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 Layout = Annotated[bool | Literal["fast"], PlainValidator(_bool_or_fast)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(strict=False)]  # or one name
 Channels = Annotated[tuple[float, float, float], Field(strict=False)]
 PositiveChannels = Annotated[tuple[Positive, Positive, Positive], Field(strict=False)]
 
@@ -114,3 +119,4 @@ class SystemConfig(Section):
     concurrent_runs: Count
     restarts: Annotated[int, Field(ge=0, le=1000)] = 0
     progress: Literal["auto", "bar", "lines", "none"]
+    trackers: Names = ()

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
 import numpy as np
@@ -24,6 +25,7 @@ from normbench.data.source import DataHome, Dataset, Source, sources
 from normbench.errors import NormbenchError, RunFailure
 
 MAX_IMPORTS_BYTES = 2**24
+NO_OPTIONS: Mapping[str, int | float] = MappingProxyType({})
 
 
 def default_cache_dir() -> Path:
@@ -75,27 +77,42 @@ def unpack(name: str, files: Mapping[str, bytes], home: DataHome) -> None:
     _make(folder, write)
 
 
-def remember(name: str, root: Path, source: Source, home: DataHome) -> None:
-    """Notes that `data=NAME` without a root means `source`, decoded from `root`."""
-    entry = _Import(root=str(root.absolute()), folder=cache_folder(source, home).name)
+def remember(
+    name: str,
+    root: Path,
+    source: Source,
+    home: DataHome,
+    options: Mapping[str, int | float] = NO_OPTIONS,
+) -> None:
+    """Notes that `data=NAME` without a root means `source`, decoded from `root` by `options`."""
+    folder = cache_folder(source, home).name
+    entry = _Import(root=str(root.absolute()), folder=folder, options=dict(options))
     path = home.cache_dir / "imported.json"
     with disk_errors(path), FileLock(f"{path}.lock"):
         imports = _imports(home) | {name: entry}
         write_json(path, {name: entry.model_dump() for name, entry in imports.items()})
 
 
-def recall(name: str, home: DataHome) -> Source:
-    """The source imported last under `name`. Raises NormbenchError where nothing was imported."""
+def recall(
+    name: str, home: DataHome, given: Mapping[str, int | float | None] = NO_OPTIONS
+) -> Source:
+    """The source imported last under `name`, with other options where some are `given`.
+
+    Raises NormbenchError where nothing was imported.
+    """
     entry = _imports(home).get(name)
     if entry is None:
         raise NormbenchError(
             f"data={name} needs data.root=PATH, or once `normbench data import PATH`"
         )
 
-    def build() -> Source:
-        return sources.build(name, home, options={"root": entry.root})
+    changed = {key: value for key, value in given.items() if value is not None}
+    options = entry.options | changed
 
-    found = intact(home.cache_dir / entry.folder)
+    def build() -> Source:
+        return sources.build(name, home, options={"root": entry.root, **options})
+
+    found = intact(home.cache_dir / entry.folder) if options == entry.options else None
     # An intact cache needs no root: the imported folder may be gone.
     return found.manifest.source(lambda: build().decode()) if found else build()
 
@@ -171,10 +188,11 @@ def _decode_into(folder: Path, source: Source) -> None:
 
 
 class _Import(BaseModel):
-    """Names the imported folder or file, and the cache folder of its decoded data."""
+    """Names the imported folder or file, the cache folder of its decoded data, and its options."""
 
     root: str
     folder: str
+    options: dict[str, int | float] = {}
 
 
 def _imports(home: DataHome) -> dict[str, _Import]:

@@ -26,6 +26,7 @@ from normbench.models import Layers, Site, models, norm_sites, unsupported
 from normbench.norms import NormSpec, norms
 from normbench.registry import Registry
 from normbench.tasks.registry import tasks
+from normbench.trackers.follow import check_trackers
 from normbench.training.appearance import check_appearance
 from normbench.training.build import check_batch, check_pixels, network_of, task_of
 from normbench.training.evaluations import check_evaluations
@@ -91,7 +92,8 @@ class Resolver:
         task = task_of(config, source)
         check_pixels(config, task)
         check_batch(config, task)
-        # Before data are decoded for the runs.
+        # Before data are decoded for the runs. What other machines have, they say themselves.
+        check_trackers(config.system.trackers, here=self.device is None)
         runs_dir = user_path("system.runs_dir", config.system.runs_dir)
         with disk_errors(runs_dir):
             if runs_dir.exists() and not runs_dir.is_dir():

@@ -24,6 +24,7 @@ from normbench.runs.state import ANEW
 from normbench.tasks.metric import Metric
 from normbench.tasks.task import Task
 from normbench.text import say
+from normbench.trackers.follow import followed
 from normbench.training.build import build_loader, build_trainer, runtime_of, task_of
 from normbench.training.compilation import compile_seconds
 from normbench.training.engine import (
@@ -96,6 +97,7 @@ def execute(config: RunConfig, *, restart: bool = False, patience: float = 0.5) 
     with open_run(path, restart=restart, patience=patience) as run:
         # Another process may have finished the run while this process loaded the data.
         if not run.is_over:
+            run = followed(run, config.system.trackers)
             _train(run, config, source, task, splits, _noted(resolver, config, source))
         return _outcome(run, task)
 
@@ -117,6 +119,8 @@ def train_together(
     with opened as run:
         if not processes.from_main(run.is_over):
             noted = _noted(resolver, config, source) if processes.is_main else {}
+            if processes.is_main:
+                run = followed(run, config.system.trackers)
             _train(run, config, source, task, splits, noted, processes)
 
 

@@ -336,7 +336,7 @@ def test_a_run_keeps_the_id_that_it_had_before_a_setting_was_there() -> None:
 
 
 def test_a_run_keeps_the_id_that_it_had_before_an_option_was_there() -> None:
-    chosen = {"task": "style"}
+    chosen = {"task": "style", "data": "image_folder"}
     for section, option, before in ADDED_OPTIONS:
         config = compose([f"{section}={chosen[section]}"])
         values = config.model_dump(mode="json")

@@ -183,7 +183,7 @@ def test_more_images_than_memory_holds_are_refused_before_any_is_decoded(
     monkeypatch.setattr(image_folder, "available_memory_gib", lambda: 0.99 * least)
     monkeypatch.setattr(image_folder, "decode_images", lambda *_: pytest.fail("decoded"))
     message = refusal(root)
-    assert "GiB of images (9 of 5x4): resize them; at most " in message
+    assert "GiB of images (9 of 5x4): resize them with data.size; at most " in message
     assert message.endswith(" GiB, 75% of the available memory")
 
 
@@ -225,4 +225,5 @@ def test_a_damaged_image_is_named(root: Path, place: str, damage: str) -> None:
 def test_an_image_of_another_size_is_named(root: Path) -> None:
     Image.new("RGB", (7, 9)).save(root / "test/dog/0.png")
     size = "is 7x9 pixels, the others 5x4: all images must have one size"
-    assert refusal(root) == f"'{root}/test/dog/0.png' {size}"
+    hint = "data.size=32 resizes and crops"
+    assert refusal(root) == f"'{root}/test/dog/0.png' {size}; {hint}"

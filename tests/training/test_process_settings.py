@@ -14,11 +14,12 @@ from kit.tiny import tiny
 
 import normbench as normbench_package
 from normbench.analysis.captions import batch_sizes, caption
-from normbench.analysis.settings import describe, study_settings
+from normbench.analysis.settings import describe
 from normbench.config.compose import compose
 from normbench.config.schema import RunConfig, flatten, from_yaml, in_processes, is_run_id, validate
 from normbench.data.cache import load
 from normbench.errors import NormbenchError, Unsupported
+from normbench.runs.settings import study_settings
 from normbench.sweeps.launchers import launchers, processes, slurm
 from normbench.sweeps.plan import make_plan
 from normbench.sweeps.sweep import Sweep, load_sweep

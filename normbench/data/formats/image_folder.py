@@ -1,12 +1,19 @@
-"""Reads the user's own images from a folder of train/CLASS/*.png and test/CLASS/*.png."""
+"""Reads the user's own images from a folder of train/CLASS/*.png and test/CLASS/*.png.
+
+A folder of CLASS/*.png alone is split by `test_fraction`.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from normbench.data.cache import recall
 from normbench.data.files import (
@@ -27,54 +34,128 @@ from normbench.data.formats.images import (
 from normbench.data.source import DataHome, Root, Source, Split, sources
 from normbench.environment import available_memory_gib
 from normbench.errors import NormbenchError
+from normbench.text import say
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 # Decoded images may take this share of the memory available.
 MEMORY_SHARE = 0.75
+GREY_MODES = ("1", "L", "LA", "I;16", "I")
+
+Size = Annotated[int, Field(ge=1, le=4096)] | None
+TestFraction = Annotated[float, Field(gt=0, lt=1)] | None
 
 
 @sources.register("image_folder", title="Image folder")
-def image_folder(home: DataHome, *, root: Root = None) -> Source:
-    """Images in train/CLASS/ and test/CLASS/ (PNG or JPEG, all of one size); named folder-NAME.
+def image_folder(
+    home: DataHome, *, root: Root = None, size: Size = None, test_fraction: TestFraction = None
+) -> Source:
+    """Images in train/CLASS/ and test/CLASS/, or in CLASS/ (PNG or JPEG); named folder-NAME.
+
+    size: height and width to which images of any size are resized and cropped around the centre;
+    without it all are of one size. test_fraction: the share of every class in a folder of CLASS/
+    alone that becomes the test set, always the same images.
 
     Raises NormbenchError for a missing or unreadable folder, for classes on only one side, names
     that cannot be printed, a damaged image, images of several sizes or of more than 16.8 million
     pixels, and on decoding for more images than memory holds. Grey and palette images become RGB.
     """
     if root is None:
-        return recall("image_folder", home)
+        return recall("image_folder", home, {"size": size, "test_fraction": test_fraction})
     folder = user_path("data.root", root)
     if not folder.is_dir():
         raise NormbenchError(f"data.root: there is no folder '{root}'")
     real_folder = folder.resolve()
     require_printable(real_folder)
-    classes = _common_classes(folder)
-    train = _files(folder / "train", classes)
-    test = _files(folder / "test", classes)
-    parts = ((path.relative_to(folder).as_posix(), path) for path in [*train, *test])
-    image_shape = image_shape_of(_encoded(train[0]), repr(str(train[0])))
+    classes, train, test = _sides(folder, test_fraction)
+    parts = []
+    for side, files in (("train", train), ("test", test)):
+        parts += [(f"{side}/{path.parent.name}/{path.name}", path) for path in files]
+    content = content_hash(parts, MAX_FILE_BYTES)
+    if size is None:
+        image_shape = image_shape_of(_encoded(train[0]), repr(str(train[0])))
+    else:
+        image_shape = (3, size, size)
+        content = f"{content}-fit{size}"
 
     def decode() -> tuple[Split, Split]:
         _require_memory(len(train) + len(test), image_shape)
-        return decode_side(train), decode_side(test)
+        modes: list[str] = []
+        splits = decode_side(train, modes), decode_side(test, modes)
+        num_grey = sum(mode in GREY_MODES for mode in modes)
+        if num_grey:
+            say(
+                f"note: {num_grey:,} of {len(modes):,} images in '{folder}' are grey: "
+                "each of the three channels has their values",
+                to=sys.stderr,
+            )
+        return splits
 
-    def decode_side(files: Sequence[Path]) -> Split:
-        places = [repr(str(path)) for path in files]
+    def decode_side(files: Sequence[Path], modes: list[str]) -> Split:
         images = decode_images(
-            lambda index: _encoded(files[index]), places, image_shape, home.workers
+            lambda index: _encoded(files[index]),
+            [repr(str(path)) for path in files],
+            image_shape,
+            home.workers,
+            is_fitted=size is not None,
+            hint="; data.size=32 resizes and crops",
+            on_mode=modes.append,
         )
         labels = np.array([classes.index(path.parent.name) for path in files], np.int64)
         return Split.of(images=images, labels=labels)
 
     return Source(
         name=f"folder-{real_folder.name}",
-        content=content_hash(parts, MAX_FILE_BYTES),
+        content=content,
         classes=classes,
         image_shape=image_shape,
         num_train=len(train),
         num_test=len(test),
         decode=decode,
     )
+
+
+def has_classes(folder: Path) -> bool:
+    """Whether any folder in `folder` holds an image, as in a folder of CLASS/ alone."""
+    folders = [path for path in entries(folder) if kind_of(path) == "a folder"]
+    return any(path.suffix.lower() in SUFFIXES for each in folders for path in entries(each))
+
+
+def _sides(
+    folder: Path, test_fraction: float | None
+) -> tuple[tuple[str, ...], list[Path], list[Path]]:
+    """The classes, and the files of train and test, each by class and name."""
+    given = f"data.test_fraction={test_fraction}"
+    if (folder / "train").is_dir():
+        if test_fraction is not None:
+            raise NormbenchError(
+                f"{given}: '{folder}' has a train/ of its own: leave the setting out"
+            )
+        classes = _common_classes(folder)
+        return classes, _files(folder / "train", classes), _files(folder / "test", classes)
+    if test_fraction is None:
+        raise NormbenchError(
+            f"data.root: there is no folder '{folder / 'train'}'; expected train/CLASS/*.png and "
+            "test/CLASS/*.png; data.test_fraction=0.2 splits a folder of CLASS/*.png"
+        )
+    classes = _classes(folder)
+    train: list[Path] = []
+    test: list[Path] = []
+    for name in classes:
+        files = _files(folder, (name,))
+        if len(files) < 2:
+            raise NormbenchError(f"{given}: '{folder / name}' holds one image; needed are 2")
+        number = min(max(round(test_fraction * len(files)), 1), len(files) - 1)
+        # By name alone: every run on every machine tests on the same images, and a new image
+        # moves hardly any other.
+        chosen = {*sorted(files, key=_draw)[:number]}
+        train += [path for path in files if path not in chosen]
+        test += [path for path in files if path in chosen]
+    return classes, train, test
+
+
+def _draw(path: Path) -> str:
+    """A number by which an image is drawn, as random as its class and name are many."""
+    return hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).hexdigest()
 
 
 def _common_classes(folder: Path) -> tuple[str, ...]:
@@ -124,5 +205,6 @@ def _require_memory(num_images: int, image_shape: Shape) -> None:
         size = f"{image_shape[2]}x{image_shape[1]}"
         limit = f"{MEMORY_SHARE * available:.3g} GiB, {MEMORY_SHARE:.0%} of the available memory"
         raise NormbenchError(
-            f"{needed:.3g} GiB of images ({num_images:,} of {size}): resize them; at most {limit}"
+            f"{needed:.3g} GiB of images ({num_images:,} of {size}): resize them with data.size; "
+            f"at most {limit}"
         )

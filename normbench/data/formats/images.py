@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ImageOps
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from tqdm import tqdm
 
 from normbench.data.files import reading, require_file
 from normbench.errors import NormbenchError
@@ -27,26 +31,45 @@ JPEG = b"\xff\xd8\xff"
 MAX_PIXELS = 2**24
 MAX_FILE_BYTES = 2**28
 CHUNK = 2**20
+BAR_SECONDS = 0.5  # until a bar is shown
 
 
 def decode_images(
-    read: Callable[[int], bytes | None], places: Sequence[str], image_shape: Shape, workers: int
+    read: Callable[[int], bytes | None],
+    places: Sequence[str],
+    image_shape: Shape,
+    workers: int,
+    *,
+    is_fitted: bool = False,
+    hint: str = "",
+    on_mode: Callable[[str], object] | None = None,
 ) -> NDArray[np.uint8]:
     """Decodes PNG or JPEG bytes to RGB, uint8 of shape (n, 3, height, width).
 
     `read` gives the bytes of the image at an index; `places` names the n images.
+    is_fitted: images of any size are turned as their EXIF says, resized until they cover
+    `image_shape`, and cropped around the centre; hint: the end of the line about another size.
+    on_mode: called with Pillow's mode of every image, as "L" of a grey one.
+
     Raises NormbenchError with the place of an image that is missing, damaged, or of another size;
     the size is read in the header, before memory is spent on pixels.
     """
     images = np.empty((len(places), *image_shape), np.uint8)
 
     def decode(index: int) -> None:
-        images[index] = _pixels(read(index), places[index], image_shape)
+        with _opened(read(index), places[index]) as image:
+            if on_mode is not None:
+                on_mode(image.mode)
+            if is_fitted:
+                images[index] = _fitted(image, image_shape)
+            else:
+                images[index] = _pixels(image, places[index], image_shape, hint)
 
     # Pillow decodes outside the interpreter lock, so threads help.
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool, _progress(len(places)) as advance:
         # Only reading the results raises what a thread raised.
-        list(pool.map(decode, range(len(places))))
+        for _ in pool.map(decode, range(len(places))):
+            advance()
     return images
 
 
@@ -75,25 +98,45 @@ def content_hash(files: Iterable[tuple[str, Path]], most: int) -> str:
     return f"sha256-{digest.hexdigest()}"
 
 
-def _pixels(encoded: bytes | None, place: str, image_shape: Shape) -> NDArray[np.uint8]:
+def _pixels(image: ImageFile, place: str, image_shape: Shape, hint: str) -> NDArray[np.uint8]:
     _, height, width = image_shape
-    if encoded is None:
-        raise NormbenchError(f"{place} is empty")
-    with _opened(encoded, place) as image:
-        if image.size != (width, height):
-            size = f"{image.width}x{image.height}"
-            rule = f"the others {width}x{height}: all images must have one size"
-            raise NormbenchError(f"{place} is {size} pixels, {rule}")
-        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    if image.size != (width, height):
+        size = f"{image.width}x{image.height}"
+        rule = f"the others {width}x{height}: all images must have one size{hint}"
+        raise NormbenchError(f"{place} is {size} pixels, {rule}")
+    return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+
+
+def _fitted(image: ImageFile, image_shape: Shape) -> NDArray[np.uint8]:
+    _, height, width = image_shape
+    # Palettes have no colours between two entries: RGB before resizing.
+    upright = ImageOps.exif_transpose(image).convert("RGB")
+    return np.asarray(ImageOps.fit(upright, (width, height))).transpose(2, 0, 1)
 
 
 @contextmanager
-def _opened(encoded: bytes, place: str) -> Iterator[ImageFile]:
+def _progress(total: int) -> Iterator[Callable[[], object]]:
+    """Yields a function to call after every image: on a terminal it moves a bar."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    # tqdm's own lock is shared by processes; a killed process would leave a warning about it.
+    tqdm.set_lock(threading.RLock())
+    with tqdm(total=total, desc="decoding", unit=" images", leave=False, delay=BAR_SECONDS) as bar:
+        yield bar.update
+
+
+@contextmanager
+def _opened(encoded: bytes | None, place: str) -> Iterator[ImageFile]:
     """Opens a PNG or JPEG image, of which only the header is read.
+
+    Raises NormbenchError where there is none.
 
     Image.open would ask each of its forty formats, one of which starts Ghostscript, and its limit
     on pixels is a warning and a variable of the whole process.
     """
+    if encoded is None:
+        raise NormbenchError(f"{place} is empty")
     reader = PngImageFile if encoded.startswith(PNG) else JpegImageFile
     try:
         with reader(io.BytesIO(encoded)) as image:
