@@ -20,6 +20,7 @@ pytest.register_assert_rewrite("kit")
 from kit import runs  # noqa: E402
 
 from normbench import cli  # noqa: E402
+from normbench.sweeps import step_times  # noqa: E402
 
 Run = Callable[..., tuple[int, str, str]]
 LeaveRun = Callable[..., Path]
@@ -75,6 +76,12 @@ def no_cache_of_the_user(shared_cache: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NORMBENCH_CACHE", str(shared_cache))
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_steps_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans without the process that times steps: it takes the seconds of torch's import."""
+    monkeypatch.setattr(step_times, "MOST_KINDS", 0)
 
 
 @pytest.fixture

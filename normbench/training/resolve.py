@@ -84,6 +84,8 @@ class Resolver:
                 "runtime": self._runtime(config),
             }
         )
+        # Asked for again by its content, it is this one.
+        self._sources.setdefault(_source_key(config), source)
         # Combinations of options are refused by what they belong to.
         schedule(config.optim.schedule, config.optim.warmup_fraction)
         optimizers.build(config.optim.name, options=config.optim.options)
@@ -116,11 +118,9 @@ class Resolver:
 
     def source(self, config: RunConfig) -> Source:
         """The data source, found by its content in the cache or from the files it is made of."""
-        home = data_home(config)
-        data = config.data
-        key = repr((data.name, data.content, data.options, home))
+        home, data, key = data_home(config), config.data, _source_key(config)
         if key not in self._sources:
-            known = cached_source(data.content, home) if data.content else None
+            known = data.content and cached_source(data.content, home)
             self._sources[key] = known or sources.build(data.name, home, options=data.options)
         return self._sources[key]
 
@@ -183,9 +183,12 @@ class Resolver:
             )
         precision = resolve_precision(runtime.precision, device, config.batch_size)
         layout = resolve_layout(runtime.channels_last, config.norm.name, config.batch_size)
-        return runtime.model_copy(
-            update={"device": device, "precision": precision, "channels_last": layout}
-        )
+        update = {"device": device, "precision": precision, "channels_last": layout}
+        return runtime.model_copy(update=update)
+
+
+def _source_key(config: RunConfig) -> str:
+    return repr((config.data.name, config.data.content, config.data.options, data_home(config)))
 
 
 @contextmanager
@@ -243,8 +246,7 @@ def count_train(config: RunConfig, source: Source) -> int:
 
 def data_home(config: RunConfig) -> DataHome:
     """Where the configuration's `system` section keeps data on this machine."""
-    system = config.system
-    given = system.cache_dir
+    system, given = config.system, config.system.cache_dir
     cache_dir = user_path("system.cache_dir", given) if given else default_cache_dir()
     return DataHome(cache_dir, system.mirrors, system.workers or os.cpu_count() or 1)
 

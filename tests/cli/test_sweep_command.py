@@ -52,11 +52,20 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(normbench: Run, tmp_path: 
         "sweep", *short(ON_A_PIXEL, "norm=ln,in,ln", "seed=range(0,3)"), "--dry-run", "-o", "out"
     )
     assert (code, err) == (0, "")
-    counts, refusal, time = out.splitlines()
+    counts, *details, refusal, time = out.splitlines()
     assert counts == "sweep: 6 runs: 0 done, 3 to do, 3 refused"
+    assert details == [
+        "  axis  norm: ln, in",
+        "  axis  seed: 0, 1, 2",
+        "  fixed data=synthetic, data.num_train=100, data.num_test=20, batch_size=16, epochs=1, "
+        "model.widths=[8,8,8,8,8,8]; all else as in configs/train.yaml",
+        "  data  synthetic: 100 training images, 20 test images",
+        "  cell  normresnet-ln-b16  3 to do",
+        "  cell  normresnet-in-b16  3 refused",
+    ]
     assert refusal.startswith("  refused: norm in cannot train normresnet at batch 16: ")
     assert refusal.endswith(" (3 runs)")
-    assert time == "  time: not known yet, no run of these kinds has finished"
+    assert time == "  time: not known yet, no run of these kinds has finished or was timed"
     assert list(tmp_path.iterdir()) == []
 
 
