@@ -112,7 +112,7 @@ def test_a_failure_exits_with_1(normbench: Run, monkeypatch: pytest.MonkeyPatch)
         (["norm=bn,gn"], "'norm=bn,gn' is several values for one run: use sweep for that"),
         (["--norm", "bn", "norm=gn"], "'norm' is given twice: as 'bn' and in 'norm=gn'"),
         (["--batch-size", "0"], "batch_size: should be greater than or equal to 1, not 0"),
-        (["--batch-size", "many"], "Invalid value for '--batch-size'"),
+        (["--lr", ""], "--lr: should be a valid number, not ''"),
         (["--device", "tpu"], "runtime.device: should be 'auto', 'cpu', 'cuda' or 'mps', "),
         (["--nrom", "bn"], "No such option: --nrom"),
         (["--runs-dir", ""], "system.runs_dir: String should have at least 1 character"),
@@ -130,6 +130,45 @@ def test_bad_input_is_one_line_on_standard_error_and_exit_code_2(
     assert err.count("\n") == 1
     assert message in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "setting"),
+    [
+        ("--batch-size", "batch_size"),
+        ("--epochs", "epochs"),
+        ("--seed", "seed"),
+        ("--lr", "optim.lr"),
+        ("--processes", "runtime.processes"),
+        ("--restarts", "system.restarts"),
+    ],
+)
+@pytest.mark.parametrize("value", ["four", "1.5x", "-", "[1]"])
+def test_a_wrong_value_of_a_flag_is_told_as_that_of_its_setting(
+    normbench: Run, flag: str, setting: str, value: str
+) -> None:
+    _, _, of_setting = normbench("train", f"{setting}={value}")
+    code, _, of_flag = normbench("train", f"{flag}={value}")
+    assert code == 2
+    assert re.sub(r", not .*", "", of_flag) == (
+        re.sub(r", not .*", "", of_setting).replace(setting, flag)
+    )
+    assert of_flag.endswith(f", not '{value}'\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("sweep", "norm=bn", "--jobs", "two"), "--jobs: should be a valid integer, not 'two'"),
+        (("sweep", "norm=bn", "-j", "2.5"), "--jobs: should be a valid integer, not '2.5'"),
+        (("bench", "--rounds", "x"), "--rounds: should be a valid integer, not 'x'"),
+        (("bench", "--rounds", "0"), "--rounds: should be greater than or equal to 1, not '0'"),
+    ],
+)
+def test_other_commands_tell_wrong_values_alike(
+    normbench: Run, arguments: tuple[str, ...], told: str
+) -> None:
+    assert normbench(*arguments) == (2, "", f"normbench: {told}\n")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from normbench.cli import (
     tables,
     train,
 )
-from normbench.cli.commands import Command, GroupedCommands
+from normbench.cli.commands import Command, GroupedCommands, usage_message
 from normbench.errors import NormbenchError, user_traceback
 from normbench.text import say
 
@@ -87,8 +87,8 @@ def _explain(error: Exception, *, debug: bool) -> None:
         say(str(error), lines=True)
         sys.exit(0)
     # Only Typer's own errors about arguments have the method.
-    if message := getattr(error, "format_message", None):
-        _fail(message(), 2)
+    if hasattr(error, "format_message"):
+        _fail(usage_message(error), 2)
     theirs = user_traceback(error)
     if debug:
         say(traceback.format_exc().rstrip("\n"), lines=True, to=sys.stderr)
