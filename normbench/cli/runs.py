@@ -65,7 +65,7 @@ def runs(
 def diff(first: str, second: str, runs_dir: RunsDir = DEFAULT_RUNS_DIR) -> None:
     """Show two runs side by side: what they differ in, and final figures.
 
-    FIRST and SECOND are ids, the first parts of ids, hashes, or paths.
+    FIRST and SECOND are ids, hashes, beginnings of these that no other run has, or paths.
     """
     from normbench.runs.diff import diff as compare
     from normbench.runs.diff import find_run
@@ -76,7 +76,10 @@ def diff(first: str, second: str, runs_dir: RunsDir = DEFAULT_RUNS_DIR) -> None:
 
 @app.command("rm", cls=Command)
 def remove(
-    runs: Annotated[list[str] | None, typer.Argument(help="Ids, their hashes, or paths.")] = None,
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Ids, hashes, beginnings of these that no other run has, or paths."),
+    ] = None,
     failed: Annotated[
         bool, typer.Option("--failed", help="All that failed or are damaged.")
     ] = False,
@@ -93,7 +96,7 @@ def remove(
     if bool(runs) == failed:
         raise NormbenchError("say which runs to remove: by name, or all that failed with --failed")
     folder = runs_dir.expanduser()
-    paths = [find_run(folder, name, whole=True) for name in runs or ()]
+    paths = [find_run(folder, name) for name in runs or ()]
     if failed:
         paths = failed_runs(folder)
         if not paths:
