@@ -94,7 +94,30 @@ def test_an_interrupted_run_exits_with_130_and_names_the_command_that_goes_on(
     assert code == 130
     assert "stopped after step 1 of 14; go on with: normbench train --norm gn data=synthetic" in out
     assert "--restart" not in out
-    assert normbench("train", "--norm", "gn", *TINY)[0] == 0
+    code, out, _ = normbench("train", "--norm", "gn", *TINY)
+    assert code == 0
+    assert out.splitlines()[0] == "going on after step 1 of 14, in epoch 1 of 2"
+
+
+def test_a_second_ctrl_c_names_the_command_that_goes_on(
+    normbench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_step = Trainer.take_step
+
+    def interrupted(self: Trainer, *arguments: object) -> object:
+        if self.step == 9:
+            raise KeyboardInterrupt
+        return take_step(self, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "take_step", interrupted)
+        code, out, err = normbench("train", *TINY, "--restart")
+    assert (code, err) == (130, "")
+    told = "stopped at once: it goes on from the last checkpoint; go on with: normbench train data"
+    assert out.splitlines()[-1].startswith(told)
+    assert "--restart" not in out
+    code, out, _ = normbench("train", *TINY)
+    assert (code, out.splitlines()[0]) == (0, "going on after step 7 of 14, in epoch 2 of 2")
 
 
 def test_a_failure_exits_with_1(normbench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +211,26 @@ def test_an_early_ctrl_c_is_one_line(normbench: Run, monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     monkeypatch.setattr(compose, "compose", interrupted)
-    assert normbench("train") == (130, "", "normbench: interrupted\n")
+    go_on = "normbench: interrupted before the first step; go on with: normbench train"
+    assert normbench("train") == (130, "", f"{go_on}\n")
+    # Whatever was there is there still.
+    given = ("train", "data.root=a b", "--restart")
+    assert normbench(*given) == (130, "", f"{go_on} 'data.root=a b' --restart\n")
+
+
+def test_a_ctrl_c_at_the_first_step_is_told_like_a_later_one(
+    normbench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "take_step", interrupted)
+        code, out, _ = normbench("train", *TINY)
+    assert code == 130
+    assert out.startswith("stopped at once: it begins anew; go on with: normbench train data=")
+    code, out, _ = normbench("train", *TINY)
+    assert (code, out.splitlines()[0].split()[:2]) == (0, ["epoch", "1/2"])
 
 
 @pytest.mark.slow

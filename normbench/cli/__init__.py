@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 
@@ -73,8 +74,15 @@ def main() -> None:
         _explain(error, debug="--debug" in sys.argv)
     # Typer's answer to a Ctrl-C outside of training.
     if code == 130:
-        _fail("interrupted", 130)
+        _fail(_interrupted(arguments), 130)
     sys.exit(code)
+
+
+def _interrupted(arguments: list[str]) -> str:
+    """What an early Ctrl-C is told; a training goes on with the same command, --restart and all."""
+    if not {"train", "sweep", "demo"} & {*arguments[:1]}:
+        return "interrupted"
+    return f"interrupted before the first step; go on with: {shlex.join(['normbench', *arguments])}"
 
 
 def _explain(error: Exception, *, debug: bool) -> None:

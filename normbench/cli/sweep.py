@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from normbench.cli.options import Overrides, RunsDir, again
+from normbench.cli.options import Overrides, RunsDir, again, named_to_go_on
 from normbench.errors import NormbenchError
 from normbench.text import say
 
@@ -100,7 +100,8 @@ def sweep(
         in_detail=dry_run,
     )
     if not dry_run:
-        _carry_out(plan, open_runs, chosen, output, held, estimator=estimator)
+        with named_to_go_on():
+            _carry_out(plan, open_runs, chosen, output, held, estimator=estimator)
 
 
 def demo(
@@ -120,7 +121,8 @@ def demo(
     plan, open_runs, _ = _plan(
         chosen, flags, inline, None, retry_failed=retry_failed, restart=restart
     )
-    _carry_out(plan, open_runs, inline, output, rounds=DEMO_ROUNDS)
+    with named_to_go_on():
+        _carry_out(plan, open_runs, inline, output, rounds=DEMO_ROUNDS)
 
 
 def _held(output: Path | None) -> Study | None:

@@ -92,7 +92,13 @@ def train(
         return
     from normbench.training.run import execute
 
-    outcome = execute(config, restart=restart)
+    try:
+        outcome = execute(config, restart=restart)
+    except KeyboardInterrupt as stopped:
+        if not stopped.args:
+            raise
+        say(f"{stopped}; go on with: {again()}")
+        sys.exit(EXIT_CODES["interrupted"])
     _report(outcome)
     sys.exit(EXIT_CODES[outcome.state])
 

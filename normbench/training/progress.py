@@ -42,6 +42,14 @@ class Progress:
             # The buffered rest is written at exit, and needs somewhere to go.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
+    def resumed(self, trainer: Trainer) -> None:
+        """Prints from where a run goes on."""
+        epoch = min(trainer.epoch + 1, trainer.epochs)
+        self.say(
+            f"going on after step {trainer.step} of {trainer.num_steps}, "
+            f"in epoch {epoch} of {trainer.epochs}"
+        )
+
     @contextmanager
     def epoch(self, trainer: Trainer) -> Iterator[Callable[[StepLog | None], None]]:
         """Yields a function to call after every step, which moves the bar.

@@ -70,7 +70,7 @@ def execute(config: RunConfig, *, restart: bool = False, patience: float = 0.5) 
 
     Raises NormbenchError for wrong input, before the run's directory is written; RunFailure where
     the disk is full or another process holds the run. An error once training has begun is recorded
-    as `failed` and raised.
+    as `failed` and raised. A KeyboardInterrupt that has been recorded says how the run goes on.
     """
     resolver = Resolver()
     config, source = resolver.resolve(config)
@@ -181,8 +181,10 @@ def _train(
             run.finish(state, reason)
         except KeyboardInterrupt:
             # A second Ctrl-C: the first one only asks the loop to stop after its step.
-            run.finish("interrupted", "stopped at once: it goes on from the last checkpoint")
-            raise
+            goes_on = "goes on from the last checkpoint" if run.has_checkpoint else "begins anew"
+            reason = f"stopped at once: it {goes_on}"
+            run.finish("interrupted", reason)
+            raise KeyboardInterrupt(reason) from None
         except Exception as error:
             # Of several processes the agent knows which one was the first to fail.
             if processes.number > 1 and not isinstance(error, NormbenchError):
@@ -217,11 +219,12 @@ def _train_all_epochs(
         # Without augmentation.
         statistics = build_loader(splits["train"], config, trainer.runtime)
     seconds_compiling = compile_seconds(trainer, evaluated.values())
+    progress = Progress(config.system.progress if trainer.processes.is_main else "none")
     if trainer.processes.from_main(run.has_checkpoint):
         _resume(run, trainer)
+        progress.resumed(trainer)
     else:
         run.discard_rows()
-    progress = Progress(config.system.progress if trainer.processes.is_main else "none")
     while not trainer.is_done:
         result = _train_one_epoch(run, trainer, progress, should_stop)
         row, correct = epoch_row(
