@@ -29,7 +29,7 @@ def train(
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16, auto")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16, fp16 (cuda), auto")] = None,
     processes: Annotated[
         int | None,
         typer.Option(help="That train together, each on batch_size images: one a GPU."),

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
+from normbench.runs.columns import SKIPPED
 from normbench.tasks.metric import Metric
 from normbench.text import visible
 from normbench.training.engine import StepLog, Trainer
@@ -94,6 +95,8 @@ class Progress:
             parts.append(f"{split} {', '.join(told)}")
         parts.append(f"{row['train_seconds']:.1f} s")
         parts.append(f"{row['images_per_second']:.0f} images/s")
+        if row.get(SKIPPED):
+            parts.append(f"{row[SKIPPED]} steps skipped, whose gradients overflowed")
         self.say("  ".join(parts))
 
 

@@ -32,7 +32,9 @@ from normbench.training.evaluations import check_evaluations
 from normbench.training.optim import check_decay, optimizers, schedule
 from normbench.training.runtime import (
     check_compiler,
+    check_fp16,
     check_processes,
+    check_together,
     resolve_device,
     resolve_layout,
     resolve_precision,
@@ -168,10 +170,10 @@ class Resolver:
         return self._built[key]
 
     def _runtime(self, config: RunConfig) -> RuntimeConfig:
-        _check_options_of_processes(config.runtime)
+        runtime = config.runtime
+        check_together(runtime.processes, runtime.precision, runtime.compile, runtime.cuda_graphs)
         if self.device is not None:
             return _runtime_elsewhere(self.device, config)
-        runtime = config.runtime
         device = resolve_device(runtime.device)
         if runtime.compile:
             check_compiler(device)
@@ -210,23 +212,6 @@ def batch_sizes(num_train: int, together: int, parts: int) -> set[int]:
     return sizes - {0}
 
 
-def _check_options_of_processes(runtime: RuntimeConfig) -> None:
-    """Raises NormbenchError for what several processes cannot do on any machine."""
-    if runtime.processes == 1:
-        return
-    asked = f"with runtime.processes={runtime.processes}"
-    if runtime.cuda_graphs:
-        raise NormbenchError(
-            f"runtime.cuda_graphs=true {asked}: a graph would replay the sums over processes "
-            "without their agreement; set cuda_graphs=false or processes=1"
-        )
-    if runtime.compile:
-        raise NormbenchError(
-            f"runtime.compile=true {asked}: compiled steps of several processes are not measured "
-            "nor tested; set compile=false or processes=1"
-        )
-
-
 def count_train(config: RunConfig, source: Source) -> int:
     """The number of images to train on, but for rounding by class; NormbenchError for too few."""
     data = config.data
@@ -262,8 +247,10 @@ def _runtime_elsewhere(device: str, config: RunConfig) -> RuntimeConfig:
     if runtime.precision in ("auto", "fast"):
         raise NormbenchError(
             f"runtime.precision={runtime.precision}: whether another machine has native bf16 "
-            "is not known here; say fp32 or bf16"
+            "is not known here; say fp32, bf16 or fp16"
         )
+    if runtime.precision == "fp16":
+        check_fp16(device)
     channels_last = resolve_layout(runtime.channels_last, config.norm.name, config.batch_size)
     return runtime.model_copy(update={"device": device, "channels_last": channels_last})
 
