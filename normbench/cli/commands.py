@@ -22,6 +22,8 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses as typer does. Raises NormbenchError for an option that is given twice."""
+        if ctx.resilient_parsing:  # for Tab, or for help
+            return super().parse_args(ctx, args)
         named = [argument.partition("=")[0] for argument in args]
         for parameter in self.params:
             if getattr(parameter, "multiple", False):

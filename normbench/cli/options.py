@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from normbench.cli import complete
 from normbench.text import say
 
 # By a run's outcome; a failed run raises.
@@ -17,7 +18,10 @@ EXIT_CODES = {"done": 0, "diverged": 3, "interrupted": 130}
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="Any setting of configs/ as key=value: norm.num_groups=32 optim.lr=3e-4"),
+    typer.Argument(
+        help="Any setting of configs/ as key=value: norm.num_groups=32 optim.lr=3e-4",
+        shell_complete=complete.settings,
+    ),
 ]
 RunsDir = Annotated[str | None, typer.Option(help="Where run directories are.")]
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from normbench.cli import complete
 from normbench.cli.commands import Command
 from normbench.cli.tables import write
 from normbench.errors import NormbenchError, RunFailure
@@ -16,6 +17,7 @@ from normbench.text import say
 app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
 RunsDir = Annotated[Path, typer.Option(help="Where run directories are.")]
+Run = Annotated[str, typer.Argument(shell_complete=complete.runs)]
 DEFAULT_RUNS_DIR = Path("results/runs")
 
 
@@ -62,7 +64,7 @@ def runs(
 
 
 @app.command("diff", cls=Command)
-def diff(first: str, second: str, runs_dir: RunsDir = DEFAULT_RUNS_DIR) -> None:
+def diff(first: Run, second: Run, runs_dir: RunsDir = DEFAULT_RUNS_DIR) -> None:
     """Show two runs side by side: what they differ in, and final figures.
 
     FIRST and SECOND are ids, hashes, beginnings of these that no other run has, or paths.
@@ -78,7 +80,10 @@ def diff(first: str, second: str, runs_dir: RunsDir = DEFAULT_RUNS_DIR) -> None:
 def remove(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Ids, hashes, beginnings of these that no other run has, or paths."),
+        typer.Argument(
+            help="Ids, hashes, beginnings of these that no other run has, or paths.",
+            shell_complete=complete.runs,
+        ),
     ] = None,
     failed: Annotated[
         bool, typer.Option("--failed", help="All that failed or are damaged.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from normbench.cli import complete
 from normbench.cli.options import Overrides, RunsDir, again, named_to_go_on
 from normbench.errors import NormbenchError
 from normbench.text import say
@@ -31,14 +32,20 @@ def sweep(
         list[str] | None,
         typer.Argument(
             help="A study of configs/sweep/; key=value or key=a,b for settings and axes; "
-            "launcher.KEY=value for options of the launcher."
+            "launcher.KEY=value for options of the launcher.",
+            shell_complete=complete.studies_and_settings,
         ),
     ] = None,
     jobs: Annotated[
         int | None,
         typer.Option("--jobs", "-j", help="Runs at a time; else one per core, or per GPU."),
     ] = None,
-    launcher: Annotated[str, typer.Option(help="inline, processes, ray, slurm")] = "processes",
+    launcher: Annotated[
+        str,
+        typer.Option(
+            help="inline, processes, ray, slurm", shell_complete=complete.words(complete.LAUNCHERS)
+        ),
+    ] = "processes",
     retry_failed: RetryFailed = False,
     restart: Restart = False,
     dry_run: Annotated[

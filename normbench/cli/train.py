@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from normbench.cli import complete
 from normbench.cli.options import EXIT_CODES, Overrides, RunsDir, again
 from normbench.errors import NormbenchError
 from normbench.text import say
@@ -17,9 +18,18 @@ if TYPE_CHECKING:
 
 def train(
     overrides: Overrides = None,
-    norm: Annotated[str | None, typer.Option(help="See `normbench norms`.")] = None,
-    model: Annotated[str | None, typer.Option(help="See `normbench models`.")] = None,
-    data: Annotated[str | None, typer.Option(help="See `normbench doctor`.")] = None,
+    norm: Annotated[
+        str | None,
+        typer.Option(help="See `normbench norms`.", shell_complete=complete.choices("norm")),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="See `normbench models`.", shell_complete=complete.choices("model")),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="See `normbench doctor`.", shell_complete=complete.choices("data")),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images whose statistics are taken together.")
     ] = None,
@@ -28,8 +38,16 @@ def train(
         int | None, typer.Option(help="Of the weights, the order and the augmentation.")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16, fp16 (cuda), auto")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="auto, cpu, cuda, mps", shell_complete=complete.values("device")),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="fp32, bf16, fp16 (cuda), auto", shell_complete=complete.values("precision")
+        ),
+    ] = None,
     processes: Annotated[
         int | None,
         typer.Option(help="That train together, each on batch_size images: one a GPU."),
