@@ -26,7 +26,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             help="key=value or key=a,b, as for sweep.  [default: norm=bn,ln,in,gn batch_size=64]",
-            shell_complete=complete.settings,
+            autocompletion=complete.settings,
         ),
     ] = None,
     layers: Annotated[

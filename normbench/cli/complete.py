@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-Complete = Callable[[Any, Any, str], list[str]]
+from typer import Context
+
+Complete = Callable[[Context, str], list[str]]
 
 TABLES = (
     "appearance",
@@ -29,13 +31,13 @@ FIGURES = ("batch-size", "epochs", "learning-rate", "loss", "pareto", "pictures"
 LAUNCHERS = ("inline", "processes", "ray", "slurm")
 SIZES = ("column", "page", "slide")
 RUNS = Path("results/runs")  # where runs are unless told
-CONDITIONS = ("status", "test_accuracy")  # of --where, besides settings
+LISTS = ("overrides", "study", "options")  # parameters of commands that take settings
 
 
 def words(names: Iterable[str]) -> Complete:
     """Completes one of these names."""
 
-    def complete(context: Any, parameter: Any, incomplete: str) -> list[str]:
+    def complete(ctx: Context, incomplete: str) -> list[str]:
         return [name for name in names if name.startswith(incomplete)]
 
     return complete
@@ -44,10 +46,10 @@ def words(names: Iterable[str]) -> Complete:
 def choices(group: str) -> Complete:
     """Completes the names of a config group: norms, models, data."""
 
-    def complete(context: Any, parameter: Any, incomplete: str) -> list[str]:
+    def complete(ctx: Context, incomplete: str) -> list[str]:
         from normbench.config.compose import groups
 
-        return words(groups()[group])(context, parameter, incomplete)
+        return words(groups()[group])(ctx, incomplete)
 
     return complete
 
@@ -55,22 +57,22 @@ def choices(group: str) -> Complete:
 def values(key: str) -> Complete:
     """Completes the values of a setting that takes a few."""
 
-    def complete(context: Any, parameter: Any, incomplete: str) -> list[str]:
-        return words(_values(key))(context, parameter, incomplete)
+    def complete(ctx: Context, incomplete: str) -> list[str]:
+        return words(_values(key))(ctx, incomplete)
 
     return complete
 
 
-def settings(context: Any, parameter: Any, incomplete: str) -> list[str]:
+def settings(ctx: Context, incomplete: str) -> list[str]:
     """Completes `key=` and `key=value`, also the last value of `key=a,b`."""
-    given = [*(context.params.get(parameter.name) or ())]
+    given = [*next((ctx.params[name] or () for name in LISTS if name in ctx.params), ())]
     joined = _joined(given)
     if "=" in incomplete:
         key, _, value = incomplete.partition("=")
         return [f"{key}={found}" for found in _listed(key, value)]
     if given[-1:] == ["="] and len(given) > 1:
         return _listed(given[-2], incomplete)
-    keys = _keys(joined, context.params)
+    keys = _keys(joined, ctx.params)
     # bash gives the = of `norm=` as the word to complete, of which typer makes an empty one.
     if not incomplete and given and given[-1] in keys:
         return _listed(given[-1], "")
@@ -81,23 +83,23 @@ def settings(context: Any, parameter: Any, incomplete: str) -> list[str]:
     return [f"{key}=" for key in sections + dotted]
 
 
-def studies_and_settings(context: Any, parameter: Any, incomplete: str) -> list[str]:
+def studies_and_settings(ctx: Context, incomplete: str) -> list[str]:
     """Completes the studies of configs/sweep/ and settings."""
     from normbench.config.compose import config_dir, studies
 
-    found = settings(context, parameter, incomplete)
+    found = settings(ctx, incomplete)
     is_value = any("=" not in one for one in found)
     named = [name for name in studies(config_dir()) if name.startswith(incomplete)]
     return found if is_value or "=" in incomplete else named + found
 
 
-def runs(context: Any, parameter: Any, incomplete: str) -> list[str]:
+def runs(ctx: Context, incomplete: str) -> list[str]:
     """Completes the ids of runs in the folder of runs."""
-    folder = Path(context.params.get("runs_dir") or RUNS).expanduser()
+    folder = Path(ctx.params.get("runs_dir") or RUNS).expanduser()
     if not folder.is_dir():
         return []
     names = sorted(entry.name for entry in folder.iterdir() if (entry / "config.yaml").exists())
-    return words(names)(context, parameter, incomplete)
+    return words(names)(ctx, incomplete)
 
 
 def _joined(given: Sequence[str]) -> list[str]:

@@ -18,18 +18,18 @@ def models(
         str | None,
         typer.Argument(
             help="A network, or anybody's as file.py:NAME or package.module:NAME.",
-            shell_complete=complete.choices("model"),
+            autocompletion=complete.choices("model"),
         ),
     ] = None,
     options: Annotated[
         list[str] | None,
         typer.Argument(
             help="Settings, as model.depth=56 or norm.num_groups=8.",
-            shell_complete=complete.settings,
+            autocompletion=complete.settings,
         ),
     ] = None,
     norm: Annotated[
-        str, typer.Option(help="See `normbench norms`.", shell_complete=complete.choices("norm"))
+        str, typer.Option(help="See `normbench norms`.", autocompletion=complete.choices("norm"))
     ] = "bn",
     batch_size: Annotated[
         int | None,

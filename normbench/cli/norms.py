@@ -22,12 +22,12 @@ def norms(
         str | None,
         typer.Argument(
             help="A norm, or your own as file.py:Class; without: all.",
-            shell_complete=complete.choices("norm"),
+            autocompletion=complete.choices("norm"),
         ),
     ] = None,
     options: Annotated[
         list[str] | None,
-        typer.Argument(help="Its options, as norm.num_groups=8.", shell_complete=complete.settings),
+        typer.Argument(help="Its options, as norm.num_groups=8.", autocompletion=complete.settings),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Certificates as JSON.")] = False,
     markdown: Annotated[

@@ -20,7 +20,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         help="Any setting of configs/ as key=value: norm.num_groups=32 optim.lr=3e-4",
-        shell_complete=complete.settings,
+        autocompletion=complete.settings,
     ),
 ]
 RunsDir = Annotated[str | None, typer.Option(help="Where run directories are.")]

@@ -17,7 +17,7 @@ from normbench.text import say
 app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
 RunsDir = Annotated[Path, typer.Option(help="Where run directories are.")]
-Run = Annotated[str, typer.Argument(shell_complete=complete.runs)]
+Run = Annotated[str, typer.Argument(autocompletion=complete.runs)]
 DEFAULT_RUNS_DIR = Path("results/runs")
 
 
@@ -82,7 +82,7 @@ def remove(
         list[str] | None,
         typer.Argument(
             help="Ids, hashes, beginnings of these that no other run has, or paths.",
-            shell_complete=complete.runs,
+            autocompletion=complete.runs,
         ),
     ] = None,
     failed: Annotated[

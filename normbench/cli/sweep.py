@@ -33,7 +33,7 @@ def sweep(
         typer.Argument(
             help="A study of configs/sweep/; key=value or key=a,b for settings and axes; "
             "launcher.KEY=value for options of the launcher.",
-            shell_complete=complete.studies_and_settings,
+            autocompletion=complete.studies_and_settings,
         ),
     ] = None,
     jobs: Annotated[
@@ -43,7 +43,7 @@ def sweep(
     launcher: Annotated[
         str,
         typer.Option(
-            help="inline, processes, ray, slurm", shell_complete=complete.words(complete.LAUNCHERS)
+            help="inline, processes, ray, slurm", autocompletion=complete.words(complete.LAUNCHERS)
         ),
     ] = "processes",
     retry_failed: RetryFailed = False,

@@ -31,7 +31,7 @@ Bench = Annotated[
     Path | None,
     typer.Option(help="Where their times are: a bench.csv.  [default: the one beside the runs]"),
 ]
-Norm = Annotated[str, typer.Argument(shell_complete=complete.choices("norm"))]
+Norm = Annotated[str, typer.Argument(autocompletion=complete.choices("norm"))]
 DEFAULT_RUNS = (Path("results/runs"),)
 
 
@@ -56,7 +56,7 @@ def table(
         typer.Option(
             help="A table of the report: comparison, leaderboard, pairs, target, batch-size, "
             "learning-rate, evaluations or source.  [default: comparison]",
-            shell_complete=complete.words(complete.TABLES),
+            autocompletion=complete.words(complete.TABLES),
         ),
     ] = None,
     target: Annotated[
@@ -140,7 +140,7 @@ def plot(
         str,
         typer.Argument(
             help="loss, pictures, epochs, batch-size, learning-rate, pareto or time",
-            shell_complete=complete.words(complete.FIGURES),
+            autocompletion=complete.words(complete.FIGURES),
         ),
     ],
     runs: Runs = None,
@@ -151,7 +151,7 @@ def plot(
     ] = None,
     size: Annotated[
         str,
-        typer.Option(help="column, page or slide", shell_complete=complete.words(complete.SIZES)),
+        typer.Option(help="column, page or slide", autocompletion=complete.words(complete.SIZES)),
     ] = "page",
     smooth: Annotated[
         int | None,

@@ -20,15 +20,15 @@ def train(
     overrides: Overrides = None,
     norm: Annotated[
         str | None,
-        typer.Option(help="See `normbench norms`.", shell_complete=complete.choices("norm")),
+        typer.Option(help="See `normbench norms`.", autocompletion=complete.choices("norm")),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="See `normbench models`.", shell_complete=complete.choices("model")),
+        typer.Option(help="See `normbench models`.", autocompletion=complete.choices("model")),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="See `normbench doctor`.", shell_complete=complete.choices("data")),
+        typer.Option(help="See `normbench doctor`.", autocompletion=complete.choices("data")),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images whose statistics are taken together.")
@@ -40,12 +40,12 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     device: Annotated[
         str | None,
-        typer.Option(help="auto, cpu, cuda, mps", shell_complete=complete.values("device")),
+        typer.Option(help="auto, cpu, cuda, mps", autocompletion=complete.values("device")),
     ] = None,
     precision: Annotated[
         str | None,
         typer.Option(
-            help="fp32, bf16, fp16 (cuda), auto", shell_complete=complete.values("precision")
+            help="fp32, bf16, fp16 (cuda), auto", autocompletion=complete.values("precision")
         ),
     ] = None,
     processes: Annotated[
