@@ -23,6 +23,7 @@ from normbench.data.cache import cached_source, default_cache_dir
 from normbench.data.files import user_path
 from normbench.errors import NormbenchError, Unsupported
 from normbench.models import Layers, Site, models, norm_sites, unsupported
+from normbench.models.exchange import Exchange, too_few
 from normbench.norms import NormSpec, norms
 from normbench.registry import Registry
 from normbench.tasks.registry import tasks
@@ -60,7 +61,7 @@ class Resolver:
     device: str | None = None
     _sources: dict[str, Source] = field(default_factory=dict)
     _sites: dict[str, list[Site]] = field(default_factory=dict)
-    _built: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _built: dict[str, Exchange] = field(default_factory=dict)
 
     def resolve(self, config: RunConfig) -> tuple[RunConfig, Source]:
         """As `resolve`. Raises Unsupported where the norm cannot work with model and batch."""
@@ -116,7 +117,10 @@ class Resolver:
                     f"norm {config.norm.name} cannot train {config.model.name} "
                     f"at batch {in_processes(batch_size, parts)}: {refusal.reason}"
                 ) from refusal.error
-        self._check_built(config, spec, source)
+        exchange = self._check_built(config, spec, source)
+        least = min(batch_sizes(num_train, config.batch_size * processes, processes))
+        if least < exchange.least_batch:
+            raise Unsupported(f"model {config.model.name} at batch {least}: {too_few(exchange)}")
 
     def source(self, config: RunConfig) -> Source:
         """The data source, found by its content in the cache or from the files it is made of."""
@@ -143,10 +147,10 @@ class Resolver:
     def remarks(self, config: RunConfig, source: Source) -> tuple[str, ...]:
         """What else there is to know of the exchange of the model's norms; nothing for most."""
         spec = norms.build(config.norm.name, options=config.norm.options)
-        return self._check_built(config, spec, source)
+        return self._check_built(config, spec, source).remarks
 
-    def _check_built(self, config: RunConfig, spec: NormSpec, source: Source) -> tuple[str, ...]:
-        """Builds the network under the norm; returns the remarks of the exchange of its norms.
+    def _check_built(self, config: RunConfig, spec: NormSpec, source: Source) -> Exchange:
+        """Builds the network under the norm; returns what the exchange of its norms did, if any.
 
         Raises NormbenchError for a network that cannot be built.
         """
@@ -165,8 +169,7 @@ class Resolver:
                     check_appearance(network, task.image_shape)
                 if has_evaluations:
                     check_evaluations(network, task.image_shape)
-            exchange = getattr(network, "normbench_exchange", None)
-            self._built[key] = exchange.remarks if exchange is not None else ()
+            self._built[key] = getattr(network, "normbench_exchange", Exchange(()))
         return self._built[key]
 
     def _runtime(self, config: RunConfig) -> RuntimeConfig:
