@@ -78,11 +78,17 @@ def _cells(plan: Plan, open_runs: Sequence[RunConfig], estimator: Estimator) -> 
         states = Counter(map(word, runs))
         told = ", ".join(f"{states[state]} {state}" for state in WORDS if states[state])
         first = next((run.config for run in runs if run.config.run_id in opened), None)
-        seconds = None if first is None else estimator.seconds(first)
-        time = "" if seconds is None else f", about {duration(seconds)} each"
-        yield f"  cell  {name:{width}}  {told}{time}"
+        yield f"  cell  {name:{width}}  {told}{_time_each(first, estimator)}"
     if len(cells) > MOST_CELLS:
         yield f"  and {counted(len(cells) - MOST_CELLS, 'cell')} more"
+
+
+def _time_each(config: RunConfig | None, estimator: Estimator) -> str:
+    seconds = None if config is None else estimator.seconds(config)
+    if config is None or seconds is None:
+        return ""
+    how = "roughly" if estimator.is_rough(config) else "about"
+    return f", {how} {duration(seconds)} each"
 
 
 def _keys_of_cells(plan: Plan) -> list[str]:
