@@ -58,6 +58,7 @@ class StepTimes:
         self.resolver = resolver
         self.threads = threads
         self._kinds: dict[str, Kind] = {}
+        self._of_runs: dict[int, tuple[RunConfig, Kind]] = {}
         self._times: dict[str, StepTime] = {}
         self._kept: dict[Path, dict[str, StepTime]] = {}
 
@@ -88,6 +89,13 @@ class StepTimes:
             self._keep(by_id[cost_id])
 
     def _kind(self, config: RunConfig) -> Kind:
+        # A display asks for all runs twice a second. A run that stays here keeps its id.
+        known = self._of_runs.get(id(config))
+        if known is None:
+            known = self._of_runs[id(config)] = (config, self._found(config))
+        return known[1]
+
+    def _found(self, config: RunConfig) -> Kind:
         source = self.resolver.source(config)
         cost_id = cost_id_of(config, source)
         if cost_id not in self._kinds:
