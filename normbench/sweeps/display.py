@@ -78,8 +78,9 @@ class Display:
         is_over = threading.Event()
 
         def tell() -> None:
-            while not is_over.wait(seconds):
-                self.say(self.still_to_do())
+            with suppress(OSError):  # nobody reads any more
+                while not is_over.wait(seconds):
+                    self.say(self.still_to_do())
 
         thread = threading.Thread(target=tell, daemon=True)
         thread.start()
