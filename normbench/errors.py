@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import traceback
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -85,12 +86,28 @@ def user_traceback(error: BaseException) -> str | None:
     return None
 
 
+def user_place(error: BaseException) -> str | None:
+    """Where the user's code raised an error or its cause, as `my_norms.py:12`; None elsewhere."""
+    raised = error.__cause__ or error
+    frames = traceback.extract_tb(raised.__traceback__)
+    places = [(frame.filename, frame.lineno) for frame in frames if frame.filename in USER_FILES]
+    # A file with a syntax error never ran.
+    if isinstance(raised, SyntaxError) and raised.filename in USER_FILES:
+        places.append((raised.filename, raised.lineno))
+    if not places:
+        return None
+    file, line = places[-1]
+    here = Path.cwd()
+    path = Path(file)
+    return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{line}"
+
+
 def invalid(prefix: str, error: ValidationError) -> NormbenchError:
     """Makes one line of pydantic's first complaint, with the key as on the command line."""
     first = error.errors(include_url=False)[0]
     key = ".".join(map(str, [prefix, *first["loc"]])).removeprefix(".")
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    message = message.partition(" after validation")[0]
+    message = message.partition(" after validation")[0].partition(", unable to parse")[0]
     # Of a missing or superfluous key pydantic gives no wrong value.
     if first["type"] not in ("missing", "extra_forbidden"):
         message += f", not {first['input']!r}"

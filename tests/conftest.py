@@ -20,6 +20,7 @@ pytest.register_assert_rewrite("kit")
 from kit import runs  # noqa: E402
 
 from normbench import cli  # noqa: E402
+from normbench.sweeps import step_times  # noqa: E402
 
 Run = Callable[..., tuple[int, str, str]]
 LeaveRun = Callable[..., Path]
@@ -35,6 +36,12 @@ settings.load_profile("normbench")
 SHARED_MEMORY = Path("/dev/shm")
 if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > 4 * 2**30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(SHARED_MEMORY))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips tests of a GPU where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no cuda device is here")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -75,6 +82,12 @@ def no_cache_of_the_user(shared_cache: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NORMBENCH_CACHE", str(shared_cache))
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_steps_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans without the process that times steps: it takes the seconds of torch's import."""
+    monkeypatch.setattr(step_times, "MOST_KINDS", 0)
 
 
 @pytest.fixture

@@ -94,7 +94,30 @@ def test_an_interrupted_run_exits_with_130_and_names_the_command_that_goes_on(
     assert code == 130
     assert "stopped after step 1 of 14; go on with: normbench train --norm gn data=synthetic" in out
     assert "--restart" not in out
-    assert normbench("train", "--norm", "gn", *TINY)[0] == 0
+    code, out, _ = normbench("train", "--norm", "gn", *TINY)
+    assert code == 0
+    assert out.splitlines()[0] == "going on after step 1 of 14, in epoch 1 of 2"
+
+
+def test_a_second_ctrl_c_names_the_command_that_goes_on(
+    normbench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_step = Trainer.take_step
+
+    def interrupted(self: Trainer, *arguments: object) -> object:
+        if self.step == 9:
+            raise KeyboardInterrupt
+        return take_step(self, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "take_step", interrupted)
+        code, out, err = normbench("train", *TINY, "--restart")
+    assert (code, err) == (130, "")
+    told = "stopped at once: it goes on from the last checkpoint; go on with: normbench train data"
+    assert out.splitlines()[-1].startswith(told)
+    assert "--restart" not in out
+    code, out, _ = normbench("train", *TINY)
+    assert (code, out.splitlines()[0]) == (0, "going on after step 7 of 14, in epoch 2 of 2")
 
 
 def test_a_failure_exits_with_1(normbench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +135,7 @@ def test_a_failure_exits_with_1(normbench: Run, monkeypatch: pytest.MonkeyPatch)
         (["norm=bn,gn"], "'norm=bn,gn' is several values for one run: use sweep for that"),
         (["--norm", "bn", "norm=gn"], "'norm' is given twice: as 'bn' and in 'norm=gn'"),
         (["--batch-size", "0"], "batch_size: should be greater than or equal to 1, not 0"),
-        (["--batch-size", "many"], "Invalid value for '--batch-size'"),
+        (["--lr", ""], "--lr: should be a valid number, not ''"),
         (["--device", "tpu"], "runtime.device: should be 'auto', 'cpu', 'cuda' or 'mps', "),
         (["--nrom", "bn"], "No such option: --nrom"),
         (["--runs-dir", ""], "system.runs_dir: String should have at least 1 character"),
@@ -133,6 +156,45 @@ def test_bad_input_is_one_line_on_standard_error_and_exit_code_2(
 
 
 @pytest.mark.parametrize(
+    ("flag", "setting"),
+    [
+        ("--batch-size", "batch_size"),
+        ("--epochs", "epochs"),
+        ("--seed", "seed"),
+        ("--lr", "optim.lr"),
+        ("--processes", "runtime.processes"),
+        ("--restarts", "system.restarts"),
+    ],
+)
+@pytest.mark.parametrize("value", ["four", "1.5x", "-", "[1]"])
+def test_a_wrong_value_of_a_flag_is_told_as_that_of_its_setting(
+    normbench: Run, flag: str, setting: str, value: str
+) -> None:
+    _, _, of_setting = normbench("train", f"{setting}={value}")
+    code, _, of_flag = normbench("train", f"{flag}={value}")
+    assert code == 2
+    assert re.sub(r", not .*", "", of_flag) == (
+        re.sub(r", not .*", "", of_setting).replace(setting, flag)
+    )
+    assert of_flag.endswith(f", not '{value}'\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("sweep", "norm=bn", "--jobs", "two"), "--jobs: should be a valid integer, not 'two'"),
+        (("sweep", "norm=bn", "-j", "2.5"), "--jobs: should be a valid integer, not '2.5'"),
+        (("bench", "--rounds", "x"), "--rounds: should be a valid integer, not 'x'"),
+        (("bench", "--rounds", "0"), "--rounds: should be greater than or equal to 1, not '0'"),
+    ],
+)
+def test_other_commands_tell_wrong_values_alike(
+    normbench: Run, arguments: tuple[str, ...], told: str
+) -> None:
+    assert normbench(*arguments) == (2, "", f"normbench: {told}\n")
+
+
+@pytest.mark.parametrize(
     "arguments", [["--debug", "train", "--norm", "bm"], ["train", "--norm", "bm", "--debug"]]
 )
 def test_debug_shows_the_traceback_and_changes_no_exit_code(
@@ -149,7 +211,26 @@ def test_an_early_ctrl_c_is_one_line(normbench: Run, monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     monkeypatch.setattr(compose, "compose", interrupted)
-    assert normbench("train") == (130, "", "normbench: interrupted\n")
+    go_on = "normbench: interrupted before the first step; go on with: normbench train"
+    assert normbench("train") == (130, "", f"{go_on}\n")
+    # Whatever was there is there still.
+    given = ("train", "data.root=a b", "--restart")
+    assert normbench(*given) == (130, "", f"{go_on} 'data.root=a b' --restart\n")
+
+
+def test_a_ctrl_c_at_the_first_step_is_told_like_a_later_one(
+    normbench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "take_step", interrupted)
+        code, out, _ = normbench("train", *TINY)
+    assert code == 130
+    assert out.startswith("stopped at once: it begins anew; go on with: normbench train data=")
+    code, out, _ = normbench("train", *TINY)
+    assert (code, out.splitlines()[0].split()[:2]) == (0, ["epoch", "1/2"])
 
 
 @pytest.mark.slow

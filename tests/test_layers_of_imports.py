@@ -33,6 +33,7 @@ LEVELS = (
         "models",
         "runs",
         "training.appearance",
+        "training.scaling",
         "training.capture",
         "training.compilation",
         "training.engine",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 
@@ -25,8 +26,8 @@ from normbench.cli import (
     tables,
     train,
 )
-from normbench.cli.commands import Command, GroupedCommands
-from normbench.errors import NormbenchError, user_traceback
+from normbench.cli.commands import Command, GroupedCommands, usage_message
+from normbench.errors import NormbenchError, first_line, user_place
 from normbench.text import say
 
 app = typer.Typer(
@@ -77,32 +78,39 @@ def main() -> None:
         _explain(error, debug="--debug" in sys.argv)
     # Typer's answer to a Ctrl-C outside of training.
     if code == 130:
-        _fail("interrupted", 130)
+        _fail(_interrupted(arguments), 130)
     sys.exit(code)
+
+
+def _interrupted(arguments: list[str]) -> str:
+    """What an early Ctrl-C is told; a training goes on with the same command, --restart and all."""
+    if not {"train", "sweep", "demo"} & {*arguments[:1]}:
+        return "interrupted"
+    return f"interrupted before the first step; go on with: {shlex.join(['normbench', *arguments])}"
 
 
 def _explain(error: Exception, *, debug: bool) -> None:
     """Exits with one line and code 2 for a user's mistake; raises an error of normbench itself.
 
-    An error in the user's own code is preceded by the user's part of the traceback.
+    The line of an error in the user's own code begins with its place there.
     """
     # Typer's answer to a group of commands without any of them is its help.
     if type(error).__name__ == "NoArgsIsHelpError":
         say(str(error), lines=True)
         sys.exit(0)
     # Only Typer's own errors about arguments have the method.
-    if message := getattr(error, "format_message", None):
-        _fail(message(), 2)
-    theirs = user_traceback(error)
+    if hasattr(error, "format_message"):
+        _fail(usage_message(error), 2)
+    place = user_place(error)
     if debug:
         say(traceback.format_exc().rstrip("\n"), lines=True, to=sys.stderr)
-    elif theirs is not None:
-        say(theirs.rstrip("\n"), lines=True, to=sys.stderr)
+    if place is not None:
+        message = str(error) if isinstance(error, NormbenchError) else first_line(error)
+        more = "" if debug else "; --debug shows the traceback"
+        _fail(f"{place}: {message}{more}", getattr(error, "exit_code", 1))
     if isinstance(error, NormbenchError):
         _fail(str(error), error.exit_code)
-    if theirs is None:
-        raise error
-    sys.exit(1)
+    raise error
 
 
 def _fail(message: str, exit_code: int) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from normbench.cli import complete
 from normbench.cli.tables import show
 from normbench.errors import NormbenchError
 from normbench.text import say
@@ -24,7 +25,8 @@ def bench(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            help="key=value or key=a,b, as for sweep.  [default: norm=bn,ln,in,gn batch_size=64]"
+            help="key=value or key=a,b, as for sweep.  [default: norm=bn,ln,in,gn batch_size=64]",
+            autocompletion=complete.settings,
         ),
     ] = None,
     layers: Annotated[

@@ -1,4 +1,4 @@
-"""What every command line shares: help in groups, and no option twice."""
+"""What every command line shares: help in groups, no option twice, wrong values in one form."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from normbench.errors import NormbenchError
+from normbench.errors import NormbenchError, invalid
 
 # The commands by what they are for, in the order of the help.
 GROUPS = {
@@ -32,6 +32,8 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses as typer does. Raises NormbenchError for an option that is given twice."""
+        if ctx.resilient_parsing:  # for Tab, or for help
+            return super().parse_args(ctx, args)
         named = [argument.partition("=")[0] for argument in args]
         for parameter in self.params:
             if getattr(parameter, "multiple", False):
@@ -55,3 +57,15 @@ class GroupedCommands(TyperGroup):
                     assert command is not None, name
                     rows.append((name, command.get_short_help_str(limit=90)))
                 formatter.write_dl(rows)
+
+
+def usage_message(error: Any) -> str:
+    """The message of Typer's error about arguments; of a wrong value as settings have it.
+
+    `--batch-size: should be a valid integer, not 'four'`.
+    """
+    wrong, parameter = error.__cause__, getattr(error, "param", None)
+    if parameter is not None and type(wrong).__name__ == "ValidationError":
+        names = [option for option in parameter.opts if option.startswith("--")]
+        return str(invalid(names[0] if names else parameter.name, wrong))
+    return str(error.format_message())

@@ -24,6 +24,8 @@ def doctor() -> None:
     precision = "fp32, bf16"
     if not has_native_bf16(device):
         precision = f"fp32 (this {device} has no native bf16)"
+    if device == "cuda":
+        precision += ", fp16"
     config = compose()
     home = data_home(config)
     findings = environment.versions() | {

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from normbench.cli import complete
 from normbench.text import say
 
 if TYPE_CHECKING:
@@ -15,12 +16,21 @@ if TYPE_CHECKING:
 def models(
     name: Annotated[
         str | None,
-        typer.Argument(help="A network, or anybody's as file.py:NAME or package.module:NAME."),
+        typer.Argument(
+            help="A network, or anybody's as file.py:NAME or package.module:NAME.",
+            autocompletion=complete.choices("model"),
+        ),
     ] = None,
     options: Annotated[
-        list[str] | None, typer.Argument(help="Settings, as model.depth=56 or norm.num_groups=8.")
+        list[str] | None,
+        typer.Argument(
+            help="Settings, as model.depth=56 or norm.num_groups=8.",
+            autocompletion=complete.settings,
+        ),
     ] = None,
-    norm: Annotated[str, typer.Option(help="See `normbench norms`.")] = "bn",
+    norm: Annotated[
+        str, typer.Option(help="See `normbench norms`.", autocompletion=complete.choices("norm"))
+    ] = "bn",
     batch_size: Annotated[
         int | None,
         typer.Option(min=1, help="Images whose statistics are taken together; without: 64."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from normbench.cli import complete
 from normbench.errors import NormbenchError, user_traceback
 from normbench.text import say
 
@@ -18,10 +19,15 @@ if TYPE_CHECKING:
 
 def norms(
     name: Annotated[
-        str | None, typer.Argument(help="A norm, or your own as file.py:Class; without: all.")
+        str | None,
+        typer.Argument(
+            help="A norm, or your own as file.py:Class; without: all.",
+            autocompletion=complete.choices("norm"),
+        ),
     ] = None,
     options: Annotated[
-        list[str] | None, typer.Argument(help="Its options, as norm.num_groups=8.")
+        list[str] | None,
+        typer.Argument(help="Its options, as norm.num_groups=8.", autocompletion=complete.settings),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Certificates as JSON.")] = False,
     markdown: Annotated[

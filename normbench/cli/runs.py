@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from normbench.cli import complete
 from normbench.cli.commands import Command
 from normbench.cli.tables import write
 from normbench.errors import NormbenchError, RunFailure
@@ -16,6 +17,7 @@ from normbench.text import say
 app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
 RunsDir = Annotated[Path, typer.Option(help="Where run directories are.")]
+Run = Annotated[str, typer.Argument(autocompletion=complete.runs)]
 DEFAULT_RUNS_DIR = Path("results/runs")
 
 
@@ -62,10 +64,10 @@ def runs(
 
 
 @app.command("diff", cls=Command)
-def diff(first: str, second: str, runs_dir: RunsDir = DEFAULT_RUNS_DIR) -> None:
+def diff(first: Run, second: Run, runs_dir: RunsDir = DEFAULT_RUNS_DIR) -> None:
     """Show two runs side by side: what they differ in, and final figures.
 
-    FIRST and SECOND are ids, the first parts of ids, hashes, or paths.
+    FIRST and SECOND are ids, hashes, beginnings of these that no other run has, or paths.
     """
     from normbench.runs.diff import diff as compare
     from normbench.runs.diff import find_run
@@ -76,7 +78,13 @@ def diff(first: str, second: str, runs_dir: RunsDir = DEFAULT_RUNS_DIR) -> None:
 
 @app.command("rm", cls=Command)
 def remove(
-    runs: Annotated[list[str] | None, typer.Argument(help="Ids, their hashes, or paths.")] = None,
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Ids, hashes, beginnings of these that no other run has, or paths.",
+            autocompletion=complete.runs,
+        ),
+    ] = None,
     failed: Annotated[
         bool, typer.Option("--failed", help="All that failed or are damaged.")
     ] = False,
@@ -93,7 +101,7 @@ def remove(
     if bool(runs) == failed:
         raise NormbenchError("say which runs to remove: by name, or all that failed with --failed")
     folder = runs_dir.expanduser()
-    paths = [find_run(folder, name, whole=True) for name in runs or ()]
+    paths = [find_run(folder, name) for name in runs or ()]
     if failed:
         paths = failed_runs(folder)
         if not paths:

@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from normbench.cli.options import Overrides, RunsDir, again
+from normbench.cli import complete
+from normbench.cli.options import Overrides, RunsDir, again, named_to_go_on
 from normbench.errors import NormbenchError
 from normbench.text import say
 
 if TYPE_CHECKING:
     from normbench.analysis.study import Study
     from normbench.config.schema import RunConfig
+    from normbench.sweeps.estimate import Estimator
     from normbench.sweeps.launchers import Launcher
     from normbench.sweeps.plan import Plan
     from normbench.sweeps.sweep import Sweep
+    from normbench.training.resolve import Resolver
 
 Restart = Annotated[bool, typer.Option("--restart", help="Train again what is done.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Go on with failed runs too.")]
@@ -29,18 +32,30 @@ def sweep(
         list[str] | None,
         typer.Argument(
             help="A study of configs/sweep/; key=value or key=a,b for settings and axes; "
-            "launcher.KEY=value for options of the launcher."
+            "launcher.KEY=value for options of the launcher.",
+            autocompletion=complete.studies_and_settings,
         ),
     ] = None,
     jobs: Annotated[
         int | None,
         typer.Option("--jobs", "-j", help="Runs at a time; else one per core, or per GPU."),
     ] = None,
-    launcher: Annotated[str, typer.Option(help="inline, processes, ray, slurm")] = "processes",
+    launcher: Annotated[
+        str,
+        typer.Option(
+            help="inline, processes, ray, slurm", autocompletion=complete.words(complete.LAUNCHERS)
+        ),
+    ] = "processes",
     retry_failed: RetryFailed = False,
     restart: Restart = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, run nothing.")
+    ] = False,
+    no_timing: Annotated[
+        bool,
+        typer.Option(
+            "--no-timing", help="Do not time a few steps to tell how long the runs will take."
+        ),
     ] = False,
     output: Annotated[
         Path | None,
@@ -81,11 +96,19 @@ def sweep(
     flags = {} if runs_dir is None else {"system.runs_dir": runs_dir}
     held = _held(output)
     planned = _sweep(arguments, tuned_by)
-    plan, open_runs = _plan(
-        planned, flags, chosen, held, retry_failed=retry_failed, restart=restart
+    plan, open_runs, estimator = _plan(
+        planned,
+        flags,
+        chosen,
+        held,
+        retry_failed=retry_failed,
+        restart=restart,
+        is_timed=not no_timing,
+        in_detail=dry_run,
     )
     if not dry_run:
-        _carry_out(plan, open_runs, chosen, output, held)
+        with named_to_go_on():
+            _carry_out(plan, open_runs, chosen, output, held, estimator=estimator)
 
 
 def demo(
@@ -102,8 +125,11 @@ def demo(
     inline = launchers.build("inline", restart)
     flags = {"system.runs_dir": str(output / "runs")}
     chosen = _sweep(["demo", *(overrides or ())])
-    plan, open_runs = _plan(chosen, flags, inline, None, retry_failed=retry_failed, restart=restart)
-    _carry_out(plan, open_runs, inline, output, rounds=DEMO_ROUNDS)
+    plan, open_runs, _ = _plan(
+        chosen, flags, inline, None, retry_failed=retry_failed, restart=restart
+    )
+    with named_to_go_on():
+        _carry_out(plan, open_runs, inline, output, rounds=DEMO_ROUNDS)
 
 
 def _held(output: Path | None) -> Study | None:
@@ -124,24 +150,59 @@ def _plan(
     *,
     retry_failed: bool,
     restart: bool,
-) -> tuple[Plan, list[RunConfig]]:
+    is_timed: bool = False,
+    in_detail: bool = False,
+) -> tuple[Plan, list[RunConfig], Estimator]:
+    """Makes and prints the plan; returns it, the runs to launch, and what is known of their time.
+
+    is_timed: kinds of runs of which no time is known are timed now; in_detail: the plan is printed
+    with axes, data and cells.
+    """
     from normbench.sweeps.carry_out import held_states, planned_study
-    from normbench.sweeps.estimate import Estimator
     from normbench.sweeps.plan import make_plan
     from normbench.sweeps.power import describe_power
+    from normbench.sweeps.preview import preview
     from normbench.sweeps.sweep import AD_HOC
     from normbench.training.resolve import Resolver
 
-    plan = make_plan(sweep, flags, Resolver(launcher.device), held_states(held))
+    resolver = Resolver(launcher.device)
+    plan = make_plan(sweep, flags, resolver, held_states(held))
     open_runs = plan.open(retry_failed=retry_failed, restart=restart)
-    for line in plan.describe(open_runs, Estimator(), launcher.at_once(open_runs)):
+    estimator = _estimator(open_runs, launcher, resolver, is_timed=is_timed)
+    details = preview(sweep, plan, open_runs, estimator, resolver) if in_detail else ()
+    for line in plan.describe(open_runs, estimator, launcher.at_once(open_runs), details):
         say(line, flush=True)
     # A folder of another study is refused before anything is trained.
     if held is not None or plan.design.name != AD_HOC:
         launched = [config.run_id for config in open_runs]
         for line in describe_power(plan, planned_study(plan, held, launched)):
             say(line, flush=True)
-    return plan, open_runs
+    return plan, open_runs, estimator
+
+
+def _estimator(
+    open_runs: list[RunConfig], launcher: Launcher, resolver: Resolver, *, is_timed: bool
+) -> Estimator:
+    """What is known of the time of these runs; kinds that lack any are timed now if `is_timed`."""
+    from normbench.sweeps.estimate import Estimator
+    from normbench.sweeps.plan import counted
+    from normbench.sweeps.step_times import MOST_SECONDS, StepTimes
+
+    # Steps of this machine say nothing of another one.
+    if launcher.device is not None:
+        return Estimator()
+    steps = StepTimes(resolver, launcher.threads(open_runs))
+    estimator = Estimator(steps)
+    missing = steps.missing(estimator.unfinished(open_runs)) if is_timed else []
+    if missing:
+        say(
+            f"timing a few steps of {counted(len(missing), 'kind')} of runs, at most "
+            f"{MOST_SECONDS:.0f} s in all (not with --no-timing); the times are kept",
+            to=sys.stderr,
+            flush=True,
+        )
+        steps.measure(missing)
+    return estimator
 
 
 def _carry_out(
@@ -151,6 +212,7 @@ def _carry_out(
     output: Path | None,
     held: Study | None = None,
     rounds: int = 0,
+    estimator: Estimator | None = None,
 ) -> None:
     """Runs the plan, times `rounds` of the finished runs, shows table, report, summary; exits."""
     from normbench.analysis.loading import benches, with_bench
@@ -160,7 +222,7 @@ def _carry_out(
 
     if output is not None:
         check_folder(output)
-    plan = run_plan(plan, open_runs, launcher)
+    plan = run_plan(plan, open_runs, launcher, estimator)
     # After the runs: modules that draw take seconds to import.
     from normbench.analysis.tables.comparison import comparison_table
     from normbench.analysis.tables.rendering import to_markdown

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from normbench.cli import complete
 from normbench.errors import NormbenchError
 from normbench.text import say
 
@@ -30,6 +31,7 @@ Bench = Annotated[
     Path | None,
     typer.Option(help="Where their times are: a bench.csv.  [default: the one beside the runs]"),
 ]
+Norm = Annotated[str, typer.Argument(autocompletion=complete.choices("norm"))]
 DEFAULT_RUNS = (Path("results/runs"),)
 
 
@@ -53,7 +55,8 @@ def table(
         str | None,
         typer.Option(
             help="A table of the report: comparison, leaderboard, pairs, target, batch-size, "
-            "learning-rate, evaluations or source.  [default: comparison]"
+            "learning-rate, evaluations or source.  [default: comparison]",
+            autocompletion=complete.words(complete.TABLES),
         ),
     ] = None,
     target: Annotated[
@@ -113,8 +116,8 @@ def show(table: Table, form: str | None = None) -> None:
 
 
 def compare(
-    first: str,
-    second: str,
+    first: Norm,
+    second: Norm,
     runs: Runs = None,
     where: Where = None,
 ) -> None:
@@ -135,7 +138,10 @@ def compare(
 def plot(
     figure: Annotated[
         str,
-        typer.Argument(help="loss, pictures, epochs, batch-size, learning-rate, pareto or time"),
+        typer.Argument(
+            help="loss, pictures, epochs, batch-size, learning-rate, pareto or time",
+            autocompletion=complete.words(complete.FIGURES),
+        ),
     ],
     runs: Runs = None,
     where: Where = None,
@@ -143,7 +149,10 @@ def plot(
         Path | None,
         typer.Option("--output", "-o", help="FILE.svg, .png or .pdf.  [default: FIGURE.svg]"),
     ] = None,
-    size: Annotated[str, typer.Option(help="column, page or slide")] = "page",
+    size: Annotated[
+        str,
+        typer.Option(help="column, page or slide", autocompletion=complete.words(complete.SIZES)),
+    ] = "page",
     smooth: Annotated[
         int | None,
         typer.Option(

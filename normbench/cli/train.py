@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from normbench.cli import complete
 from normbench.cli.options import EXIT_CODES, Overrides, RunsDir, again
 from normbench.errors import NormbenchError
 from normbench.text import say
@@ -17,9 +18,18 @@ if TYPE_CHECKING:
 
 def train(
     overrides: Overrides = None,
-    norm: Annotated[str | None, typer.Option(help="See `normbench norms`.")] = None,
-    model: Annotated[str | None, typer.Option(help="See `normbench models`.")] = None,
-    data: Annotated[str | None, typer.Option(help="See `normbench doctor`.")] = None,
+    norm: Annotated[
+        str | None,
+        typer.Option(help="See `normbench norms`.", autocompletion=complete.choices("norm")),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="See `normbench models`.", autocompletion=complete.choices("model")),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="See `normbench doctor`.", autocompletion=complete.choices("data")),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images whose statistics are taken together.")
     ] = None,
@@ -28,8 +38,16 @@ def train(
         int | None, typer.Option(help="Of the weights, the order and the augmentation.")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16, auto")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="auto, cpu, cuda, mps", autocompletion=complete.values("device")),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="fp32, bf16, fp16 (cuda), auto", autocompletion=complete.values("precision")
+        ),
+    ] = None,
     processes: Annotated[
         int | None,
         typer.Option(help="That train together, each on batch_size images: one a GPU."),
@@ -92,7 +110,13 @@ def train(
         return
     from normbench.training.run import execute
 
-    outcome = execute(config, restart=restart)
+    try:
+        outcome = execute(config, restart=restart)
+    except KeyboardInterrupt as stopped:
+        if not stopped.args:
+            raise
+        say(f"{stopped}; go on with: {again()}")
+        sys.exit(EXIT_CODES["interrupted"])
     _report(outcome)
     sys.exit(EXIT_CODES[outcome.state])
 

@@ -101,7 +101,7 @@ class RuntimeConfig(Section):
     """Device, precision, layout, compilation; `auto` and `fast` are resolved before the id."""
 
     device: Literal["auto", "cpu", "cuda", "mps"]
-    precision: Literal["auto", "fast", "fp32", "bf16"]
+    precision: Literal["auto", "fast", "fp32", "bf16", "fp16"]
     channels_last: Layout
     compile: bool
     cuda_graphs: bool

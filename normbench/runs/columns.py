@@ -37,6 +37,8 @@ SHARE = Metric("share", "", "larger", decimals=2, low=0, high=1)
 # The weight of an image's own statistics in BatchNorm's evaluation by example weighing.
 EXAMPLE_WEIGHT = "example_weight"
 WEIGHT = Metric("weight of the example", "", "smaller", decimals=3, low=0, high=1)
+# The steps of an epoch that fp16's loss scaling has skipped.
+SKIPPED = "skipped_steps"
 ROUNDING = 1e-6  # by which a mean of values from 0 to 1 may leave the range
 
 
@@ -98,7 +100,7 @@ def check_metrics(columns: Columns, task: TaskRecord, config: Mapping[str, Any])
     primary = f"test_{task.primary.name}"
     at_the_end = appearance_columns(task.primary.name)
     by_statistics = {f"{primary}_{way}" for way in ("precise", "batch", "weighed")}
-    allowed = {*needed, *at_the_end, *by_statistics, EXAMPLE_WEIGHT}
+    allowed = {*needed, *at_the_end, *by_statistics, EXAMPLE_WEIGHT, SKIPPED}
     for name in needed:
         if name not in columns:
             raise ValueError(f"has no column {name}")

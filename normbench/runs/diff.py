@@ -25,11 +25,12 @@ LEAST_VALUE = 20  # columns of a value, even beside long names
 Row = tuple[str, str, str, str]  # name, first, second, difference
 
 
-def find_run(runs_dir: Path, name: str, *, whole: bool = False) -> Path:
+def find_run(runs_dir: Path, name: str) -> Path:
     """The run directory meant by a name.
 
-    name: a path, an id in `runs_dir`, the 12-digit hash of an id, or the first parts of an id.
-    whole: the first parts of an id do not suffice.
+    name: a path, an id in `runs_dir`, the 12-digit hash of an id, or the beginning of either that
+    no other run has. Whole parts of an id come first: `-b1` is batch size 1, whether or not there
+    are runs of 16.
 
     Raises NormbenchError with the nearest names where no run is meant, or several.
     """
@@ -38,17 +39,16 @@ def find_run(runs_dir: Path, name: str, *, whole: bool = False) -> Path:
     paths = {path.name: path for path in run_dirs(runs_dir)}
     if name in paths:
         return paths[name]
-    meant = _meant(name, paths, whole=whole)
+    meant = _meant(name, paths)
     if len(meant) == 1:
         return paths[meant[0]]
     if meant:
         raise NormbenchError(f"'{name}' is ambiguous, it means {len(meant)} runs: {_some(meant)}")
     near = difflib.get_close_matches(name, paths, n=NEAREST, cutoff=0.5)
     hint = f"did you mean {_some(near)}? " if near else ""
-    beginning = "" if whole else ", the beginning"
     raise NormbenchError(
         f"unknown run '{name}': {hint}name one of the {len(paths)} in {runs_dir} "
-        f"by its id{beginning} or the hash of it, or any run by its path"
+        "by its id or the hash of it, or the beginning of either, or any run by its path"
     )
 
 
@@ -82,11 +82,19 @@ def diff(first: Path, second: Path) -> str:
     return "\n".join(lines)
 
 
-def _meant(name: str, runs: Iterable[str], *, whole: bool) -> list[str]:
+def _meant(name: str, runs: Iterable[str]) -> list[str]:
+    """The runs that have the name as first parts or hash; without any, those that begin so."""
     if not name:
         return []
-    begins = [] if whole else [run for run in runs if run.startswith(f"{name}-")]
-    return begins + [run for run in runs if run.endswith(f"-{name}")]
+    known = [*runs]
+    whole = [run for run in known if run.startswith(f"{name}-") or run.endswith(f"-{name}")]
+    if whole:
+        return whole
+    return [run for run in known if run.startswith(name) or _hash_of(run).startswith(name)]
+
+
+def _hash_of(run: str) -> str:
+    return run.rpartition("-")[2]
 
 
 def _differing(first: Record, second: Record) -> Sequence[Row] | str:

@@ -19,6 +19,7 @@ from normbench.runs.files import is_run, refused_run
 from normbench.runs.records import OVER
 from normbench.runs.state import last_output
 from normbench.sweeps.display import open_display
+from normbench.sweeps.estimate import Estimator
 from normbench.sweeps.launchers import Launcher
 from normbench.sweeps.plan import UNFINISHED, Plan, PlannedRun, as_on_disk
 from normbench.sweeps.sweep import AD_HOC
@@ -28,15 +29,23 @@ from normbench.training.signals import stop_signals
 MAX_SHOWN = 20  # failed runs in the summary
 
 
-def run_plan(plan: Plan, open_runs: Sequence[RunConfig], launcher: Launcher) -> Plan:
-    """Launches `open_runs` until all have ended or a signal asks to stop; returns the new plan."""
+def run_plan(
+    plan: Plan,
+    open_runs: Sequence[RunConfig],
+    launcher: Launcher,
+    estimator: Estimator | None = None,
+) -> Plan:
+    """Launches `open_runs` until all have ended or a signal asks to stop; returns the new plan.
+
+    estimator: what is known of the time of the runs.
+    """
     prepare_data(open_runs)
     steps = {run.config.run_id: run.num_steps for run in plan.runs}
     jobs = launcher.at_once(open_runs)
     troubles: dict[str, str] = {}
     with (
         stop_signals() as should_stop,
-        open_display(open_runs, steps, jobs) as display,
+        open_display(open_runs, steps, jobs, estimator) as display,
         closing(launcher.launch(open_runs, should_stop)) as events,
     ):
         for event in events:

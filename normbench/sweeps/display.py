@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -21,18 +22,26 @@ from normbench.sweeps.estimate import Estimator, duration
 from normbench.text import in_notebook, say, visible
 
 Steps = Mapping[str, int]  # number of steps, by run id
+SECONDS_BETWEEN_LINES = 60.0
 
 
 class Display:
     """Plain lines on standard output, a line per finished run, fit for a pipe and a log."""
 
-    def __init__(self, open_runs: Sequence[RunConfig], steps: Steps, jobs: int) -> None:
+    def __init__(
+        self,
+        open_runs: Sequence[RunConfig],
+        steps: Steps,
+        jobs: int,
+        estimator: Estimator | None = None,
+    ) -> None:
         self.open_runs = open_runs
         self.left = {config.run_id: config for config in open_runs}
         self.steps = steps
-        self.estimator = Estimator()
+        self.estimator = estimator or Estimator()
         self.jobs = jobs
         self._started: dict[str, float] = {}
+        self._speaking = threading.Lock()
 
     @property
     def ended(self) -> int:
@@ -54,14 +63,68 @@ class Display:
 
     def say(self, line: str) -> None:
         """Prints a line on standard output, at once."""
-        say(line, flush=True)
+        with self._speaking:
+            say(line, flush=True)
+
+    def still_to_do(self) -> str:
+        """How many runs have ended, and the time left where it is known, in a line."""
+        positions = {run_id: self._position(run_id) for run_id in list(self._started)}
+        told = f"{self.ended}/{len(self.open_runs)} runs ended"
+        seconds = self._seconds_left(positions)
+        return told if seconds is None else f"{told}, about {duration(seconds)} left"
+
+    @contextmanager
+    def telling(self, seconds: float) -> Iterator[None]:
+        """Says every so many seconds, in a thread of its own, what is still to do."""
+        is_over = threading.Event()
+
+        def tell() -> None:
+            with suppress(OSError):  # nobody reads any more
+                while not is_over.wait(seconds):
+                    self.say(self.still_to_do())
+
+        thread = threading.Thread(target=tell, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+
+    def _position(self, run_id: str) -> int:
+        try:
+            return read_position(self.left[run_id].run_path)
+        except (NormbenchError, OSError, KeyError, ValueError):
+            return 0  # no row yet, a damaged file, or a run ended meanwhile
+
+    def _seconds_left(self, positions: Mapping[str, int]) -> float | None:
+        """Estimates the time of the runs left; None where nothing is known of any kind.
+
+        A kind of which nothing is known counts as the mean of the known kinds.
+        """
+        estimates = {config.run_id: self.estimator.seconds(config) for config in self.open_runs}
+        known = [seconds for seconds in estimates.values() if seconds is not None]
+        if not known:
+            return None
+        mean = sum(known) / len(known)
+        total = 0.0
+        for run_id in list(self.left):
+            done = positions.get(run_id, 0) / max(1, self.steps[run_id])
+            total += (estimates[run_id] or mean) * (1 - done)
+        return total / self.jobs
 
 
 class NotebookDisplay(Display):
     """The lines of Display below a bar of the notebook's own."""
 
-    def __init__(self, open_runs: Sequence[RunConfig], steps: Steps, jobs: int) -> None:
-        super().__init__(open_runs, steps, jobs)
+    def __init__(
+        self,
+        open_runs: Sequence[RunConfig],
+        steps: Steps,
+        jobs: int,
+        estimator: Estimator | None,
+    ) -> None:
+        super().__init__(open_runs, steps, jobs, estimator)
         self.bar = tqdm(total=len(open_runs), desc="runs", leave=False)
 
     def run_ended(self, config: RunConfig) -> None:
@@ -73,8 +136,14 @@ class NotebookDisplay(Display):
 class LiveDisplay(Display):
     """The lines of Display above bars; a bar follows the files of an active run."""
 
-    def __init__(self, open_runs: Sequence[RunConfig], steps: Steps, jobs: int) -> None:
-        super().__init__(open_runs, steps, jobs)
+    def __init__(
+        self,
+        open_runs: Sequence[RunConfig],
+        steps: Steps,
+        jobs: int,
+        estimator: Estimator | None = None,
+    ) -> None:
+        super().__init__(open_runs, steps, jobs, estimator)
         self._bars: dict[str, TaskID] = {}
         self.progress = _Followed(
             TextColumn("{task.description}"),
@@ -122,28 +191,6 @@ class LiveDisplay(Display):
             note += f", about {duration(seconds)} left"
         self.progress.update(self._all, completed=self.ended, note=note)
 
-    def _position(self, run_id: str) -> int:
-        try:
-            return read_position(self.left[run_id].run_path)
-        except (NormbenchError, OSError, KeyError, ValueError):
-            return 0  # no row yet, a damaged file, or a run ended meanwhile
-
-    def _seconds_left(self, positions: Mapping[str, int]) -> float | None:
-        """Estimates the time of the runs left; None before any run of the sweep's kinds is done.
-
-        A kind without a finished run counts as the mean of the known kinds.
-        """
-        estimates = {config.run_id: self.estimator.seconds(config) for config in self.open_runs}
-        known = [seconds for seconds in estimates.values() if seconds is not None]
-        if not known:
-            return None
-        mean = sum(known) / len(known)
-        total = 0.0
-        for run_id in list(self.left):
-            done = positions.get(run_id, 0) / max(1, self.steps[run_id])
-            total += (estimates[run_id] or mean) * (1 - done)
-        return total / self.jobs
-
 
 class _Followed(Progress):
     """Bars brought up to date by `follow` before each drawing."""
@@ -157,19 +204,29 @@ class _Followed(Progress):
 
 
 @contextmanager
-def open_display(open_runs: Sequence[RunConfig], steps: Steps, jobs: int) -> Iterator[Display]:
-    """Yields the display of `open_runs`, `jobs` at a time; on a terminal with bars."""
+def open_display(
+    open_runs: Sequence[RunConfig],
+    steps: Steps,
+    jobs: int,
+    estimator: Estimator | None = None,
+) -> Iterator[Display]:
+    """Yields the display of `open_runs`, `jobs` at a time; with bars in notebooks and terminals.
+
+    Elsewhere the time left is a line every SECONDS_BETWEEN_LINES.
+    """
     if in_notebook():
-        shown = NotebookDisplay(open_runs, steps, jobs)
+        shown = NotebookDisplay(open_runs, steps, jobs, estimator)
         with closing(shown.bar):
             yield shown
         return
     if not sys.stderr.isatty():
-        yield Display(open_runs, steps, jobs)
+        display = Display(open_runs, steps, jobs, estimator)
+        with display.telling(SECONDS_BETWEEN_LINES):
+            yield display
         return
-    display = LiveDisplay(open_runs, steps, jobs)
-    with display.progress:
-        yield display
+    live = LiveDisplay(open_runs, steps, jobs, estimator)
+    with live.progress:
+        yield live
 
 
 def _outcome(config: RunConfig) -> str:

@@ -1,4 +1,4 @@
-"""The estimated time of runs, by finished runs of the same kind.
+"""The estimated time of runs: by finished runs of the same kind, else by a few steps.
 
 Runs of a kind share all settings but seed, epochs and optimizer.
 """
@@ -6,38 +6,62 @@ Runs of a kind share all settings but seed, epochs and optimizer.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from normbench.config.schema import RunConfig, from_yaml
 from normbench.errors import NormbenchError
 from normbench.runs.rundir import RunDir
 from normbench.runs.standing import standing
 
+if TYPE_CHECKING:
+    from normbench.sweeps.step_times import StepTimes
+
 # Directories read per kind: enough to meet a finished run, few enough for folders of thousands.
 MAX_LOOKED_AT = 20
 
 
 class Estimator:
-    """Seconds per epoch of each kind, learned from finished runs."""
+    """Seconds per epoch of each kind, learned from finished runs.
 
-    def __init__(self) -> None:
+    steps: what is known of kinds without a finished run.
+    """
+
+    def __init__(self, steps: StepTimes | None = None) -> None:
+        self.steps = steps
         self._seconds_per_epoch: dict[str, float | None] = {}
         self._folders: dict[Path, list[str]] = {}
 
     def seconds(self, config: RunConfig) -> float | None:
-        """Returns the seconds of a whole run; None before any run of the kind has finished."""
-        kind = _kind(config)
-        if kind not in self._seconds_per_epoch:
-            self._seconds_per_epoch[kind] = self._from_finished_runs(config.run_path, kind)
-        per_epoch = self._seconds_per_epoch[kind]
-        return None if per_epoch is None else per_epoch * config.epochs
+        """Returns the seconds of a whole run; None where nothing is known of its kind."""
+        per_epoch = self._per_epoch(config)
+        if per_epoch is not None:
+            return per_epoch * config.epochs
+        return None if self.steps is None else self.steps.seconds(config)
+
+    def is_rough(self, config: RunConfig) -> bool:
+        """Whether the seconds are those of another kind."""
+        if self._per_epoch(config) is not None or self.steps is None:
+            return False
+        return not self.steps.is_timed(config)
+
+    def unfinished(self, configs: Sequence[RunConfig]) -> list[RunConfig]:
+        """Returns the runs of kinds of which none has finished."""
+        return [config for config in configs if self._per_epoch(config) is None]
 
     def learn(self, config: RunConfig) -> None:
         """Takes a run just ended as the measure of its kind, provided the run is done."""
         seconds = _seconds_per_epoch(config.run_path)
         if seconds is not None:
             self._seconds_per_epoch[_kind(config)] = seconds
+
+    def _per_epoch(self, config: RunConfig) -> float | None:
+        kind = _kind(config)
+        if kind not in self._seconds_per_epoch:
+            self._seconds_per_epoch[kind] = self._from_finished_runs(config.run_path, kind)
+        return self._seconds_per_epoch[kind]
 
     def _from_finished_runs(self, path: Path, kind: str) -> float | None:
         folder = path.parent

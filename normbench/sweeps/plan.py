@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from normbench.analysis.design import Design
@@ -33,6 +33,7 @@ class PlannedRun:
     """A run of the plan. state: `refused`, or as told by `as_on_disk`; num_steps: in all.
 
     held: how the run has ended by the tables of the study's folder; None where they lack it.
+    settings: the sweep's settings of the run, by dotted key.
     """
 
     config: RunConfig
@@ -40,6 +41,7 @@ class PlannedRun:
     reason: str | None = None
     num_steps: int = 0
     held: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,19 +72,25 @@ class Plan:
         return [run.config for run in self.runs if run.state in states]
 
     def describe(
-        self, open_runs: Sequence[RunConfig], estimator: Estimator, jobs: int
+        self,
+        open_runs: Sequence[RunConfig],
+        estimator: Estimator,
+        jobs: int,
+        details: Iterable[str] = (),
     ) -> Iterator[str]:
         """Yields the plan in a few lines: numbers of runs by state, refusals with reasons, time.
 
-        open_runs: result of `open`; jobs: number of runs at a time.
+        open_runs: result of `open`; jobs: number of runs at a time; details: further lines after
+        the first.
         """
-        counts = Counter(_word(run) for run in self.runs)
-        words = [word for word in WORDS if counts[word] or word in ("done", "to do")]
-        standing = ", ".join(f"{counts[word]} {word}" for word in words)
-        first = f"{self.name}: {_counted(len(self.runs), 'run')}: {standing}"
+        counts = Counter(map(word, self.runs))
+        shown = [state for state in WORDS if counts[state] or state in ("done", "to do")]
+        standing = ", ".join(f"{counts[state]} {state}" for state in shown)
+        first = f"{self.name}: {counted(len(self.runs), 'run')}: {standing}"
         if len(open_runs) != len(self.open()):
             first += f"; {len(open_runs)} will run"
         yield first
+        yield from details
         held = sum(run.held is not None and run.state == run.held for run in self.runs)
         if held:
             yield f"  {held} of them by the tables of the folder"
@@ -91,9 +99,9 @@ class Plan:
             more = f" ({number} runs)" if number > 1 else ""
             yield f"  refused: {reason}{more}"
         for excluded, number in self.excluded.items():
-            yield f"  left out by the study: {_counted(number, 'combination')}: {excluded}"
+            yield f"  left out by the study: {counted(number, 'combination')}: {excluded}"
         if self.duplicates:
-            yield f"  {_counted(self.duplicates, 'combination')} left out that would repeat a run"
+            yield f"  {counted(self.duplicates, 'combination')} left out that would repeat a run"
         to_run = {config.run_id for config in open_runs}
         if any(run.state == "failed" and run.config.run_id not in to_run for run in self.runs):
             yield "  failed runs are left as they are; --retry-failed goes on with them"
@@ -124,6 +132,7 @@ def make_plan(
             excluded[left_out] += 1
             continue
         run = _planned(from_settings(settings | on_top), resolver, held or {})
+        run = replace(run, settings=settings)
         runs.setdefault(run.config.run_id, run)
         number += 1
     tasks = {run.config.task.name for run in runs.values()}
@@ -174,7 +183,8 @@ def as_on_disk(run: PlannedRun) -> PlannedRun:
     return replace(run, state=state, reason=stands.reason)
 
 
-def _word(run: PlannedRun) -> str:
+def word(run: PlannedRun) -> str:
+    """How a run stands, as one of WORDS."""
     if run.state == "running":
         return "running elsewhere"
     if run.state not in UNFINISHED:
@@ -186,15 +196,19 @@ def _time_needed(configs: Sequence[RunConfig], estimator: Estimator, jobs: int) 
     estimates = [estimator.seconds(config) for config in configs]
     known = [seconds for seconds in estimates if seconds is not None]
     if not known:
-        return "  time: not known yet, no run of these kinds has finished"
-    line = f"  time: about {duration(sum(known) / jobs)} for {_counted(len(known), 'run')}"
+        return "  time: not known yet, no run of these kinds has finished or was timed"
+    line = f"  time: about {duration(sum(known) / jobs)} for {counted(len(known), 'run')}"
     if jobs > 1:
         line += f", {jobs} at a time"
     rest = len(configs) - len(known)
     if rest:
-        line += f", and {_counted(rest, 'run')} of kinds of which none has finished"
+        line += f", and {counted(rest, 'run')} of kinds of which none has finished or was timed"
+    rough = sum(map(estimator.is_rough, configs))
+    if rough:
+        line += f"; roughly, since {rough} of them are of kinds that were not timed"
     return line
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 run`, `3 runs`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -138,7 +138,7 @@ def _race_at(
 
 def _work(spec: NormSpec, shape: Sequence[int], contest: Contest, runtime: Runtime) -> Work:
     """A pass through a new layer; both ways with the gradients of input and parameters."""
-    dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
+    dtype = runtime.dtype
     layer = _layer(spec, shape).to(runtime.device)
     x = torch.randn(*shape, device=runtime.device, dtype=dtype)
     x = x.contiguous(memory_format=LAYOUTS[contest.layout]).requires_grad_()

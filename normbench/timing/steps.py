@@ -32,7 +32,7 @@ def bench_steps(
     """
     resolver = Resolver()
     # Equal cost, one contestant: the last of them, in the place of the first.
-    distinct = {_cost_id(config, resolver.source(config)): config for config in configs}
+    distinct = {cost_id_of(config, resolver.source(config)): config for config in configs}
     batch_sizes = dict.fromkeys(config.batch_size for config in distinct.values())
     for batch_size in batch_sizes:
         chosen = [config for config in distinct.values() if config.batch_size == batch_size]
@@ -42,7 +42,7 @@ def bench_steps(
                 runtime = stack.enter_context(runtime_of(config))
                 source = resolver.source(config)
                 ready = trial(config, source, runtime)
-                cost_id = _cost_id(config, source)
+                cost_id = cost_id_of(config, source)
                 works[cost_id] = ready.take_step
                 facts[cost_id] = _facts(config, source, ready)
             timer = timer_for(runtime.device)
@@ -69,14 +69,15 @@ def machine(device: str) -> dict[str, Any]:
     }
 
 
-def _cost_id(config: RunConfig, source: Source) -> str:
+def cost_id_of(config: RunConfig, source: Source) -> str:
+    """The `cost_id` of a configuration on these data."""
     return config.cost_id(source.image_shape, task_of(config, source).output_shape[0])
 
 
 def _facts(config: RunConfig, source: Source, ready: Trial) -> dict[str, Any]:
     trainer = ready.trainer
     return config.cost_settings() | {
-        "cost_id": _cost_id(config, source),
+        "cost_id": cost_id_of(config, source),
         "image": "x".join(str(size) for size in source.image_shape),
         "outputs": trainer.task.output_shape[0],
         **machine(config.runtime.device),

@@ -59,8 +59,11 @@ def launch(config: RunConfig, *, restart: bool, patience: float) -> None:
         except ChildFailedError as error:
             _fail(config, meeting, error.failures)
         except KeyboardInterrupt:
-            _record(config, "interrupted", "stopped at once: it goes on from the last checkpoint")
-            raise
+            reason = "stopped at once: it goes on from the last checkpoint"
+            _record(config, "interrupted", reason)
+            if read_status(config.run_path).get("state") != "interrupted":
+                raise
+            raise KeyboardInterrupt(reason) from None
         told = meeting.end()
         if told is not None:
             # A process that does not write the run's directory may have told.

@@ -25,6 +25,7 @@ from normbench.training.optim import (
 )
 from normbench.training.processes import ALONE, Processes
 from normbench.training.runtime import Runtime
+from normbench.training.scaling import LossScaler
 from normbench.training.sums import Sums
 
 
@@ -52,11 +53,15 @@ class StepLog:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """An epoch of training: the metrics' means over its images, seconds, number of images."""
+    """An epoch of training: the metrics' means over its images, seconds, number of images.
+
+    num_skipped: the steps that fp16's loss scaling has skipped.
+    """
 
     means: dict[str, float]
     seconds: float
     num_images: int
+    num_skipped: int = 0
 
 
 def count_steps(num_images: int, images_per_step: int, epochs: int, max_steps: int | None) -> int:
@@ -98,6 +103,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.sums = Sums(self.task, self.runtime.device, self.processes)
+        self.scaler = LossScaler(self.runtime)
         # The state is the model's, under the model's own names.
         self.network = self.processes.wrapped(self.model)
         self.body = body_parameters(self.model)
@@ -187,8 +193,9 @@ class Trainer:
             with self.processes.unsummed(self.network, is_last=number == len(together)):
                 total += self._backward(images, len(group))
         if self.agc is not None:
+            self.scaler.unscale(self.optimizer)
             clip_adaptively(self.body, self.agc)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
         clamp_parameters(self.optimizer)
         self.optimizer.zero_grad()
         return total
@@ -213,7 +220,7 @@ class Trainer:
         # An epoch's last batches may be short: every image has the same weight in the step, whose
         # gradient is the mean of the processes' gradients.
         weighted_loss = loss * (len(indices) * self.processes.number / images_of_step)
-        weighted_loss.backward()
+        self.scaler.backward(weighted_loss)
         if not is_idle:
             self.sums.add(loss, sums, len(indices))
         return weighted_loss.detach()
@@ -225,7 +232,8 @@ class Trainer:
         self.epoch += 1
         self.seconds = 0.0
         self.sums.reset()
-        return EpochResult(means, seconds, int(num_images))
+        num_skipped, self.scaler.skipped = self.scaler.skipped, 0
+        return EpochResult(means, seconds, int(num_images), num_skipped)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the run depends on, in types for `torch.load(weights_only=True)`.
@@ -240,6 +248,7 @@ class Trainer:
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
+            **self.scaler.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -255,6 +264,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         check_shapes(self.optimizer)
+        self.scaler.load_state_dict(state)
         if self.runtime.cuda_graphs:
             make_capturable(self.optimizer, self.runtime.device)
         sums = state["sums"]

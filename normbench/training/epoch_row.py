@@ -9,7 +9,7 @@ from torch import Tensor
 
 from normbench.data.loader import DeviceLoader
 from normbench.norms.shares import mean_shares
-from normbench.runs.columns import EXAMPLE_WEIGHT, SHARES, appearance_columns
+from normbench.runs.columns import EXAMPLE_WEIGHT, SHARES, SKIPPED, appearance_columns
 from normbench.training.appearance import evaluate_appearance
 from normbench.training.engine import EpochResult, Trainer, check_finite
 from normbench.training.evaluate import evaluate
@@ -54,6 +54,8 @@ def epoch_row(
         row |= _other_evaluations(trainer, statistics, evaluated)
     if appearance:
         row |= _under_appearance(trainer, evaluated["test"])
+    if trainer.scaler.is_on:
+        row[SKIPPED] = result.num_skipped
     shares = mean_shares(trainer.model)
     row |= {f"{SHARES}{name}": share for name, share in shares.items()}
     # Clocks and memory, at the row's end, are not reproducible.

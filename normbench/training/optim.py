@@ -48,6 +48,22 @@ def adam(
     return make
 
 
+@optimizers.register("adamw", title="AdamW")
+def adamw(
+    *,
+    betas: Annotated[tuple[Momentum, Momentum], Field(strict=False)] = (0.9, 0.999),
+    eps: Annotated[float, Field(gt=0)] = 1e-8,
+    weight_decay: NonNegative = 0.01,
+) -> MakeOptimizer:
+    """Adam with decoupled weight decay (arXiv:1711.05101, algorithm 2), lr * decay * weight."""
+
+    def make(groups: ParamGroups, lr: float) -> torch.optim.Optimizer:
+        kind = without_compiler_guards(torch.optim.AdamW)
+        return kind(groups, lr, betas, eps, weight_decay, fused=True)
+
+    return make
+
+
 @optimizers.register("sgd", title="SGD")
 def sgd(
     *, momentum: Momentum = 0.9, nesterov: bool = True, weight_decay: NonNegative = 5e-4

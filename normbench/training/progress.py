@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from tqdm.auto import tqdm
 
+from normbench.runs.columns import SKIPPED
 from normbench.tasks.metric import Metric
 from normbench.text import in_notebook, visible
 from normbench.training.engine import StepLog, Trainer
@@ -45,6 +46,14 @@ class Progress:
             self.silent = True
             # The buffered rest is written at exit, and needs somewhere to go.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def resumed(self, trainer: Trainer) -> None:
+        """Prints from where a run goes on."""
+        epoch = min(trainer.epoch + 1, trainer.epochs)
+        self.say(
+            f"going on after step {trainer.step} of {trainer.num_steps}, "
+            f"in epoch {epoch} of {trainer.epochs}"
+        )
 
     @contextmanager
     def epoch(self, trainer: Trainer) -> Iterator[Callable[[StepLog | None], None]]:
@@ -90,6 +99,8 @@ class Progress:
             parts.append(f"{split} {', '.join(told)}")
         parts.append(f"{row['train_seconds']:.1f} s")
         parts.append(f"{row['images_per_second']:.0f} images/s")
+        if row.get(SKIPPED):
+            parts.append(f"{row[SKIPPED]} steps skipped, whose gradients overflowed")
         self.say("  ".join(parts))
 
 

@@ -23,6 +23,7 @@ from normbench.data.cache import cached_source, default_cache_dir
 from normbench.data.files import user_path
 from normbench.errors import NormbenchError, Unsupported
 from normbench.models import Layers, Site, models, norm_sites, unsupported
+from normbench.models.exchange import Exchange, too_few
 from normbench.norms import NormSpec, norms
 from normbench.registry import Registry
 from normbench.tasks.registry import tasks
@@ -33,7 +34,9 @@ from normbench.training.evaluations import check_evaluations
 from normbench.training.optim import check_decay, optimizers, schedule
 from normbench.training.runtime import (
     check_compiler,
+    check_fp16,
     check_processes,
+    check_together,
     resolve_device,
     resolve_layout,
     resolve_precision,
@@ -59,7 +62,7 @@ class Resolver:
     device: str | None = None
     _sources: dict[str, Source] = field(default_factory=dict)
     _sites: dict[str, list[Site]] = field(default_factory=dict)
-    _built: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _built: dict[str, Exchange] = field(default_factory=dict)
 
     def resolve(self, config: RunConfig) -> tuple[RunConfig, Source]:
         """As `resolve`. Raises Unsupported where the norm cannot work with model and batch."""
@@ -85,6 +88,8 @@ class Resolver:
                 "runtime": self._runtime(config),
             }
         )
+        # Asked for again by its content, it is this one.
+        self._sources.setdefault(_source_key(config), source)
         # Combinations of options are refused by what they belong to.
         schedule(config.optim.schedule, config.optim.warmup_fraction)
         optimizers.build(config.optim.name, options=config.optim.options)
@@ -114,15 +119,16 @@ class Resolver:
                     f"norm {config.norm.name} cannot train {config.model.name} "
                     f"at batch {in_processes(batch_size, parts)}: {refusal.reason}"
                 ) from refusal.error
-        self._check_built(config, spec, source)
+        exchange = self._check_built(config, spec, source)
+        least = min(batch_sizes(num_train, config.batch_size * processes, processes))
+        if least < exchange.least_batch:
+            raise Unsupported(f"model {config.model.name} at batch {least}: {too_few(exchange)}")
 
     def source(self, config: RunConfig) -> Source:
         """The data source, found by its content in the cache or from the files it is made of."""
-        home = data_home(config)
-        data = config.data
-        key = repr((data.name, data.content, data.options, home))
+        home, data, key = data_home(config), config.data, _source_key(config)
         if key not in self._sources:
-            known = cached_source(data.content, home) if data.content else None
+            known = data.content and cached_source(data.content, home)
             self._sources[key] = known or sources.build(data.name, home, options=data.options)
         return self._sources[key]
 
@@ -143,10 +149,10 @@ class Resolver:
     def remarks(self, config: RunConfig, source: Source) -> tuple[str, ...]:
         """What else there is to know of the exchange of the model's norms; nothing for most."""
         spec = norms.build(config.norm.name, options=config.norm.options)
-        return self._check_built(config, spec, source)
+        return self._check_built(config, spec, source).remarks
 
-    def _check_built(self, config: RunConfig, spec: NormSpec, source: Source) -> tuple[str, ...]:
-        """Builds the network under the norm; returns the remarks of the exchange of its norms.
+    def _check_built(self, config: RunConfig, spec: NormSpec, source: Source) -> Exchange:
+        """Builds the network under the norm; returns what the exchange of its norms did, if any.
 
         Raises NormbenchError for a network that cannot be built.
         """
@@ -165,15 +171,14 @@ class Resolver:
                     check_appearance(network, task.image_shape)
                 if has_evaluations:
                     check_evaluations(network, task.image_shape)
-            exchange = getattr(network, "normbench_exchange", None)
-            self._built[key] = exchange.remarks if exchange is not None else ()
+            self._built[key] = getattr(network, "normbench_exchange", Exchange(()))
         return self._built[key]
 
     def _runtime(self, config: RunConfig) -> RuntimeConfig:
-        _check_options_of_processes(config.runtime)
+        runtime = config.runtime
+        check_together(runtime.processes, runtime.precision, runtime.compile, runtime.cuda_graphs)
         if self.device is not None:
             return _runtime_elsewhere(self.device, config)
-        runtime = config.runtime
         device = resolve_device(runtime.device)
         if runtime.compile:
             check_compiler(device)
@@ -185,9 +190,12 @@ class Resolver:
             )
         precision = resolve_precision(runtime.precision, device, config.batch_size)
         layout = resolve_layout(runtime.channels_last, config.norm.name, config.batch_size)
-        return runtime.model_copy(
-            update={"device": device, "precision": precision, "channels_last": layout}
-        )
+        update = {"device": device, "precision": precision, "channels_last": layout}
+        return runtime.model_copy(update=update)
+
+
+def _source_key(config: RunConfig) -> str:
+    return repr((config.data.name, config.data.content, config.data.options, data_home(config)))
 
 
 @contextmanager
@@ -209,23 +217,6 @@ def batch_sizes(num_train: int, together: int, parts: int) -> set[int]:
     return sizes - {0}
 
 
-def _check_options_of_processes(runtime: RuntimeConfig) -> None:
-    """Raises NormbenchError for what several processes cannot do on any machine."""
-    if runtime.processes == 1:
-        return
-    asked = f"with runtime.processes={runtime.processes}"
-    if runtime.cuda_graphs:
-        raise NormbenchError(
-            f"runtime.cuda_graphs=true {asked}: a graph would replay the sums over processes "
-            "without their agreement; set cuda_graphs=false or processes=1"
-        )
-    if runtime.compile:
-        raise NormbenchError(
-            f"runtime.compile=true {asked}: compiled steps of several processes are not measured "
-            "nor tested; set compile=false or processes=1"
-        )
-
-
 def count_train(config: RunConfig, source: Source) -> int:
     """The number of images to train on, but for rounding by class; NormbenchError for too few."""
     data = config.data
@@ -245,8 +236,7 @@ def count_train(config: RunConfig, source: Source) -> int:
 
 def data_home(config: RunConfig) -> DataHome:
     """Where the configuration's `system` section keeps data on this machine."""
-    system = config.system
-    given = system.cache_dir
+    system, given = config.system, config.system.cache_dir
     cache_dir = user_path("system.cache_dir", given) if given else default_cache_dir()
     return DataHome(cache_dir, system.mirrors, system.workers or os.cpu_count() or 1)
 
@@ -262,8 +252,10 @@ def _runtime_elsewhere(device: str, config: RunConfig) -> RuntimeConfig:
     if runtime.precision in ("auto", "fast"):
         raise NormbenchError(
             f"runtime.precision={runtime.precision}: whether another machine has native bf16 "
-            "is not known here; say fp32 or bf16"
+            "is not known here; say fp32, bf16 or fp16"
         )
+    if runtime.precision == "fp16":
+        check_fp16(device)
     channels_last = resolve_layout(runtime.channels_last, config.norm.name, config.batch_size)
     return runtime.model_copy(update={"device": device, "channels_last": channels_last})
 

@@ -27,13 +27,7 @@ from normbench.text import say
 from normbench.trackers.follow import followed
 from normbench.training.build import build_loader, build_trainer, runtime_of, task_of
 from normbench.training.compilation import compile_seconds
-from normbench.training.engine import (
-    Diverged,
-    EpochResult,
-    StepLog,
-    Stopped,
-    Trainer,
-)
+from normbench.training.engine import Diverged, EpochResult, StepLog, Stopped, Trainer
 from normbench.training.epoch_row import epoch_row
 from normbench.training.evaluations import tracking_layers
 from normbench.training.picture import save_picture
@@ -71,7 +65,7 @@ def execute(config: RunConfig, *, restart: bool = False, patience: float = 0.5) 
 
     Raises NormbenchError for wrong input, before the run's directory is written; RunFailure where
     the disk is full or another process holds the run. An error once training has begun is recorded
-    as `failed` and raised.
+    as `failed` and raised. A KeyboardInterrupt that has been recorded says how the run goes on.
     """
     resolver = Resolver()
     config, source = resolver.resolve(config)
@@ -185,8 +179,10 @@ def _train(
             run.finish(state, reason)
         except KeyboardInterrupt:
             # A second Ctrl-C: the first one only asks the loop to stop after its step.
-            run.finish("interrupted", "stopped at once: it goes on from the last checkpoint")
-            raise
+            goes_on = "goes on from the last checkpoint" if run.has_checkpoint else "begins anew"
+            reason = f"stopped at once: it {goes_on}"
+            run.finish("interrupted", reason)
+            raise KeyboardInterrupt(reason) from None
         except Exception as error:
             # Of several processes the agent knows which one was the first to fail.
             if processes.number > 1 and not isinstance(error, NormbenchError):
@@ -221,11 +217,12 @@ def _train_all_epochs(
         # Without augmentation.
         statistics = build_loader(splits["train"], config, trainer.runtime)
     seconds_compiling = compile_seconds(trainer, evaluated.values())
+    progress = Progress(config.system.progress if trainer.processes.is_main else "none")
     if trainer.processes.from_main(run.has_checkpoint):
         _resume(run, trainer)
+        progress.resumed(trainer)
     else:
         run.discard_rows()
-    progress = Progress(config.system.progress if trainer.processes.is_main else "none")
     while not trainer.is_done:
         result = _train_one_epoch(run, trainer, progress, should_stop)
         row, correct = epoch_row(

@@ -29,6 +29,8 @@ from normbench.errors import NormbenchError
 FAST_FROM_BATCH = 8
 FAST_CONTIGUOUS = ("in", "in_affine")
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 # Of one run, on a CPU: they share the cores. Beyond, they would mostly wait for one another.
 PROCESSES_PER_CORE = 8
 
@@ -43,6 +45,11 @@ class Runtime:
     compile: bool
     cuda_graphs: bool = False
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of matrix products and convolutions."""
+        return DTYPES.get(self.precision, torch.float32)
+
     def prepare(self, model: nn.Module) -> nn.Module:
         """Moves the model to the device and layout; compiles it in place: state keeps its names."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
@@ -53,8 +60,10 @@ class Runtime:
         return model
 
     def autocast(self) -> AbstractContextManager[object]:
-        """bf16 autocast where the precision is bf16, else nothing."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        """bf16 or fp16 autocast where that is the precision, else nothing."""
+        is_half = self.dtype != torch.float32
+        dtype = self.dtype if is_half else torch.bfloat16  # autocast takes no float32
+        return torch.autocast(self.device.type, dtype, enabled=is_half)
 
     @contextmanager
     def side_stream(self) -> Iterator[None]:
@@ -156,8 +165,11 @@ def resolve_precision(name: str, device: str, batch_size: int) -> str:
     """The precision that `name` stands for at this batch size on `device`.
 
     auto: bf16 where the device has it natively. fast: the same from FAST_FROM_BATCH images on.
-    Raises NormbenchError for bf16 on a device that would emulate it.
+    Raises NormbenchError for bf16 on a device that would emulate it, and for fp16 without cuda.
     """
+    if name == "fp16":
+        check_fp16(device)
+        return name
     native = has_native_bf16(device)
     if name == "auto" or (name == "fast" and batch_size >= FAST_FROM_BATCH):
         return "bf16" if native else "fp32"
@@ -168,6 +180,34 @@ def resolve_precision(name: str, device: str, batch_size: int) -> str:
             f"runtime.precision=bf16: this {device} has no native bf16; available: fp32"
         )
     return name
+
+
+def check_fp16(device: str) -> None:
+    """Raises NormbenchError for fp16 on another device than cuda."""
+    if device != "cuda":
+        raise NormbenchError(
+            f"runtime.precision=fp16: its loss scaling is for cuda, and this run is on {device}; "
+            "allowed: bf16 where the device has it, fp32"
+        )
+
+
+def check_together(processes: int, precision: str, compiled: bool, cuda_graphs: bool) -> None:
+    """Raises NormbenchError for what does not go together on any machine."""
+    if precision == "fp16" and cuda_graphs:
+        raise NormbenchError(
+            "runtime.cuda_graphs=true with runtime.precision=fp16: whether a step is skipped is "
+            "asked after each, which no graph can; set cuda_graphs=false or precision=bf16"
+        )
+    if processes > 1 and cuda_graphs:
+        raise NormbenchError(
+            f"runtime.cuda_graphs=true with runtime.processes={processes}: a graph would replay "
+            "the sums over processes without their agreement; set cuda_graphs=false or processes=1"
+        )
+    if processes > 1 and compiled:
+        raise NormbenchError(
+            f"runtime.compile=true with runtime.processes={processes}: compiled steps of several "
+            "processes are not measured nor tested; set compile=false or processes=1"
+        )
 
 
 def resolve_layout(channels_last: bool | str, norm: str, batch_size: int) -> bool:

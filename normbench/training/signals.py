@@ -1,13 +1,14 @@
-"""Ctrl-C and SIGTERM as a question between two steps; processes that Ctrl-C does not reach."""
+"""Ctrl-C and SIGTERM as a question between two steps; what processes started here do not share."""
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
-from types import FrameType
+from types import FrameType, ModuleType
 
 
 @contextmanager
@@ -46,3 +47,17 @@ def withheld_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def without_the_program() -> Iterator[None]:
+    """Processes started within do not import the program that starts them.
+
+    A script that calls `normbench.sweep` would otherwise run anew in each of its runs.
+    """
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program

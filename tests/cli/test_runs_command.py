@@ -125,6 +125,14 @@ def test_rm_removes_what_is_named_and_nothing_else(normbench: Run, paths: dict[s
     assert [norm for norm, path in paths.items() if path.exists()] == ["gn", "ln"]
 
 
+@pytest.mark.parametrize("length", [12, 13, 20])
+def test_rm_takes_the_beginning_that_only_one_run_has(
+    normbench: Run, paths: dict[str, Path], length: int
+) -> None:
+    assert normbench("runs", "rm", paths["gn"].name[:length], paths["bn"].name[-12:-4])[0] == 0
+    assert [norm for norm, path in paths.items() if path.exists()] == ["ln", "in"]
+
+
 def test_rm_failed_removes_failed_and_damaged_runs_only(
     normbench: Run, paths: dict[str, Path]
 ) -> None:
@@ -153,10 +161,9 @@ def test_rm_leaves_a_run_alone_that_is_being_trained(
             ["rm", "--failed", "normresnet-bn"],
             "say which runs to remove: by name, or all that failed with --failed",
         ),
-        (
-            ["rm", "normresnet-bn"],
-            "unknown run 'normresnet-bn': ",
-        ),  # the beginning of an id is no name to delete by
+        (["rm", "normresnet"], "'normresnet' is ambiguous, it means 4 runs: "),
+        (["rm", "normresnet-bn", "normresnet-i", "normres"], "'normres' is ambiguous, it means "),
+        (["rm", "normresnt-bn"], "unknown run 'normresnt-bn': did you mean 'normresnet-bn"),
         (["diff", "normresnet", "normresnet"], "'normresnet' is ambiguous, it means 4 runs: "),
         (["rm", ""], "unknown run ''"),
         (["diff", "normresnet-bn"], "Missing argument 'second'"),

@@ -15,6 +15,8 @@ from kit.tiny import tiny
 from normbench.checksums import SUMS
 from normbench.cli import sweep as sweep_module
 from normbench.config.compose import compose
+from normbench.sweeps import carry_out
+from normbench.sweeps import plan as plan_module
 from normbench.sweeps.plan import make_plan
 from normbench.sweeps.sweep import load_sweep
 from normbench.training import run as run_module
@@ -52,11 +54,20 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(normbench: Run, tmp_path: 
         "sweep", *short(ON_A_PIXEL, "norm=ln,in,ln", "seed=range(0,3)"), "--dry-run", "-o", "out"
     )
     assert (code, err) == (0, "")
-    counts, refusal, time = out.splitlines()
+    counts, *details, refusal, time = out.splitlines()
     assert counts == "sweep: 6 runs: 0 done, 3 to do, 3 refused"
+    assert details == [
+        "  axis  norm: ln, in",
+        "  axis  seed: 0, 1, 2",
+        "  fixed data=synthetic, data.num_train=100, data.num_test=20, batch_size=16, epochs=1, "
+        "model.widths=[8,8,8,8,8,8]; all else as in configs/train.yaml",
+        "  data  synthetic: 100 training images, 20 test images",
+        "  cell  normresnet-ln-b16  3 to do",
+        "  cell  normresnet-in-b16  3 refused",
+    ]
     assert refusal.startswith("  refused: norm in cannot train normresnet at batch 16: ")
     assert refusal.endswith(" (3 runs)")
-    assert time == "  time: not known yet, no run of these kinds has finished"
+    assert time == "  time: not known yet, no run of these kinds has finished or was timed"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -131,6 +142,27 @@ def test_a_diverged_run_is_exit_code_3(normbench: Run) -> None:
     )
     assert code == 3
     assert out.splitlines()[-1] == "sweep: 1 done, 1 diverged"
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("make_plan", "interrupted before the first step; go on with: {command} --restart"),
+        ("run_plan", "interrupted; go on with: {command}"),
+    ],
+)
+def test_a_sweep_stopped_at_once_names_the_command_that_goes_on(
+    normbench: Run, monkeypatch: pytest.MonkeyPatch, place: str, told: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    module = {"make_plan": plan_module, "run_plan": carry_out}[place]
+    monkeypatch.setattr(module, place, interrupted)
+    command = ["sweep", *short("norm=gn"), *INLINE]
+    code, _, err = normbench(*command, "--restart")
+    named = shlex.join(["normbench", *command])
+    assert (code, err) == (130, f"normbench: {told.format(command=named)}\n")
 
 
 def test_an_interrupted_sweep_is_exit_code_130_and_names_the_command_that_goes_on(

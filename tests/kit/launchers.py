@@ -324,6 +324,8 @@ def main(work: object) -> None:
 class SweepCommand:
     """`normbench sweep` in a new session, as from a terminal, with the output in a file.
 
+    Its runs are not timed beforehand.
+
     code: run in place of normbench's main function, with `kit.launchers` imported.
     within: a command that executes the command after it.
     """
@@ -334,10 +336,11 @@ class SweepCommand:
         main = (
             ["-m", "normbench"] if code is None else ["-c", f"import kit.launchers as kit; {code}"]
         )
+        timing = [] if "--no-timing" in arguments else ["--no-timing"]
         self._output = folder / f"output-{time.monotonic_ns()}.txt"
         with self._output.open("w") as file:
             self.process = subprocess.Popen(
-                [*within, sys.executable, *main, "sweep", *arguments],
+                [*within, sys.executable, *main, "sweep", *arguments, *timing],
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": search_path()},
                 stdin=subprocess.DEVNULL,

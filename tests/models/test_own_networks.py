@@ -42,6 +42,24 @@ class Net(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+class WithHead(Net):
+    """A norm of features between two linear layers."""
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes=6)
+        self.head = nn.Sequential(nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, num_classes))
+
+    def forward(self, x):
+        return self.head(super().forward(x))
+
+
+class OnlyFeatures(nn.Sequential):
+    def __init__(self, num_classes):
+        super().__init__(
+            nn.Flatten(), nn.LazyLinear(6), nn.BatchNorm1d(6), nn.Linear(6, num_classes)
+        )
+
+
 def asks(layers, num_classes, width=4):
     """A network of normbench's layers, after which stands one of its own."""
     return nn.Sequential(
@@ -257,3 +275,40 @@ def test_a_sweep_has_own_networks_beside_built_in_ones(file: Path, normbench: Ru
     code, out, err = normbench("sweep", f"model=normresnet,{FILE}:Net", *small, "--dry-run")
     assert code == 0, err
     assert "2 runs" in out
+
+
+# Norms of features
+
+
+@pytest.mark.usefixtures("file")
+@pytest.mark.parametrize("norm", ["gn", "in", "none", "bn", "evonorm_b0", "ws_gn"])
+def test_a_norm_on_features_is_left_as_it_is_and_told(normbench: Run, norm: str) -> None:
+    code, _, err = normbench("train", "--norm", norm, *settings("WithHead"))
+    assert code == 0, err
+    told = "left, since they stand on features (n, c) and on no feature map: head.0 (BatchNorm1d)"
+    assert f"note: model WithHead: {told}" in err
+    layers = Layers(norms.build(norm), seed=0, image_shape=(3, 32, 32))
+    model = models.build(f"{FILE}:WithHead", layers, 10, options={})
+    kinds = [type(module) for module in model.modules()]
+    assert kinds.count(torch.nn.BatchNorm1d) == 1
+    assert kinds.count(torch.nn.BatchNorm2d) == (2 if norm == "bn" else 0)
+
+
+@pytest.mark.usefixtures("file")
+@pytest.mark.parametrize("batch_size", [1, 47])  # of 48 images: the last batch has one
+def test_a_batch_that_a_norm_of_features_cannot_take_is_refused_beforehand(
+    normbench: Run, batch_size: int
+) -> None:
+    given = settings("WithHead", "norm=gn")
+    given.remove("batch_size=8")
+    code, _, err = normbench("train", *given, f"batch_size={batch_size}")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"model {FILE}:WithHead at batch 1: a BatchNorm that was left on features" in err
+    assert normbench("train", *given, "batch_size=46")[0] == 0
+
+
+@pytest.mark.usefixtures("file")
+def test_a_network_with_norms_of_features_alone_has_nothing_to_exchange(normbench: Run) -> None:
+    code, _, err = normbench("train", "norm=gn", *settings("OnlyFeatures"))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "nothing to exchange: the norms of OnlyFeatures stand on features (n, c)" in err

@@ -43,6 +43,28 @@ def test_an_id_is_not_ambiguous_for_being_the_beginning_of_another(
     assert find_run(tmp_path / "runs", f"{BN}-1") == longer
 
 
+def test_any_beginning_that_one_run_has_is_its_name(
+    runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for path in runs:
+        unique = len("normresnet-b")
+        for length in range(unique, len(path.name) + 1):
+            assert find_run(tmp_path / "runs", path.name[:length]) == path
+        for length in range(4, 13):
+            assert find_run(tmp_path / "runs", path.name[-12:][:length]) == path
+
+
+def test_whole_parts_of_an_id_come_before_beginnings(write_run: WriteRun, tmp_path: Path) -> None:
+    one, sixteen = (
+        write_run(id_of(f"normresnet-bn-b{size}-s0", batch_size=size), batch_size=size)
+        for size in (1, 16)
+    )
+    assert find_run(tmp_path / "runs", "normresnet-bn-b1") == one
+    assert find_run(tmp_path / "runs", "normresnet-bn-b16") == sixteen
+    with pytest.raises(NormbenchError, match="it means 2 runs"):
+        find_run(tmp_path / "runs", "normresnet-bn-b")
+
+
 @pytest.mark.usefixtures("runs")
 def test_a_name_of_several_runs_is_refused_with_them(tmp_path: Path) -> None:
     with pytest.raises(
@@ -58,8 +80,9 @@ def test_an_unknown_run_names_the_nearest_and_how_runs_are_named(tmp_path: Path,
         NormbenchError, match=f"unknown run '{name}': did you mean '{BN}'"
     ) as caught:
         find_run(tmp_path / "runs", name)
-    assert f"one of the 2 in {tmp_path / 'runs'} by its id, the beginning or the hash of it" in str(
-        caught.value
+    assert (
+        f"one of the 2 in {tmp_path / 'runs'} by its id or the hash of it, or the beginning"
+        in str(caught.value)
     )
 
 

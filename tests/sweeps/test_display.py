@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from rich.console import Console
 
 from normbench.config.schema import RunConfig
 from normbench.runs.rundir import RunDir
+from normbench.sweeps import display as display_module
 from normbench.sweeps.display import Display, LiveDisplay, open_display
 from normbench.sweeps.plan import make_plan
 
@@ -108,6 +111,32 @@ def test_a_damaged_run_is_a_line_that_says_so(
     line = capsys.readouterr().out
     assert line.startswith(f"[1/3] damaged   {configs[0].run_id}")
     assert file in line
+
+
+def test_in_a_pipe_the_time_left_is_a_line_every_so_often(
+    configs: list[RunConfig],
+    leave_run: LeaveRun,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(display_module, "SECONDS_BETWEEN_LINES", 0.05)
+    said = ""
+    with open_display(configs, steps_of(configs), 2) as display:
+        display.run_started(configs[0])
+        assert display.still_to_do() == "0/3 runs ended"
+        leave_run(configs[0], train_seconds=999.0)  # 2 epochs of 1000 s, evaluation included
+        display.run_ended(configs[0])
+        display.run_started(configs[1])
+        leave_run(configs[1], "running", epochs=1)
+        end = time.monotonic() + 20
+        while "left" not in said and time.monotonic() < end:
+            time.sleep(0.01)
+            said += capsys.readouterr().out
+    assert "1/3 runs ended, about 25 min left\n" in said  # 1.5 runs, 2 at a time
+    number = threading.active_count()
+    time.sleep(0.2)
+    assert capsys.readouterr().out.count("left") <= 1
+    assert threading.active_count() <= number
 
 
 # On a terminal

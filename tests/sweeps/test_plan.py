@@ -249,7 +249,7 @@ def test_a_plan_without_anything_to_do_says_what_is_done_and_no_time(
 ) -> None:
     assert lines(make_plan(tiny_sweep("norm=gn"))) == [
         "tiny: 1 run: 0 done, 1 to do",
-        "  time: not known yet, no run of these kinds has finished",
+        "  time: not known yet, no run of these kinds has finished or was timed",
     ]
     leave_run(config)
     assert lines(make_plan(tiny_sweep("norm=gn"))) == ["tiny: 1 run: 1 done, 0 to do"]
@@ -262,7 +262,7 @@ def test_the_time_is_shared_among_jobs_and_says_which_kinds_it_leaves_out(
     plan = make_plan(tiny_sweep("norm=gn,ln", "seed=0,1,2"))
     assert lines(plan, jobs=2)[-1] == (
         "  time: about 2 min for 2 runs, 2 at a time, "
-        "and 3 runs of kinds of which none has finished"
+        "and 3 runs of kinds of which none has finished or was timed"
     )
 
 

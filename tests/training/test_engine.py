@@ -251,7 +251,7 @@ def stop_after(trainer: Trainer, step: int) -> list[StepLog | None]:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize(("norm", "optim"), [("bn", "adam"), ("gn", "sgd")])
+@pytest.mark.parametrize(("norm", "optim"), [("bn", "adam"), ("gn", "sgd"), ("ln", "adamw")])
 def test_stopped_after_any_step_and_resumed_equals_uninterrupted_bit_for_bit(
     norm: str, optim: str, accumulate: int
 ) -> None:

@@ -28,13 +28,15 @@ FILE = Path(__file__).with_name("golden.json")
 NUM_STEPS = 50
 STOP_AFTER = 23
 CELLS = list(itertools.product(["bn", "gn", "frn", "ws_gn", "evonorm_b0"], ["adam", "sgd"], [1, 4]))
-# Every norm once, and both optimizers and both ways to accumulate: enough for every day.
+CELLS += [("bn", "adamw", 1), ("gn", "adamw", 4)]
+# Every norm once, and every optimizer and both ways to accumulate: enough for every day.
 QUICK = [
     ("bn", "adam", 1),
     ("gn", "sgd", 4),
     ("frn", "adam", 4),
     ("ws_gn", "sgd", 1),
     ("evonorm_b0", "adam", 1),
+    ("gn", "adamw", 4),
 ]
 CLOCKS = ("train_seconds", "eval_seconds", "compile_seconds", "images_per_second")
 MEASURED = {*CLOCKS, "peak_memory_mib"}

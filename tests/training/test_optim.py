@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -181,6 +182,44 @@ def test_the_head_is_not_clipped() -> None:
     kept = {id(parameter) for parameter in body_parameters(model)}
     everything = {id(parameter) for parameter in model.parameters()}
     assert everything - kept == {id(head.weight), id(head.bias)}
+
+
+TORCHS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+@pytest.mark.parametrize("name", TORCHS)
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_adam_and_adamw_take_the_steps_of_torch_s_own(name: str, weight_decay: float) -> None:
+    ours = nn.Linear(3, 2)
+    theirs = copy.deepcopy(ours)
+    options = {"betas": (0.8, 0.9), "eps": 1e-6, "weight_decay": weight_decay}
+    optimizer = optimizers.build(name, options=options)(parameter_groups(ours), 0.01)
+    groups = [{"params": [theirs.weight]}, {"params": [theirs.bias], "weight_decay": 0.0}]
+    reference = TORCHS[name](groups, lr=0.01, **options, foreach=False)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(8):
+        x = torch.randn(8, 3, generator=generator)
+        for model, steps in ((ours, optimizer), (theirs, reference)):
+            steps.zero_grad()
+            model(x).square().mean().backward()
+            steps.step()
+        torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(ours.bias, theirs.bias, rtol=1e-6, atol=1e-7)
+
+
+def test_the_decay_of_adamw_is_decoupled_from_the_gradient() -> None:
+    model = nn.Linear(3, 2)
+    before = model.weight.detach().clone()
+    bias = model.bias.detach().clone()
+    optimizer = optimizers.build("adamw", options={"weight_decay": 0.5})(
+        parameter_groups(model), 0.1
+    )
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    # Algorithm 2, line 12, without a gradient: theta - lr * weight_decay * theta.
+    torch.testing.assert_close(model.weight.detach(), 0.95 * before)
+    assert torch.equal(model.bias, bias)
 
 
 @pytest.mark.parametrize("name", NAMES)

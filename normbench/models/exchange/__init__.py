@@ -3,7 +3,7 @@
 from normbench.models.exchange.convert import convert
 from normbench.models.exchange.found import Found, FoundNorm, find
 from normbench.models.exchange.plan import exchange, preview
-from normbench.models.exchange.record import Exchange, ExchangedSite
+from normbench.models.exchange.record import Exchange, ExchangedSite, too_few
 
 __all__ = [
     "Exchange",
@@ -14,4 +14,5 @@ __all__ = [
     "exchange",
     "find",
     "preview",
+    "too_few",
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from normbench.errors import NormbenchError, first_line
 from normbench.models.exchange.kinds import (
@@ -50,11 +51,16 @@ class FoundNorm:
 
 @dataclass(frozen=True)
 class Found:
-    """The norms of a network; `traced` is None where torch.fx fails; `remarks` are for people."""
+    """The norms of a network on feature maps; `remarks` are for people.
+
+    traced: None where torch.fx fails. least_batch: the fewest images on which the norms that are
+    left in their places can train.
+    """
 
     norms: tuple[FoundNorm, ...]
     traced: Traced | None
     remarks: tuple[str, ...] = field(default=())
+    least_batch: int = 1
 
 
 def find(model: nn.Module, image_shape: Sequence[int]) -> Found:
@@ -63,8 +69,10 @@ def find(model: nn.Module, image_shape: Sequence[int]) -> Found:
     A blank image runs through the model in evaluation mode, and two in training mode where some
     norm is reached in training alone; statistics are put back.
 
+    A norm on features (n, c), such as a BatchNorm1d between linear layers, is left as it is.
+
     Raises NormbenchError where torch.jit has compiled a norm, where the network has none that is
-    known, and where it cannot take such images.
+    known and stands on a feature map, and where it cannot take such images.
     """
     names = {module: name for name, module in model.named_modules()}
     for module, name in names.items():
@@ -82,19 +90,32 @@ def find(model: nn.Module, image_shape: Sequence[int]) -> Found:
     shapes = _shapes(model, known, image_shape)
     traced, remarks = _traced(model)
     norms = []
+    of_features = [module for module, found in shapes.items() if {*map(len, found)} == {1}]
+    for module in of_features:
+        del shapes[module]
+    if of_features and not shapes:
+        raise NormbenchError(
+            f"nothing to exchange: the norms of {type(model).__name__} stand on features (n, c) "
+            "and on no feature map (n, c, h, w)"
+        )
     for module, found in shapes.items():
         around = traced.neighbours.get(module) if traced else None
         refusal = inherent_refusal(module, found[0])
         if len(found) > 1:
             refusal = f"it is used {len(found)} times"
         norms.append(FoundNorm(names[module], module, found[0], around or Neighbours(), refusal))
-    unreached = [names[module] for module in known if module not in shapes]
+    reached = {*shapes, *of_features}
+    unreached = [names[module] for module in known if module not in reached]
     unknown = [name for name, module in model.named_modules() if is_unknown_norm(name, module)]
     if unreached:
         remarks.append(f"left, since no image reaches them: {', '.join(unreached)}")
+    if of_features:
+        told = ", ".join(f"{names[module]} ({type(module).__name__})" for module in of_features)
+        remarks.append(f"left, since they stand on features (n, c) and on no feature map: {told}")
     if unknown:
         remarks.append(f"left, since they are no norms that are known: {', '.join(unknown)}")
-    return Found(tuple(norms), traced, tuple(remarks))
+    takes_batch = any(isinstance(module, _BatchNorm) for module in of_features)
+    return Found(tuple(norms), traced, tuple(remarks), least_batch=2 if takes_batch else 1)
 
 
 def _traced(model: nn.Module) -> tuple[Traced | None, list[str]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from normbench.errors import Unsupported
 from normbench.models.exchange.found import Found, FoundNorm, find, in_mode
 from normbench.models.exchange.kinds import own_activation
-from normbench.models.exchange.record import Exchange, ExchangedSite
+from normbench.models.exchange.record import Exchange, ExchangedSite, too_few
 from normbench.models.exchange.removal import Removals, put
 from normbench.models.exchange.values import take_over
 from normbench.norms.arithmetic import ScaleAndShift
@@ -46,6 +46,8 @@ def exchange(
         if refused:
             more = f" (and {len(refused) - 1} more)" if refused[1:] else ""
             raise Unsupported(f"{refused[0].name}: {refused[0].refusal}{more}") from plan.error
+        if batch_size is not None and batch_size < plan.record.least_batch:
+            raise Unsupported(f"a batch of {batch_size}: {too_few(plan.record)}")
         return plan.carry_out(), plan.record
 
 
@@ -87,7 +89,9 @@ class Plan:
         found = find(model, image_shape)
         removals = Removals(model, found.traced, image_shape) if found.traced else None
         names = {module: name for name, module in model.named_modules()}
-        plan = cls(model, spec, found, names, removals, Exchange((), found.remarks))
+        plan = cls(
+            model, spec, found, names, removals, Exchange((), found.remarks, found.least_batch)
+        )
         sites = [plan._add(norm, batch_size or 2, seed) for norm in found.norms]
         plan.record = replace(plan.record, sites=tuple(sites))
         return plan

@@ -49,10 +49,14 @@ class ExchangedSite:
 
 @dataclass(frozen=True)
 class Exchange:
-    """The sites of a network's norms in forward order, and remarks on the network as a whole."""
+    """The sites of a network's norms in forward order, and remarks on the network as a whole.
+
+    least_batch: the fewest images on which the norms that were left in their places can train.
+    """
 
     sites: tuple[ExchangedSite, ...]
     remarks: tuple[str, ...] = ()
+    least_batch: int = 1
 
     def lines(self) -> Iterator[str]:
         """A line for each remark, then for each site."""
@@ -61,3 +65,8 @@ class Exchange:
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
+
+
+def too_few(record: Exchange) -> str:
+    """Why batches smaller than `least_batch` are refused."""
+    return f"a BatchNorm that was left on features (n, c) takes {record.least_batch} images or more"

@@ -13,10 +13,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from multiprocessing import forkserver
-from types import ModuleType
 from typing import Any
 
 from normbench.atomic import disk_errors
@@ -28,7 +27,7 @@ from normbench.runs.standing import UNUSABLE, standing
 from normbench.runs.state import last_output, status_bytes
 from normbench.sweeps.launchers.launcher import StopAsked, Work, train
 from normbench.text import say
-from normbench.training.signals import withheld_ctrl_c
+from normbench.training.signals import withheld_ctrl_c, without_the_program
 
 # Between the request to stop and SIGKILL; the run finishes a step and saves a checkpoint.
 GRACE_SECONDS = 20.0
@@ -58,7 +57,7 @@ class Child:
         arguments = (config, restart, {**os.environ, **(environment or {})}, work)
         context = start_server([config])
         self._process = context.Process(target=_main, args=arguments, daemon=True)
-        with _without_the_program():
+        with without_the_program():
             self._process.start()
         # After the start: the first process waits for the server to import torch.
         self._start = time.monotonic()
@@ -187,23 +186,9 @@ def start_server(configs: Sequence[RunConfig]) -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(preloaded(configs))
     # Ctrl-C is for the scheduler alone.
-    with withheld_ctrl_c(), _without_the_program():
+    with withheld_ctrl_c(), without_the_program():
         forkserver.ensure_running()
     return context
-
-
-@contextmanager
-def _without_the_program() -> Iterator[None]:
-    """Processes started within do not import the program that starts them.
-
-    A script that calls `normbench.sweep` would otherwise run anew in each of its runs.
-    """
-    program = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = program
 
 
 def _main(config: RunConfig, restart: bool, environment: Mapping[str, str], work: Work) -> None:

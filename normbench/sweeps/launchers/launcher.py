@@ -42,12 +42,14 @@ class Launcher:
     launch: starts the runs and yields an event for each start and end. Asked to stop, launches no
     more runs, stops the active runs and yields their ends.
     at_once: number of active runs at a time.
+    threads: of a run of one process; None for torch's default.
     device: `cpu` or `cuda`, where runs execute on machines unknown here.
     """
 
     launch: Callable[[Sequence[RunConfig], StopAsked], Generator[Event]]
     at_once: Callable[[Sequence[RunConfig]], int]
     device: str | None = None
+    threads: Callable[[Sequence[RunConfig]], int | None] = lambda configs: None
 
 
 def split_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -48,13 +48,16 @@ def processes(
     def at_once(configs: Sequence[RunConfig]) -> int:
         return max(1, min(places(configs), len(configs)))
 
+    def cores_each(configs: Sequence[RunConfig]) -> int | None:
+        num_places = places(configs)
+        return max(1, num_cores() // num_places) if num_places > 1 else None
+
     def launch(configs: Sequence[RunConfig], should_stop: StopAsked) -> Generator[Event]:
         num_jobs = at_once(configs)
-        num_places = places(configs)
-        cores = max(1, num_cores() // num_places)
+        cores = cores_each(configs)
         waiting: deque[RunConfig] = deque()
         for config in configs:
-            threads = max(1, cores // config.runtime.processes) if num_places > 1 else None
+            threads = None if cores is None else max(1, cores // config.runtime.processes)
             waiting.append(share(config, num_jobs, threads))
         free = deque(_slots(configs, num_jobs, runs_per_gpu))
         active: dict[int, tuple[Child, Slot]] = {}
@@ -83,7 +86,7 @@ def processes(
             for child, _ in active.values():
                 child.kill()
 
-    return Launcher(launch, at_once)
+    return Launcher(launch, at_once, threads=cores_each)
 
 
 def default_jobs(configs: Sequence[RunConfig], runs_per_gpu: int) -> int:

@@ -257,7 +257,8 @@ def test_a_retry_that_fails_before_it_begins_is_failed_for_its_own_reason(again:
 
 def test_a_run_that_goes_on_adds_to_its_output(kind: Kind, again: Launch) -> None:
     of_own_processes(kind)
-    assert [line[:9] for line in again.outputs[KILLED]] == ["epoch 1/2", "epoch 2/2"]
+    told = [line[:9] for line in again.outputs[KILLED]]
+    assert told == ["epoch 1/2", "going on ", "epoch 2/2"]
 
 
 # From the beginning
