@@ -135,7 +135,9 @@ def compare(
 def plot(
     figure: Annotated[
         str,
-        typer.Argument(help="loss, pictures, epochs, batch-size, learning-rate, pareto or time"),
+        typer.Argument(
+            help="norms, loss, pictures, epochs, batch-size, learning-rate, pareto or time"
+        ),
     ],
     runs: Runs = None,
     where: Where = None,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.captions import caption, chosen_rates, unfinished
+from normbench.analysis.captions import basis, unfinished
 from normbench.analysis.protocol import Protocol, common, differences, protocol_of, unknown_of
 from normbench.analysis.published import OBTAINED, Published, published
 from normbench.analysis.study import Study
@@ -30,7 +30,8 @@ NUMBERS = ["batch size", "claimed", "published", MEASURED]
 NOTHING = "nothing that is known"
 UNKNOWN = "not known"
 NOTE = (
-    "Claimed and published figures enter no mean, interval or verdict; sd is the standard "
+    "Claimed: by the tutorial that was the occasion for normbench; published: by others, at the "
+    "same norm and batch size. Neither enters a mean, interval or verdict; sd is the standard "
     "deviation over n runs. What differs: the protocol here, not the source's, as far as both are "
     "known; the sources are below."
 )
@@ -150,11 +151,10 @@ def source_table(study: Study) -> Table:
         notes.setdefault(setting.source, setting.note(protocol))
     data = pd.DataFrame(rows)
     numbers = data.rename(columns={"batch_size": "batch size", column: MEASURED})[NUMBERS]
-    basis = " ".join(filter(None, [caption(told), chosen_rates(told), NOTE]))
     here = [f"here: {common(protocols.values())}"] if protocols else []
     lines = (*unfinished(told), *here, *notes.values())
     title = "Claimed, published, measured"
-    return Table(title, data, pd.DataFrame(shown), basis, lines, numbers)
+    return Table(title, data, pd.DataFrame(shown), NOTE, lines, numbers, basis(told))
 
 
 def _place(row: Mapping[Any, Any]) -> tuple[str, int]:
