@@ -350,7 +350,7 @@ def test_nothing_is_wider_than_the_window(window: Open, width: int) -> None:
 def test_on_a_phone_a_figure_scrolls_in_its_frame_and_its_text_can_be_read(window: Open) -> None:
     with window(width=390) as page:
         frames = page.locator("figure .drawing")
-        assert frames.count() == page.locator("figure").count() == 5
+        assert frames.count() == page.locator("figure").count() == 6
         for frame in frames.all():
             assert frame.evaluate("frame => frame.scrollWidth > frame.clientWidth")
         small = page.evaluate(

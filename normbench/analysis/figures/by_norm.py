@@ -19,7 +19,7 @@ from normbench.analysis.study import Study
 from normbench.analysis.tables.table import in_words
 from normbench.tasks.metric import Metric
 
-SORTED = "The best mean on top, in each panel; an order of means decides nothing."
+SORTED = "The best mean on top{where}; an order of means decides nothing."
 NO_RESULT = "x at the left: no run finished."
 FEW = 8  # norms, which have more room each
 LINES_A_ROW, LINES_OF_FEW = 1.35, 2.0  # lines of text that the row of a norm is high
@@ -65,7 +65,8 @@ def norms(study: Study, size: style.Size = style.PAGE) -> Figure:
         estimates = [row.reached for row in every]
         seeds = SEEDS if max(estimate.n for estimate in estimates) > 1 else ""
         lost = NO_RESULT if min(estimate.n for estimate in estimates) == 0 else ""
-        add_basis(figure, study, size, SORTED, seeds, over_seeds(estimates, metric), lost)
+        order = SORTED.format(where=", in each panel" if len(panels) > 1 else "")
+        add_basis(figure, study, size, order, seeds, over_seeds(estimates, metric), lost)
     return figure
 
 

@@ -29,6 +29,7 @@ MEASURED = "measured here"
 NUMBERS = ["batch size", "claimed", "published", MEASURED]
 NOTHING = "nothing that is known"
 UNKNOWN = "not known"
+NO_PROTOCOL = ("precision", "pixels")
 NOTE = (
     "Claimed: by the tutorial that was the occasion for normbench; published: by others, at the "
     "same norm and batch size. Neither enters a mean, interval or verdict; sd is the standard "
@@ -115,6 +116,22 @@ def settings() -> list[Setting]:
 def has_sources(study: Study) -> bool:
     """Whether anything is claimed or published at a norm and batch size of the runs."""
     return bool(_fitting(study))
+
+
+def is_of_source(study: Study) -> bool:
+    """Whether runs were made as a source made its own: the same network, epochs, rate and so on.
+
+    The numbers' precision and a lossy copy of the images are no other protocol.
+    """
+    fitting = _fitting(study)
+    protocols = _protocols(_told(study, fitting))
+    for setting in fitting:
+        here = protocols.get(setting.place)
+        if here is not None:
+            there = setting.protocol.model_copy(update=dict.fromkeys(NO_PROTOCOL))
+            if not differences(here, there):
+                return True
+    return False
 
 
 def source_table(study: Study) -> Table:
