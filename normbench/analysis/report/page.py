@@ -25,7 +25,7 @@ from normbench.analysis.report.svg import Settings, inline_svg
 from normbench.analysis.settings import is_setting
 from normbench.analysis.study import Study
 from normbench.analysis.study_files import common_settings
-from normbench.analysis.tables.source import is_of_source
+from normbench.analysis.tables.source import table_of_alike
 from normbench.analysis.tables.table import Table, in_words
 from normbench.runs.records import at
 from normbench.text import visible
@@ -162,8 +162,10 @@ def _text_of(html: str) -> str:
 
 
 def _told(study: Study, tables: Mapping[str, Table]) -> dict[str, Table]:
-    """The tables without the sources', where these were made by another protocol."""
-    return {name: tables[name] for name in tables if name != "source" or is_of_source(study)}
+    """The tables; that of the sources with those alone whose protocol the runs have."""
+    told = {name: tables[name] for name in tables if name != "source"}
+    alike = table_of_alike(study) if "source" in tables else None
+    return told if alike is None else told | {"source": alike}
 
 
 def _visible(value: Any) -> Any:

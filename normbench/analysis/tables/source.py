@@ -7,7 +7,7 @@ analysis/published.yaml. Neither is part of a mean, an interval or a verdict.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,22 +118,6 @@ def has_sources(study: Study) -> bool:
     return bool(_fitting(study))
 
 
-def is_of_source(study: Study) -> bool:
-    """Whether runs were made as a source made its own: the same network, epochs, rate and so on.
-
-    The numbers' precision and a lossy copy of the images are no other protocol.
-    """
-    fitting = _fitting(study)
-    protocols = _protocols(_told(study, fitting))
-    for setting in fitting:
-        here = protocols.get(setting.place)
-        if here is not None:
-            there = setting.protocol.model_copy(update=dict.fromkeys(NO_PROTOCOL))
-            if not differences(here, there):
-                return True
-    return False
-
-
 def source_table(study: Study) -> Table:
     """A row for each accuracy that is claimed or published at a norm and batch size of the runs.
 
@@ -146,6 +130,26 @@ def source_table(study: Study) -> Table:
             "nothing is claimed or published for these runs: the sources have accuracies on "
             "CIFAR-10, at norms and batch sizes of their own"
         )
+    return _table(study, fitting)
+
+
+def table_of_alike(study: Study) -> Table | None:
+    """The table with the sources alone whose protocol the runs have; None without such a source.
+
+    The numbers' precision and a lossy copy of the images are no other protocol.
+    """
+    fitting = _fitting(study)
+    protocols = _protocols(_told(study, fitting))
+    alike = []
+    for setting in fitting:
+        here = protocols.get(setting.place)
+        there = setting.protocol.model_copy(update=dict.fromkeys(NO_PROTOCOL))
+        if here is not None and not differences(here, there):
+            alike.append(setting)
+    return _table(study, alike) if alike else None
+
+
+def _table(study: Study, fitting: Sequence[Setting]) -> Table:
     metric, column = study.primary, study.test_column
     told = _told(study, fitting)
     measured = {_place(cell): cell for cell in cells(told, BY, column).to_dict("records")}
