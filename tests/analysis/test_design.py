@@ -158,9 +158,10 @@ def test_a_primary_comparison_at_several_settings_is_not_decided_twice() -> None
 
 def test_a_summary_leads_with_what_was_to_be_decided_in_sentences_to_be_quoted() -> None:
     told = summary(study(design())).sentences
-    assert told[0].startswith("At batch size 4, lr 0.001, bn reaches 1.7 ± 2.0 points more than gn")
-    assert all(sentence.startswith("At batch size") for sentence in told[:4])
-    assert "points more than" in told[3]
+    assert told[0] == "Of 4 comparisons decided beforehand, undecided in 4."
+    assert told[1].startswith("At batch size 4, lr 0.001, bn reaches 1.7 ± 2.0 points more than gn")
+    assert all(sentence.startswith("At batch size") for sentence in told[1:5])
+    assert "points more than" in told[4]
 
 
 def test_rates_that_another_study_has_chosen_do_not_part_the_norms() -> None:

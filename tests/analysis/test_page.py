@@ -9,17 +9,27 @@ from pathlib import Path
 
 import pytest
 from kit.runs import in_study, one_run
+from matplotlib.colors import to_hex
 
 import normbench.analysis.report
 from normbench.analysis.captions import caption
 from normbench.analysis.design import Design, Family
-from normbench.analysis.figures.style import GRID, PAPER
+from normbench.analysis.figures.style import (
+    BEHIND,
+    GRID,
+    PAPER,
+    SIZES,
+    drawing,
+    panels,
+    write_number,
+)
 from normbench.analysis.outputs import outputs
 from normbench.analysis.report.glossary import TERMS, terms_in
 from normbench.analysis.report.names import FirstNames
 from normbench.analysis.report.page import Drawing, NormPart, page
 from normbench.analysis.report.page_tables import MOST_ROWS, page_tables
 from normbench.analysis.report.summary import summary
+from normbench.analysis.report.svg import COLOURS
 from normbench.analysis.study import Study
 from normbench.analysis.tables.comparison import comparison_table
 from normbench.analysis.tables.pairs import pairs_table
@@ -115,6 +125,14 @@ def test_many_comparisons_decided_beforehand_are_counted_first() -> None:
     assert told[0].startswith("Of 4 comparisons decided beforehand, ")
     counts = [int(number) for number in re.findall(r" in (\d+)", told[0])]
     assert sum(counts) == len(told) - 1 == 4
+    runs = study_of(5, seeds=3)
+    part_of_it = runs.only(runs.runs.loc[runs.runs["norm"] != "norm4", "run"])
+    wider = Design(name="many", primary=(Family(norms=(*norms, "norm5"), against="norm0"),))
+    told = summary(replace(runs, design=wider)).decisions
+    assert told[0].startswith("Of 5 comparisons decided beforehand, ")
+    assert told[0].endswith(", not measured in 1.")
+    few = summary(replace(part_of_it, design=design)).decisions
+    assert not few[0].startswith("Of ")
 
 
 @pytest.mark.parametrize(("epochs", "is_alike"), [(5, True), (2, False)])
@@ -162,6 +180,22 @@ def luminance(colour: str) -> float:
     channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return sum(share * c for share, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_a_number_at_a_point_is_over_the_grid_and_under_the_points_on_the_page_s_own_ground() -> (
+    None
+):
+    with drawing(SIZES["page"]):
+        _, (axes,) = panels(SIZES["page"], 1)
+        (point,) = axes.plot([1], [1], marker="o")
+        write_number(axes, "1.05x", (1, 1))
+    (number,) = axes.texts
+    assert axes.get_axisbelow() == "line", "a grid has the order 1.5"
+    assert 1.5 < number.get_zorder() < point.get_zorder()
+    ground = number.get_bbox_patch()
+    assert ground is not None
+    assert to_hex(ground.get_facecolor()) == BEHIND
+    assert COLOURS[BEHIND] == "var(--page)"
 
 
 def test_the_grid_is_as_faint_in_the_dark_as_in_the_light() -> None:

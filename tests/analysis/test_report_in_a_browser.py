@@ -263,7 +263,7 @@ def test_a_filter_by_norm_holds_in_every_table_and_keeps_pairs_that_have_it(page
         for text in shown:
             assert "gn" in text.strip().split(" - ")
         found.add(tuple(headings))
-    assert len(found) == 6
+    assert len(found) == 5
 
 
 def test_a_filter_by_batch_size_holds_in_the_tables_that_have_it(page: Page) -> None:

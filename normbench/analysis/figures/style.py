@@ -179,7 +179,8 @@ def set_title(axes: Axes, text: str) -> None:
 def write_number(axes: Axes, text: str, at: tuple[float, float], align: str = "center") -> None:
     """Writes a number above a point, on a ground of its own: no line strikes it through."""
     ground = {"facecolor": BEHIND, "edgecolor": "none", "pad": 0.8}
-    axes.annotate(text, at, (0, 5), textcoords="offset points", ha=align, bbox=ground)
+    number = axes.annotate(text, at, (0, 5), textcoords="offset points", ha=align, bbox=ground)
+    number.set_zorder(1.8)  # over the grid, under the points
 
 
 def add_caption(figure: Figure, text: str, size: Size, own: str | None = None) -> None:

@@ -38,7 +38,9 @@ def decisions(study: Study, pairs: Sequence[Paired], called: Called) -> list[str
     """
     planned = planned_of(study)
     primary = [pair for pair in pairs if pair.planned]
-    sentences = [_tally(primary, called)] if len(primary) > MOST_LEADING else []
+    sentences = []
+    if len(primary) > MOST_LEADING:
+        sentences.append(_tally(primary, len(planned), called))
     sentences += [pair.decision(called) for pair in primary]
     measured = [pair.planned for pair in primary]
     missing = 0
@@ -57,15 +59,20 @@ def decisions(study: Study, pairs: Sequence[Paired], called: Called) -> list[str
     return sentences
 
 
-def _tally(primary: Sequence[Paired], called: Called) -> str:
-    """`Of 16 comparisons decided beforehand, bn is better in 9, ws_gn in 2, alike in 1.`"""
+def _tally(primary: Sequence[Paired], number: int, called: Called) -> str:
+    """`Of 16 comparisons decided beforehand, bn is better in 9, alike in 1, not measured in 6.`
+
+    number: of the comparisons decided beforehand, measured or not.
+    """
     found = Counter(pair.verdict for pair in primary)
     decided = {pair.verdict for pair in primary if pair.is_decided}
     told = []
     for verdict, count in found.most_common():
         how = f"{called(verdict)} is better" if verdict in decided else verdict
         told.append(f"{how} in {count}")
-    return f"Of {len(primary)} comparisons decided beforehand, {', '.join(told)}."
+    if len(primary) < number:
+        told.append(f"not measured in {number - len(primary)}")
+    return f"Of {number} comparisons decided beforehand, {', '.join(told)}."
 
 
 def leaders(done: Study, pairs: Sequence[Paired], called: Called) -> Iterator[str]:
