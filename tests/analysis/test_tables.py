@@ -157,6 +157,17 @@ def test_the_markdown_table_says_what_its_figures_rest_on() -> None:
     )
 
 
+def test_rows_stand_by_batch_size_and_then_by_result() -> None:
+    runs = []
+    for size in (64, 4, 16):
+        for norm, reached in (("bn", 0.5), ("gn", 0.7), ("ln", 0.6)):
+            runs.append(run(norm, reached, batch_size=size))
+    shown = comparison_table(table(*runs)).shown
+    assert [*zip(shown["batch size"], shown["norm"], strict=True)] == [
+        (size, norm) for size in ("4", "16", "64") for norm in ("gn", "ln", "bn")
+    ]
+
+
 def test_batch_size_and_learning_rate_are_columns_only_where_they_vary() -> None:
     assert "batch size" not in shown_table(table(run("bn", 0.8), run("gn", 0.8)))
     assert "batch size" in shown_table(table(run("bn", 0.8), run("bn", 0.8, batch_size=1)))

@@ -75,12 +75,14 @@ def _by_result(study: Study, data: pd.DataFrame) -> pd.DataFrame:
     places = study.varying([name for name in study.shared_settings if name != "lr"])
     sign = -1 if study.primary.is_larger_better else 1
 
-    def order(index: int) -> tuple[Any, ...]:
-        row = data.loc[index]
-        value = row[study.test_column]
-        return (*(rank(row[name]) for name in places), row["n"] == 0, sign * value)
+    rows = data.to_dict("records")  # whose numbers are Python's, as rank orders them
 
-    return data.loc[sorted(data.index, key=order)].reset_index(drop=True)
+    def order(index: int) -> tuple[Any, ...]:
+        row = rows[index]
+        place = [rank(row[name]) for name in places]
+        return (*place, row["n"] == 0, sign * row[study.test_column])
+
+    return data.loc[sorted(range(len(rows)), key=order)].reset_index(drop=True)
 
 
 def _row(study: Study, group: pd.DataFrame) -> dict[Any, Any]:
