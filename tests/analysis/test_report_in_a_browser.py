@@ -401,6 +401,19 @@ def test_figures_take_the_colours_of_the_page(window: Open, scheme: str) -> None
         assert scheme == "light" or opaque == []
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_line_that_leads_to_runs_keeps_the_colour_of_text_and_is_no_blue_link(
+    window: Open, scheme: str
+) -> None:
+    """The first look of one's own norms is the ink, which a page has as currentColor."""
+    with window(color_scheme=scheme) as page:
+        colours = page.evaluate(
+            "() => [document.body, document.querySelector('figure svg a'),"
+            " document.querySelector('nav a')].map(one => getComputedStyle(one).color)"
+        )
+        assert colours[0] == colours[1] != colours[2]
+
+
 def test_on_paper_there_is_nothing_to_operate_and_every_row(window: Open) -> None:
     with window(color_scheme="dark") as page:
         assert page.locator("form").is_visible()
