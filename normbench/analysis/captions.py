@@ -16,33 +16,33 @@ from normbench.config.schema import in_processes
 from normbench.timing.rounds import shared_columns
 
 EDGE = " (the edge of what was tried)"
-UNTIMED = "Times are not measured here: normbench bench does that. "
-UNKNOWN_TIMES = "Times are not known: none of these runs has settings that were timed. "
+UNTIMED = "Times are not measured here: normbench bench does that."
+UNKNOWN_TIMES = "Times are not known: none of these runs has settings that were timed."
 
 # Networks that publications know by their depth.
 PUBLISHED_AS = {"resnet": "ResNet", "vgg": "VGG"}
 
 
-def caption(study: Study, *, test_set: bool = False, times: str = "") -> str:
-    """The basis of a table of runs, and how to read the table.
-
-    test_set: the table has the interval of the test set. times: `time_note`.
-    """
+def caption(study: Study) -> str:
+    """What tables of the runs rest on: data, images, epochs, seeds, machine, versions, commit."""
     runs, done = study.runs, study.done.runs
     if done.empty:
         return f"None of {counted(len(runs), 'run')} finished."
     finished = counted(len(runs), "run")
     if len(done) < len(runs):
         finished = f"{len(done)} of {len(runs)} runs finished"
-    images = f"{distinct(runs, 'num_test')} test images"
-    floor = f"Test set: the 95 % interval that {images} leave of each. " if test_set else ""
     basis = (
         f"Data {distinct(runs, 'data')}, {trained_on(study)}{epochs(done)}, final epoch; "
         f"{finished}, {_spread(study)} "
-        f"{floor}{times}{distinct(runs, 'device')}, threads: {distinct(runs, 'threads')}, "
+        f"{distinct(runs, 'device')}, threads: {distinct(runs, 'threads')}, "
         f"{distinct(runs, 'precision')}, torch {distinct(runs, 'torch')}, commit {commits(runs)}."
     )
     return " ".join([basis, *shared_out(study), *not_comparable(study)])
+
+
+def basis(study: Study) -> tuple[str, ...]:
+    """The caption, and the chosen learning rates where there are any."""
+    return tuple(filter(None, [caption(study), chosen_rates(study)]))
 
 
 def batch_sizes(study: Study) -> list[str]:
@@ -124,7 +124,7 @@ def time_note(study: Study) -> str:
         "relative to bn: the median of the rounds' ratios (not the ratio of medians), "
         f"{over_processes(map(num_processes, clocks))}; timed in turns, {rounds} rounds, "
         f"on {machine(study.bench)}. Times are of this study's network ({timed_networks(study)}), "
-        f"not of the norm as such. {_timed_apart(study)}"
+        f"not of the norm as such.{_timed_apart(study)}"
     )
 
 
@@ -244,4 +244,4 @@ def _timed_apart(study: Study) -> str:
     names = [f"{norm} at batch {size}" for norm, size in apart[[*named]].itertuples(index=False)]
     if not names:
         return ""
-    return f"In other settings than bn, so not related to it: {', '.join(dict.fromkeys(names))}. "
+    return f" In other settings than bn, so not related to it: {', '.join(dict.fromkeys(names))}."

@@ -86,7 +86,6 @@ def _learning_rate_table(study: Study) -> Table:
 
 # In the order of the report.
 OUTPUTS = (
-    Output("source", "Claimed, published, measured", "table", source_table, has_sources),
     Output("comparison", "What each norm reached", "table", comparison_table),
     Output("batch-size", "By batch size", "table", _batch_size_table, _varies("batch_size")),
     Output("leaderboard", "Leaderboard", "table", leaderboard_table, _compares),
@@ -97,6 +96,8 @@ OUTPUTS = (
     Output("learning-rate", "By learning rate", "table", _learning_rate_table, _tries_rates),
     Output("pairs", "Norm against norm", "table", pairs_table, _varies("norm")),
     Output("target", "Time to a target", "table", target_table, _compares),
+    Output("source", "Claimed, published, measured", "table", source_table, has_sources),
+    Output("norms", "Test {metric} by norm", "figure", drawn("by_norm", "norms"), _compares),
     Output(
         "loss",
         "Training loss by step",

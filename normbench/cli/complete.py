@@ -27,7 +27,7 @@ TABLES = (
     "source",
     "target",
 )
-FIGURES = ("batch-size", "epochs", "learning-rate", "loss", "pareto", "pictures", "time")
+FIGURES = ("batch-size", "epochs", "learning-rate", "loss", "norms", "pareto", "pictures", "time")
 LAUNCHERS = ("inline", "processes", "ray", "slurm")
 SIZES = ("column", "page", "slide")
 RUNS = Path("results/runs")  # where runs are unless told

@@ -139,7 +139,7 @@ def plot(
     figure: Annotated[
         str,
         typer.Argument(
-            help="loss, pictures, epochs, batch-size, learning-rate, pareto or time",
+            help="norms, loss, pictures, epochs, batch-size, learning-rate, pareto or time",
             autocompletion=complete.words(complete.FIGURES),
         ),
     ],

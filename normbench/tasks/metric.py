@@ -61,8 +61,16 @@ class Metric:
         return first > second if self.is_larger_better else first < second
 
     def show(self, value: float, half_width: float = math.nan) -> str:
-        """A value with unit, and half width of an interval unless nan: `91.3 ± 0.2 %`."""
-        return self._written(value, half_width, self.unit)
+        """A value with unit, and half width of an interval unless nan: `91.3 ± 0.2 %`.
+
+        An interval that leaves the metric's range ends there: `91.3 % (82.0 to 100.0)`.
+        """
+        low = value - half_width if self.low is None else max(self.low, value - half_width)
+        high = value + half_width if self.high is None else min(self.high, value + half_width)
+        if math.isnan(half_width) or (low, high) == (value - half_width, value + half_width):
+            return self._written(value, half_width, self.unit)
+        ends = [f"{self.scale * end:.{self.decimals}f}" for end in (low, high)]
+        return f"{self._written(value, math.nan, self.unit)} ({' to '.join(ends)})"
 
     def show_difference(self, value: float, half_width: float = math.nan) -> str:
         """A signed difference of two values, likewise: `+0.8 ± 0.3 points`."""

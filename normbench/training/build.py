@@ -18,10 +18,12 @@ from normbench.models import Layers, materialize, models
 from normbench.norms import norms
 from normbench.tasks.registry import tasks
 from normbench.tasks.task import Task
-from normbench.training.engine import Trainer
+from normbench.training.engine import Trainer, count_steps
 from normbench.training.optim import optimizers, parameter_groups, scaled_lr, schedule
 from normbench.training.processes import ALONE, Processes
 from normbench.training.runtime import Runtime, open_runtime
+
+LEAST_LOGGED = 100  # steps of a run of short epochs
 
 
 def runtime_of(config: RunConfig) -> AbstractContextManager[Runtime]:
@@ -93,11 +95,15 @@ def build_trainer(
     reference = optim.reference_batch_size
     lr = scaled_lr(optim.lr, optim.lr_scaling, config.images_per_step, reference)
     make_optimizer = optimizers.build(optim.name, options=optim.options)
+    loader = build_loader(split, config, runtime, augment)
+    images = len(loader), config.images_per_step
+    steps_per_epoch = count_steps(*images, 1, None)
+    num_steps = count_steps(*images, config.epochs, train.max_steps)
     return Trainer(
         task=task,
         model=model,
         optimizer=make_optimizer(parameter_groups(model, decay_norm=optim.decay_norm), lr),
-        loader=build_loader(split, config, runtime, augment),
+        loader=loader,
         runtime=runtime,
         lr=lr,
         schedule=schedule(optim.schedule, optim.warmup_fraction),
@@ -106,10 +112,21 @@ def build_trainer(
         seed=config.seed,
         accumulate=train.accumulate,
         max_steps=train.max_steps,
-        log_every=train.log_every,
+        log_every=logged_every(train.log_every, steps_per_epoch, num_steps),
         agc=optim.agc,
         processes=processes,
     )
+
+
+def logged_every(asked: int, steps_per_epoch: int, num_steps: int) -> int:
+    """The steps from one logged step of an epoch to the next.
+
+    As asked; where no step of an epoch but its first would be logged, so many that a run has
+    LEAST_LOGGED, or all that it has. Training itself depends on it in nothing.
+    """
+    if steps_per_epoch > asked:
+        return asked
+    return max(1, num_steps // LEAST_LOGGED)
 
 
 def build_loader(

@@ -57,7 +57,7 @@ def test_every_table_with_the_norm_says_why_its_figures_are_not_comparable(outpu
 
 def test_every_figure_with_the_norm_has_a_star_at_it_and_says_why() -> None:
     drawn = [output.make(study()) for output in outputs("figure", study())]
-    assert len(drawn) == 4
+    assert len(drawn) == 5
     for figure in drawn:
         assert f"* {MARK}" in figure.get_label()
     # The figure of times names its rows at the axis.
@@ -88,7 +88,7 @@ def test_compare_says_why_there_is_no_verdict() -> None:
 
 
 def test_the_summary_names_no_leader_where_a_broken_norm_is_first() -> None:
-    said = summary(study())
+    said = summary(study()).sentences
     assert MARK in said
     leaders = [sentence for sentence in said if sentence.startswith("At batch size")]
     assert len(leaders) == 2
@@ -99,7 +99,7 @@ def test_the_summary_names_no_leader_where_a_broken_norm_is_first() -> None:
 
 
 def test_a_lead_before_a_broken_norm_is_no_verdict() -> None:
-    leaders = [one for one in summary(study(mine=0.6)) if one.startswith("At batch size")]
+    leaders = [one for one in summary(study(mine=0.6)).sentences if one.startswith("At batch size")]
     for sentence in leaders:
         assert "bn reached the highest test accuracy" in sentence
         assert sentence.endswith(f": no verdict, since Mine {MATES} and {STATE}.")

@@ -93,7 +93,7 @@ def test_a_comparison_that_is_not_measured_yet_keeps_its_place_in_the_family() -
             smallest = one.difference.p_value
             assert one.adjusted >= min(1.0, 3 * smallest)
     assert part["gn", "bn", 64].adjusted >= whole["gn", "bn", 64].adjusted
-    told = summary(study(design(), sizes=(64,)))
+    told = summary(study(design(), sizes=(64,))).sentences
     assert "Not measured yet: 2 comparisons of the 4 decided beforehand." in told
 
 
@@ -112,7 +112,7 @@ def test_a_comparison_with_a_single_seed_keeps_its_place_in_the_family_too() -> 
 def test_a_norm_that_has_lost_all_seeds_is_told_of() -> None:
     runs = [one_run("bn", size, seed, 0.7) for size in (4, 64) for seed in range(3)]
     runs += [one_run("gn", 4, seed, 0.1, state="diverged", reason="nan") for seed in range(3)]
-    told = summary(replace(in_study(*runs), design=design()))
+    told = summary(replace(in_study(*runs), design=design())).sentences
     assert "At batch size 4, gn and bn are not compared: 3 of gn lost." in told
     assert "Not measured yet: 4 comparisons of the 4 decided beforehand." in told
 
@@ -121,7 +121,7 @@ def test_seeds_lost_at_rates_that_were_not_chosen_are_not_counted() -> None:
     runs = [one_run("bn", 4, seed, 0.7) for seed in (0, 1)]
     for seed, lr in itertools.product((0, 1), (0.01, 0.1)):
         runs.append(one_run("gn", 4, seed, 0.1, state="diverged", reason="nan", lr=lr))
-    told = summary(replace(in_study(*runs), design=design()))
+    told = summary(replace(in_study(*runs), design=design())).sentences
     assert "At batch size 4, gn and bn are not compared: 2 of gn lost." in told
 
 
@@ -141,7 +141,7 @@ def test_a_comparison_without_a_place_is_refused_at_several_batch_sizes() -> Non
     everywhere = read_design({"name": "s", "primary": [{"norms": ["gn"], "against": "bn"}]})
     with pytest.raises(NormbenchError, match=r"batch size 4.* and batch size 64"):
         every_pair(study(everywhere))
-    (told, *_) = summary(study(everywhere))
+    (told, *_) = summary(study(everywhere)).sentences
     assert told.startswith("Norms are not compared: gn - bn, decided beforehand, is there at")
 
 
@@ -157,10 +157,11 @@ def test_a_primary_comparison_at_several_settings_is_not_decided_twice() -> None
 
 
 def test_a_summary_leads_with_what_was_to_be_decided_in_sentences_to_be_quoted() -> None:
-    told = summary(study(design()))
-    assert told[0].startswith("At batch size 4, lr 0.001, bn reaches 1.7 ± 2.0 points more than gn")
-    assert all(sentence.startswith("At batch size") for sentence in told[:4])
-    assert "points more than" in told[3]
+    told = summary(study(design())).sentences
+    assert told[0] == "Of 4 comparisons decided beforehand, undecided in 4."
+    assert told[1].startswith("At batch size 4, lr 0.001, bn reaches 1.7 ± 2.0 points more than gn")
+    assert all(sentence.startswith("At batch size") for sentence in told[1:5])
+    assert "points more than" in told[4]
 
 
 def test_rates_that_another_study_has_chosen_do_not_part_the_norms() -> None:

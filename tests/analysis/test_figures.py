@@ -318,7 +318,11 @@ def test_means_and_intervals_over_seeds_are_those_of_the_statistics(
         assert line.get_ydata()[known] == pytest.approx([100 * one.mean for one in expected])
         assert (norm == "bn") == (not known.all()), "a line is broken where no run finished"
         bars = error_bars(axes)[to_hex(line.get_color())]
-        ends = [(one.mean - one.half_width, one.mean + one.half_width) for one in expected]
+        # A share of images is between 0 and 1.
+        ends = [
+            (max(0, one.mean - one.half_width), min(1, one.mean + one.half_width))
+            for one in expected
+        ]
         assert bars == [pytest.approx((100 * low, 100 * high)) for low, high in ends]
 
 

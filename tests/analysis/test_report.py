@@ -24,15 +24,19 @@ from kit.runs import (
     write_runs,
 )
 
+from normbench.analysis.captions import caption
 from normbench.analysis.loading import load_study, read_runs
 from normbench.analysis.outputs import outputs
 from normbench.analysis.report import write_report
 from normbench.analysis.report.page import page
+from normbench.analysis.report.page_tables import page_tables
 from normbench.analysis.report.run_curves import HEIGHT, MOST_POINTS, WIDTH, path
 from normbench.analysis.study import Study
 from normbench.analysis.study_files import check_folder, write_study
 from normbench.analysis.study_reader import check_keeps
 from normbench.analysis.tables.comparison import comparison_table
+from normbench.analysis.tables.rendering import LONGEST_LINE
+from normbench.analysis.tables.source import source_table
 from normbench.checksums import SUMS
 from normbench.errors import NormbenchError
 from normbench.runs.files import refused_run
@@ -212,19 +216,19 @@ def test_a_report_has_its_page_its_tables_in_three_forms_and_its_runs_as_csv(
         (
             "sweep",
             "source comparison batch-size leaderboard pairs target",
-            "loss epochs batch-size pareto time",
+            "norms loss epochs batch-size pareto time",
         ),
         (
             "rates",
             "source comparison leaderboard learning-rate pairs target",
-            "loss epochs learning-rate",
+            "norms loss epochs learning-rate",
         ),
         ("single", "source comparison", "loss epochs time"),
         ("diverged", "source comparison", ""),
         (
             "regression",
             "comparison batch-size leaderboard pairs target",
-            "loss epochs batch-size",
+            "norms loss epochs batch-size",
         ),
     ],
 )
@@ -238,7 +242,9 @@ def test_a_report_holds_what_its_runs_have_something_for(
             is_there = f"{output.name}{suffix}" in report.files
             assert is_there == (output.name in figures.split()), output.name
     headings = {element.attributes.get("id") for element in report.page.named("h3")}
-    expected = {f"table-{name}" for name in tables.split()}
+    # The sources' table is on no page: none of these runs was made as a source made its own.
+    expected = {f"table-{name}" for name in tables.split() if name != "source"}
+    assert "table-source" not in headings
     assert expected | {f"figure-{name}" for name in figures.split()} <= headings
 
 
@@ -410,11 +416,10 @@ def test_numbers_are_sorted_as_they_were_measured_and_words_are_not_sorted_as_nu
 
 
 def test_long_cells_are_marked_to_be_broken_into_lines(of_sweep: Report) -> None:
-    cells = [cell for cell in of_sweep.page.named("td") if "class" in cell.attributes]
-    assert {cell.attributes["class"] for cell in cells} == {"long"}
-    # The protocols of the table of sources, and nothing short.
-    assert any("JPEG copy; also optimizer" in cell.text for cell in cells)
-    assert min(len(cell.text) for cell in cells) > 50
+    (table,) = page_tables({"source": source_table(of_sweep.study)}, ())
+    cells = [cell for row in table.rows for cell in row.values()]
+    assert any("JPEG copy; also optimizer" in cell.text and cell.is_long for cell in cells)
+    assert all(cell.is_long == (len(cell.text) > LONGEST_LINE) for cell in cells)
 
 
 def test_another_task_is_reported_by_its_own_metric(reports: Reports) -> None:
@@ -476,8 +481,10 @@ def test_the_caption_of_a_figure_is_text_of_the_page_and_not_of_the_drawing(
     of_sweep: Report,
 ) -> None:
     captions = [element.text for element in of_sweep.page.named("figcaption")]
-    assert len(captions) == 5
-    assert all("torch 2.1" in caption for caption in captions)
+    assert len(captions) == 6
+    assert not any("torch 2.1" in caption for caption in captions[:4]), "the page says it once"
+    (shared,) = [p.text for p in of_sweep.page.named("p") if p.text.startswith("All of this page")]
+    assert caption(of_sweep.study) in shared
     for element in of_sweep.page.named("text"):
         assert "torch" not in element.text
     assert "torch" in (of_sweep.folder / "loss.svg").read_text()

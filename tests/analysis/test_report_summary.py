@@ -20,8 +20,9 @@ from normbench.analysis.study import Study
 from normbench.analysis.study_files import write_study
 
 LEADER = re.compile(
-    r"At batch size (\d+), (\w+) reached the highest test accuracy, ([\d.]+) ± [\d.]+ % "
-    r"\((\d) seeds\), ([+-][\d.]+) ± [\d.]+ points before (\w+) \((\d) seeds, paired, "
+    r"At batch size (\d+), (\w+) reached the highest test accuracy, ([\d.]+) "
+    r"(?:± [\d.]+ %|% \([\d.]+ to [\d.]+\)) \((\d) seeds\), "
+    r"([+-][\d.]+) ± [\d.]+ points before (\w+) \((\d) seeds, paired, "
     r"on these test images\), p = \S+ \(Holm over \d+ comparisons?: all pairs of these runs\): "
     r"(undecided|more than chance explains)(?:, within ± [\d.]+ points)?\."
 )
@@ -30,11 +31,11 @@ DIVERGED = "the loss is\n nan"
 
 def beginning(study: Study, words: str) -> list[str]:
     """The sentences that begin so."""
-    return [sentence for sentence in summary(study) if sentence.startswith(words)]
+    return [sentence for sentence in summary(study).sentences if sentence.startswith(words)]
 
 
 def leaders(study: Study) -> list[tuple[str, ...]]:
-    found = [LEADER.fullmatch(sentence) for sentence in summary(study)]
+    found = [LEADER.fullmatch(sentence) for sentence in summary(study).sentences]
     return [match.groups() for match in found if match]
 
 
@@ -61,7 +62,7 @@ def sweep() -> Study:
 
 
 def test_a_sentence_after_the_leaders_counts_runs_states_and_seeds(sweep: Study) -> None:
-    assert summary(sweep)[3] == (
+    assert summary(sweep).sentences[3] == (
         "19 runs of normresnet on cifar10-jpeg: bn, gn, ln, in at batch size 1, 8, 64 with "
         "2 seeds, all 50,000 training images, 1 epoch; 16 done, 2 diverged, 1 refused."
     )
@@ -90,7 +91,7 @@ def test_where_smaller_is_better_the_lowest_mean_leads_by_a_negative_difference(
         for seed, value in enumerate(values)
     ]
     (sentence,) = beginning(in_study(*runs), "At the settings of these runs")
-    assert "gn reached the lowest test squared error, 0.1150 ± " in sentence
+    assert "gn reached the lowest test squared error, 0.1150 (0.0000 to " in sentence
     assert ", -0.0950 ± " in sentence
     assert "before ln" in sentence
 
@@ -190,7 +191,7 @@ def test_without_rounds_no_time_is_told_whatever_the_runs_own_seconds(sweep: Stu
     untimed = replace(sweep, bench=pd.DataFrame())
     for concurrent_runs in (1, 2):
         study = replace(untimed, runs=untimed.runs.assign(concurrent_runs=concurrent_runs))
-        assert "Times are not measured here: normbench bench does that." in summary(study)
+        assert "Times are not measured here: normbench bench does that." in summary(study).sentences
         assert beginning(study, "An epoch") == []
 
 
@@ -213,13 +214,13 @@ def test_a_long_list_of_ends_is_cut_with_a_count_of_the_rest() -> None:
     runs = [one_run("bn", size, state="failed", reason=f"reason {size}") for size in sizes]
     study = in_study(*runs)
     assert len(beginning(study, "Not finished: ")) == MOST
-    assert summary(study)[-1] == "And 3 more kinds of runs that did not finish."
+    assert summary(study).extent[-1] == "And 3 more kinds of runs that did not finish."
 
 
 def test_a_reason_that_looks_like_no_value_is_kept(tmp_path: Path) -> None:
     study = in_study(one_run("gn"), one_run("bn", state="diverged", reason="nan"))
     write_study(study, tmp_path)
-    assert summary(load_study([tmp_path])) == summary(study)
+    assert summary(load_study([tmp_path])).sentences == summary(study).sentences
     assert beginning(study, "Not finished: ") == ["Not finished: bn: 1 diverged: nan."]
 
 

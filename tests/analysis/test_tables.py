@@ -145,6 +145,7 @@ def test_the_markdown_table_says_what_its_figures_rest_on() -> None:
         "| gn     | 70.0 %          | ± 0.9 %    | -10.0 points       | 12.5 s           | 1.25x (1.14 to 1.36) | 1      |\n"
         "\n"
         "Data cifar10-jpeg, 6,400 of 50,000 training images, 5 epochs, final epoch; 2 runs, one seed each, so nothing is said of the spread over seeds. "
+        "a processor, threads: 2, fp32, torch 2.15.0, commit 0123456789ab. "
         "Test set: the 95 % interval that 10000 test images leave of each. "
         "Time per epoch is a training step's median, without evaluation, times the steps; relative to bn: the median "
         "of the rounds' ratios (not the ratio of medians), averaged over 6 processes, with its 95 % "
@@ -152,9 +153,19 @@ def test_the_markdown_table_says_what_its_figures_rest_on() -> None:
         "turns, 6 rounds, on another processor, threads: 1, torch 2.16.0, "
         "commit fedcba987654. "
         "Times are of this study's network (normresnet), not of the norm as such. "
-        "a processor, threads: 2, fp32, torch 2.15.0, commit 0123456789ab. "
         "Difference to bn: paired over equal seeds, on these test images; no verdict.\n"
     )
+
+
+def test_rows_stand_by_batch_size_and_then_by_result() -> None:
+    runs = []
+    for size in (64, 4, 16):
+        for norm, reached in (("bn", 0.5), ("gn", 0.7), ("ln", 0.6)):
+            runs.append(run(norm, reached, batch_size=size))
+    shown = comparison_table(table(*runs)).shown
+    assert [*zip(shown["batch size"], shown["norm"], strict=True)] == [
+        (size, norm) for size in ("4", "16", "64") for norm in ("gn", "ln", "bn")
+    ]
 
 
 def test_batch_size_and_learning_rate_are_columns_only_where_they_vary() -> None:

@@ -68,8 +68,8 @@ def test_in_a_pipe_the_table_is_markdown_with_its_notes(normbench: Run) -> None:
     assert [row[:2] for row in rows_of(out)] == [
         ["norm", "batch size"],
         ["bn", "4"],
-        ["bn", "8"],
         ["gn", "4"],
+        ["bn", "8"],
         ["gn", "8"],
     ]
     assert out.endswith("\n- gn, batch size 4: 1 diverged: the loss of step 3 is nan\n")
@@ -84,7 +84,7 @@ def test_by_makes_a_cross_table_of_any_metric(normbench: Run) -> None:
     header, *rows = rows_of(out)
     assert header == ["norm", "batch size 4", "batch size 8"]
     assert [row[:2] for row in rows] == [["bn", "25.0 % (n = 1)"], ["gn", "1 diverged"]]
-    assert [row[2].split(" ±")[0] for row in rows] == ["62.5", "50.0"]
+    assert [row[2].split()[0] for row in rows] == ["62.5", "50.0"]
     _, out, _ = normbench(
         "table", "--by", "norm", "--metric", "train_seconds", "--where", "batch_size=8"
     )

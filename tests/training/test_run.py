@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from kit.training import run_in
 
 from normbench.config.compose import compose
@@ -23,6 +25,7 @@ from normbench.errors import NormbenchError, RunFailure
 from normbench.runs.records import SCHEMA_VERSION
 from normbench.runs.rundir import RunDir
 from normbench.tasks.task import Task
+from normbench.training.build import LEAST_LOGGED, logged_every
 from normbench.training.engine import Trainer
 from normbench.training.run import Outcome, Splits, execute
 
@@ -101,6 +104,25 @@ def test_a_run_writes_the_files_it_promises(uninterrupted: Path) -> None:
     logged = [[str(7 * epoch + step), str(epoch + 1)] for epoch in range(3) for step in (0, 3, 6)]
     assert [row[:2] for row in rows] == logged
     assert status_in(uninterrupted.parent)["state"] == "done"
+
+
+@given(st.integers(1, 200), st.integers(1, 400), st.integers(1, 30))
+def test_where_epochs_are_short_more_steps_are_logged_and_elsewhere_as_many_as_asked(
+    asked: int, steps_per_epoch: int, epochs: int
+) -> None:
+    num_steps = steps_per_epoch * epochs
+    every = logged_every(asked, steps_per_epoch, num_steps)
+    if steps_per_epoch > asked:
+        assert every == asked
+        return
+    logged = epochs * len(range(0, steps_per_epoch, every))
+    assert logged >= min(num_steps, LEAST_LOGGED)
+    assert every == 1 or num_steps >= 2 * LEAST_LOGGED
+
+
+def test_a_short_run_logs_each_of_its_steps(tmp_path: Path) -> None:
+    path = run_in(tmp_path, "epochs=1").path
+    assert len((path / "steps.csv").read_text().splitlines()) == 1 + 7
 
 
 def test_the_environment_holds_all_that_the_numbers_depend_on(uninterrupted: Path) -> None:

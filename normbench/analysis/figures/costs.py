@@ -51,9 +51,7 @@ def time(study: Study, size: style.Size = style.PAGE) -> Figure:
                 clocks[str(label)] = panel.clock(of_line["run"])
             _draw_clocks(ax, clocks, looks)
             style.set_title(ax, title)
-        style.add_caption(
-            figure, " ".join([f"{time_note(timed)}{MIDDLE_HALF}", *starred(timed)]), size
-        )
+        style.add_caption(figure, " ".join([time_note(timed), MIDDLE_HALF, *starred(timed)]), size)
     return figure
 
 
@@ -102,9 +100,7 @@ def _draw_ratios(ax: Axes, group: pd.DataFrame, looks: style.Looks) -> None:
         if math.isnan(middle):
             continue
         _draw_bar(ax, row, low, middle, high, looks[norm])
-        ax.annotate(
-            f"{middle:.2f}x", (middle, row), (0, 5), textcoords="offset points", ha="center"
-        )
+        style.write_number(ax, f"{middle:.2f}x", (middle, row))
     _name_rows(ax, [*group["norm"]])
 
 
@@ -118,7 +114,7 @@ def _draw_clocks(ax: Axes, clocks: dict[str, Clock], looks: style.Looks) -> None
             # Above the bar, towards the side with more room.
             is_long = middle > longest / 2
             end, align = (high, "right") if is_long else (low, "left")
-            ax.annotate(times(ratio), (end, row), (0, 5), textcoords="offset points", ha=align)
+            style.write_number(ax, times(ratio), (end, row), align)
     _name_rows(ax, list(clocks))
     ax.set_xlim(left=0)
     ax.margins(x=0.15)

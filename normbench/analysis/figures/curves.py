@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from normbench.analysis.figures import style
 from normbench.analysis.figures.labels import add_labels
-from normbench.analysis.figures.layout import basis, by_panel, link, of_lines, prepared
+from normbench.analysis.figures.layout import add_basis, by_panel, link, of_lines, prepared
 from normbench.analysis.study import Study
 from normbench.errors import NormbenchError
 from normbench.tasks.metric import Metric
@@ -46,7 +46,7 @@ def loss(study: Study, size: style.Size = style.PAGE, smooth: int | None = None)
             _finish(ax, title, "step", label if style.is_first(ax) else "")
         add_labels(figure, axes, size)
         over_seeds = "Mean over seeds." if study.runs["seed"].nunique() > 1 else ""
-        style.add_caption(figure, basis(study, _how_smooth(widths), over_seeds), size)
+        add_basis(figure, study, size, _how_smooth(widths), over_seeds)
     return figure
 
 
@@ -71,7 +71,7 @@ def epochs(study: Study, size: style.Size = style.PAGE) -> Figure:
         add_labels(figure, axes, size)
         over_seeds = OVER_SEEDS if study.runs["seed"].nunique() > 1 else ""
         how = "Solid: test set; dashed: training, as the epoch went."
-        style.add_caption(figure, basis(study, how, over_seeds), size)
+        add_basis(figure, study, size, how, over_seeds)
     return figure
 
 

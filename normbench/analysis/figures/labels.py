@@ -16,6 +16,7 @@ from normbench.analysis.figures.style import Size
 MOST_AT_ENDS = 8
 LONGEST_AT_END = 20  # letters; longer names leave no room for the lines
 LETTER = 0.6  # its width, in font sizes
+IN_ROWS = "in rows"  # the label of a panel with a row for each line, whose values are those of x
 # The labels of lines without a name: ours, and those that matplotlib gives.
 UNNAMED = re.compile(r"_|_child\d+|_nolegend_")
 
@@ -59,12 +60,16 @@ def shortened(name: str, letters: int) -> str:
 def alt_text(figure: Figure) -> str:
     """The figure in words: the axes of each panel, and the first and last value of each line.
 
-    Of a single point: both its values, `gn 67.6 at 1.02`. Of pictures: the names of their rows.
+    Of a single point: both its values, `gn 67.6 at 1.02`. Of pictures: the names of their rows; of
+    norms in rows, the value of each.
     """
     sentences, measured = [], ""
     for axes in figure.axes:
         if axes.images:
             sentences.append(_in_rows(axes))
+            continue
+        if axes.get_label() == IN_ROWS:
+            sentences.append(_values(axes))
             continue
         measured = axes.get_ylabel() or measured  # a row of panels shares the label of the first
         ends = []
@@ -85,6 +90,15 @@ def alt_text(figure: Figure) -> str:
 def _in_rows(axes: Axes) -> str:
     rows = ", ".join(label.get_text() for label in axes.get_yticklabels())
     return f"{axes.get_title(loc='left')}: rows of pictures: {rows}.".removeprefix(": ")
+
+
+def _values(axes: Axes) -> str:
+    title = axes.get_title(loc="left")
+    ends = []
+    for line in named_lines(axes):
+        (value,) = np.asarray(line.get_xdata(), float)
+        ends.append(f"{line.get_label()} {value:.3g}")
+    return f"{title}: {axes.get_xlabel()}: {', '.join(ends)}.".removeprefix(": ")
 
 
 def spread_out(places: Sequence[float], least: float) -> list[float]:

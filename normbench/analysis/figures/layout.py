@@ -7,6 +7,7 @@ from dataclasses import replace
 from urllib.parse import quote
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from normbench.analysis.captions import (
     commits,
@@ -17,7 +18,8 @@ from normbench.analysis.captions import (
     seeds,
     shared_out,
 )
-from normbench.analysis.figures.style import Looks, looks_of
+from normbench.analysis.figures import style
+from normbench.analysis.figures.style import Looks, Size, looks_of
 from normbench.analysis.images import training_images
 from normbench.analysis.settings import describe
 from normbench.analysis.study import Study
@@ -67,8 +69,14 @@ def of_lines(table: pd.DataFrame, panel: Study) -> pd.DataFrame:
     return table.merge(panel.runs[["run", "line"]], on="run")
 
 
-def basis(study: Study, *remarks: str) -> str:
-    """The caption: data, constant settings, seeds, device, versions, commit, remarks."""
+def add_basis(figure: Figure, study: Study, size: Size, *remarks: str) -> None:
+    """Writes the caption: what the figure rests on, then the remarks, which are its own."""
+    own = " ".join(filter(None, [*remarks, *starred(study)]))
+    style.add_caption(figure, f"{_basis(study)} {own}".rstrip(), size, own)
+
+
+def _basis(study: Study) -> str:
+    """Data, constant settings, seeds, device, versions and commit in words."""
     runs = study.done.runs
     fixed = [name for name in ("batch_size", "lr") if runs[name].nunique() == 1]
     lost = len(study.runs) - len(runs)
@@ -84,7 +92,7 @@ def basis(study: Study, *remarks: str) -> str:
         f"torch {distinct(runs, 'torch')}",
         f"commit {commits(runs)}.",
     ]
-    return " ".join([", ".join(parts), *shared_out(study), *remarks, *starred(study)])
+    return " ".join([", ".join(parts), *shared_out(study)])
 
 
 def starred(study: Study) -> list[str]:

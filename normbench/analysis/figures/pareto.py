@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from normbench.analysis.captions import machine, over_processes, timed_networks
 from normbench.analysis.figures import style
+from normbench.analysis.figures.intervals import lengths, over_seeds
 from normbench.analysis.figures.labels import add_legend
-from normbench.analysis.figures.layout import basis, by_panel, link, prepared
+from normbench.analysis.figures.layout import add_basis, by_panel, link, prepared
 from normbench.analysis.stats import Estimate, Ratio, mean_interval, ratio_over_processes
 from normbench.analysis.study import BASELINE, LOST, Study
 from normbench.analysis.tables.table import in_words
@@ -24,7 +25,6 @@ FRONT = (
     "by the points alone, whatever their intervals, so it is no verdict."
 )
 NOT_SOUND = "Norms that lost seeds or are not comparable count for nothing in this."
-OVER_SEEDS = "Bars up and down: 95 % Student-t interval over seeds."
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def pareto(study: Study, size: style.Size = style.PAGE) -> Figure:
                 ax.set_ylabel(replace(metric, name=in_words(study.test_column)).label)
         add_legend(figure, axes, size)
         every = [point for points in panels.values() for point in points]
-        style.add_caption(figure, basis(study, *_remarks(study, every, untimed)), size)
+        add_basis(figure, study, size, *_remarks(study, every, untimed))
     return figure
 
 
@@ -114,11 +114,11 @@ def _draw_panel(ax: Axes, points: Sequence[Point], metric: Metric, looks: style.
     for point in points:
         colour, marker = looks[point.label]
         at = [point.time.value], [point.reached.mean]
-        width, height = None, None
+        width = None
         if point.time.low < point.time.high:
             width = [[point.time.value - point.time.low], [point.time.high - point.time.value]]
-        if point.reached.n > 1:
-            height = [point.reached.half_width]
+        bar = lengths(point.reached, metric)
+        height = None if bar is None else [[bar[0]], [bar[1]]]
         ax.errorbar(*at, height, width, fmt="none", color=colour, capsize=2, zorder=2)
         (line,) = ax.plot(*at, color=colour, marker=marker, linestyle="", zorder=3)
         line.set(label=point.label, url=point.url)
@@ -135,8 +135,7 @@ def _remarks(study: Study, points: Sequence[Point], untimed: Sequence[str]) -> l
         f"on {machine(study.bench)}, of this study's network ({timed_networks(study)}), not of "
         "the norm as such."
     ]
-    if any(point.reached.n > 1 for point in points):
-        remarks.append(OVER_SEEDS)
+    remarks.append(over_seeds([point.reached for point in points], study.primary, "up and down"))
     remarks.append(FRONT)
     if not all(point.is_sound for point in points):
         remarks.append(NOT_SOUND)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from normbench.analysis.figures import style
-from normbench.analysis.figures.layout import basis, by_panel, prepared
+from normbench.analysis.figures.layout import add_basis, by_panel, prepared
 from normbench.analysis.study import Study
 from normbench.errors import NormbenchError
 
@@ -36,7 +36,7 @@ def pictures(study: Study, size: style.Size = style.PAGE) -> Figure:
             style.set_title(ax, title)
         seed = drawn.runs["seed"].iloc[0]
         remark = f"Above: style image and test images; below: what was made of them, seed {seed}."
-        style.add_caption(figure, basis(study, remark), size)
+        add_basis(figure, study, size, remark)
     return figure
 
 

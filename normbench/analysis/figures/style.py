@@ -26,6 +26,9 @@ Looks = dict[str, Look]  # by the label of a line
 
 # Text and axes, small print, background. A page replaces all three, by light or dark.
 INK, FAINT, PAPER = "#1b1b1f", "#5b5b66", "#ffffff"
+# Lines of the grid, and what lies behind a number that lines would strike through: a page has
+# them in its own colours, too. PAPER itself is nothing there.
+GRID, BEHIND = "#b0b0b0", "#fffffe"
 
 # Colours of Okabe and Ito (https://jfly.uni-koeln.de/color), distinct for colour-blind readers.
 BLUE, SKY, ORANGE, GREEN = "#0072B2", "#56B4E9", "#E69F00", "#009E73"
@@ -125,6 +128,7 @@ def drawing(size: Size) -> Iterator[None]:
         "axes.facecolor": PAPER,
         "figure.facecolor": PAPER,
         "savefig.facecolor": PAPER,
+        "grid.color": GRID,
         "grid.alpha": 0.25,
         "lines.linewidth": size.font / 6,
         "lines.markersize": size.font / 2,
@@ -188,14 +192,31 @@ def set_title(axes: Axes, text: str) -> None:
     axes.set_title(_wrapped(text, letters, MOST_IN_TITLE), loc="left")
 
 
-def add_caption(figure: Figure, text: str, size: Size) -> None:
-    """Writes the caption below the panels in small print; the figure's label is the same text."""
+def write_number(axes: Axes, text: str, at: tuple[float, float], align: str = "center") -> None:
+    """Writes a number above a point, on a ground of its own: no line strikes it through."""
+    ground = {"facecolor": BEHIND, "edgecolor": "none", "pad": 0.8}
+    number = axes.annotate(text, at, (0, 5), textcoords="offset points", ha=align, bbox=ground)
+    number.set_zorder(1.8)  # over the grid, under the points
+
+
+def add_caption(figure: Figure, text: str, size: Size, own: str | None = None) -> None:
+    """Writes the caption below the panels in small print; the figure's label is the same text.
+
+    own: the part that says only what is this figure's, for a page that says the rest once.
+    """
     figure.set_label(text)
     letters = int(size.width * 72 / (0.40 * size.font))
     wrapped = _wrapped(text, letters, MOST_IN_CAPTION)
     caption = figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=0.75 * size.font, color=FAINT)
     # A page cuts the element with the id `caption` off, and writes wrapping text instead.
     caption.set_gid("caption")
+    caption.set_label(text if own is None else own)
+
+
+def own_caption(figure: Figure) -> str:
+    """What the caption says of this figure alone; empty without a caption."""
+    captions = [text for text in figure.texts if text.get_gid() == "caption"]
+    return str(captions[0].get_label()) if captions else ""
 
 
 def _wrapped(text: str, letters: int, most: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from normbench.analysis.figures.labels import alt_text
 from normbench.analysis.figures.saving import save, to_svg, without_links
-from normbench.analysis.figures.style import PAGE
+from normbench.analysis.figures.style import PAGE, own_caption
 from normbench.analysis.outputs import OUTPUTS, Kind, output_named, outputs
 from normbench.analysis.report.page import ClaimPart, Drawing, NormPart, page
 from normbench.analysis.study import Study
@@ -44,7 +44,7 @@ def write_report(
     drawings = {}
     for name, figure in figures.items():
         title, svg = output_named("figure", name).titled(study), to_svg(figure, PAGE)
-        drawings[name] = Drawing(title, str(figure.get_label()), alt_text(figure), svg)
+        drawings[name] = Drawing(title, own_caption(figure), alt_text(figure), svg)
     html = page(study, tables, drawings, missing, command, norms, claims)
     with replacement(folder, [*absent(study), *_stale(tables, figures)]) as new:
         keep_sums(folder, new)

@@ -56,9 +56,15 @@ for (const link of document.querySelectorAll("figure svg a[data-norm]")) {
     form.reset();
     for (const [key, value] of Object.entries(link.dataset)) if (form.elements[key]) form.elements[key].value = value;
     filter();
+    for (const details of document.querySelectorAll("#runs > details")) details.open = true;
     document.getElementById("runs").scrollIntoView();
   });
 }
+
+// On paper nothing can be opened.
+addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("section > details, figure > details")) details.open = true;
+});
 
 form.addEventListener("change", filter);
 form.addEventListener("reset", () => setTimeout(filter));

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,19 +14,25 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import normbench
-from normbench.analysis.captions import distinct
+from normbench.analysis.captions import caption, distinct, unfinished
+from normbench.analysis.report.decisions import MOST_LEADING
+from normbench.analysis.report.glossary import terms_in
+from normbench.analysis.report.names import FirstNames
+from normbench.analysis.report.page_tables import MOST_ROWS, Cell, as_number, page_tables
 from normbench.analysis.report.run_curves import HEIGHT, WIDTH, run_curves
-from normbench.analysis.report.summary import summary
+from normbench.analysis.report.summary import as_names, summary
 from normbench.analysis.report.svg import Settings, inline_svg
 from normbench.analysis.settings import is_setting
 from normbench.analysis.study import Study
 from normbench.analysis.study_files import common_settings
-from normbench.analysis.tables.rendering import LONGEST_LINE
+from normbench.analysis.tables.source import table_of_alike
 from normbench.analysis.tables.table import Table, in_words
 from normbench.runs.records import at
 from normbench.text import visible
 
-MOST_IN_TITLE = 8
+LEADING = "norms"  # the figure that stands with the decision
+UNSEEN = re.compile(r"<(script|style)\b.*?</\1>", re.DOTALL)
+TAGS = re.compile(r"<[^>]*>")
 # Columns by which rows are filtered, with their headings in tables.
 FILTERS = {"norm": "norm", "batch_size": "batch size", "lr": "lr", "status": "status"}
 ENVIRONMENT = {
@@ -76,19 +82,6 @@ class ClaimPart:
     figures: Sequence[str]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a table, and the unrounded number to sort by; None sorts as text."""
-
-    text: str
-    number: float | None = None
-
-    @property
-    def is_long(self) -> bool:
-        """Whether the text is broken into lines, for the sake of the other columns."""
-        return len(self.text) > LONGEST_LINE
-
-
 def page(
     study: Study,
     tables: Mapping[str, Table],
@@ -98,7 +91,7 @@ def page(
     norms: Sequence[NormPart] = (),
     claims: Sequence[ClaimPart] = (),
 ) -> str:
-    """The page: summary, tables, figures, claims, norms, every run, environment, how to reproduce.
+    """The page: the decision and its figure, tables, figures, claims, norms, runs, environment.
 
     missing: each table and figure that failed, and why. command: of the report.
     """
@@ -110,45 +103,74 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = _number
+    environment.filters["number"] = as_number
     runs = study.runs
     commands = [at(one, "command") for one in study.environments.values()]
-    return environment.get_template("page.html").render(
-        version=normbench.__version__,
-        title=f"{_norms(runs)} on {distinct(runs, 'data') or 'no data'}",
-        summary=summary(study),
-        hypotheses=study.design.hypotheses if study.design else (),
-        notes=[note.removeprefix("left out: ") for note in (*study.notes, *missing)],
-        report_command=command,
-        tables=[(name, table, _cells(table)) for name, table in tables.items()],
-        figures=_inline(runs, figures),
-        claims=claims,
-        norms=[(norm, _inline_cube(norm, place)) for place, norm in enumerate(norms)],
-        family=_family(tables),
-        filter_columns=FILTERS,
-        filters=_filters(study),
-        metric=study.primary,
-        broken=study.broken,
-        runs=_rows(study),
-        columns=study.varying(["lr", *filter(is_setting, runs.columns)]),
-        figure_columns=[in_words(name) for name in _figure_columns(study)],
-        curves=run_curves(study),
-        width=WIDTH,
-        height=HEIGHT,
-        environments=_environments(study),
-        settings=common_settings(study.configs),
-        commands=[*dict.fromkeys(command for command in commands if command is not None)],
-    )
+    # In the order of the page, so that a name is written out where it first stands.
+    called = FirstNames({part.name.partition(" ")[0]: part.title for part in norms})
+    title = f"{as_names(runs, called)} on {distinct(runs, 'data') or 'no data'}"
+    told = summary(study, called)
+    shared = (caption(study), *told.more, *unfinished(study))
+    inline = _inline(runs, figures)
+    first = inline.pop(LEADING, None)
+    content = {
+        "title": title,
+        "decisions": told.decisions[:MOST_LEADING],
+        "more": [*told.decisions[MOST_LEADING:], *told.more],
+        "extent": told.extent,
+        "leading": first,
+        "shared": shared[0],
+        "hypotheses": study.design.hypotheses if study.design else (),
+        "notes": [note.removeprefix("left out: ") for note in (*study.notes, *missing)],
+        "report_command": command,
+        "tables": page_tables(_told(study, tables), shared, called),
+        "figures": inline,
+        "crowded": _crowded(runs),
+        "claims": claims,
+        "norms": [(norm, _inline_cube(norm, place)) for place, norm in enumerate(norms)],
+        "family": _family(tables),
+        "filter_columns": FILTERS,
+        "filters": _filters(study),
+        "metric": study.primary,
+        "broken": study.broken,
+        "runs": _rows(study),
+        "most_rows": MOST_ROWS,
+        "columns": study.varying(["lr", *filter(is_setting, runs.columns)]),
+        "figure_columns": [in_words(name) for name in _figure_columns(study)],
+        "curves": run_curves(study),
+        "width": WIDTH,
+        "height": HEIGHT,
+        "environments": _environments(study),
+        "settings": common_settings(study.configs),
+        "commands": [*dict.fromkeys(command for command in commands if command is not None)],
+        "version": normbench.__version__,
+    }
+    template = environment.get_template("page.html")
+    without = template.render(content, glossary=[])
+    return template.render(content, glossary=terms_in(_text_of(without)))
+
+
+def _crowded(runs: pd.DataFrame) -> str:
+    """Why figures with a line for each norm are folded; empty where they are not."""
+    number = runs["norm"].nunique()
+    return f"lines of {number} norms" if number > MOST_ROWS else ""
+
+
+def _text_of(html: str) -> str:
+    """What a reader sees of a page, without what the script and the style say."""
+    return TAGS.sub(" ", UNSEEN.sub(" ", html))
+
+
+def _told(study: Study, tables: Mapping[str, Table]) -> dict[str, Table]:
+    """The tables; that of the sources with those alone whose protocol the runs have."""
+    told = {name: tables[name] for name in tables if name != "source"}
+    alike = table_of_alike(study) if "source" in tables else None
+    return told if alike is None else told | {"source": alike}
 
 
 def _visible(value: Any) -> Any:
     """What the page shows of a value; HTML of our own as it is."""
     return value if isinstance(value, Markup) else visible(str(value), lines=True)
-
-
-def _norms(runs: pd.DataFrame) -> str:
-    names = runs["norm"].unique()
-    return ", ".join(map(str, names)) if len(names) <= MOST_IN_TITLE else f"{len(names)} norms"
 
 
 def _family(tables: Mapping[str, Table]) -> str:
@@ -157,29 +179,6 @@ def _family(tables: Mapping[str, Table]) -> str:
         return ""
     tested = tables["pairs"].data.dropna(subset=["p_adjusted"])
     return "" if tested.empty else str(tested["family"].iloc[0])
-
-
-def _cells(table: Table) -> list[dict[str, Cell]]:
-    """The rows of a table, by heading.
-
-    A cell sorts by `table.numbers`; settings and counts, shown unrounded, by their text.
-    """
-    rows = []
-    for place, texts in enumerate(table.shown.to_dict("records")):
-        row = {}
-        for heading, text in texts.items():
-            value = table.numbers.get(heading, table.shown[heading]).iloc[place]
-            row[str(heading)] = Cell(text, _number(value))
-        rows.append(row)
-    return rows
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _inline(runs: pd.DataFrame, figures: Mapping[str, Drawing]) -> dict[str, Drawing]:

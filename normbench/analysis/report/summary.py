@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import pandas as pd
@@ -23,10 +23,10 @@ from normbench.analysis.captions import (
     trained_on,
     unfinished,
 )
-from normbench.analysis.family import every_pair, lost_seeds, planned_of
+from normbench.analysis.family import planned_of
 from normbench.analysis.paired import Paired
-from normbench.analysis.settings import describe
-from normbench.analysis.stats import mean_interval, paired_difference
+from normbench.analysis.report.decisions import Called, decisions, leaders, pairs_of
+from normbench.analysis.stats import paired_difference
 from normbench.analysis.study import BASELINE, Study
 from normbench.analysis.tables.source import source_table
 from normbench.analysis.tables.table import times
@@ -34,66 +34,50 @@ from normbench.analysis.tables.tutorial import BATCH, CLAIMS, has_claims, relati
 from normbench.errors import NormbenchError
 
 MOST = 12  # sentences of a kind
-Lines = pd.DataFrame  # finished runs with the column `line`
+MOST_NAMED = 8  # norms by name
 
 
-def summary(study: Study) -> list[str]:
-    """Sentences, the decisions first: what the study was to decide, or else who leads.
+@dataclass(frozen=True)
+class Summary:
+    """Sentences computed from the runs.
 
-    Then the extent, the effect of batch size, times, unfinished runs.
+    decisions: what the study was to decide, or else who leads. extent: the runs, and those that
+    are not comparable or did not finish. more: rates, the effect of batch size, the tutorial's
+    figures, times.
+    """
+
+    decisions: list[str]
+    extent: list[str]
+    more: list[str]
+
+    @property
+    def sentences(self) -> list[str]:
+        """All of them."""
+        return [*self.decisions, *self.extent, *self.more]
+
+
+def summary(study: Study, called: Called = str) -> Summary:
+    """The sentences of a study.
+
+    called: what a norm is called, as `BatchNorm (bn)` where it first stands.
     """
     # Labelled before runs are left out: a norm's options are named alike in all sentences.
     done = study.labelled.chosen.done
-    pairs, trouble = _pairs(study)
-    sentences = [*trouble, *_decisions(study, pairs)]
+    pairs, trouble = pairs_of(study)
+    first = [*trouble, *decisions(study, pairs, called)]
     if not planned_of(study) and not done.runs.empty:
-        sentences += [*_leaders(done, pairs)][:MOST]
-    sentences.append(_extent(study))
-    rates = chosen_rates(study)
-    if rates:
-        sentences.append(rates)
-    sentences += not_comparable(study)
-    if not done.runs.empty:
-        for kind in (_changes(done), _order(done, pairs), _levels(study), _times(study)):
-            sentences += [*kind][:MOST]
+        first += [*leaders(done, pairs, called)][:MOST]
+    extent = [_extent(study), *not_comparable(study)]
     ended = unfinished(study)
-    sentences += [f"Not finished: {line}." for line in ended[:MOST]]
+    extent += [f"Not finished: {line}." for line in ended[:MOST]]
     if len(ended) > MOST:
         rest = len(ended) - MOST
-        sentences.append(f"And {rest} more kinds of runs that did not finish.")
-    return sentences
-
-
-def _pairs(study: Study) -> tuple[list[Paired], list[str]]:
-    """Every pair of norms, and the reason in a sentence where they cannot be paired."""
-    if study.done.runs.empty:
-        return [], []
-    try:
-        return every_pair(study), []
-    except NormbenchError as error:
-        return [], [f"Norms are not compared: {error}."]
-
-
-def _decisions(study: Study, pairs: Sequence[Paired]) -> list[str]:
-    """A sentence for each comparison that the design has decided on beforehand."""
-    planned = planned_of(study)
-    primary = [pair for pair in pairs if pair.planned]
-    sentences = [pair.decision() for pair in primary]
-    measured = [pair.planned for pair in primary]
-    missing = 0
-    for one in planned:
-        if one in measured:
-            continue
-        missing += 1
-        lost = lost_seeds(study, one)
-        if lost:
-            told = ", ".join(f"{count} of {norm} lost" for norm, count in lost.items())
-            place = describe(one.at) or "the settings of these runs"
-            sentences.append(f"At {place}, {one.first} and {one.second} are not compared: {told}.")
-    if missing:
-        noun = counted(missing, "comparison")
-        sentences.append(f"Not measured yet: {noun} of the {len(planned)} decided beforehand.")
-    return sentences
+        extent.append(f"And {rest} more kinds of runs that did not finish.")
+    more = [*filter(None, [chosen_rates(study)])]
+    if not done.runs.empty:
+        for kind in (_changes(done), _order(done, pairs), _levels(study), _times(study)):
+            more += [*kind][:MOST]
+    return Summary(first, extent, more)
 
 
 def _extent(study: Study) -> str:
@@ -104,59 +88,17 @@ def _extent(study: Study) -> str:
     states = ", ".join(f"{count} {state}" for state, count in counts)
     return (
         f"{counted(len(runs), 'run')} of {distinct(runs, 'model')} on {distinct(runs, 'data')}: "
-        f"{', '.join(map(str, runs['norm'].unique()))} at batch size {batches} with "
+        f"{as_names(runs)} at batch size {batches} with "
         f"{seeds(runs['seed'].nunique())}, {trained_on(study)}{epochs(study.done.runs)}; {states}."
     )
 
 
-def _leaders(done: Study, pairs: Sequence[Paired]) -> Iterator[str]:
-    """For each choice of settings, the leader, and whether the lead over the next is decided.
-
-    A norm with different options is a different contestant. A norm whose figures are not
-    comparable leads nobody.
-    """
-    metric, column = done.primary, done.test_column
-    extreme = "highest" if metric.is_larger_better else "lowest"
-    settings = done.varying(done.shared_settings)
-    groups = done.runs.groupby(settings, dropna=False) if settings else [((), done.runs)]
-    for key, group in groups:
-        place = describe(dict(zip(settings, key, strict=True))) or "the settings of these runs"
-        means = group.groupby("line")[column].mean()
-        ranked = means.sort_values(ascending=not metric.is_larger_better).index
-        first = group[group["line"] == ranked[0]]
-        reached = mean_interval(first[column].tolist())
-        value = f"{metric.show(reached.mean, reached.half_width)} ({seeds(reached.n)})"
-        best = f"the {extreme} test {metric.title}, {value}"
-        defects = done.broken.get(first["norm"].iloc[0])
-        if defects:
-            yield f"At {place}, there is no leader: {ranked[0]}, with {best}, {defects}."
-        else:
-            lead = _lead(group, str(ranked[0]), str(ranked[1]), pairs) if len(ranked) > 1 else ""
-            yield f"At {place}, {ranked[0]} reached {best}{lead}."
-
-
-def _lead(group: Lines, first: str, second: str, pairs: Sequence[Paired]) -> str:
-    """The lead of the first over the second, as the table of pairs has it.
-
-    Two options of the same norm are no pair of the table, and get no p-value.
-    """
-    here = group.iloc[0]
-    for pair in pairs:
-        is_here = all(here[name] == value for name, value in pair.settings.items())
-        if is_here and {pair.first, pair.second} == {first, second}:
-            break
-    else:
-        return f", before {second}"
-    estimate = pair.difference.estimate
-    # From the leader's side.
-    sign = 1 if pair.first == first else -1
-    ahead = pair.metric.show_difference(sign * estimate.mean, estimate.half_width)
-    if estimate.n == 1:
-        return f", {ahead} before {second}; one seed decides nothing"
-    how = "more than chance explains" if pair.verdict == first else pair.outcome
-    if math.isnan(pair.adjusted):
-        return f", {ahead} before {second} ({pair.basis}): {how}"
-    return f", {ahead} before {second} ({pair.basis}), {pair.p_in_words}: {how}"
+def as_names(runs: pd.DataFrame, called: Called = str) -> str:
+    """The norms of runs: `bn, gn`, or `26 norms` where they are many."""
+    names = runs["norm"].unique()
+    if len(names) > MOST_NAMED:
+        return f"{len(names)} norms"
+    return ", ".join(called(str(name)) for name in names)
 
 
 def _changes(done: Study) -> Iterator[str]:
@@ -230,7 +172,7 @@ def _levels(study: Study) -> Iterator[str]:
 def _times(study: Study) -> Iterator[str]:
     """Epoch times relative to bn, with the name of the network, or a word that none are known."""
     if not study.clocks:
-        yield UNTIMED.strip()
+        yield UNTIMED
     done = study.done.runs
     norms = [str(norm) for norm in done["norm"].unique() if norm != BASELINE]
     for batch_size in sorted(done["batch_size"].unique()):

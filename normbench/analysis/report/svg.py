@@ -7,12 +7,18 @@ import re
 from collections.abc import Callable
 from urllib.parse import parse_qsl
 
-from normbench.analysis.figures.style import FAINT, INK, PAPER
+from normbench.analysis.figures.style import BEHIND, FAINT, GRID, INK, PAPER
 
 Settings = tuple[tuple[str, str], ...]  # (("norm", "bn"), ("batch_size", "64"))
 FirstRun = Callable[[Settings], str]  # the id of the first run with these settings
 
-COLOURS = {INK: "currentColor", FAINT: "var(--faint)", PAPER: "none"}
+COLOURS = {
+    INK: "currentColor",
+    FAINT: "var(--faint)",
+    PAPER: "none",
+    GRID: "var(--grid)",
+    BEHIND: "var(--page)",
+}
 TAG = re.compile(r"<[^>]*>")  # the text between may hold anything, a colour's name too
 METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
 CAPTION = re.compile(r'<g id="caption">.*?translate\([\d.]+ ([\d.]+)\).*?</g>', re.DOTALL)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.captions import caption, time_note, unfinished
+from normbench.analysis.captions import caption, distinct, time_note, unfinished
 from normbench.analysis.family import baseline_of, difference_to_baseline
 from normbench.analysis.stats import Difference, ratio_over_processes
 from normbench.analysis.study import BASELINE, Study
@@ -26,6 +26,7 @@ from normbench.analysis.tables.table import (
     show_ratios,
     survivors_note,
 )
+from normbench.runs.where import rank
 
 HEADINGS = {
     "test_set_half_width": "test set",
@@ -37,15 +38,18 @@ NO_PAIR = "-"
 
 
 def comparison_table(study: Study) -> Table:
-    """The comparison of all runs, with a row for each norm and choice of settings."""
-    data = comparison(study)
-    has_floor = "test_set_half_width" in data
-    basis = caption(study, test_set=has_floor, times=time_note(study))
-    basis = " ".join([basis, *_difference_note(study, data), *survivors_note(data)])
+    """The comparison of all runs, with a row for each norm and choice of settings.
+
+    At each choice of the shared settings but the learning rate the best mean comes first.
+    """
+    data = _by_result(study, comparison(study))
+    parts = [] if study.done.runs.empty else [*_test_set_note(study, data), time_note(study)]
+    parts += [*_difference_note(study, data), *survivors_note(data)]
     headings = HEADINGS | {"difference": _difference_heading(study)}
     numbers = data.rename(columns=headings).rename(columns=in_words)
     shown = _readable(study, data)
-    return Table("What each norm reached", data, shown, basis, unfinished(study), numbers)
+    told, notes, basis = " ".join(parts), unfinished(study), (caption(study),)
+    return Table("What each norm reached", data, shown, told, notes, numbers, basis)
 
 
 def comparison(study: Study) -> pd.DataFrame:
@@ -65,6 +69,20 @@ def comparison(study: Study) -> pd.DataFrame:
         for name in ("chosen", "is_edge"):
             table[name] = marked[name].eq(True).to_numpy()
     return table
+
+
+def _by_result(study: Study, data: pd.DataFrame) -> pd.DataFrame:
+    places = study.varying([name for name in study.shared_settings if name != "lr"])
+    sign = -1 if study.primary.is_larger_better else 1
+
+    rows = data.to_dict("records")  # whose numbers are Python's, as rank orders them
+
+    def order(index: int) -> tuple[Any, ...]:
+        row = rows[index]
+        place = [rank(row[name]) for name in places]
+        return (*place, row["n"] == 0, sign * row[study.test_column])
+
+    return data.loc[sorted(range(len(rows)), key=order)].reset_index(drop=True)
 
 
 def _row(study: Study, group: pd.DataFrame) -> dict[Any, Any]:
@@ -97,6 +115,14 @@ def _difference_columns(difference: Difference | None) -> dict[str, Any]:
 
 def _difference_heading(study: Study) -> str:
     return f"difference to {baseline_of(study)}"
+
+
+def _test_set_note(study: Study, data: pd.DataFrame) -> list[str]:
+    """The sentence of a caption on the test set; none where the metric is no share of images."""
+    if "test_set_half_width" not in data:
+        return []
+    images = distinct(study.runs, "num_test")
+    return [f"Test set: the 95 % interval that {images} test images leave of each."]
 
 
 def _difference_note(study: Study, data: pd.DataFrame) -> list[str]:

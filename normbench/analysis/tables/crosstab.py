@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.captions import caption, chosen_rates, distinct, unfinished
+from normbench.analysis.captions import basis, caption, distinct, unfinished
 from normbench.analysis.loading import COMPARABLE
 from normbench.analysis.settings import describe
 from normbench.analysis.study import Study
@@ -32,16 +32,21 @@ CLOCKS = ("seconds", "second")  # figures disturbed by other runs on the machine
 def cross_table(study: Study, by: Sequence[str], column: str | None = None) -> Table:
     """A final figure by settings: rows by all but the last of `by`, columns by the last.
 
-    column: of metrics.csv; by default the primary metric on the test set.
+    column: of metrics.csv; by default the primary metric on the test set. Where each norm is a row,
+    the best one in the last column comes first.
     Raises NormbenchError as `cells` does.
     """
     column = column or study.test_column
     data = cells(study, by, column)
     shown = _grid(_readable(study, data, column, by), data[[*by]], NO_RUN).astype(str)
     numbers = _grid(data[column], data[[*by]], math.nan)
+    if by[0] == "norm" and len(by) <= 2:
+        best_first = _by_result(numbers, study.metric(column))
+        shown, numbers = (one.loc[best_first].reset_index(drop=True) for one in (shown, numbers))
     heading = f"{in_words(column).capitalize()} by {' and '.join(map(in_words, by))}"
-    basis = " ".join([caption(study), *_remarks(study, data, by, study.metric(column))])
-    return Table(heading, data, shown, basis, unfinished(study), numbers)
+    told = " ".join(_remarks(study, data, study.metric(column)))
+    rests_on = (caption(study),) if "lr" in by else basis(study)
+    return Table(heading, data, shown, told, unfinished(study), numbers, rests_on)
 
 
 def cells(study: Study, by: Sequence[str], column: str) -> pd.DataFrame:
@@ -119,15 +124,18 @@ def _grid(cells: pd.Series, settings: pd.DataFrame, empty: Any) -> pd.DataFrame:
     return grid.reset_index().rename(columns=in_words)
 
 
-def _remarks(study: Study, data: pd.DataFrame, by: Sequence[str], metric: Metric) -> Iterator[str]:
+def _by_result(numbers: pd.DataFrame, metric: Metric) -> pd.Index:
+    """The rows of a grid in the order of their last column; without a number they are the last."""
+    last = numbers.iloc[:, -1].astype(float)
+    return last.sort_values(ascending=not metric.is_larger_better, kind="stable").index
+
+
+def _remarks(study: Study, data: pd.DataFrame, metric: Metric) -> Iterator[str]:
     if "test_set_half_width" in data:
         widest = metric.show_difference(data["test_set_half_width"].max())
         images = distinct(study.runs, "num_test")
         yield f"{images} test images leave open up to ± {widest.lstrip('+')} besides."
     yield from survivors_note(data)
-    rates = chosen_rates(study)
-    if rates and "lr" not in by:
-        yield rates
 
 
 def _check_names(study: Study, by: Sequence[str]) -> None:

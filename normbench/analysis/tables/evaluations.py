@@ -56,10 +56,9 @@ def evaluations_table(study: Study) -> Table:
     shown = parts[0][BY].rename(columns=in_words).assign(**columns).astype(str)
     title = f"{in_words(measured).capitalize()} by statistics of evaluation"
     data = pd.concat(parts, ignore_index=True)
-    basis = f"{caption(study)} {NOTE}"
-    if has_weighed:
-        basis += WEIGHED_NOTE
-    return Table(title, data, shown, basis, unfinished(study), pd.DataFrame(numbers))
+    told = NOTE + (WEIGHED_NOTE if has_weighed else "")
+    basis = (caption(study),)
+    return Table(title, data, shown, told, unfinished(study), pd.DataFrame(numbers), basis)
 
 
 def _lacking(end: str) -> str:

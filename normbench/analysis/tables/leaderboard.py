@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.captions import caption, chosen_rates, unfinished
+from normbench.analysis.captions import basis, unfinished
 from normbench.analysis.family import every_pair
 from normbench.analysis.paired import NO_VERDICT, Paired
 from normbench.analysis.study import Study
@@ -55,10 +55,10 @@ def leaderboard_table(study: Study) -> Table:
         here = [pair for pair in pairs if _is_at(pair, runs)]
         rows += _with_verdicts(_ranked(chosen, runs), here)
     data = as_data(rows)
-    basis = [caption(study), _note(study, pairs), *trouble, *survivors_note(data)]
-    told = " ".join([*basis, chosen_rates(study)]).rstrip()
+    told = " ".join([_note(study, pairs), *trouble, *survivors_note(data)])
     numbers = data.rename(columns=in_words)
-    return Table("Leaderboard", data, _readable(chosen, data), told, unfinished(study), numbers)
+    shown = _readable(chosen, data)
+    return Table("Leaderboard", data, shown, told, unfinished(study), numbers, basis(study))
 
 
 def by_place(study: Study) -> list[pd.DataFrame]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.captions import caption, chosen_rates
+from normbench.analysis.captions import basis
 from normbench.analysis.family import every_pair
 from normbench.analysis.paired import Paired, p_text
 from normbench.analysis.study import Study
@@ -18,9 +18,10 @@ from normbench.errors import NormbenchError
 def pairs_table(study: Study) -> Table:
     """All pairs of norms: the paired difference, an interval, and the verdict.
 
-    Primary comparisons come first. Raises NormbenchError where no two norms have a seed in common.
+    Comparisons decided beforehand come first; of others, at each choice of settings, the larger
+    difference. Raises NormbenchError where no two norms have a seed in common.
     """
-    found = sorted(every_pair(study), key=lambda paired: not paired.is_primary)
+    found = _ordered(every_pair(study))
     if not found:
         raise NormbenchError("no two norms have a finished run of the same seed and settings")
     data = pd.DataFrame([_row(paired) for paired in found])
@@ -33,9 +34,19 @@ def pairs_table(study: Study) -> Table:
         )
     if not data["over_images"].all():
         note += " Where runs have kept no bit for each test image, all is about these test images."
-    basis = f"{caption(study)} {note} {chosen_rates(study)}".rstrip()
-    numbers = data.rename(columns={"p_adjusted": "p"})
-    return Table("Norm against norm", data, _readable(found, data), basis, numbers=numbers)
+    numbers, shown = data.rename(columns={"p_adjusted": "p"}), _readable(found, data)
+    return Table("Norm against norm", data, shown, note, (), numbers, basis(study))
+
+
+def _ordered(pairs: Sequence[Paired]) -> list[Paired]:
+    places = [*dict.fromkeys(paired.place for paired in pairs)]
+
+    def order(paired: Paired) -> tuple[int, float]:
+        if paired.planned:
+            return -1, 0.0  # in the order of the design
+        return places.index(paired.place), -abs(paired.difference.estimate.mean)
+
+    return sorted(pairs, key=order)
 
 
 def _row(paired: Paired) -> dict[str, Any]:

@@ -73,8 +73,8 @@ def side_by_side(study: Study, columns: Mapping[str, str], title: str, note: str
         numbers[heading] = part[column]
         parts.append(part.rename(columns={column: "value"}).assign(figure=column))
     data = pd.concat(parts, ignore_index=True)
-    basis = f"{caption(study)} {note}"
-    return Table(title, data, shown.astype(str), basis, unfinished(study), pd.DataFrame(numbers))
+    shown, notes, basis = shown.astype(str), unfinished(study), (caption(study),)
+    return Table(title, data, shown, note, notes, pd.DataFrame(numbers), basis)
 
 
 def _shares(study: Study) -> list[str]:

@@ -7,13 +7,13 @@ analysis/published.yaml. Neither is part of a mean, an interval or a verdict.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.captions import caption, chosen_rates, unfinished
+from normbench.analysis.captions import basis, unfinished
 from normbench.analysis.protocol import Protocol, common, differences, protocol_of, unknown_of
 from normbench.analysis.published import OBTAINED, Published, published
 from normbench.analysis.study import Study
@@ -29,8 +29,10 @@ MEASURED = "measured here"
 NUMBERS = ["batch size", "claimed", "published", MEASURED]
 NOTHING = "nothing that is known"
 UNKNOWN = "not known"
+NO_PROTOCOL = ("precision", "pixels")
 NOTE = (
-    "Claimed and published figures enter no mean, interval or verdict; sd is the standard "
+    "Claimed: by the tutorial that was the occasion for normbench; published: by others, at the "
+    "same norm and batch size. Neither enters a mean, interval or verdict; sd is the standard "
     "deviation over n runs. What differs: the protocol here, not the source's, as far as both are "
     "known; the sources are below."
 )
@@ -128,6 +130,26 @@ def source_table(study: Study) -> Table:
             "nothing is claimed or published for these runs: the sources have accuracies on "
             "CIFAR-10, at norms and batch sizes of their own"
         )
+    return _table(study, fitting)
+
+
+def table_of_alike(study: Study) -> Table | None:
+    """The table with the sources alone whose protocol the runs have; None without such a source.
+
+    The numbers' precision and a lossy copy of the images are no other protocol.
+    """
+    fitting = _fitting(study)
+    protocols = _protocols(_told(study, fitting))
+    alike = []
+    for setting in fitting:
+        here = protocols.get(setting.place)
+        there = setting.protocol.model_copy(update=dict.fromkeys(NO_PROTOCOL))
+        if here is not None and not differences(here, there):
+            alike.append(setting)
+    return _table(study, alike) if alike else None
+
+
+def _table(study: Study, fitting: Sequence[Setting]) -> Table:
     metric, column = study.primary, study.test_column
     told = _told(study, fitting)
     measured = {_place(cell): cell for cell in cells(told, BY, column).to_dict("records")}
@@ -150,11 +172,10 @@ def source_table(study: Study) -> Table:
         notes.setdefault(setting.source, setting.note(protocol))
     data = pd.DataFrame(rows)
     numbers = data.rename(columns={"batch_size": "batch size", column: MEASURED})[NUMBERS]
-    basis = " ".join(filter(None, [caption(told), chosen_rates(told), NOTE]))
     here = [f"here: {common(protocols.values())}"] if protocols else []
     lines = (*unfinished(told), *here, *notes.values())
     title = "Claimed, published, measured"
-    return Table(title, data, pd.DataFrame(shown), basis, lines, numbers)
+    return Table(title, data, pd.DataFrame(shown), NOTE, lines, numbers, basis(told))
 
 
 def _place(row: Mapping[Any, Any]) -> tuple[str, int]:

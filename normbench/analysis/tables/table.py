@@ -23,17 +23,24 @@ OF_FINISHED = ("median", "worst")
 class Table:
     """A table as unrounded data, and as readable text.
 
-    notes: runs without a figure, and why; a line each.
+    remarks: how to read this table. notes: runs without a figure, and why; a line each.
     numbers: unrounded, by the columns and rows of `shown`, for cells with a number; the
         keys for sorting on the page.
+    basis: what the table rests on, in sentences that other tables of the study share.
     """
 
     title: str
     data: pd.DataFrame
     shown: pd.DataFrame
-    caption: str
+    remarks: str
     notes: tuple[str, ...] = ()
     numbers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    basis: tuple[str, ...] = ()
+
+    @property
+    def caption(self) -> str:
+        """The basis and the remarks."""
+        return " ".join(filter(None, [*self.basis, self.remarks]))
 
 
 def in_words(column: object) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.captions import caption, chosen_rates, unfinished
+from normbench.analysis.captions import basis, unfinished
 from normbench.analysis.stats import mean_interval
 from normbench.analysis.study import LOST, Study
 from normbench.analysis.tables.leaderboard import by_place
@@ -40,7 +40,7 @@ def target_table(study: Study, target: float | None = None) -> Table:
 
     target: of the primary metric, in the unit in which it is shown, as 60 for 60 % accuracy; by
     default, at each choice of shared settings, the worst final mean of a norm there. Each norm is
-    at its chosen learning rate.
+    at its chosen learning rate; the soonest comes first.
 
     Raises NormbenchError for a target outside the metric's range, and where no run has finished.
     """
@@ -51,15 +51,12 @@ def target_table(study: Study, target: float | None = None) -> Table:
     rows = []
     for runs in by_place(chosen):
         goal = _worst(chosen, runs) if asked is None else asked
-        rows += _rows(chosen, runs, goal)
+        rows += sorted(_rows(chosen, runs, goal), key=_soonest)
     data = pd.DataFrame(rows)
     timing = TIMED if data["seconds"].notna().any() else UNTIMED
-    basis = [caption(study), _meaning(study, asked), COUNTED, timing, chosen_rates(study)]
-    numbers = data.rename(columns=in_words)
-    told = " ".join(filter(None, basis))
-    return Table(
-        "Time to a target", data, _readable(chosen, data), told, unfinished(study), numbers
-    )
+    told = " ".join([_meaning(study, asked), COUNTED, timing])
+    numbers, shown = data.rename(columns=in_words), _readable(chosen, data)
+    return Table("Time to a target", data, shown, told, unfinished(study), numbers, basis(study))
 
 
 def _checked(target: float, metric: Metric) -> float:
@@ -109,6 +106,12 @@ def _rows(study: Study, runs: pd.DataFrame, target: float) -> list[dict[Any, Any
             }
         )
     return found
+
+
+def _soonest(row: dict[Any, Any]) -> tuple[float, float]:
+    """By epochs, then by the seeds that never reach it; unknown ones last."""
+    epochs = row["epochs"]
+    return math.inf if math.isnan(epochs) else epochs, row["n"] - row["reached"]
 
 
 def first_reached(rows: pd.DataFrame, study: Study, target: float) -> tuple[float, float]:
