@@ -17,6 +17,7 @@ from normbench.audit.source_runs import SOURCE_RUNS
 from normbench.audit.studied import STUDIED
 from normbench.audit.trained import TRAINED
 from normbench.audit.verdicts import Finding, Verdict
+from normbench.certificates.probes import one_thread
 from normbench.config.compose import config_dir
 from normbench.errors import NormbenchError, unknown
 
@@ -113,6 +114,7 @@ def decided_by(study: Study) -> list[Judged]:
     return found
 
 
+@one_thread()
 def _finding(claim: Claim, evidence: Evidence) -> Finding:
     if claim.id in EXACT:
         return EXACT[claim.id]()

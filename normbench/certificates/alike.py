@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-from normbench.certificates.probes import SEEN, block_of, close, fresh, images, moved, settled
+from normbench.certificates.probes import (
+    SEEN,
+    block_of,
+    close,
+    fresh,
+    images,
+    moved,
+    one_thread,
+    settled,
+)
 from normbench.norms import NormSpec
 from normbench.norms.spec import Shape
 
@@ -24,6 +33,7 @@ SCALE = 10
 TOLERANCE = 1e-4
 
 
+@one_thread()
 def alike(specs: Mapping[str, NormSpec]) -> dict[str, dict[str, list[str]]]:
     """By norm and place, the other norms whose block gives the same output there.
 

@@ -8,6 +8,7 @@ import torch
 
 from normbench.certificates import contract
 from normbench.certificates.contract import SHAPE, Broken, Check, one_line
+from normbench.certificates.probes import one_thread
 from normbench.norms import NormSpec
 from normbench.norms.spec import Shape
 
@@ -65,6 +66,7 @@ def _accepted_shape(spec: NormSpec, channels: Sequence[int]) -> Shape:
     raise Broken(reason) from refusals[0].error
 
 
+@one_thread()
 def _failure(check: Check, spec: NormSpec, shape: Shape) -> str | None:
     """The failure of the check in one line, an exception in the norm's code too; None if none."""
     try:

@@ -13,6 +13,7 @@ from tabulate import tabulate
 
 from normbench.certificates.certificate import PARTS, Certificate
 from normbench.certificates.outcome import ONLY_SIGNS, WORKS, outcome
+from normbench.certificates.probes import one_thread
 from normbench.certificates.sizes import sizes
 from normbench.errors import Unsupported
 from normbench.norms import NormSpec, norms, own
@@ -79,6 +80,7 @@ and activation for the backward pass, per float32 element of the input. Gradient
 accumulate exactly where those of its parts add up to them; parts of {parts} samples are tried."""
 
 
+@one_thread()
 def listed(name: str, given: Mapping[str, Any], *, tokens: bool = False) -> tuple[Facts, NormSpec]:
     """The facts of a registered or own norm with the options `given`, by name, and its NormSpec.
 

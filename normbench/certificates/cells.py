@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normbench.certificates.probes import SEEN, drawn, fresh, layer_of, settled
+from normbench.certificates.probes import SEEN, drawn, fresh, layer_of, one_thread, settled
 from normbench.norms import NormSpec
 from normbench.norms.spec import Shape
 
@@ -45,6 +45,7 @@ class Sharing:
     axes: tuple[str, ...]
 
 
+@one_thread()
 def kinds_of_sharing(spec: NormSpec, shape: Shape, *, late: bool = True) -> tuple[Sharing, ...]:
     """One Sharing for each different `axes` among all channels, the last channel's first.
 

@@ -30,6 +30,7 @@ from normbench.certificates.probes import (
     is_of_tokens,
     layer_of,
     moved,
+    one_thread,
     settled,
 )
 from normbench.certificates.sizes import saved_bytes_per_element
@@ -100,6 +101,7 @@ class Certificate:
     in_warm_up: Certificate | None = None
 
 
+@one_thread()
 def certify(spec: NormSpec, *, tokens: bool = False) -> Certificate:
     """Computes the certificate of a norm on maps or on tokens.
 

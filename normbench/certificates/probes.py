@@ -8,6 +8,8 @@ tokens: there the block is a linear layer of tokens followed by the layer.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,17 @@ COUNTER = "num_batches_tracked"
 LATE = 10**6  # batches, beyond every warm-up
 # Seeds of the batches behind running statistics.
 SEEN = (11, 12, 13)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Computes on one thread: on inputs so small, handing work to threads takes longest."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -416,3 +416,20 @@ def test_the_docstring_of_an_own_norm_steers_nothing_and_ends_no_cell() -> None:
         assert "\\x1b[2J" in text
     rows = [line for line in in_markdown.splitlines() if line.startswith("| a")]
     assert [line.count("|") - line.count(r"\|") for line in rows] == [9, 15, 9]
+
+
+def test_a_certificate_is_computed_on_one_thread_and_leaves_the_number_as_it_was() -> None:
+    """Two threads take 7 times the processor time on inputs of this size."""
+    seen = set()
+
+    class Noting(nn.Identity):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.add(torch.get_num_threads())
+            return x
+
+    torch.set_num_threads(2)
+    try:
+        certify(NormSpec(scope="none", norm=lambda num_features: Noting()))
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(1)
