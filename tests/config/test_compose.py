@@ -76,7 +76,7 @@ def refusal(*overrides: str, flags: dict[str, Any] | None = None) -> str:
     [
         # names
         (["norm=gm"], "unknown norm 'gm': did you mean 'gn'? allowed: batch_renorm, bcn, "),
-        (["optim=adma"], "unknown optim 'adma': did you mean 'adam'? allowed: adam, sgd"),
+        (["optim=adma"], "unknown optim 'adma': did you mean 'adam'? allowed: adam, adamw, sgd"),
         (["norm="], "unknown norm '': allowed: "),
         (["norm=null"], "norm=None: give one name of batch_renorm, bcn, "),
         (["nrom=bn"], "unknown key 'nrom': did you mean 'norm'? allowed: batch_size, "),
@@ -145,7 +145,7 @@ def refusal(*overrides: str, flags: dict[str, Any] | None = None) -> str:
         (["norm=[bn,gn]"], "norm=['bn', 'gn']: give one name of batch_renorm, bcn, "),
         # sections and names
         (["system=3"], "'system' is a section: set one of system.runs_dir, "),
-        (["optim={lr: 1}"], "optim={'lr': 1}: give one name of adam, sgd"),
+        (["optim={lr: 1}"], "optim={'lr': 1}: give one name of adam, adamw, sgd"),
         (["norm.name=gn"], "'norm.name' cannot be set: choose with norm=NAME"),
         # interpolations
         (
