@@ -136,15 +136,22 @@ def benches(paths: Sequence[Path]) -> pd.DataFrame:
 
 
 def check_comparable(study: Study, apart: Sequence[str] = ()) -> None:
-    """Raises NormbenchError where finished runs differ in COMPARABLE and are not shown apart."""
+    """Raises NormbenchError where finished runs differ in COMPARABLE and are not shown apart.
+
+    Batch sizes may have epochs of their own: norms are compared within one.
+    """
     done = study.done.runs
     for column in COMPARABLE:
-        found = sorted(map(str, done[column].dropna().unique()))
-        if len(found) > 1 and column not in apart:
-            raise NormbenchError(
-                f"runs of different {column}: {', '.join(found)}; "
-                f"choose with --where {column}={found[0]}"
-            )
+        parts = [done]
+        if column == "epochs":
+            parts = [part for _, part in done.groupby("batch_size")]
+        for part in parts:
+            found = sorted(map(str, part[column].dropna().unique()))
+            if len(found) > 1 and column not in apart:
+                raise NormbenchError(
+                    f"runs of different {column}: {', '.join(found)}; "
+                    f"choose with --where {column}={found[0]}"
+                )
 
 
 def _directories(path: Path) -> list[Path]:

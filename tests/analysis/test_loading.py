@@ -170,6 +170,18 @@ def test_runs_of_different_task_data_epochs_or_precision_are_not_mixed(
     check_comparable(replace(study, runs=pd.concat([study.runs, failed])))
 
 
+def test_batch_sizes_may_have_epochs_of_their_own() -> None:
+    """As in the study zoo: norms are compared within a batch size."""
+    runs = [one_run(norm, batch_size) for norm in ("bn", "gn") for batch_size in (2, 64)]
+    study = in_study(*runs)
+    table = study.runs
+    epochs = table["epochs"].where(table["batch_size"] == 64, 7)
+    check_comparable(replace(study, runs=table.assign(epochs=epochs)))
+    epochs[table["norm"] == "gn"] = 7
+    with pytest.raises(NormbenchError, match="runs of different epochs"):
+        check_comparable(replace(study, runs=table.assign(epochs=epochs)))
+
+
 def test_runs_of_several_tasks_have_no_metric_in_common() -> None:
     study = in_study(one_run("bn"), one_run("gn", task=REGRESSION))
     with pytest.raises(NormbenchError, match="runs of different task: classification, regression"):
