@@ -16,7 +16,7 @@ from torch.nn.functional import layer_norm
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
-from normbench.norms.arithmetic import of_channels, over_root_mean_square, widened
+from normbench.norms.closed_form import OverChannels
 from normbench.norms.refusals import groups, one_channel, one_pixel, single
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups
@@ -198,8 +198,8 @@ class ChannelRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = over_root_mean_square(x, (1,), self.eps)
-        return y * of_channels(self.weight).to(x.dtype)
+        y: Tensor = OverChannels.apply(x, self.weight, self.eps, False)
+        return y
 
 
 class ChannelSimpleNorm(nn.Module):
@@ -211,8 +211,5 @@ class ChannelSimpleNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        # One channel has no unbiased variance: 1 / 0 raises.
-        correction = x.shape[1] / (x.shape[1] - 1)
-        var = widened(x).var(1, correction=0, keepdim=True) * correction
-        y = x * (var + self.eps).rsqrt().to(x.dtype)
-        return y * of_channels(self.weight).to(x.dtype)
+        y: Tensor = OverChannels.apply(x, self.weight, self.eps, True)
+        return y

@@ -1,0 +1,99 @@
+"""Gradients in closed form against autograd of the plain formulas, and what layers keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from kit.norms import every_norm, layer_of, new_layer, normal
+from torch import Tensor, nn
+
+from normbench.norms.closed_form import FilterResponse, OverChannels
+from normbench.timing.footprint import saved_bytes
+
+EPS = 0.02
+# Norms whose output or gradient is contiguous whatever the layout of the input.
+LOSES_LAYOUT = {"evonorm_s2", "ibn", "in", "in_affine", "iternorm", "ln_chw", "online"}
+# Float32 maps kept for the backward pass, and little beside them.
+KEPT = {"frn": 2, "rms": 1, "simple": 1}
+
+
+def filter_response(x: Tensor, weight: Tensor, bias: Tensor, tau: Tensor | None) -> Tensor:
+    y = x / (x.square().mean((2, 3), keepdim=True) + EPS).sqrt() * per_channel(weight)
+    y = y + per_channel(bias)
+    return y if tau is None else torch.where(y > per_channel(tau), y, per_channel(tau))
+
+
+def over_channels(x: Tensor, weight: Tensor) -> Tensor:
+    return x / (x.square().mean(1, keepdim=True) + EPS).sqrt() * per_channel(weight)
+
+
+def over_channels_centred(x: Tensor, weight: Tensor) -> Tensor:
+    return x / (x.var(1, keepdim=True) + EPS).sqrt() * per_channel(weight)
+
+
+def per_channel(values: Tensor) -> Tensor:
+    return values[:, None, None]
+
+
+FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], int]] = {
+    "frn": (lambda *at: FilterResponse.apply(*at, EPS), filter_response, 3),
+    "frn without activation": (
+        lambda *at: FilterResponse.apply(*at, None, EPS),
+        lambda *at: filter_response(*at, None),
+        2,
+    ),
+    "rms": (lambda *at: OverChannels.apply(*at, EPS, False), over_channels, 1),
+    "simple": (lambda *at: OverChannels.apply(*at, EPS, True), over_channels_centred, 1),
+}
+every_function = pytest.mark.parametrize("name", FUNCTIONS)
+
+
+def inputs(number_of_parameters: int, *shape: int) -> list[Tensor]:
+    """x (n, c, h, w) with channels on both sides of zero, and parameters (c,)."""
+    parameters = [normal(shape[1], seed=seed + 1) for seed in range(number_of_parameters)]
+    return [tensor.requires_grad_() for tensor in (normal(*shape) - 2, *parameters)]
+
+
+@every_function
+@pytest.mark.parametrize("shape", [(3, 4, 2, 5), (1, 4, 1, 1), (2, 8, 1, 3)], ids=str)
+def test_values_and_gradients_are_those_of_autograd_on_the_formula(
+    name: str, shape: tuple[int, ...]
+) -> None:
+    function, formula, number = FUNCTIONS[name]
+    at = inputs(number, *shape)
+    gradient = normal(*shape, seed=9)
+    y, wanted = function(*at), formula(*at)
+    torch.testing.assert_close(y, wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        torch.autograd.grad(y, at, gradient),
+        torch.autograd.grad(wanted, at, gradient),
+        rtol=1e-10,
+        atol=1e-12,
+    )
+
+
+@every_function
+def test_gradients_are_those_of_finite_differences(name: str) -> None:
+    function, _, number = FUNCTIONS[name]
+    assert torch.autograd.gradcheck(function, inputs(number, 2, 4, 3, 2))
+
+
+@every_norm
+def test_whether_output_and_gradient_of_a_map_in_channels_last_are_so_too(name: str) -> None:
+    layer = layer_of(name, normal(4, 8, 4, 3)).float()
+    x = normal(4, 8, 4, 3).float().to(memory_format=torch.channels_last).requires_grad_()
+    y = layer(x)
+    maps = y, *torch.autograd.grad(y, x, torch.ones_like(x))
+    kept = all(found.is_contiguous(memory_format=torch.channels_last) for found in maps)
+    assert kept == (name not in LOSES_LAYOUT)
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_little_more_than_these_maps_are_kept_for_the_backward_pass(name: str) -> None:
+    x = normal(4, 8, 16, 16).float().requires_grad_()
+    layer: nn.Module = new_layer(name, x).float()
+    of_one_map = x.numel() * x.itemsize
+    kept = saved_bytes(layer, x, list(layer.parameters())) / of_one_map
+    assert KEPT[name] <= kept < KEPT[name] + 0.3
