@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from normbench.norms.arithmetic import (
     BATCH,
@@ -24,11 +23,10 @@ from normbench.norms.arithmetic import (
     root_mean_square,
     widened,
 )
+from normbench.norms.closed_form import GatedOverRoot
 from normbench.norms.refusals import divides, groups, one_value_per_channel
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups
-
-GROUP = (2, 3, 4)  # axes of x (n, groups, c / groups, h, w)
 
 
 @norms.register("evonorm_s0", title="EvoNorm-S0")
@@ -120,26 +118,24 @@ def _over_the_batch(norm_act: Callable[[int], nn.Module]) -> NormSpec:
 class EvoNormS1(ScaleAndShift):
     """EvoNorm-S1 with its activation: y = x * sigmoid(x) / sqrt(var + eps) * weight + bias."""
 
+    centred = True
+    v: nn.Parameter | None
+
     def __init__(self, num_features: int, num_groups: int, eps: float) -> None:
         super().__init__(num_features)
         self.num_groups, self.eps = num_groups, eps
+        self.register_parameter("v", None)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(silu(x) / self._by_group(deviation, x))
-
-    def _by_group(
-        self, statistic: Callable[[Tensor, tuple[int, ...], float], Tensor], x: Tensor
-    ) -> Tensor:
-        """The statistic of every value's group, in the shape of x."""
-        groups: Tensor = x.unflatten(1, (self.num_groups, -1))
-        return statistic(groups, GROUP, self.eps).expand(groups.shape).flatten(1, 2)
+        learned = self.v, self.weight, self.bias
+        y: Tensor = GatedOverRoot.apply(x, *learned, self.num_groups, self.eps, self.centred)
+        return y
 
 
 class EvoNormS2(EvoNormS1):
     """EvoNorm-S2 with its activation: as EvoNorm-S1 with mean(x^2) in place of var."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return ScaleAndShift.forward(self, silu(x) / self._by_group(root_mean_square, x))
+    centred = False
 
 
 class EvoNormS0(EvoNormS1):
@@ -148,10 +144,6 @@ class EvoNormS0(EvoNormS1):
     def __init__(self, num_features: int, num_groups: int, eps: float) -> None:
         super().__init__(num_features, num_groups, eps)
         self.v = nn.Parameter(torch.ones(num_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate = (x * of_channels(self.v).to(x.dtype)).sigmoid()
-        return ScaleAndShift.forward(self, x * gate / self._by_group(deviation, x))
 
 
 class EvoNormB(ScaleAndShift):

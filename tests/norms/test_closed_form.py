@@ -9,14 +9,14 @@ import torch
 from kit.norms import every_norm, layer_of, new_layer, normal
 from torch import Tensor, nn
 
-from normbench.norms.closed_form import FilterResponse, OverChannels
+from normbench.norms.closed_form import FilterResponse, GatedOverRoot, OverChannels
 from normbench.timing.footprint import saved_bytes
 
 EPS = 0.02
 # Norms whose output or gradient is contiguous whatever the layout of the input.
-LOSES_LAYOUT = {"evonorm_s2", "ibn", "in", "in_affine", "iternorm", "ln_chw", "online"}
+LOSES_LAYOUT = {"ibn", "in", "in_affine", "iternorm", "ln_chw", "online"}
 # Float32 maps kept for the backward pass, and little beside them.
-KEPT = {"frn": 2, "rms": 1, "simple": 1}
+KEPT = {"frn": 2, "rms": 1, "simple": 1, "evonorm_s0": 1, "evonorm_s1": 1, "evonorm_s2": 1}
 
 
 def filter_response(x: Tensor, weight: Tensor, bias: Tensor, tau: Tensor | None) -> Tensor:
@@ -33,6 +33,17 @@ def over_channels_centred(x: Tensor, weight: Tensor) -> Tensor:
     return x / (x.var(1, keepdim=True) + EPS).sqrt() * per_channel(weight)
 
 
+def gated_over_root(
+    x: Tensor, v: Tensor | None, weight: Tensor, bias: Tensor, centred: bool
+) -> Tensor:
+    groups = x.unflatten(1, (2, -1))
+    deviation = groups - centred * groups.mean((2, 3, 4), keepdim=True)
+    squares = deviation.square().mean((2, 3, 4), keepdim=True)
+    gate = torch.sigmoid(x if v is None else per_channel(v) * x).unflatten(1, (2, -1))
+    y = (groups * gate / (squares + EPS).sqrt()).flatten(1, 2)
+    return y * per_channel(weight) + per_channel(bias)
+
+
 def per_channel(values: Tensor) -> Tensor:
     return values[:, None, None]
 
@@ -46,6 +57,21 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], int]] =
     ),
     "rms": (lambda *at: OverChannels.apply(*at, EPS, False), over_channels, 1),
     "simple": (lambda *at: OverChannels.apply(*at, EPS, True), over_channels_centred, 1),
+    "evonorm_s0": (
+        lambda *at: GatedOverRoot.apply(*at, 2, EPS, True),
+        lambda *at: gated_over_root(*at, True),
+        3,
+    ),
+    "evonorm_s1": (
+        lambda x, *at: GatedOverRoot.apply(x, None, *at, 2, EPS, True),
+        lambda x, *at: gated_over_root(x, None, *at, True),
+        2,
+    ),
+    "evonorm_s2": (
+        lambda x, *at: GatedOverRoot.apply(x, None, *at, 2, EPS, False),
+        lambda x, *at: gated_over_root(x, None, *at, False),
+        2,
+    ),
 }
 every_function = pytest.mark.parametrize("name", FUNCTIONS)
 
