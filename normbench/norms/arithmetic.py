@@ -56,34 +56,6 @@ def mean_square(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     return widened(x.square()).mean(axes, keepdim=True)
 
 
-def var_and_mean(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Biased variance and mean over the axes, kept with length 1, at least in float32.
-
-    On a CPU this takes a fifth of the time of torch.var_mean.
-    """
-    x = widened(x)
-    mean = x.mean(axes, keepdim=True)
-    return (x - mean).square().mean(axes, keepdim=True), mean
-
-
-def group_moments(x: Tensor, weight: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor]:
-    """mean and 1 / sqrt(var + eps) of every channel's group, (n, c, 1, 1), at least in float32.
-
-    They are by-products of torch's group normalization, a quarter of the time of two sums. weight
-    (c,): any values; their type is that of the moments.
-    """
-    # On a GPU the kernel takes no weight of another type.
-    source = x if x.device.type == "cpu" else x.to(weight.dtype)
-    samples, channels, height, width = x.shape
-    _, *moments = torch.native_group_norm(
-        source, weight, None, samples, channels, height * width, num_groups, eps
-    )
-    mean, r = (
-        of_channels(values.repeat_interleave(channels // num_groups, 1)) for values in moments
-    )
-    return mean, r
-
-
 def over_root_mean_square(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the axes, in x's type."""
     return x * (mean_square(x, axes) + eps).rsqrt().to(x.dtype)

@@ -1,30 +1,44 @@
-"""Norms as single steps of autograd, with gradients in closed form.
+"""Norms of samples as single steps of autograd, with gradients in closed form.
 
-Each keeps its input, statistics, and at most its output for the backward pass, and recomputes the
-rest: autograd would keep every intermediate map. x has shape (n, c, h, w), parameters (c,). In
-comments dy is the gradient of y, and mean and sum run over the axes of the statistics. Statistics
-are at least float32; sums of gradients are added up in float32 and rounded to x's type, as
-autograd's are.
+Each keeps its input and its statistics for the backward pass and recomputes the rest: autograd
+would keep every intermediate map. All arithmetic is at least float32, a few samples at a time: a
+part fits the processor's cache, and there is no float32 copy of a whole map. x has shape
+(n, c, h, w), parameters (c,), statistics (n, c, 1, 1) or (n, 1, h, w). In comments dy is the
+gradient of y, and the mean runs over the axes of the statistics.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from normbench.norms.arithmetic import (
-    BATCH,
-    PIXELS,
-    group_moments,
-    mean_square,
-    of_channels,
-    var_and_mean,
-    widened,
-)
+from normbench.norms.arithmetic import PIXELS, mean_square, of_channels, widened
 
 CHANNELS = (1,)
+PART = 2**18  # values; a float32 map of them takes 1 MiB
+
+
+def by_parts(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
+    """function(*inputs), a few samples at a time on a CPU, in at least float32.
+
+    The first axis of all inputs and results is the samples. The first result is a map; it gets the
+    type and the layout of the first input.
+    """
+    x = inputs[0]
+    if not x.is_cpu or torch.compiler.is_compiling():
+        values, *rest = function(*map(widened, inputs))
+        return values.to(x.dtype), *rest
+    size = max(PART // max(x[0].numel(), 1), 1)
+    first: Tensor = torch.empty_like(x)
+    others = []
+    for to, *part in zip(*(values.split(size) for values in (first, *inputs)), strict=True):
+        values, *rest = function(*map(widened, part))
+        to.copy_(values)
+        others.append(rest)
+    return first, *map(torch.cat, zip(*others, strict=True))
 
 
 class FilterResponse(torch.autograd.Function):
@@ -37,36 +51,33 @@ class FilterResponse(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, tau: Tensor | None, eps: float
     ) -> Tensor:
-        r = (mean_square(x, PIXELS) + eps).rsqrt()
-        y = x * (r * of_channels(weight)).to(x.dtype)
-        y += of_channels(bias).to(x.dtype)
-        if tau is None:
-            ctx.save_for_backward(x, weight, r)
-            return y
-        y.clamp_min_(of_channels(tau).to(x.dtype))
-        ctx.save_for_backward(x, weight, r, tau, y)
+        def response(x: Tensor) -> tuple[Tensor, ...]:
+            r = (mean_square(x, PIXELS) + eps).rsqrt()
+            y = (x * (r * of_channels(weight))).add_(of_channels(bias))
+            return y if tau is None else y.clamp_min_(of_channels(tau)), r
+
+        y, r = by_parts(response, x)
+        ctx.save_for_backward(x, weight, bias, tau, r)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        dy, dtau = gradients[0], None
-        x, weight, r, *thresholded = ctx.saved_tensors
-        if thresholded:
-            tau, y = thresholded
-            total = dy.sum(PIXELS, keepdim=True)
-            above = (y - of_channels(tau).to(y.dtype)).sign_()  # 0 or 1
-            dy = above.mul_(dy)
-        of_bias = widened(dy.sum(PIXELS, keepdim=True))
-        dx = dy * x
-        along_x = widened(dx.sum(PIXELS, keepdim=True))
-        if thresholded:
-            dtau = _per_channel(widened(total) - of_bias, tau)
-        # dx = weight * r * (dy - x * r^2 * mean(dy * x))
-        scale = r * of_channels(weight)
-        slope = scale * r.square() * along_x / x[0, 0].numel()
-        torch.mul(dy, scale.to(x.dtype), out=dx)
-        dx.addcmul_(x, slope.to(x.dtype), value=-1)
-        return dx, _per_channel(along_x * r, weight), _per_channel(of_bias, weight), dtau, None
+        x, weight, bias, tau, r = ctx.saved_tensors
+
+        def derivatives(dy: Tensor, x: Tensor, r: Tensor) -> tuple[Tensor, ...]:
+            scale = r * of_channels(weight)
+            total = _of_maps(dy)
+            if tau is not None:
+                above = (x * scale).add_(of_channels(bias - tau))
+                dy = torch.ops.aten.threshold_backward(dy, above, 0)
+            dbias, along_x = _of_maps(dy), _of_maps(dy * x)
+            # dx = weight * r * (dy - x * r^2 * mean(dy * x))
+            dx = (dy * scale).sub_(x * (scale * r.square() * along_x / x[0, 0].numel()))
+            return dx, along_x * r, dbias, total - dbias
+
+        dx, dweight, dbias, dtau = by_parts(derivatives, gradients[0], x, r)
+        of_tau = None if tau is None else _of_samples(dtau, tau)
+        return dx, _of_samples(dweight, weight), _of_samples(dbias, bias), of_tau, None
 
 
 class OverChannels(torch.autograd.Function):
@@ -77,34 +88,77 @@ class OverChannels(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, centred: bool) -> Tensor:
-        if centred:
-            var, mean = var_and_mean(x, CHANNELS)
-            squares = var * _correction(x)
-        else:
-            mean, squares = None, mean_square(x, CHANNELS)
-        r = (squares + eps).rsqrt()
-        ctx.save_for_backward(x, weight, r, mean)
-        y = x * r.to(x.dtype)
-        y *= of_channels(weight).to(x.dtype)
+        # One channel has no unbiased variance: 1 / 0 raises.
+        count = x.shape[1] - 1 if centred else x.shape[1]
+        correction = x.shape[1] / count
+
+        def divided(x: Tensor) -> tuple[Tensor, ...]:
+            r = (mean_square(_deviations(x, centred), CHANNELS) * correction + eps).rsqrt()
+            return (x * r).mul_(of_channels(weight)), r
+
+        y, r = by_parts(divided, x)
+        ctx.save_for_backward(x, weight, r)
+        ctx.centred, ctx.count = centred, count
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        dy = gradients[0]
-        x, weight, r, mean = ctx.saved_tensors
-        # dx = r * (dy * weight - deviation * r^2 * mean(dy * weight * x)), where the deviation is x
-        # itself unless centred.
-        dx = dy * of_channels(weight).to(x.dtype)
-        product = dx * x
-        slope = r.square() * widened(product.sum(CHANNELS, keepdim=True)) / x.shape[1]
-        if mean is not None:
-            slope = slope * _correction(x)
-            dx += (slope * mean).to(x.dtype)
-        dx.addcmul_(x, slope.to(x.dtype), value=-1)
-        dx *= r.to(x.dtype)
-        torch.mul(dy, x, out=product)
-        product *= r.to(x.dtype)
-        return dx, product.sum(BATCH).to(weight.dtype), None, None
+        x, weight, r = ctx.saved_tensors
+
+        def derivatives(dy: Tensor, x: Tensor, r: Tensor) -> tuple[Tensor, ...]:
+            dz, product = dy * of_channels(weight), dy * x
+            along_x = (product * of_channels(weight)).sum(CHANNELS, keepdim=True)
+            # dx = r * (dz - d * r^2 * sum(dz * x) / count), where dz = dy * weight, and d is x
+            # minus its mean if centred, else x.
+            slope = r.square() * along_x / ctx.count
+            dx = dz.sub_(_deviations(x, ctx.centred) * slope).mul_(r)
+            return dx, _of_maps(product.mul_(r))
+
+        dx, dweight = by_parts(derivatives, gradients[0], x, r)
+        return dx, _of_samples(dweight, weight), None, None
+
+
+def _deviations(x: Tensor, centred: bool) -> Tensor:
+    return x - x.mean(CHANNELS, keepdim=True) if centred else x
+
+
+class InstanceNormalization(torch.autograd.Function):
+    """y = (x - mean) * r * weight + bias, r = 1 / sqrt(var + eps) over (h, w).
+
+    Weight and bias may be None.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> Tensor:
+        def normalized(x: Tensor) -> tuple[Tensor, ...]:
+            mean = x.mean(PIXELS, keepdim=True)
+            deviations = x - mean
+            r = (mean_square(deviations, PIXELS) + eps).rsqrt()
+            y = deviations.mul_(r if weight is None else r * of_channels(weight))
+            return y if bias is None else y.add_(of_channels(bias)), mean, r
+
+        y, mean, r = by_parts(normalized, x)
+        ctx.save_for_backward(x, weight, mean, r)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        x, weight, mean, r = ctx.saved_tensors
+
+        def derivatives(dy: Tensor, x: Tensor, mean: Tensor, r: Tensor) -> tuple[Tensor, ...]:
+            z = (x - mean).mul_(r)
+            dbias, dweight = _of_maps(dy), _of_maps(dy * z)
+            # dx = weight * r * (dy - mean(dy) - z * mean(dy * z)), where z = (x - mean) * r
+            pixels = x[0, 0].numel()
+            dx = z.mul_(dweight / -pixels).add_(dy).sub_(dbias / pixels)
+            return dx.mul_(r if weight is None else r * of_channels(weight)), dweight, dbias
+
+        dx, dweight, dbias = by_parts(derivatives, gradients[0], x, mean, r)
+        if weight is None:
+            return dx, None, None, None
+        return dx, _of_samples(dweight, weight), _of_samples(dbias, weight), None
 
 
 class GatedOverRoot(torch.autograd.Function):
@@ -125,53 +179,50 @@ class GatedOverRoot(torch.autograd.Function):
         eps: float,
         centred: bool,
     ) -> Tensor:
-        if centred:
-            mean, r = group_moments(x, weight, num_groups, eps)
-        else:
-            squares = _of_groups(mean_square(x, PIXELS), num_groups)
-            mean, r = None, (squares + eps).rsqrt()
-        y = _gate(x, v)
-        y *= x
-        y *= (r * of_channels(weight)).to(x.dtype)
-        y += of_channels(bias).to(x.dtype)
+        def gated(x: Tensor) -> tuple[Tensor, ...]:
+            mean = _of_groups(x.mean(PIXELS, keepdim=True), num_groups) * centred
+            squares = mean_square(x - mean if centred else x, PIXELS)
+            r = (_of_groups(squares, num_groups) + eps).rsqrt()
+            y = _gate(x, v).mul_(x).mul_(r * of_channels(weight)).add_(of_channels(bias))
+            return y, mean, r
+
+        y, mean, r = by_parts(gated, x)
         ctx.save_for_backward(x, v, weight, mean, r)
         ctx.num_groups = num_groups
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        dy, dv = gradients[0], None
         x, v, weight, mean, r = ctx.saved_tensors
-        scale = r * of_channels(weight)
-        gate = _gate(x, v)
-        dx = dy * gate
-        product = dx * x
-        of_scale = widened(product.sum(PIXELS, keepdim=True))
-        # The derivative of x * gate by x is gate + v * x * gate * (1 - gate).
-        product.addcmul_(product, gate, value=-1)
-        if v is None:
-            dx += product
-        else:
-            dx.addcmul_(product, of_channels(v).to(x.dtype))
-            product *= x
-            dv = _per_channel(widened(product.sum(PIXELS, keepdim=True)) * scale, v)
-        # dx = dy * scale * (gate + v * x * gate * (1 - gate)) - deviation * slope, where
-        # slope = r^2 * mean(dy * scale * x * gate), the mean of a group, and the deviation is x
-        # itself unless centred.
-        dx *= scale.to(x.dtype)
-        slope = r.square() * _of_groups(of_scale * scale, ctx.num_groups) / x[0, 0].numel()
-        dx.addcmul_(x, slope.to(x.dtype), value=-1)
-        if mean is not None:
-            dx += (slope * mean).to(x.dtype)
-        dbias = _per_channel(widened(dy.sum(PIXELS, keepdim=True)), weight)
-        return dx, dv, _per_channel(of_scale * r, weight), dbias, None, None, None
+
+        def derivatives(dy: Tensor, x: Tensor, mean: Tensor, r: Tensor) -> tuple[Tensor, ...]:
+            scale, gate = r * of_channels(weight), _gate(x, v)
+            dx = dy * gate
+            product = dx * x
+            of_scale = _of_maps(product)
+            # The derivative of x * gate by x is gate + v * x * gate * (1 - gate), by v it is
+            # x^2 * gate * (1 - gate).
+            product.addcmul_(product, gate, value=-1)
+            if v is None:
+                dx.add_(product)
+            else:
+                dx.addcmul_(product, of_channels(v))
+            dv = scale * _of_maps(product.mul_(x))
+            # dx = dy * scale * (gate + v * x * gate * (1 - gate))
+            #      - (x - mean) * r^2 * mean(dy * scale * x * gate), the means of a group
+            slope = r.square() * _of_groups(of_scale * scale, ctx.num_groups) / x[0, 0].numel()
+            dx.mul_(scale).sub_((x - mean).mul_(slope))
+            return dx, dv, of_scale * r, _of_maps(dy)
+
+        dx, dv, dweight, dbias = by_parts(derivatives, gradients[0], x, mean, r)
+        of_v = None if v is None else _of_samples(dv, v)
+        parameters = _of_samples(dweight, weight), _of_samples(dbias, weight)
+        return dx, of_v, *parameters, None, None, None
 
 
 def _gate(x: Tensor, v: Tensor | None) -> Tensor:
     """sigmoid(v * x), a new map."""
-    if v is None:
-        return x.sigmoid()
-    return (x * of_channels(v).to(x.dtype)).sigmoid_()
+    return x.sigmoid() if v is None else (x * of_channels(v)).sigmoid_()
 
 
 def _of_groups(values: Tensor, num_groups: int) -> Tensor:
@@ -180,11 +231,11 @@ def _of_groups(values: Tensor, num_groups: int) -> Tensor:
     return groups.mean(2, keepdim=True).expand_as(groups).flatten(1, 2)
 
 
-def _per_channel(values: Tensor, parameter: Tensor) -> Tensor:
+def _of_maps(values: Tensor) -> Tensor:
+    """Sums values (n, c, h, w) over (h, w)."""
+    return values.sum(PIXELS, keepdim=True)
+
+
+def _of_samples(values: Tensor, parameter: Tensor) -> Tensor:
     """Sums values (n, c, 1, 1) over n, for the gradient of a parameter (c,)."""
     return values.sum(0).flatten().to(parameter.dtype)
-
-
-def _correction(x: Tensor) -> float:
-    """c / (c - 1): from a biased to an unbiased variance over c; raises where c is 1."""
-    return x.shape[1] / (x.shape[1] - 1)

@@ -16,7 +16,7 @@ from torch.nn.functional import layer_norm
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
-from normbench.norms.closed_form import OverChannels
+from normbench.norms.closed_form import InstanceNormalization, OverChannels
 from normbench.norms.refusals import groups, one_channel, one_pixel, single
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups
@@ -68,7 +68,7 @@ def instance_norm(
     """
     return NormSpec(
         scope="sample",
-        norm=lambda num_features: nn.InstanceNorm2d(
+        norm=lambda num_features: InstanceNorm(
             num_features, eps, momentum, affine, track_running_stats
         ),
         refuse=one_pixel,
@@ -156,6 +156,16 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).to(x.dtype)
+
+
+class InstanceNorm(nn.InstanceNorm2d):
+    """Instance normalization in the layout of x; torch's own with running statistics."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.track_running_stats or x[0, 0].numel() == 1:  # torch raises for a single pixel
+            return super().forward(x)
+        y: Tensor = InstanceNormalization.apply(x, self.weight, self.bias, self.eps)
+        return y
 
 
 class ElementwiseLayerNorm(LazyModuleMixin, nn.Module):

@@ -9,14 +9,20 @@ import torch
 from kit.norms import every_norm, layer_of, new_layer, normal
 from torch import Tensor, nn
 
-from normbench.norms.closed_form import FilterResponse, GatedOverRoot, OverChannels
+from normbench.norms import closed_form
+from normbench.norms.closed_form import (
+    FilterResponse,
+    GatedOverRoot,
+    InstanceNormalization,
+    OverChannels,
+)
 from normbench.timing.footprint import saved_bytes
 
 EPS = 0.02
 # Norms whose output or gradient is contiguous whatever the layout of the input.
-LOSES_LAYOUT = {"ibn", "in", "in_affine", "iternorm", "ln_chw", "online"}
-# Float32 maps kept for the backward pass, and little beside them.
-KEPT = {"frn": 2, "rms": 1, "simple": 1, "evonorm_s0": 1, "evonorm_s1": 1, "evonorm_s2": 1}
+LOSES_LAYOUT = {"ibn", "iternorm", "ln_chw", "online"}
+# Norms that keep their input for the backward pass, and little beside it.
+KEEP_THE_INPUT = ["evonorm_s0", "evonorm_s1", "evonorm_s2", "frn", "rms", "simple"]
 
 
 def filter_response(x: Tensor, weight: Tensor, bias: Tensor, tau: Tensor | None) -> Tensor:
@@ -31,6 +37,12 @@ def over_channels(x: Tensor, weight: Tensor) -> Tensor:
 
 def over_channels_centred(x: Tensor, weight: Tensor) -> Tensor:
     return x / (x.var(1, keepdim=True) + EPS).sqrt() * per_channel(weight)
+
+
+def instance_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    deviations = x - x.mean((2, 3), keepdim=True)
+    z = deviations / (deviations.square().mean((2, 3), keepdim=True) + EPS).sqrt()
+    return z if weight is None else z * per_channel(weight) + per_channel(bias)
 
 
 def gated_over_root(
@@ -57,6 +69,12 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], int]] =
     ),
     "rms": (lambda *at: OverChannels.apply(*at, EPS, False), over_channels, 1),
     "simple": (lambda *at: OverChannels.apply(*at, EPS, True), over_channels_centred, 1),
+    "in": (
+        lambda x: InstanceNormalization.apply(x, None, None, EPS),
+        lambda x: instance_norm(x, None, None),
+        0,
+    ),
+    "in_affine": (lambda *at: InstanceNormalization.apply(*at, EPS), instance_norm, 2),
     "evonorm_s0": (
         lambda *at: GatedOverRoot.apply(*at, 2, EPS, True),
         lambda *at: gated_over_root(*at, True),
@@ -116,10 +134,24 @@ def test_whether_output_and_gradient_of_a_map_in_channels_last_are_so_too(name: 
     assert kept == (name not in LOSES_LAYOUT)
 
 
-@pytest.mark.parametrize("name", KEPT)
-def test_little_more_than_these_maps_are_kept_for_the_backward_pass(name: str) -> None:
+@pytest.mark.parametrize("name", KEEP_THE_INPUT)
+def test_little_more_than_the_input_is_kept_for_the_backward_pass(name: str) -> None:
     x = normal(4, 8, 16, 16).float().requires_grad_()
     layer: nn.Module = new_layer(name, x).float()
-    of_one_map = x.numel() * x.itemsize
-    kept = saved_bytes(layer, x, list(layer.parameters())) / of_one_map
-    assert KEPT[name] <= kept < KEPT[name] + 0.3
+    kept = saved_bytes(layer, x, list(layer.parameters())) / x.nbytes
+    assert 1 <= kept < 1.3
+
+
+@every_function
+def test_samples_in_several_parts_give_the_numbers_of_one_part(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function, _, number = FUNCTIONS[name]
+    found = []
+    for part in (1, 2 * 8 * 3 * 2, 2**18):  # one sample, two, all five
+        monkeypatch.setattr(closed_form, "PART", part)
+        at = inputs(number, 5, 8, 3, 2)
+        y = function(*at)
+        found.append((y, *torch.autograd.grad(y, at, normal(5, 8, 3, 2, seed=9))))
+    torch.testing.assert_close(found[0], found[2], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found[1], found[2], rtol=1e-12, atol=1e-12)
