@@ -21,24 +21,40 @@ CHANNELS = (1,)
 PART = 2**18  # values; a float32 map of them takes 1 MiB
 
 
-def by_parts(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
+# Of tensors whose first axis is the samples.
+Function = Callable[..., tuple[Tensor, ...]]
+
+
+def by_parts(function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
     """function(*inputs), a few samples at a time on a CPU, in at least float32.
 
-    The first axis of all inputs and results is the samples. The first result is a map; it gets the
-    type and the layout of the first input.
+    The first result is a map; it gets the type and the layout of the first input.
     """
     x = inputs[0]
-    if not x.is_cpu or torch.compiler.is_compiling():
-        values, *rest = function(*map(widened, inputs))
-        return values.to(x.dtype), *rest
-    size = max(PART // max(x[0].numel(), 1), 1)
-    first: Tensor = torch.empty_like(x)
-    others = []
-    for to, *part in zip(*(values.split(size) for values in (first, *inputs)), strict=True):
+    first = torch.empty_like(x)
+
+    def fill(to: Tensor, *part: Tensor) -> tuple[Tensor, ...]:
         values, *rest = function(*map(widened, part))
         to.copy_(values)
-        others.append(rest)
-    return first, *map(torch.cat, zip(*others, strict=True))
+        return tuple(rest)
+
+    return first, *_joined(fill, first, *inputs)
+
+
+def of_parts(function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """As by_parts, without a map among the results."""
+    return _joined(lambda *part: function(*map(widened, part)), *inputs)
+
+
+def _joined(function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """function(*inputs), a few samples at a time on a CPU."""
+    x = inputs[0]
+    if not x.is_cpu or torch.compiler.is_compiling():
+        return function(*inputs)
+    size = max(PART // max(x[0].numel(), 1), 1)
+    parts = zip(*(values.split(size) for values in inputs), strict=True)
+    results = [function(*part) for part in parts]
+    return tuple(map(torch.cat, zip(*results, strict=True)))
 
 
 class FilterResponse(torch.autograd.Function):
@@ -66,11 +82,11 @@ class FilterResponse(torch.autograd.Function):
 
         def derivatives(dy: Tensor, x: Tensor, r: Tensor) -> tuple[Tensor, ...]:
             scale = r * of_channels(weight)
-            total = _of_maps(dy)
+            total = sum_over_pixels(dy)
             if tau is not None:
                 above = (x * scale).add_(of_channels(bias - tau))
                 dy = torch.ops.aten.threshold_backward(dy, above, 0)
-            dbias, along_x = _of_maps(dy), _of_maps(dy * x)
+            dbias, along_x = sum_over_pixels(dy), sum_over_pixels(dy * x)
             # dx = weight * r * (dy - x * r^2 * mean(dy * x))
             dx = (dy * scale).sub_(x * (scale * r.square() * along_x / x[0, 0].numel()))
             return dx, along_x * r, dbias, total - dbias
@@ -112,7 +128,7 @@ class OverChannels(torch.autograd.Function):
             # minus its mean if centred, else x.
             slope = r.square() * along_x / ctx.count
             dx = dz.sub_(_deviations(x, ctx.centred) * slope).mul_(r)
-            return dx, _of_maps(product.mul_(r))
+            return dx, sum_over_pixels(product.mul_(r))
 
         dx, dweight = by_parts(derivatives, gradients[0], x, r)
         return dx, _of_samples(dweight, weight), None, None
@@ -149,7 +165,7 @@ class InstanceNormalization(torch.autograd.Function):
 
         def derivatives(dy: Tensor, x: Tensor, mean: Tensor, r: Tensor) -> tuple[Tensor, ...]:
             z = (x - mean).mul_(r)
-            dbias, dweight = _of_maps(dy), _of_maps(dy * z)
+            dbias, dweight = sum_over_pixels(dy), sum_over_pixels(dy * z)
             # dx = weight * r * (dy - mean(dy) - z * mean(dy * z)), where z = (x - mean) * r
             pixels = x[0, 0].numel()
             dx = z.mul_(dweight / -pixels).add_(dy).sub_(dbias / pixels)
@@ -199,7 +215,7 @@ class GatedOverRoot(torch.autograd.Function):
             scale, gate = r * of_channels(weight), _gate(x, v)
             dx = dy * gate
             product = dx * x
-            of_scale = _of_maps(product)
+            of_scale = sum_over_pixels(product)
             # The derivative of x * gate by x is gate + v * x * gate * (1 - gate), by v it is
             # x^2 * gate * (1 - gate).
             product.addcmul_(product, gate, value=-1)
@@ -207,12 +223,12 @@ class GatedOverRoot(torch.autograd.Function):
                 dx.add_(product)
             else:
                 dx.addcmul_(product, of_channels(v))
-            dv = scale * _of_maps(product.mul_(x))
+            dv = scale * sum_over_pixels(product.mul_(x))
             # dx = dy * scale * (gate + v * x * gate * (1 - gate))
             #      - (x - mean) * r^2 * mean(dy * scale * x * gate), the means of a group
             slope = r.square() * _of_groups(of_scale * scale, ctx.num_groups) / x[0, 0].numel()
             dx.mul_(scale).sub_((x - mean).mul_(slope))
-            return dx, dv, of_scale * r, _of_maps(dy)
+            return dx, dv, of_scale * r, sum_over_pixels(dy)
 
         dx, dv, dweight, dbias = by_parts(derivatives, gradients[0], x, mean, r)
         of_v = None if v is None else _of_samples(dv, v)
@@ -231,7 +247,7 @@ def _of_groups(values: Tensor, num_groups: int) -> Tensor:
     return groups.mean(2, keepdim=True).expand_as(groups).flatten(1, 2)
 
 
-def _of_maps(values: Tensor) -> Tensor:
+def sum_over_pixels(values: Tensor) -> Tensor:
     """Sums values (n, c, h, w) over (h, w)."""
     return values.sum(PIXELS, keepdim=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -16,13 +16,24 @@ from normbench.norms.closed_form import (
     InstanceNormalization,
     OverChannels,
 )
+from normbench.norms.larger_root import InstanceMoments, OverLarger
 from normbench.timing.footprint import saved_bytes
 
 EPS = 0.02
 # Norms whose output or gradient is contiguous whatever the layout of the input.
 LOSES_LAYOUT = {"ibn", "iternorm", "ln_chw", "online"}
 # Norms that keep their input for the backward pass, and little beside it.
-KEEP_THE_INPUT = ["evonorm_s0", "evonorm_s1", "evonorm_s2", "frn", "rms", "simple"]
+KEEP_THE_INPUT = [
+    "evonorm_b0",
+    "evonorm_b1",
+    "evonorm_b2",
+    "evonorm_s0",
+    "evonorm_s1",
+    "evonorm_s2",
+    "frn",
+    "rms",
+    "simple",
+]
 
 
 def filter_response(x: Tensor, weight: Tensor, bias: Tensor, tau: Tensor | None) -> Tensor:
@@ -56,6 +67,27 @@ def gated_over_root(
     return y * per_channel(weight) + per_channel(bias)
 
 
+def weighted(mean: Tensor, var: Tensor) -> Tensor:
+    """A map's moments (n, c, 1, 1) as one tensor."""
+    return mean * 3 + var.square()
+
+
+def weighted_moments(x: Tensor) -> Tensor:
+    return weighted(x.mean((2, 3), keepdim=True), x.var((2, 3), correction=0, keepdim=True))
+
+
+def of_samples(x: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Parameters (c,) as (n, c, 1, 1), other numbers in each sample."""
+    factors = 1 + torch.arange(len(x), dtype=x.dtype)[:, None, None, None]
+    return [per_channel(values) * factors for values in parameters]
+
+
+def over_larger(
+    x: Tensor, root: Tensor, slope: Tensor, size: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
+    return x / torch.maximum(root, slope * x + size) * weight + bias
+
+
 def per_channel(values: Tensor) -> Tensor:
     return values[:, None, None]
 
@@ -75,6 +107,12 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], int]] =
         0,
     ),
     "in_affine": (lambda *at: InstanceNormalization.apply(*at, EPS), instance_norm, 2),
+    "moments": (lambda x: weighted(*InstanceMoments.apply(x)), weighted_moments, 0),
+    "evonorm_b": (
+        lambda x, *at: OverLarger.apply(x, *of_samples(x, at)),
+        lambda x, *at: over_larger(x, *of_samples(x, at)),
+        5,
+    ),
     "evonorm_s0": (
         lambda *at: GatedOverRoot.apply(*at, 2, EPS, True),
         lambda *at: gated_over_root(*at, True),
@@ -107,8 +145,8 @@ def test_values_and_gradients_are_those_of_autograd_on_the_formula(
 ) -> None:
     function, formula, number = FUNCTIONS[name]
     at = inputs(number, *shape)
-    gradient = normal(*shape, seed=9)
     y, wanted = function(*at), formula(*at)
+    gradient = normal(*y.shape, seed=9)
     torch.testing.assert_close(y, wanted, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(
         torch.autograd.grad(y, at, gradient),
@@ -152,6 +190,6 @@ def test_samples_in_several_parts_give_the_numbers_of_one_part(
         monkeypatch.setattr(closed_form, "PART", part)
         at = inputs(number, 5, 8, 3, 2)
         y = function(*at)
-        found.append((y, *torch.autograd.grad(y, at, normal(5, 8, 3, 2, seed=9))))
+        found.append((y, *torch.autograd.grad(y, at, normal(*y.shape, seed=9))))
     torch.testing.assert_close(found[0], found[2], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found[1], found[2], rtol=1e-12, atol=1e-12)
