@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from normbench.norms.arithmetic import ScaleAndShift, of_channels
 from normbench.norms.closed_form import GatedOverRoot
-from normbench.norms.larger_root import InstanceMoments, OverLarger
+from normbench.norms.map_functions import InstanceMoments, OverLarger
 from normbench.norms.refusals import divides, groups, one_value_per_channel
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups

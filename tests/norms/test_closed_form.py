@@ -16,7 +16,7 @@ from normbench.norms.closed_form import (
     InstanceNormalization,
     OverChannels,
 )
-from normbench.norms.larger_root import InstanceMoments, OverLarger
+from normbench.norms.map_functions import InstanceMoments, OverLarger, ScaledMap
 from normbench.timing.footprint import saved_bytes
 
 EPS = 0.02
@@ -24,6 +24,11 @@ EPS = 0.02
 LOSES_LAYOUT = {"ibn", "iternorm", "ln_chw", "online"}
 # Norms that keep their input for the backward pass, and little beside it.
 KEEP_THE_INPUT = [
+    "batch_renorm",
+    "bin",
+    "bn_custom",
+    "ebn",
+    "switchable",
     "evonorm_b0",
     "evonorm_b1",
     "evonorm_b2",
@@ -82,6 +87,10 @@ def of_samples(x: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     return [per_channel(values) * factors for values in parameters]
 
 
+def scaled_map(x: Tensor, centre: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return (x - centre) * scale + shift
+
+
 def over_larger(
     x: Tensor, root: Tensor, slope: Tensor, size: Tensor, weight: Tensor, bias: Tensor
 ) -> Tensor:
@@ -108,6 +117,11 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], int]] =
     ),
     "in_affine": (lambda *at: InstanceNormalization.apply(*at, EPS), instance_norm, 2),
     "moments": (lambda x: weighted(*InstanceMoments.apply(x)), weighted_moments, 0),
+    "scaled": (
+        lambda x, *at: ScaledMap.apply(x, *of_samples(x, at)),
+        lambda x, *at: scaled_map(x, *of_samples(x, at)),
+        3,
+    ),
     "evonorm_b": (
         lambda x, *at: OverLarger.apply(x, *of_samples(x, at)),
         lambda x, *at: over_larger(x, *of_samples(x, at)),

@@ -1,7 +1,7 @@
-"""Division of a map by the larger of two numbers, with gradients in closed form, and its moments.
+"""Functions of a map by a few numbers per sample and channel, with gradients in closed form.
 
-As in closed_form.py, x has shape (n, c, h, w), all else (n, c, 1, 1), and all that is kept for the
-backward pass is x and what is as small.
+As in closed_form.py, x has shape (n, c, h, w), and all that is kept for the backward pass is x and
+what is as small as its moments. Formulas of moments between these functions are left to autograd.
 """
 
 from __future__ import annotations
@@ -13,6 +13,24 @@ from torch import Tensor
 
 from normbench.norms.arithmetic import PIXELS, mean_square
 from normbench.norms.closed_form import by_parts, of_parts, sum_over_pixels
+
+
+def moments_of_maps(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over (h, w), of shape (n, c), at least in float32."""
+    mean, var = InstanceMoments.apply(x)
+    return mean.flatten(1), var.flatten(1)
+
+
+def moments_of_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of shape (c,) over (n, h, w), from those of the maps (n, c)."""
+    return mean.mean(0), var.mean(0) + mean.var(0, correction=0)
+
+
+def scaled(x: Tensor, centre: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """(x - centre) * scale + shift in x's type; the numbers have shape (c,) or (n, c)."""
+    by_map = [values.expand(x.shape[:2])[..., None, None] for values in (centre, scale, shift)]
+    y: Tensor = ScaledMap.apply(x, *by_map)
+    return y
 
 
 class InstanceMoments(torch.autograd.Function):
@@ -39,8 +57,29 @@ class InstanceMoments(torch.autograd.Function):
         return dx
 
 
+class ScaledMap(torch.autograd.Function):
+    """y = (x - centre) * scale + shift, the numbers of shape (n, c, 1, 1)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, centre: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        def mapped(x: Tensor, centre: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, ...]:
+            return ((x - centre).mul_(scale).add_(shift),)
+
+        (y,) = by_parts(mapped, x, centre, scale, shift)
+        ctx.save_for_backward(x, centre, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        def derivatives(dy: Tensor, x: Tensor, centre: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+            dscale, dshift = sum_over_pixels((x - centre).mul_(dy)), sum_over_pixels(dy)
+            return dy * scale, -scale * dshift, dscale, dshift
+
+        return by_parts(derivatives, gradients[0], *ctx.saved_tensors)
+
+
 class OverLarger(torch.autograd.Function):
-    """y = x / max(root, slope * x + size) * weight + bias."""
+    """y = x / max(root, slope * x + size) * weight + bias, the numbers of shape (n, c, 1, 1)."""
 
     @staticmethod
     def forward(
