@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from normbench.norms.arithmetic import PIXELS, ScaleAndShift, of_channels, over_root_mean_square
+from normbench.norms.arithmetic import ScaleAndShift
+from normbench.norms.closed_form import FilterResponse
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, NormSpec
 
@@ -35,7 +36,8 @@ class FilterResponseNorm(ScaleAndShift):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(over_root_mean_square(x, PIXELS, self.eps))
+        y: Tensor = FilterResponse.apply(x, self.weight, self.bias, None, self.eps)
+        return y
 
 
 class ThresholdedFilterResponseNorm(FilterResponseNorm):
@@ -46,4 +48,5 @@ class ThresholdedFilterResponseNorm(FilterResponseNorm):
         self.tau = nn.Parameter(torch.zeros(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.maximum(super().forward(x), of_channels(self.tau).to(x.dtype))
+        z: Tensor = FilterResponse.apply(x, self.weight, self.bias, self.tau, self.eps)
+        return z

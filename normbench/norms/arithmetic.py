@@ -39,22 +39,14 @@ def unbiased_factor(x: Tensor) -> float:
     return count / max(count - 1, 1)
 
 
-def deviation(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
-    """sqrt(var(x) + eps) over the axes, kept with length 1, in x's type."""
-    var = widened(x).var(axes, correction=0, keepdim=True)
-    return (var + eps).sqrt().to(x.dtype)
-
-
-def root_mean_square(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
-    """sqrt(mean(x^2) + eps) over the axes, kept with length 1, in x's type."""
-    mean_square = widened(x).square().mean(axes, keepdim=True)
-    return (mean_square + eps).sqrt().to(x.dtype)
+def mean_square(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """mean(x^2) over the axes, kept with length 1, at least in float32."""
+    return widened(x.square()).mean(axes, keepdim=True)
 
 
 def over_root_mean_square(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the axes, in x's type."""
-    mean_square = widened(x.square()).mean(axes, keepdim=True)
-    return x * (mean_square + eps).rsqrt().to(x.dtype)
+    return x * (mean_square(x, axes) + eps).rsqrt().to(x.dtype)
 
 
 def normalized(x: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:

@@ -20,6 +20,7 @@ from normbench.norms.arithmetic import (
     unbiased_factor,
     widened,
 )
+from normbench.norms.map_functions import moments_of_batch, moments_of_maps, scaled
 
 
 class WrittenOutBatchNorm(ScaleAndShift):
@@ -38,15 +39,19 @@ class WrittenOutBatchNorm(ScaleAndShift):
         self.register_buffer("running_var", torch.ones(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        dtype, x = x.dtype, widened(x)
         mean, var = self._moments(x)
-        return super().forward(normalized(x, mean, var, self.eps)).to(dtype)
+        return scaled(x, mean, (var + self.eps).rsqrt() * self.weight, self.bias)
 
-    def _moments(self, x: Tensor, correction: float = 1.0) -> tuple[Tensor, Tensor]:
-        """The batch's mean and variance; `running_var` averages the variances * correction."""
+    def _moments(
+        self, x: Tensor, correction: float = 1.0, of_maps: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The batch's mean and variance; `running_var` averages the variances * correction.
+
+        of_maps: mean and variance of every map (n, c), where they are known.
+        """
         if not self.training:
             return self.running_mean, self.running_var
-        var, mean = torch.var_mean(x, BATCH, correction=0)
+        mean, var = moments_of_batch(*(of_maps or moments_of_maps(x)))
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * correction, self.momentum)
@@ -69,15 +74,14 @@ class ExtendedBatchNorm(ScaleAndShift):
         self.register_buffer("running_var", torch.ones(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        dtype, x = x.dtype, widened(x)
         mean, var = self.running_mean, self.running_var
         if self.training:
-            by_channel, mean = torch.var_mean(x, BATCH, correction=0)
+            mean, by_channel = moments_of_batch(*moments_of_maps(x))
             var = by_channel.mean(0, keepdim=True)
             with torch.no_grad():
                 self.running_mean.lerp_(mean, self.momentum)
                 self.running_var.lerp_(var * unbiased_factor(x), self.momentum)
-        return super().forward(normalized(x, mean, var, self.eps)).to(dtype)
+        return scaled(x, mean, (var + self.eps).rsqrt() * self.weight, self.bias)
 
 
 class GhostBatchNorm(nn.BatchNorm2d):
@@ -124,8 +128,7 @@ class BatchRenorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        dtype, x = x.dtype, widened(x)
-        var, mean = torch.var_mean(x, BATCH, correction=0)
+        mean, var = moments_of_batch(*moments_of_maps(x))
         std = (var + self.eps).sqrt()
         with torch.no_grad():
             r, d = self._correction(mean, std)
@@ -135,8 +138,7 @@ class BatchRenorm(nn.BatchNorm2d):
             unbiased = var * unbiased_factor(x)
             self.running_var = self.running_var.lerp(unbiased, self.momentum)
             self.num_batches_tracked = self.num_batches_tracked + 1
-        y = (x - of_channels(mean)) * of_channels(r / std) + of_channels(d)
-        return scale_and_shift(y, self.weight, self.bias).to(dtype)
+        return scaled(x, mean, r / std * self.weight, d * self.weight + self.bias)
 
     def _correction(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
         """r and d of shape (c,), clipped to the bounds of this step."""

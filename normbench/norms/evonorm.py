@@ -13,22 +13,13 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
-from normbench.norms.arithmetic import (
-    BATCH,
-    PIXELS,
-    ScaleAndShift,
-    deviation,
-    of_channels,
-    root_mean_square,
-    widened,
-)
+from normbench.norms.arithmetic import ScaleAndShift, of_channels
+from normbench.norms.closed_form import GatedOverRoot
+from normbench.norms.map_functions import InstanceMoments, OverLarger
 from normbench.norms.refusals import divides, groups, one_value_per_channel
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups
-
-GROUP = (2, 3, 4)  # axes of x (n, groups, c / groups, h, w)
 
 
 @norms.register("evonorm_s0", title="EvoNorm-S0")
@@ -113,33 +104,27 @@ def _over_the_batch(norm_act: Callable[[int], nn.Module]) -> NormSpec:
     return NormSpec("batch", ScaleAndShift, norm_act, refuse=one_value_per_channel)
 
 
-# The layers below keep half precision between their statistics, which are taken in float32: all
-# of them in float32 would double the memory that autograd keeps.
-
-
 class EvoNormS1(ScaleAndShift):
     """EvoNorm-S1 with its activation: y = x * sigmoid(x) / sqrt(var + eps) * weight + bias."""
+
+    centred = True
+    v: nn.Parameter | None
 
     def __init__(self, num_features: int, num_groups: int, eps: float) -> None:
         super().__init__(num_features)
         self.num_groups, self.eps = num_groups, eps
+        self.register_parameter("v", None)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(silu(x) / self._by_group(deviation, x))
-
-    def _by_group(
-        self, statistic: Callable[[Tensor, tuple[int, ...], float], Tensor], x: Tensor
-    ) -> Tensor:
-        """The statistic of every value's group, in the shape of x."""
-        groups: Tensor = x.unflatten(1, (self.num_groups, -1))
-        return statistic(groups, GROUP, self.eps).expand(groups.shape).flatten(1, 2)
+        learned = self.v, self.weight, self.bias
+        y: Tensor = GatedOverRoot.apply(x, *learned, self.num_groups, self.eps, self.centred)
+        return y
 
 
 class EvoNormS2(EvoNormS1):
     """EvoNorm-S2 with its activation: as EvoNorm-S1 with mean(x^2) in place of var."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return ScaleAndShift.forward(self, silu(x) / self._by_group(root_mean_square, x))
+    centred = False
 
 
 class EvoNormS0(EvoNormS1):
@@ -148,10 +133,6 @@ class EvoNormS0(EvoNormS1):
     def __init__(self, num_features: int, num_groups: int, eps: float) -> None:
         super().__init__(num_features, num_groups, eps)
         self.v = nn.Parameter(torch.ones(num_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate = (x * of_channels(self.v).to(x.dtype)).sigmoid()
-        return ScaleAndShift.forward(self, x * gate / self._by_group(deviation, x))
 
 
 class EvoNormB(ScaleAndShift):
@@ -168,19 +149,23 @@ class EvoNormB(ScaleAndShift):
         self.register_buffer("running_var", torch.ones(num_features))
 
     @abstractmethod
-    def line(self, x: Tensor) -> Tensor:
-        """The other denominator, in the shape of x, at least as precise."""
+    def line(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        """The slope and the size of the other denominator, slope * x + size, all (n, c, 1, 1)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        var = self.running_var
+        mean, var = InstanceMoments.apply(x)
+        of_batch = of_channels(self.running_var)
         if self.training:
-            var = widened(x).var(BATCH, correction=0)
+            of_batch = var.mean(0) + mean.var(0, correction=0)
             count = x.numel() / x.shape[1]
             # A single value has no unbiased variance: 1 / 0 raises, where `unbiased_factor` is 1.
-            update = var.detach() * self.momentum * (count / (count - 1))
+            update = of_batch.detach().flatten() * self.momentum * (count / (count - 1))
             self.running_var.copy_(self.running_var * (1 - self.momentum) + update)
-        batch_std = of_channels((var + self.eps).sqrt()).to(x.dtype)
-        return super().forward(x / torch.maximum(batch_std, self.line(x))).to(x.dtype)
+        root = (of_batch + self.eps).sqrt()
+        affine = of_channels(self.weight), of_channels(self.bias)
+        of_maps = (root, *self.line(mean, var), *affine)
+        y: Tensor = OverLarger.apply(x, *(values.expand_as(mean) for values in of_maps))
+        return y
 
 
 class EvoNormB0(EvoNormB):
@@ -190,24 +175,24 @@ class EvoNormB0(EvoNormB):
         super().__init__(num_features, eps, momentum)
         self.v = nn.Parameter(torch.ones(num_features))
 
-    def line(self, x: Tensor) -> Tensor:
+    def line(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """v * x + sqrt(var_instance + eps)."""
-        return x * of_channels(self.v).to(x.dtype) + deviation(x, PIXELS, self.eps)
+        return of_channels(self.v), (var + self.eps).sqrt()
 
 
 class EvoNormB1(EvoNormB):
     """EvoNorm-B1 with its activation."""
 
-    def line(self, x: Tensor) -> Tensor:
+    def line(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """(x + 1) * sqrt(mean(x^2) + eps)."""
-        return (x + 1) * root_mean_square(x, PIXELS, self.eps)
+        size = (var + mean.square() + self.eps).sqrt()
+        return size, size
 
 
 class EvoNormB2(EvoNormB):
     """EvoNorm-B2 with its activation."""
 
-    def line(self, x: Tensor) -> Tensor:
+    def line(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(mean(x^2) + eps) - x."""
-        # Stays in float32: in half precision a difference of nearly equal numbers is noise.
-        x = widened(x)
-        return root_mean_square(x, PIXELS, self.eps) - x
+        size = (var + mean.square() + self.eps).sqrt()
+        return -torch.ones_like(size), size

@@ -13,17 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import group_norm
 
-from normbench.norms.arithmetic import (
-    PIXELS,
-    SAMPLE,
-    normalized,
-    of_channels,
-    scale_and_shift,
-    unbiased_factor,
-    widened,
-)
+from normbench.norms.arithmetic import scale_and_shift, unbiased_factor
 from normbench.norms.batch import bn
 from normbench.norms.batch_layers import WrittenOutBatchNorm
+from normbench.norms.map_functions import moments_of_maps, scaled
 from normbench.norms.refusals import (
     first_of,
     groups,
@@ -32,6 +25,7 @@ from normbench.norms.refusals import (
     single,
 )
 from normbench.norms.registry import norms
+from normbench.norms.sample import InstanceNorm
 from normbench.norms.spec import (
     Eps,
     Momentum,
@@ -129,14 +123,13 @@ class SwitchableNorm(WrittenOutBatchNorm):
         self.var_logits = nn.Parameter(torch.zeros(3))
 
     def forward(self, x: Tensor) -> Tensor:
-        dtype, x = x.dtype, widened(x)
-        var_in, mean_in = torch.var_mean(x, PIXELS, correction=0)  # (n, c)
-        var_ln, mean_ln = torch.var_mean(x, SAMPLE, correction=0)  # (n,)
-        mean_bn, var_bn = self._moments(x, unbiased_factor(x))  # (c,)
-        mean = _mix(self.mean_logits, mean_in, mean_ln[:, None], mean_bn[None])
-        var = _mix(self.var_logits, var_in, var_ln[:, None], var_bn[None])
-        y = normalized(x, mean, var, self.eps)
-        return scale_and_shift(y, self.weight, self.bias).to(dtype)
+        mean_in, var_in = moments_of_maps(x)  # (n, c)
+        mean_ln = mean_in.mean(1, keepdim=True)  # (n, 1)
+        var_ln = var_in.mean(1, keepdim=True) + mean_in.var(1, correction=0, keepdim=True)
+        mean_bn, var_bn = self._moments(x, unbiased_factor(x), (mean_in, var_in))  # (c,)
+        mean = _mix(self.mean_logits, mean_in, mean_ln, mean_bn[None])
+        var = _mix(self.var_logits, var_in, var_ln, var_bn[None])
+        return scaled(x, mean, (var + self.eps).rsqrt() * self.weight, self.bias)
 
     def learned_shares(self) -> dict[str, Tensor]:
         """softmax(m) and softmax(v): the shares of in, ln and bn in the mean and the variance."""
@@ -159,7 +152,7 @@ class HalfInstanceNorm(nn.Module):
     def __init__(self, num_features: int, eps: float, momentum: float) -> None:
         super().__init__()
         self.num_instance = num_features // 2
-        self.instance = nn.InstanceNorm2d(self.num_instance, eps, affine=True)
+        self.instance = InstanceNorm(self.num_instance, eps, affine=True)
         self.batch = nn.BatchNorm2d(num_features - self.num_instance, eps, momentum)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -180,13 +173,13 @@ class BatchInstanceNorm(WrittenOutBatchNorm):
         self.rho = nn.Parameter(torch.ones(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        dtype, x = x.dtype, widened(x)
-        mean, var = self._moments(x, unbiased_factor(x))
-        var_in, mean_in = torch.var_mean(x, PIXELS, correction=0)
-        by_batch = normalized(x, mean, var, self.eps)
-        by_instance = normalized(x, mean_in, var_in, self.eps)
-        y = by_instance + (by_batch - by_instance) * of_channels(self.rho)
-        return scale_and_shift(y, self.weight, self.bias).to(dtype)
+        mean_in, var_in = moments_of_maps(x)
+        mean, var = self._moments(x, unbiased_factor(x), (mean_in, var_in))
+        of_batch = self.rho * (var + self.eps).rsqrt()
+        of_instance = (1 - self.rho) * (var_in + self.eps).rsqrt()
+        # (x - mean) * of_batch + (x - mean_in) * of_instance
+        shift = (mean_in - mean) * of_batch * self.weight + self.bias
+        return scaled(x, mean_in, (of_batch + of_instance) * self.weight, shift)
 
 
 class BatchChannelNorm(nn.Module):

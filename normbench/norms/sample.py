@@ -16,7 +16,7 @@ from torch.nn.functional import layer_norm
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
-from normbench.norms.arithmetic import of_channels, over_root_mean_square, widened
+from normbench.norms.closed_form import InstanceNormalization, OverChannels
 from normbench.norms.refusals import groups, one_channel, one_pixel, single
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, Momentum, NormSpec, NumGroups
@@ -68,7 +68,7 @@ def instance_norm(
     """
     return NormSpec(
         scope="sample",
-        norm=lambda num_features: nn.InstanceNorm2d(
+        norm=lambda num_features: InstanceNorm(
             num_features, eps, momentum, affine, track_running_stats
         ),
         refuse=one_pixel,
@@ -158,6 +158,16 @@ class GroupNorm(nn.GroupNorm):
         return super().forward(x).to(x.dtype)
 
 
+class InstanceNorm(nn.InstanceNorm2d):
+    """Instance normalization in the layout of x; torch's own with running statistics."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.track_running_stats or x[0, 0].numel() == 1:  # torch raises for a single pixel
+            return super().forward(x)
+        y: Tensor = InstanceNormalization.apply(x, self.weight, self.bias, self.eps)
+        return y
+
+
 class ElementwiseLayerNorm(LazyModuleMixin, nn.Module):
     """Layer normalization over (c, h, w), the shape of weight and bias, taken from the first x."""
 
@@ -198,8 +208,8 @@ class ChannelRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = over_root_mean_square(x, (1,), self.eps)
-        return y * of_channels(self.weight).to(x.dtype)
+        y: Tensor = OverChannels.apply(x, self.weight, self.eps, False)
+        return y
 
 
 class ChannelSimpleNorm(nn.Module):
@@ -211,8 +221,5 @@ class ChannelSimpleNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        # One channel has no unbiased variance: 1 / 0 raises.
-        correction = x.shape[1] / (x.shape[1] - 1)
-        var = widened(x).var(1, correction=0, keepdim=True) * correction
-        y = x * (var + self.eps).rsqrt().to(x.dtype)
-        return y * of_channels(self.weight).to(x.dtype)
+        y: Tensor = OverChannels.apply(x, self.weight, self.eps, True)
+        return y

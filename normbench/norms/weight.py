@@ -13,6 +13,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 from torch.nn.utils import parametrizations, parametrize
 
 from normbench.norms.batch import bn
@@ -33,9 +34,8 @@ class WeightStandardization(nn.Module):
         self.eps = eps
 
     def forward(self, weight: Tensor) -> Tensor:
-        var, mean = torch.var_mean(weight, (1, 2, 3), correction=0, keepdim=True)
-        standardized: Tensor = (weight - mean) * (var + self.eps).rsqrt()
-        return standardized
+        # The formula of layer normalization, of which torch has a kernel.
+        return layer_norm(weight, weight.shape[1:], eps=self.eps)
 
 
 class ScaledWeightStandardization(WeightStandardization):

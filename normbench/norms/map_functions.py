@@ -1,0 +1,118 @@
+"""Functions of a map by a few numbers per sample and channel, with gradients in closed form.
+
+As in closed_form.py, x has shape (n, c, h, w), and all that is kept for the backward pass is x and
+what is as small as its moments. Formulas of moments between these functions are left to autograd.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normbench.norms.arithmetic import PIXELS, mean_square
+from normbench.norms.closed_form import by_parts, of_parts, sum_over_pixels
+
+
+def moments_of_maps(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over (h, w), of shape (n, c), at least in float32."""
+    mean, var = InstanceMoments.apply(x)
+    return mean.flatten(1), var.flatten(1)
+
+
+def moments_of_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of shape (c,) over (n, h, w), from those of the maps (n, c)."""
+    return mean.mean(0), var.mean(0) + mean.var(0, correction=0)
+
+
+def scaled(x: Tensor, centre: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """(x - centre) * scale + shift in x's type; the numbers have shape (c,) or (n, c)."""
+    by_map = [values.expand(x.shape[:2])[..., None, None] for values in (centre, scale, shift)]
+    y: Tensor = ScaledMap.apply(x, *by_map)
+    return y
+
+
+class InstanceMoments(torch.autograd.Function):
+    """Mean and biased variance over (h, w), at least in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, ...]:
+        def moments(x: Tensor) -> tuple[Tensor, ...]:
+            mean = x.mean(PIXELS, keepdim=True)
+            return mean, mean_square(x - mean, PIXELS)
+
+        mean, var = of_parts(moments, x)
+        ctx.save_for_backward(x, mean)
+        return mean, var
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        def derivative(x: Tensor, mean: Tensor, dmean: Tensor, dvar: Tensor) -> tuple[Tensor, ...]:
+            # dx = (dmean + 2 * (x - mean) * dvar) / (h * w)
+            pixels = x[0, 0].numel()
+            return ((x - mean).mul_(dvar * (2 / pixels)).add_(dmean / pixels),)
+
+        (dx,) = by_parts(derivative, *ctx.saved_tensors, *gradients)
+        return dx
+
+
+class ScaledMap(torch.autograd.Function):
+    """y = (x - centre) * scale + shift, the numbers of shape (n, c, 1, 1)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, centre: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        def mapped(x: Tensor, centre: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, ...]:
+            return ((x - centre).mul_(scale).add_(shift),)
+
+        (y,) = by_parts(mapped, x, centre, scale, shift)
+        ctx.save_for_backward(x, centre, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        def derivatives(dy: Tensor, x: Tensor, centre: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+            dscale, dshift = sum_over_pixels((x - centre).mul_(dy)), sum_over_pixels(dy)
+            return dy * scale, -scale * dshift, dscale, dshift
+
+        return by_parts(derivatives, gradients[0], *ctx.saved_tensors)
+
+
+class OverLarger(torch.autograd.Function):
+    """y = x / max(root, slope * x + size) * weight + bias, the numbers of shape (n, c, 1, 1)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, root: Tensor, slope: Tensor, size: Tensor, weight: Tensor, bias: Tensor
+    ) -> Tensor:
+        def divided(
+            x: Tensor, root: Tensor, slope: Tensor, size: Tensor, weight: Tensor, bias: Tensor
+        ) -> tuple[Tensor, ...]:
+            larger = (x * slope).add_(size).clamp_min_(root)
+            return (torch.div(x, larger).mul_(weight).add_(bias),)
+
+        (y,) = by_parts(divided, x, root, slope, size, weight, bias)
+        ctx.save_for_backward(x, root, slope, size, weight)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        def derivatives(
+            dy: Tensor, x: Tensor, root: Tensor, slope: Tensor, size: Tensor, weight: Tensor
+        ) -> tuple[Tensor, ...]:
+            line = (x * slope).add_(size)
+            above = line - root
+            larger = line.clamp_min_(root)
+            z = x / larger
+            dweight, dbias = sum_over_pixels(dy * z), sum_over_pixels(dy)
+            # dx = dz / larger, and the gradient of larger is -dz * z / larger, where
+            # dz = dy * weight; it goes to the line where that is larger, else to root.
+            dx = (dy * weight).div_(larger)
+            dlarger = (dx * z).neg_()
+            dline = torch.ops.aten.threshold_backward(dlarger, above, 0)
+            dsize, total = sum_over_pixels(dline), sum_over_pixels(dlarger)
+            dslope = sum_over_pixels(dline * x)
+            dx.add_(dline.mul_(slope))
+            return dx, total - dsize, dslope, dsize, dweight, dbias
+
+        return by_parts(derivatives, gradients[0], *ctx.saved_tensors)
