@@ -15,10 +15,10 @@ demo: install
 test: lint
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
-# Everything, with coverage: clusters, kills, browsers and compilers too.
+# Everything: clusters, kills, browsers and compilers too. What is quick covers the code; what is slow, its processes.
 test-all: lint
-	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" --cov --cov-report=
-	$(BIN)/pytest -n $(SLOW_WORKERS) --dist loadgroup -m slow --timeout 600 --durations 15 --cov --cov-append --cov-fail-under=90
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" --cov --cov-report= --cov-fail-under=90
+	$(BIN)/pytest -n $(SLOW_WORKERS) --dist loadgroup -m slow --timeout 600 --durations 30
 
 lint: dev
 	$(BIN)/ruff check .
