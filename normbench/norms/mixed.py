@@ -48,7 +48,8 @@ def switchable(*, eps: Eps = 1e-5, momentum: Momentum = 0.1) -> NormSpec:
     m and v of shape (3,) are learned, too, and start at equal shares. In evaluation bn's part is a
     running average. The paper averages some batches under the final weights instead:
     train.bn_evaluations does so over all images. metrics.csv has the means of both softmaxes over
-    the layers after each epoch. The authors' code is under CC BY-NC; this is written from the paper.
+    the layers after each epoch. The authors' code is under CC BY-NC, and not what this is made of:
+    it is written from the paper.
     """
     return NormSpec(
         "batch",
