@@ -111,7 +111,7 @@ def test_steps_are_taken_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Trainer, "take_step", spy)
     bench(resolved("bn"), resolved("in"), resolved("gn", GROUPS), rounds=5)
-    in_turns = ["BatchNorm2d", "InstanceNorm2d", "GroupNorm"]
+    in_turns = ["BatchNorm2d", "InstanceNorm", "GroupNorm"]
     assert taken[-15:] == in_turns * 5
     # The trial's own warm-up, the bytes of a step, the race's warm-up, and a look for the quickest.
     expected = WARM_UP_CALLS + 1 + WARM_UP_CALLS + 1
