@@ -193,6 +193,7 @@ def test_every_name_that_is_offered_is_there() -> None:
         nb.trian  # noqa: B018
 
 
+@pytest.mark.slow
 def test_a_script_needs_no_guard_for_its_runs_in_other_processes(place: Path) -> None:
     """Processes of a run do not execute the script that starts them."""
     settings = {**SETTINGS, "model.widths": [[4, 8]]}

@@ -33,6 +33,7 @@ def page_with(url: str, pattern: str) -> str:
     return page
 
 
+@pytest.mark.slow
 def test_the_page_follows_the_runs_and_ctrl_c_ends_it(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     runs.mkdir()
@@ -50,6 +51,7 @@ def test_the_page_follows_the_runs_and_ctrl_c_ends_it(tmp_path: Path) -> None:
         assert process.wait(PATIENCE) == 0
 
 
+@pytest.mark.slow
 def test_a_stranger_s_name_for_this_machine_reads_nothing(tmp_path: Path) -> None:
     """A page from elsewhere whose host name leads to 127.0.0.1 is refused."""
     with served(tmp_path) as (_, url):

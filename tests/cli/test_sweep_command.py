@@ -259,6 +259,7 @@ def test_a_path_may_have_any_character(normbench: Run, tmp_path: Path, folder: s
 DEMO = ["demo", "data.num_train=100", "data.num_test=20", "model.widths=[4,8]", "epochs=1"]
 
 
+@pytest.mark.slow
 def test_the_demo_compares_norms_and_what_it_says_of_a_failed_run_can_be_done(
     normbench: Run, unlucky: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -63,6 +63,7 @@ def test_steps_and_evaluations_of_a_kind_take_some_seconds() -> None:
     assert time_steps(ln.config, ln.source, 1).tracking == 0
 
 
+@pytest.mark.slow
 def test_a_dry_run_times_what_is_not_known_tells_so_and_keeps_it(
     normbench: Run, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
