@@ -107,7 +107,11 @@ def invalid(prefix: str, error: ValidationError) -> NormbenchError:
     first = error.errors(include_url=False)[0]
     key = ".".join(map(str, [prefix, *first["loc"]])).removeprefix(".")
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    message = message.partition(" after validation")[0].partition(", unable to parse string")[0]
+    message = (
+        message.replace("a valid tuple", "a list")
+        .partition(" after validation")[0]
+        .partition(", unable to parse string")[0]
+    )
     # Of a missing or superfluous key pydantic gives no wrong value.
     if first["type"] not in ("missing", "extra_forbidden"):
         message += f", not {first['input']!r}"

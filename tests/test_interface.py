@@ -108,6 +108,9 @@ def test_a_sweep_gives_tables_figures_comparisons_and_a_report(place: Path) -> N
         (lambda: nb.train(norm=len), "is no class and no function"),
         (lambda: nb.train(norm=nn.Identity()), "is no class and no function"),
         (lambda: nb.norm("gn", 8, groups=2), "unknown option of norm gn 'groups'"),
+        (lambda: nb.norm("gn", 0), "num_features: should be a number from 1 on, not 0"),
+        (lambda: nb.report("nowhere", "out"), "no runs in nowhere: there is no such folder"),
+        (lambda: nb.compare("nowhere", "gn", "bn"), "no runs in nowhere: there is no such folder"),
     ],
 )
 def test_a_mistake_is_an_error_of_one_line(call: Any, told: str) -> None:

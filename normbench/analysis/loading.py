@@ -186,11 +186,19 @@ def select_runs(study: Study, where: Sequence[str]) -> Study:
     """The runs under all conditions. Raises NormbenchError where none is left."""
     if not where:
         return study
-    records = [_record(study, row) for row in study.runs.to_dict("records")]
-    kept = {record["run"] for record in select(records, where)}
+    kept = matching(study, where)
     if not kept:
         raise NormbenchError(f"no runs match {' '.join(where)}")
     return study.only(kept)
+
+
+def matching(study: Study, where: Sequence[str]) -> set[str]:
+    """The ids of the runs under all conditions.
+
+    Raises NormbenchError for a condition that cannot be read, and for an unknown key.
+    """
+    records = [_record(study, row) for row in study.runs.to_dict("records")]
+    return {record["run"] for record in select(records, where)}
 
 
 def _record(study: Study, row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from normbench.cli.tables import Where
+from normbench.errors import NormbenchError
 from normbench.text import say
 
 
@@ -39,6 +40,9 @@ def export(
     for note in study.notes:
         say(note, to=sys.stderr)
     place = folder.expanduser()
+    for parent in (place, *place.parents):
+        if parent.exists() and not parent.is_dir():
+            raise NormbenchError(f"'{parent}' is not a folder")
     number = len(list(write_records(study, to, place)))
     left_out = len(study.runs) - number
     others = f"; {left_out} left out, not begun or not ended" if left_out else ""

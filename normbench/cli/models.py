@@ -63,6 +63,7 @@ def models(
     from normbench.analysis.decision_tree import load_tree
     from normbench.config.compose import compose
     from normbench.models.description import describe
+    from normbench.models.exchange.record import too_few
 
     flags = {"model": name, "norm": norm, "batch_size": batch_size}
     config = compose(options or (), {key: flags[key] for key in flags if flags[key] is not None})
@@ -79,6 +80,8 @@ def models(
     place = f"{model.label} under {config.norm.label} at batch size {config.batch_size}"
     if found.num_parameters is None:
         say(f"{place}: refused, see above")
+    elif config.batch_size < found.exchange.least_batch:
+        say(f"{place}: refused: {too_few(found.exchange)}")
     else:
         say(f"{place}: {found.num_parameters:,} parameters")
 

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from normbench.cli.tables import DEFAULT_RUNS, Runs, Where
-from normbench.errors import NormbenchError
 from normbench.text import say
 
 
@@ -25,13 +24,11 @@ def serve(
     normbench serve results/runs
     normbench serve results/runs --where 'norm=bn,gn' --port 0
     """
-    from normbench.analysis.report.serving import keep_shown, serving
+    from normbench.analysis.report.serving import check_served, keep_shown, serving
     from normbench.audit.whole_report import write_whole_report
 
     places = [path.expanduser() for path in runs or DEFAULT_RUNS]
-    for place in places:
-        if not place.exists():
-            raise NormbenchError(f"there is no folder '{place}': name one that runs are written to")
+    check_served(places, where or ())
     with suppress(KeyboardInterrupt), serving(port) as server:
         say(f"{server.url}  Ctrl-C ends it", flush=True)
         keep_shown(server, places, where or (), write_whole_report)

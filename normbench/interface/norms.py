@@ -30,6 +30,8 @@ def norm(name: str | type[nn.Module], num_features: int, **options: Any) -> nn.M
 
     Raises NormbenchError for an unknown name or option, and features that the norm refuses.
     """
+    if not isinstance(num_features, int) or num_features < 1:
+        raise NormbenchError(f"num_features: should be a number from 1 on, not {num_features!r}")
     called, given = _given(name, options)
     spec = norms.build(called, options=given)
     refusal = spec.refusal((2, num_features, 2, 2))

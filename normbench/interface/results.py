@@ -137,17 +137,18 @@ def load(places: Places = "results/runs", *conditions: str) -> Runs:
     return Runs(load_study([Path(path).expanduser() for path in paths], conditions))
 
 
-def compare(runs: Runs, first: str | type, second: str | type) -> list[Paired]:
+def compare(runs: Runs | Places, first: str | type, second: str | type) -> list[Paired]:
     """First minus second over equal seeds, at each choice of settings, as `normbench compare`.
 
     Each has `sentence()`, `difference`, `verdict`. Raises NormbenchError for a norm without runs.
     """
+    runs = runs if isinstance(runs, Runs) else load(runs)
     check_comparable(runs.study)
     names = [norm if isinstance(norm, str) else norm.__name__ for norm in (first, second)]
     return list(compare_norms(runs.study, *names))
 
 
-def report(runs: Runs | Run, folder: str | Path) -> Path:
+def report(runs: Runs | Run | Places, folder: str | Path) -> Path:
     """Writes the report to a folder, as `normbench report`; returns the path of its page.
 
     Raises NormbenchError for a file, a folder of run directories, and one whose runs.csv has other
@@ -157,6 +158,7 @@ def report(runs: Runs | Run, folder: str | Path) -> Path:
     from normbench.analysis.study_reader import check_keeps
     from normbench.audit.whole_report import write_whole_report
 
+    runs = runs if isinstance(runs, (Runs, Run)) else load(runs)
     place = Path(folder).expanduser()
     check_folder(place)
     check_keeps(place, runs.study.runs["run"])

@@ -71,6 +71,14 @@ def test_what_cannot_be_served_is_said_before_any_work(normbench: Any, tmp_path:
     code, _, err = normbench("serve", str(tmp_path / "none"))
     assert (code, err.count("\n")) == (2, 1)
     assert "there is no folder" in err
+    (tmp_path / "file").write_text("")
+    code, _, err = normbench("serve", str(tmp_path / "file"))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "is not a folder" in err
+    runs = write_runs(tmp_path / "runs", ["bn"], [8], [0])
+    code, _, err = normbench("serve", str(runs), "--where", "nrom=bn", "--port", "0")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "did you mean 'norm'?" in err
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, _, err = normbench("serve", str(tmp_path), "--port", str(port))

@@ -105,7 +105,7 @@ def refusal(*overrides: str, flags: dict[str, Any] | None = None) -> str:
             ["runtime.channels_last=1"],
             "runtime.channels_last: should be true, false or fast, not 1",
         ),
-        (["data.mean=0.5"], "data.mean: should be a valid tuple, not 0.5"),
+        (["data.mean=0.5"], "data.mean: should be a list, not 0.5"),
         (["data.mean=[0.5,0.5,x]"], "data.mean.2: should be a valid number, not 'x'"),
         # ranges
         (["batch_size=0"], "batch_size: should be greater than or equal to 1, not 0"),

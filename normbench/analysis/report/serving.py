@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
 
-from normbench.analysis.loading import check_comparable, load_study
+from normbench.analysis.loading import check_comparable, load_study, matching
 from normbench.analysis.study import Study
 from normbench.errors import NormbenchError
 from normbench.runs.files import is_run, run_dirs
@@ -81,6 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_error(HTTPStatus.NOT_FOUND)
 
+    do_HEAD = do_GET
+
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
         """Prints nothing: a line a request would hide what the command says."""
 
@@ -90,7 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Cache-Control", "no-store")
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
 
 @contextmanager
@@ -110,6 +113,20 @@ def serving(port: int) -> Iterator[Server]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def check_served(paths: Sequence[Path], where: Sequence[str]) -> None:
+    """Raises NormbenchError for what no run to come could mend: places and conditions."""
+    for path in paths:
+        if not path.exists():
+            raise NormbenchError(f"there is no folder '{path}': name one that runs are written to")
+        if not path.is_dir() and path.name != "runs.csv":
+            raise NormbenchError(f"'{path}' is not a folder, and no study's runs.csv")
+    try:
+        study = load_study(paths)
+    except NormbenchError:
+        return  # no run yet
+    matching(study, where)
 
 
 def keep_shown(server: Server, paths: Sequence[Path], where: Sequence[str], write: Write) -> None:

@@ -86,10 +86,12 @@ def _extent(study: Study) -> str:
     batches = "; ".join(batch_sizes(study)) if shared_out(study) else ", ".join(batch_sizes(study))
     counts = runs["status"].value_counts().items()
     states = ", ".join(f"{count} {state}" for state, count in counts)
+    done = study.done.runs
+    trained = "" if done.empty else f", {trained_on(study)}{epochs(done)}"
     return (
         f"{counted(len(runs), 'run')} of {distinct(runs, 'model')} on {distinct(runs, 'data')}: "
         f"{as_names(runs)} at batch size {batches} with "
-        f"{seeds(runs['seed'].nunique())}, {trained_on(study)}{epochs(study.done.runs)}; {states}."
+        f"{seeds(runs['seed'].nunique())}{trained}; {states}."
     )
 
 
