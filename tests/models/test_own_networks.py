@@ -305,6 +305,8 @@ def test_a_batch_that_a_norm_of_features_cannot_take_is_refused_beforehand(
     assert (code, err.count("\n")) == (2, 1)
     assert f"model {FILE}:WithHead at batch 1: a BatchNorm that was left on features" in err
     assert normbench("train", *given, "batch_size=46")[0] == 0
+    _, told, _ = normbench("models", f"{FILE}:WithHead", "--norm", "gn", "--batch-size", "1")
+    assert "at batch size 1: refused: a BatchNorm that was left on features" in told
 
 
 @pytest.mark.usefixtures("file")

@@ -248,6 +248,16 @@ def test_an_export_into_the_folder_of_the_runs_is_refused(
     assert sorted(run.iterdir()) == before
 
 
+def test_a_file_is_no_place_for_records(
+    tmp_path: Path, normbench: Callable[..., tuple[int, str, str]]
+) -> None:
+    train(tmp_path / "runs")
+    (tmp_path / "file").write_text("mine")
+    code, _, errors = normbench("export", "runs", "--to", "tensorboard", "file/records")
+    assert (code, errors) == (2, "normbench: 'file' is not a folder\n")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 @pytest.mark.slow
 def test_of_several_processes_the_main_one_tells(tmp_path: Path) -> None:
     settings = [*tiny(*LOGGED, "system.trackers=tensorboard"), "--processes", "2"]
