@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Slow tests mostly wait for clusters and processes: more of them than cores.
-SLOW_WORKERS ?= 3
+SLOW_WORKERS ?= 4
 # Without bytecode on the disk every process compiles torch anew, for seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
