@@ -27,8 +27,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Shell:
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
     """Runs a command in a folder of its own; returns what it prints."""
+    # Other tests use the cores too: threads would wait for one another.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def run(line: str) -> str:
         name, *arguments = shlex.split(line)

@@ -25,7 +25,11 @@ def kinds_of(cell: Any) -> set[str]:
     return found
 
 
-def test_the_notebook_runs_from_top_to_bottom_and_shows_what_the_page_shows(tmp_path: Path) -> None:
+def test_the_notebook_runs_from_top_to_bottom_and_shows_what_the_page_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Other tests use the cores too: threads would wait for one another.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     page = nbformat.read(NOTEBOOK, as_version=4)
     executed = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(executed, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
