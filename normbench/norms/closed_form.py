@@ -52,8 +52,11 @@ def _joined(function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
     if not x.is_cpu or torch.compiler.is_compiling():
         return function(*inputs)
     size = max(PART // max(x[0].numel(), 1), 1)
-    parts = zip(*(values.split(size) for values in inputs), strict=True)
-    results = [function(*part) for part in parts]
+    results = []
+    for start in range(0, len(x), size):
+        # A view each: of several views at once a recorded step could not write into one.
+        part = [values[start : start + size] for values in inputs]
+        results.append(function(*part))
     return tuple(map(torch.cat, zip(*results, strict=True)))
 
 

@@ -14,8 +14,9 @@ from normbench.atomic import disk_errors, write_bytes
 from normbench.errors import NormbenchError, unknown
 
 # Without the date: the same figure is the same bytes every day.
+NOTHING = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 FORMATS: dict[str, dict[str, Any]] = {
-    ".svg": {"metadata": {"Date": None}},
+    ".svg": {"metadata": NOTHING},
     ".png": {"dpi": 160},
     ".pdf": {"metadata": {"CreationDate": None}},
 }
