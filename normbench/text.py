@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, TextIO
 
 # Control characters (C0, DEL, C1), line and paragraph separators, bidirectional embeddings,
@@ -53,6 +55,11 @@ def as_list(words: Sequence[object], conjunction: str = "and") -> str:
     return f"{', '.join(most)} {conjunction} {last}" if most else last
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 run`, `3 runs`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def say(
     text: object, *, lines: bool = False, to: TextIO | None = None, flush: bool = False
 ) -> None:
@@ -64,6 +71,21 @@ def in_notebook() -> bool:
     """Whether this is a notebook, which shows bars although its streams are no terminal."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return shell is not None and "IPKernelApp" in shell.config
+
+
+@cache
+def bars() -> Any:
+    """The class tqdm, whose bars are a notebook's own in a notebook."""
+    from tqdm.auto import tqdm
+
+    # Its own lock is shared by processes; a killed process would leave a warning about it.
+    tqdm.set_lock(threading.RLock())
+    return tqdm
+
+
+def hides_bars() -> bool | None:
+    """What tqdm's `disable` should be: None shows bars on a terminal alone."""
+    return False if in_notebook() else None
 
 
 def _escaped(found: re.Match[str]) -> str:

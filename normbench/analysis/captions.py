@@ -13,6 +13,7 @@ from normbench.analysis.stats import LEAST_PROCESSES
 from normbench.analysis.study import BASELINE, Study
 from normbench.analysis.times import num_processes
 from normbench.config.schema import in_processes
+from normbench.text import counted
 from normbench.timing.rounds import shared_columns
 
 EDGE = " (the edge of what was tried)"
@@ -183,11 +184,6 @@ def processes(numbers: Iterable[int]) -> str:
     """Numbers of processes in words: `one process`, `1 or 5 processes`."""
     words = in_words(numbers)
     return "one process" if words == "1" else f"{words} processes"
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with a noun: `1 run`, `2 runs`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def seeds(number: int) -> str:

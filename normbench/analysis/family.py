@@ -15,13 +15,13 @@ from typing import Any
 
 import pandas as pd
 
-from normbench.analysis.captions import counted
 from normbench.analysis.design import Comparison
 from normbench.analysis.images import scores
 from normbench.analysis.paired import Paired
 from normbench.analysis.stats import Difference, crossed_difference, holm, paired_difference
 from normbench.analysis.study import BASELINE, LOST, Study
 from normbench.errors import NormbenchError, unknown
+from normbench.text import counted
 
 
 def compare(study: Study, first: str, second: str) -> list[Paired]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
-from normbench.analysis.captions import counted, processes
+from normbench.analysis.captions import processes
 from normbench.analysis.stats import Ratio, interval_of_share, mean_interval
 from normbench.analysis.study import Study
 from normbench.analysis.tables.table import times
 from normbench.analysis.tables.tutorial import BATCH, CLAIMS
 from normbench.audit.evidence import Evidence
 from normbench.audit.verdicts import Finding, Verdict, above, equals, every, exact
+from normbench.text import counted
 
 # The training losses that the source prints, of single steps: norm, epoch, then steps 0 to 700.
 STEPS = (0, 100, 200, 300, 400, 500, 600, 700)

@@ -10,7 +10,7 @@ import typer
 
 from normbench.cli.tables import Where
 from normbench.errors import NormbenchError
-from normbench.text import say
+from normbench.text import counted, say
 
 
 def export(
@@ -46,4 +46,4 @@ def export(
     number = len(list(write_records(study, to, place)))
     left_out = len(study.runs) - number
     others = f"; {left_out} left out, not begun or not ended" if left_out else ""
-    say(f"{number} {'run' if number == 1 else 'runs'} written to {place}{others}")
+    say(f"{counted(number, 'run')} written to {place}{others}")

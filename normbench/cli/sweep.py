@@ -11,7 +11,7 @@ import typer
 from normbench.cli import complete
 from normbench.cli.options import Overrides, RunsDir, again, named_to_go_on
 from normbench.errors import NormbenchError
-from normbench.text import say
+from normbench.text import counted, say
 
 if TYPE_CHECKING:
     from normbench.analysis.study import Study
@@ -185,7 +185,6 @@ def _estimator(
 ) -> Estimator:
     """What is known of the time of these runs; kinds that lack any are timed now if `is_timed`."""
     from normbench.sweeps.estimate import Estimator
-    from normbench.sweeps.plan import counted
     from normbench.sweeps.step_times import MOST_SECONDS, StepTimes
 
     # Steps of this machine say nothing of another one.

@@ -10,7 +10,7 @@ import typer
 from normbench.cli import complete
 from normbench.cli.options import EXIT_CODES, Overrides, RunsDir, again
 from normbench.errors import NormbenchError
-from normbench.text import say
+from normbench.text import counted, say
 
 if TYPE_CHECKING:
     from normbench.training.run import Outcome
@@ -129,6 +129,5 @@ def _report(outcome: Outcome) -> None:
     else:
         metric = outcome.primary
         value = outcome.metrics[f"test_{metric.name}"]
-        number = round(outcome.metrics["epoch"])
-        epochs = "1 epoch" if number == 1 else f"{number} epochs"
+        epochs = counted(round(outcome.metrics["epoch"]), "epoch")
         say(f"test {metric.title} {metric.finer().show(value)} after {epochs}  {outcome.path}")

@@ -49,7 +49,7 @@ def of_parts(function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
 def _joined(function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
     """function(*inputs), a few samples at a time on a CPU."""
     x = inputs[0]
-    if not x.is_cpu or torch.compiler.is_compiling():
+    if not x.is_cpu or not len(x) or torch.compiler.is_compiling():
         return function(*inputs)
     size = max(PART // max(x[0].numel(), 1), 1)
     results = []
@@ -91,7 +91,7 @@ class FilterResponse(torch.autograd.Function):
                 dy = torch.ops.aten.threshold_backward(dy, above, 0)
             dbias, along_x = sum_over_pixels(dy), sum_over_pixels(dy * x)
             # dx = weight * r * (dy - x * r^2 * mean(dy * x))
-            dx = (dy * scale).sub_(x * (scale * r.square() * along_x / x[0, 0].numel()))
+            dx = (dy * scale).sub_(x * (scale * r.square() * along_x / x.shape[2:].numel()))
             return dx, along_x * r, dbias, total - dbias
 
         dx, dweight, dbias, dtau = by_parts(derivatives, gradients[0], x, r)
@@ -144,7 +144,7 @@ def _deviations(x: Tensor, centred: bool) -> Tensor:
 class InstanceNormalization(torch.autograd.Function):
     """y = (x - mean) * r * weight + bias, r = 1 / sqrt(var + eps) over (h, w).
 
-    Weight and bias may be None.
+    Weight and bias may both be None.
     """
 
     @staticmethod
@@ -170,7 +170,7 @@ class InstanceNormalization(torch.autograd.Function):
             z = (x - mean).mul_(r)
             dbias, dweight = sum_over_pixels(dy), sum_over_pixels(dy * z)
             # dx = weight * r * (dy - mean(dy) - z * mean(dy * z)), where z = (x - mean) * r
-            pixels = x[0, 0].numel()
+            pixels = x.shape[2:].numel()
             dx = z.mul_(dweight / -pixels).add_(dy).sub_(dbias / pixels)
             return dx.mul_(r if weight is None else r * of_channels(weight)), dweight, dbias
 
@@ -229,7 +229,7 @@ class GatedOverRoot(torch.autograd.Function):
             dv = scale * sum_over_pixels(product.mul_(x))
             # dx = dy * scale * (gate + v * x * gate * (1 - gate))
             #      - (x - mean) * r^2 * mean(dy * scale * x * gate), the means of a group
-            slope = r.square() * _of_groups(of_scale * scale, ctx.num_groups) / x[0, 0].numel()
+            slope = r.square() * _of_groups(of_scale * scale, ctx.num_groups) / x.shape[2:].numel()
             dx.mul_(scale).sub_((x - mean).mul_(slope))
             return dx, dv, of_scale * r, sum_over_pixels(dy)
 

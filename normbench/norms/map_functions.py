@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normbench.norms.arithmetic import PIXELS, mean_square
+from normbench.norms.arithmetic import PIXELS, mean_square, of_channels
 from normbench.norms.closed_form import by_parts, of_parts, sum_over_pixels
 
 
@@ -28,7 +28,7 @@ def moments_of_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
 
 def scaled(x: Tensor, centre: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """(x - centre) * scale + shift in x's type; the numbers have shape (c,) or (n, c)."""
-    by_map = [values.expand(x.shape[:2])[..., None, None] for values in (centre, scale, shift)]
+    by_map = [of_channels(values.expand(x.shape[:2])) for values in (centre, scale, shift)]
     y: Tensor = ScaledMap.apply(x, *by_map)
     return y
 
@@ -50,7 +50,7 @@ class InstanceMoments(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         def derivative(x: Tensor, mean: Tensor, dmean: Tensor, dvar: Tensor) -> tuple[Tensor, ...]:
             # dx = (dmean + 2 * (x - mean) * dvar) / (h * w)
-            pixels = x[0, 0].numel()
+            pixels = x.shape[2:].numel()
             return ((x - mean).mul_(dvar * (2 / pixels)).add_(dmean / pixels),)
 
         (dx,) = by_parts(derivative, *ctx.saved_tensors, *gradients)

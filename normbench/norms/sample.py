@@ -162,7 +162,7 @@ class InstanceNorm(nn.InstanceNorm2d):
     """Instance normalization in the layout of x; torch's own with running statistics."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.track_running_stats or x[0, 0].numel() == 1:  # torch raises for a single pixel
+        if self.track_running_stats or x.shape[2:].numel() == 1:  # torch raises for a single pixel
             return super().forward(x)
         y: Tensor = InstanceNormalization.apply(x, self.weight, self.bias, self.eps)
         return y

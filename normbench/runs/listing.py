@@ -21,7 +21,7 @@ from normbench.runs.row import row_columns, run_row
 from normbench.runs.standing import standing
 from normbench.runs.where import Record, is_missing, rank, select
 from normbench.tasks.metric import TaskRecord
-from normbench.text import visible, visible_in
+from normbench.text import counted, visible, visible_in
 
 WIDTH = 100
 LEAST_REASON = 12  # columns of a reason, even beside long run ids
@@ -171,8 +171,7 @@ def _summary(rows: Sequence[Record]) -> str:
     states = Counter(row["status"] for row in rows)
     order = sorted(states, key=lambda state: (state != "done", -states[state], state))
     counts = ", ".join(f"{states[state]} {state}" for state in order)
-    noun = "run" if len(rows) == 1 else "runs"
-    return f"{len(rows)} {noun}: {counts}"
+    return f"{counted(len(rows), 'run')}: {counts}"
 
 
 def _json_value(value: Any) -> Any:

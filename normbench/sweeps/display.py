@@ -10,7 +10,6 @@ from contextlib import closing, contextmanager, suppress
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from tqdm.auto import tqdm
 
 from normbench.config.schema import RunConfig
 from normbench.errors import NormbenchError
@@ -19,7 +18,7 @@ from normbench.runs.records import task_of
 from normbench.runs.standing import standing
 from normbench.runs.state import read_position
 from normbench.sweeps.estimate import Estimator, duration
-from normbench.text import in_notebook, say, visible
+from normbench.text import bars, in_notebook, say, visible
 
 Steps = Mapping[str, int]  # number of steps, by run id
 SECONDS_BETWEEN_LINES = 60.0
@@ -125,7 +124,7 @@ class NotebookDisplay(Display):
         estimator: Estimator | None,
     ) -> None:
         super().__init__(open_runs, steps, jobs, estimator)
-        self.bar = tqdm(total=len(open_runs), desc="runs", leave=False)
+        self.bar = bars()(total=len(open_runs), desc="runs", leave=False)
 
     def run_ended(self, config: RunConfig) -> None:
         """Moves the bar and prints the line of the run."""

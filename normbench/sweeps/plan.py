@@ -18,6 +18,7 @@ from normbench.runs.standing import UNUSABLE, standing
 from normbench.sweeps.estimate import Estimator, duration
 from normbench.sweeps.sweep import Sweep
 from normbench.tasks.metric import Metric
+from normbench.text import counted
 from normbench.training.build import task_of
 from normbench.training.engine import count_steps
 from normbench.training.resolve import Resolver, count_train
@@ -207,8 +208,3 @@ def _time_needed(configs: Sequence[RunConfig], estimator: Estimator, jobs: int) 
     if rough:
         line += f"; roughly, since {rough} of them are of kinds that were not timed"
     return line
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: `1 run`, `3 runs`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from normbench.config.schema import RunConfig
 from normbench.runs.where import text_of
 from normbench.sweeps.estimate import Estimator, duration
-from normbench.sweeps.plan import WORDS, Plan, PlannedRun, counted, word
+from normbench.sweeps.plan import WORDS, Plan, PlannedRun, word
 from normbench.sweeps.sweep import LR, Axis, Sweep
+from normbench.text import counted
 from normbench.training.resolve import Resolver, count_train
 
 MOST_CELLS = 20

@@ -7,6 +7,7 @@ differs least, image by image, which is rough.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
@@ -64,6 +65,8 @@ class StepTimes:
 
     def seconds(self, config: RunConfig) -> float | None:
         """The seconds of a whole run; None where no kind at all was timed."""
+        if config.runtime.processes > 1:
+            return None  # one process says little of several that share the cores
         kind = self._kind(config)
         known = self._times.get(kind.cost_id) or self._nearest(kind)
         return None if known is None else whole_run(config, kind.source, known)
@@ -111,7 +114,7 @@ class StepTimes:
         if not self._times:
             return None
         timed = [self._kinds[cost_id] for cost_id in self._times]
-        nearest = min(timed, key=lambda other: distance(kind.config, other.config))
+        nearest = min(timed, key=lambda other: distance(kind, other))
         found = self._times[nearest.cost_id]
         ratio = kind.config.images_per_step / nearest.config.images_per_step
         return found.model_copy(update={"step": found.step * ratio})
@@ -136,9 +139,10 @@ class StepTimes:
                 write_json(path, {key: found.model_dump() for key, found in times.items()})
 
 
-def distance(first: RunConfig, second: RunConfig) -> int:
+def distance(first: Kind, second: Kind) -> int:
     """How much two kinds differ: by the settings of a step's cost, of which MINOR count less."""
-    one, other = first.cost_settings(), second.cost_settings()
+    one = first.config.cost_settings() | {"image": first.source.image_shape}
+    other = second.config.cost_settings() | {"image": second.source.image_shape}
     differing = [key for key in {*one, *other} if one.get(key) != other.get(key)]
     return sum(1 if key.startswith(MINOR) else 100 for key in differing)
 
@@ -152,7 +156,7 @@ def in_spread_order(kinds: Sequence[Kind], number: int) -> list[Kind]:
         order.append(left.pop(place))
         apart.pop(place)
         for index, kind in enumerate(left):
-            to_last = distance(kind.config, order[-1].config)
+            to_last = distance(kind, order[-1])
             apart[index] = min(apart[index], to_last) if len(order) > 1 else to_last
     return order
 
@@ -165,7 +169,9 @@ def whole_run(config: RunConfig, source: Source, known: StepTime) -> float:
     of_epoch = num_test + held_out
     if config.train.bn_evaluations and known.tracking:
         of_epoch += 2 * num_test + known.tracking * num_train
-    evaluated = of_epoch * config.epochs
+    # max_steps may end the training in an early epoch.
+    per_epoch = count_steps(num_train, config.images_per_step, 1, None)
+    evaluated = of_epoch * math.ceil(steps / per_epoch)
     if config.train.appearance:
         evaluated += len(CHANGES) * num_test
     return steps * known.step + evaluated * known.image

@@ -60,5 +60,5 @@ def _seconds_of_a_call(work: Callable[[], object], timer: Timer) -> float:
     first = timer(work, 1)
     if first > LEAST_SECONDS:
         return first
-    calls = max(1, min(MOST_CALLS, int(LEAST_SECONDS / max(first, 1e-6))))
+    calls = min(MOST_CALLS, int(LEAST_SECONDS / max(first, 1e-6)))
     return timer(work, calls) / calls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from normbench.config.schema import flatten, from_yaml
-from normbench.errors import first_line
+from normbench.errors import NormbenchError, first_line
 from normbench.runs.files import read_run, read_steps
 from normbench.runs.rundir import PICTURE, RunDir
 from normbench.text import say
@@ -26,6 +27,8 @@ from normbench.trackers.tracker import (
 
 def check_trackers(names: Sequence[str], *, here: bool) -> None:
     """Raises NormbenchError for a tracker that is unknown, given twice, or, `here`, not there."""
+    if len({*names}) < len(names):
+        raise NormbenchError(f"system.trackers={','.join(names)}: name each tracker once")
     for name in names:
         trackers.check(name, {})
         if here:
@@ -34,7 +37,7 @@ def check_trackers(names: Sequence[str], *, here: bool) -> None:
 
 def followed(run: RunDir, names: Sequence[str]) -> RunDir:
     """The run's directory, which tells these trackers what is written into it."""
-    return FollowedRun(run.path, tuple(dict.fromkeys(names))) if names else run
+    return FollowedRun(run.path, tuple(names)) if names else run
 
 
 @dataclass
@@ -113,9 +116,9 @@ class FollowedRun(RunDir):
             yield
         except Exception as error:
             self._trackers.pop(name, None)
+            again = ["normbench", "export", str(self.path), "--to", name, str(self._folder(name))]
             say(
                 f"warning: tracker {name} failed and follows the run no more ({first_line(error)});"
-                f" later its whole record: normbench export {self.path} --to {name} "
-                f"{self._folder(name)}",
+                f" later its whole record: {shlex.join(again)}",
                 to=sys.stderr,
             )

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
-
-from tqdm.auto import tqdm
+from typing import Any
 
 from normbench.runs.columns import SKIPPED
 from normbench.tasks.metric import Metric
-from normbench.text import in_notebook, visible
+from normbench.text import bars, hides_bars, in_notebook, visible
 from normbench.training.engine import StepLog, Trainer
 
 REFRESH_SECONDS = 0.5
@@ -27,12 +24,7 @@ class Progress:
     """Shows a run by `mode`: auto (a bar on a terminal and in a notebook), bar, lines, none."""
 
     def __init__(self, mode: str) -> None:
-        # tqdm's own lock is shared by processes; a killed process would leave a warning about it.
-        tqdm.set_lock(threading.RLock())
-        self.in_notebook = in_notebook()
-        # None: where standard error is no terminal.
-        automatic = False if self.in_notebook else None
-        self.no_bar = {"auto": automatic, "bar": False, "lines": True, "none": True}[mode]
+        self.no_bar = {"auto": hides_bars(), "bar": False, "lines": True, "none": True}[mode]
         self.silent = mode == "none"
 
     def say(self, line: str) -> None:
@@ -40,7 +32,7 @@ class Progress:
         if self.silent:
             return
         try:
-            tqdm.write(visible(line))
+            bars().write(visible(line))
             sys.stdout.flush()
         except OSError:
             self.silent = True
@@ -70,9 +62,9 @@ class Progress:
             "disable": self.no_bar,
             "leave": False,
             "dynamic_ncols": True,
-            "bar_format": NOTEBOOK_BAR if self.in_notebook else BAR,
+            "bar_format": NOTEBOOK_BAR if in_notebook() else BAR,
         }
-        with tqdm(**options) as bar:
+        with bars()(**options) as bar:
             last_read = 0.0
 
             def on_step(log: StepLog | None) -> None:
@@ -104,7 +96,7 @@ class Progress:
         self.say("  ".join(parts))
 
 
-def _show(bar: tqdm[NoReturn], means: Mapping[str, float], trainer: Trainer) -> None:
+def _show(bar: Any, means: Mapping[str, float], trainer: Trainer) -> None:
     rate = (bar.format_dict["rate"] or 0.0) * trainer.images_per_step
     metrics = trainer.task.metrics
     values = [f"{metric.title} {metric.show(means[metric.name])}" for metric in metrics]

@@ -27,7 +27,7 @@ from normbench.analysis.outputs import outputs
 from normbench.analysis.report.glossary import TERMS, terms_in
 from normbench.analysis.report.names import FirstNames
 from normbench.analysis.report.page import Drawing, NormPart, page
-from normbench.analysis.report.page_tables import MOST_ROWS, page_tables
+from normbench.analysis.report.page_tables import MOST_ROWS, MOST_SHOWN, page_tables
 from normbench.analysis.report.summary import summary
 from normbench.analysis.report.svg import COLOURS
 from normbench.analysis.study import Study
@@ -92,6 +92,15 @@ def test_a_table_of_more_than_twenty_rows_is_folded(rows: int, is_folded: bool) 
     html = page(study, {"comparison": comparison_table(study)}, {}, [])
     assert ("rows)</summary>" in html) == is_folded
     assert (f"<summary>{rows} runs</summary>" in html) == is_folded
+
+
+def test_of_very_many_pairs_the_page_shows_the_first_and_says_where_all_are() -> None:
+    pairs = pairs_table(study_of(norms=21))
+    (table,) = page_tables({"pairs": pairs}, ())
+    assert len(table.rows) == MOST_SHOWN < len(pairs.shown) == 210
+    assert [row["pair"].text for row in table.rows] == [*pairs.shown["pair"][:MOST_SHOWN]]
+    assert table.folded == "210 rows"
+    assert "The first 200 rows; tables/pairs.csv of the report has all." in table.caption
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,11 +146,12 @@ def test_models_and_batch_sizes_are_timed_before_norms() -> None:
 
 
 def test_distance_is_that_of_what_a_step_costs() -> None:
-    one, norm, seed, batch = (
-        configs(setting)[0] for setting in ("norm=bn", "norm=gn", "seed=5", "batch_size=8")
-    )
+    settings = ("norm=bn", "norm=gn", "seed=5", "batch_size=8")
+    one, norm, seed, batch = (kinds(setting)[0] for setting in settings)
+    large = replace(one, source=replace(one.source, image_shape=(3, 128, 128)))
     assert distance(one, one) == distance(one, seed) == 0
     assert 0 < distance(one, norm) == distance(norm, one) < distance(one, batch)
+    assert distance(one, large) == distance(one, batch)
 
 
 @pytest.mark.parametrize("setting", ["runtime.compile=true", "runtime.processes=2"])

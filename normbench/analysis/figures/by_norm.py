@@ -48,7 +48,7 @@ def norms(study: Study, size: style.Size = style.PAGE) -> Figure:
     metric = study.primary
     panels = {title: _rows(panel) for title, panel in by_panel(study)}
     every = [row for rows in panels.values() for row in rows]
-    columns = min(size.columns, 2 if len(panels) in (2, 4) else 3, len(panels))
+    columns = min(size.columns, 2 if len(panels) == 4 else 3, len(panels))
     with style.drawing(size):
         figure, axes = style.panels(size, len(panels), columns, sharey=False)
         if size.height is None:

@@ -39,7 +39,8 @@ def over_seeds(estimates: Iterable[Estimate], metric: Metric, where: str = "") -
     drawn = [estimate for estimate in known if estimate.n >= LEAST_SEEDS]
     told = []
     if drawn:
-        is_cut = any(lengths(one, metric) != (one.half_width, one.half_width) for one in drawn)
+        bars_drawn = [(one, lengths(one, metric)) for one in drawn]
+        is_cut = any(bar not in (None, (one.half_width,) * 2) for one, bar in bars_drawn)
         cut = CUT.format(title=metric.title) if is_cut else ""
         bars = f"Bars {where}".rstrip()
         told.append(f"{bars}: 95 % Student-t interval over seeds{cut}")

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from normbench.analysis.captions import (
     commits,
-    counted,
     distinct,
     epochs,
     not_comparable,
@@ -25,6 +24,7 @@ from normbench.analysis.settings import describe
 from normbench.analysis.study import Study
 from normbench.errors import NormbenchError
 from normbench.runs.where import rank
+from normbench.text import counted
 
 MAX_PANELS = 24
 

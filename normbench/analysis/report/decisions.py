@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 
-from normbench.analysis.captions import counted, seeds
+from normbench.analysis.captions import seeds
 from normbench.analysis.family import every_pair, lost_seeds, planned_of
 from normbench.analysis.paired import Paired
 from normbench.analysis.settings import describe
 from normbench.analysis.stats import mean_interval
 from normbench.analysis.study import Study
 from normbench.errors import NormbenchError
+from normbench.text import counted
 
 MOST_LEADING = 3  # decisions before all else
 Called = Callable[[str], str]  # what a norm is called, by its name
@@ -116,11 +117,9 @@ def _lead(group: Lines, first: str, second: str, pairs: Sequence[Paired], called
             break
     else:
         return f", before {called(second)}"
-    estimate = pair.difference.estimate
-    # From the leader's side.
-    sign = 1 if pair.first == first else -1
-    ahead = pair.metric.show_difference(sign * estimate.mean, estimate.half_width)
-    before = f"{ahead} before {called(second)}"
+    ahead = pair if pair.first == first else pair.turned()
+    estimate = ahead.difference.estimate
+    before = f"{ahead.shown} before {called(second)}"
     if estimate.n == 1:
         return f", {before}; one seed decides nothing"
     how = "more than chance explains" if pair.verdict == first else pair.outcome

@@ -7,11 +7,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from normbench.analysis.captions import counted
 from normbench.analysis.tables.rendering import LONGEST_LINE
 from normbench.analysis.tables.table import Table
+from normbench.text import counted
 
 MOST_ROWS = 20  # of a table or list that is not folded
+MOST_SHOWN = 200  # rows of a table; all pairs of 37 norms would be half a megabyte
 NORM = "norm"
 
 
@@ -57,13 +58,15 @@ def page_tables(
     found = []
     for name, table in tables.items():
         own = [sentence for sentence in table.basis if sentence not in shared]
+        cut = len(table.shown) > MOST_SHOWN
+        rest = f"The first {MOST_SHOWN} rows; tables/{name}.csv of the report has all."
         found.append(
             PageTable(
                 name,
                 table.title,
                 [str(column) for column in table.shown.columns],
-                _cells(table, called),
-                " ".join(filter(None, [*own, table.remarks])),
+                _cells(table, called)[:MOST_SHOWN],
+                " ".join(filter(None, [*own, table.remarks, rest if cut else ""])),
                 [note for note in table.notes if note not in shared],
                 _why_folded(name, table),
             )

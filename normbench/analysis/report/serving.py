@@ -25,7 +25,8 @@ RELOADING = """
 <script>
 {
   const folds = () => [...document.querySelectorAll("details")];
-  const title = fold => fold.querySelector("summary").textContent;
+  // Counts change as runs end.
+  const title = fold => fold.querySelector("summary").textContent.replace(/\\d+/g, "");
   const opened = JSON.parse(sessionStorage.getItem("open") || "[]");
   folds().filter(fold => opened.includes(title(fold))).forEach(fold => { fold.open = true; });
   const look = async () => {
@@ -51,7 +52,8 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, port: int) -> None:
         super().__init__((HOST, port), _Handler)
-        self.version = 0
+        # Beyond those of any earlier server: a page left open reloads.
+        self.version = time.time_ns()
         self.show(WAITING.format("The report is being written."))
 
     @property
@@ -72,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answers with the page, or with its version."""
         # A name that leads here from elsewhere would let a stranger's page read the report.
-        if (self.headers["Host"] or "").rpartition(":")[0] not in (HOST, "localhost"):
+        if (self.headers["Host"] or "").partition(":")[0] not in (HOST, "localhost"):
             self.send_error(HTTPStatus.FORBIDDEN)
         elif self.path == "/":
             self._answer(self.server.page, "text/html")
@@ -122,9 +124,12 @@ def check_served(paths: Sequence[Path], where: Sequence[str]) -> None:
             raise NormbenchError(f"there is no folder '{path}': name one that runs are written to")
         if not path.is_dir() and path.name != "runs.csv":
             raise NormbenchError(f"'{path}' is not a folder, and no study's runs.csv")
+    is_study = any((path if path.is_file() else path / "runs.csv").is_file() for path in paths)
     try:
         study = load_study(paths)
     except NormbenchError:
+        if is_study:
+            raise
         return  # no run yet
     matching(study, where)
 

@@ -12,7 +12,6 @@ from normbench.analysis.captions import (
     UNTIMED,
     batch_sizes,
     chosen_rates,
-    counted,
     distinct,
     epochs,
     not_comparable,
@@ -32,6 +31,7 @@ from normbench.analysis.tables.source import source_table
 from normbench.analysis.tables.table import times
 from normbench.analysis.tables.tutorial import BATCH, CLAIMS, has_claims, relative_time
 from normbench.errors import NormbenchError
+from normbench.text import counted
 
 MOST = 12  # sentences of a kind
 MOST_NAMED = 8  # norms by name

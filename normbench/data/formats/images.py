@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,10 +15,10 @@ from PIL import ImageOps
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from tqdm import tqdm
 
 from normbench.data.files import reading, require_file
 from normbench.errors import NormbenchError
+from normbench.text import bars, hides_bars
 
 Shape = tuple[int, int, int]
 
@@ -65,11 +63,13 @@ def decode_images(
             else:
                 images[index] = _pixels(image, places[index], image_shape, hint)
 
+    options = {"desc": "decoding", "unit": " images", "leave": False, "delay": BAR_SECONDS}
+    bar = bars()(total=len(places), disable=hides_bars(), **options)
     # Pillow decodes outside the interpreter lock, so threads help.
-    with ThreadPoolExecutor(workers) as pool, _progress(len(places)) as advance:
+    with ThreadPoolExecutor(workers) as pool, bar:
         # Only reading the results raises what a thread raised.
         for _ in pool.map(decode, range(len(places))):
-            advance()
+            bar.update()
     return images
 
 
@@ -112,18 +112,6 @@ def _fitted(image: ImageFile, image_shape: Shape) -> NDArray[np.uint8]:
     # Palettes have no colours between two entries: RGB before resizing.
     upright = ImageOps.exif_transpose(image).convert("RGB")
     return np.asarray(ImageOps.fit(upright, (width, height))).transpose(2, 0, 1)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[], object]]:
-    """Yields a function to call after every image: on a terminal it moves a bar."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    # tqdm's own lock is shared by processes; a killed process would leave a warning about it.
-    tqdm.set_lock(threading.RLock())
-    with tqdm(total=total, desc="decoding", unit=" images", leave=False, delay=BAR_SECONDS) as bar:
-        yield bar.update
 
 
 @contextmanager
