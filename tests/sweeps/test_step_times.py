@@ -108,7 +108,7 @@ def test_a_kind_is_timed_once_whatever_its_seed_epochs_and_images(
     ("setting", "seconds"),
     [
         ("seed=0", 2 * (7 * 0.5 + 20 * 0.25)),
-        ("train.max_steps=3", 3 * 0.5 + 2 * 20 * 0.25),
+        ("train.max_steps=3", 3 * 0.5 + 20 * 0.25),  # within the first epoch
         ("data.limit_test=10", 2 * (7 * 0.5 + 10 * 0.25)),
         ("data.val_fraction=0.2", 2 * (5 * 0.5 + 40 * 0.25)),  # 80 images, and 20 held out
         ("train.accumulate=2", 2 * (4 * 0.5 + 20 * 0.25)),
