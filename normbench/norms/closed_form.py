@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from normbench.norms.arithmetic import PIXELS, mean_square, of_channels, widened
 
@@ -80,6 +81,7 @@ class FilterResponse(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, weight, bias, tau, r = ctx.saved_tensors
 
@@ -121,6 +123,7 @@ class OverChannels(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, weight, r = ctx.saved_tensors
 
@@ -163,6 +166,7 @@ class InstanceNormalization(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, weight, mean, r = ctx.saved_tensors
 
@@ -211,6 +215,7 @@ class GatedOverRoot(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, v, weight, mean, r = ctx.saved_tensors
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from normbench.norms.arithmetic import PIXELS, mean_square, of_channels
 from normbench.norms.closed_form import by_parts, of_parts, sum_over_pixels
@@ -47,6 +48,7 @@ class InstanceMoments(torch.autograd.Function):
         return mean, var
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         def derivative(x: Tensor, mean: Tensor, dmean: Tensor, dvar: Tensor) -> tuple[Tensor, ...]:
             # dx = (dmean + 2 * (x - mean) * dvar) / (h * w)
@@ -70,6 +72,7 @@ class ScaledMap(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         def derivatives(dy: Tensor, x: Tensor, centre: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
             dscale, dshift = sum_over_pixels((x - centre).mul_(dy)), sum_over_pixels(dy)
@@ -96,6 +99,7 @@ class OverLarger(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         def derivatives(
             dy: Tensor, x: Tensor, root: Tensor, slope: Tensor, size: Tensor, weight: Tensor

@@ -9,7 +9,7 @@ import torch
 from kit.norms import every_norm, layer_of, new_layer, normal
 from torch import Tensor, nn
 
-from normbench.norms import closed_form
+from normbench.norms import closed_form, norms
 from normbench.norms.closed_form import (
     FilterResponse,
     GatedOverRoot,
@@ -207,3 +207,14 @@ def test_samples_in_several_parts_give_the_numbers_of_one_part(
         found.append((y, *torch.autograd.grad(y, at, normal(*y.shape, seed=9))))
     torch.testing.assert_close(found[0], found[2], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found[1], found[2], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["frn", "rms", "in", "evonorm_s0", "evonorm_b0", "bn_custom"])
+def test_a_second_derivative_is_an_error_and_not_a_wrong_number(norm: str) -> None:
+    """Statistics are kept without a graph: their share of it would be missing."""
+    spec = norms.build(norm)
+    layer = (spec.norm_act or spec.norm)(16)
+    x = torch.randn(4, 16, 3, 3, requires_grad=True)
+    (first,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        first.sum().backward()
