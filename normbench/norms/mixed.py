@@ -148,10 +148,15 @@ def _mix(logits: Tensor, *values: Tensor) -> Tensor:
 
 
 class HalfInstanceNorm(nn.Module):
-    """IBN-a: InstanceNorm with affine on the first half of the channels, BatchNorm on the rest."""
+    """IBN-a: InstanceNorm with affine on the first half of the channels, BatchNorm on the rest.
+
+    Raises ValueError for one channel.
+    """
 
     def __init__(self, num_features: int, eps: float, momentum: float) -> None:
         super().__init__()
+        if num_features < 2:
+            raise ValueError("one channel has no half")
         self.num_instance = num_features // 2
         self.instance = InstanceNorm(self.num_instance, eps, affine=True)
         self.batch = nn.BatchNorm2d(num_features - self.num_instance, eps, momentum)

@@ -335,7 +335,7 @@ def test_a_run_opens_with_its_losses_its_end_and_its_command(page: Page) -> None
     assert row.locator("svg.curve").is_visible()
     assert row.locator("svg.curve path").get_attribute("d").startswith("M0,")  # type: ignore[union-attr]
     assert row.get_by_text("diverged: the loss is <b>nan</b>").is_visible()
-    assert row.get_by_text("1 epochs on a processor").is_visible()
+    assert row.get_by_text("1 epoch on a processor").is_visible()
     assert row.locator("pre").is_visible()
     assert row.locator("svg.spark").get_attribute("aria-label")
 
