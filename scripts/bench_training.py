@@ -2,7 +2,8 @@
 
     python scripts/bench_training.py --norms bn gn --batches 64 1 --rounds 10 -o rounds.csv
 
-OMP_NUM_THREADS sets the threads of all loops. Lightning takes part where it is installed.
+OMP_NUM_THREADS sets the threads of all loops but those that say theirs. Lightning and Keras take
+part where they are installed: pip install 'normbench[bench]'.
 """
 
 import argparse
@@ -17,26 +18,32 @@ from normbench.analysis.tables.rendering import to_csv, to_markdown
 from normbench.analysis.tables.table import Table, times
 from normbench.errors import NormbenchError
 from normbench.timing import loops, steps
+from normbench.timing.other_loops import NORMS
 from normbench.timing.repeats import shares
 
 
 def main() -> None:
     """Times the loops, prints the table, writes the rounds."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--norms", nargs="+", choices=loops.NORMS, default=[*loops.NORMS])
+    parser.add_argument("--norms", nargs="+", choices=NORMS, default=[*NORMS])
     parser.add_argument("--batches", nargs="+", type=int, default=[64, 1], metavar="SIZE")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--processes", type=int, default=5, help="of each loop; they share rounds")
+    known = loops.loops()
+    parser.add_argument("--loops", nargs="+", choices=known, default=[*known], metavar="NAME")
     parser.add_argument("-o", "--output", type=Path, metavar="CSV")
     options = parser.parse_args()
     try:
         of_process = [*enumerate(shares(options.rounds, options.processes), 1)]
     except NormbenchError as error:
         parser.error(str(error))
+    # Speeds are relative to the tutorial's.
+    compared = [*dict.fromkeys(["tutorial", *options.loops])]
     rows = []
     contests = itertools.product(options.batches, options.norms, of_process)
     for batch_size, norm, (process, share) in contests:
-        for number, seconds in enumerate(loops.compare(norm, batch_size, share, process)):
+        found = loops.compare(compared, norm, batch_size, share, process)
+        for number, seconds in enumerate(found):
             for loop, of_step in seconds.items():
                 rows.append((batch_size, norm, loop, process, number, of_step))
     columns = ["batch_size", "norm", "loop", "process", "round", "seconds"]

@@ -19,7 +19,7 @@ from normbench.config.compose import compose
 from normbench.errors import RunFailure
 from normbench.models import Layers, models
 from normbench.norms import norms
-from normbench.timing import loops
+from normbench.timing import loops, other_loops
 from normbench.training.optim import optimizers, without_compiler_guards
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_training.py"
@@ -32,7 +32,7 @@ class Enough(Exception):
 @pytest.fixture(autouse=True)
 def in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps an epoch at batch size 4, and an Adam that does not import torch._dynamo."""
-    monkeypatch.setattr(loops, "NUM_IMAGES", 6)
+    monkeypatch.setattr(other_loops, "NUM_IMAGES", 6)
     monkeypatch.setattr(torch.optim, "Adam", without_compiler_guards(torch.optim.Adam))
 
 
@@ -48,12 +48,12 @@ def losses(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[flo
     return found
 
 
-@pytest.mark.parametrize("norm", loops.NORMS)
+@pytest.mark.parametrize("norm", other_loops.NORMS)
 def test_the_plain_network_and_optimizer_train_as_normbench_s_do(norm: str) -> None:
     config = compose([f"norm={norm}"])
     spec = norms.build(norm, options=config.norm.options)
     ours = models.build("normresnet", Layers(spec, 0), 10)
-    plain = loops.plain_normresnet(norm)
+    plain = other_loops.plain_normresnet(norm)
     state = zip(plain.state_dict(), ours.state_dict().values(), strict=True)
     plain.load_state_dict(dict(state))
     adam = optimizers.build("adam", options=config.optim.options)(
@@ -66,9 +66,10 @@ def test_the_plain_network_and_optimizer_train_as_normbench_s_do(norm: str) -> N
 
 # Lightning and torchvision take seconds to import.
 SLOW_TO_IMPORT = [pytest.param(name, marks=pytest.mark.slow) for name in ("tutorial", "lightning")]
+NEEDS_COMPILER = pytest.param("by hand", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", ["in memory", "normbench", *SLOW_TO_IMPORT])
+@pytest.mark.parametrize("name", ["in memory", "normbench", *SLOW_TO_IMPORT, NEEDS_COMPILER])
 def test_a_loop_tells_every_step_epoch_after_epoch(name: str) -> None:
     if name == "lightning":
         pytest.importorskip("lightning", reason="belongs to the extra `bench`, not to `dev`")
@@ -83,19 +84,87 @@ def test_a_loop_tells_every_step_epoch_after_epoch(name: str) -> None:
     hook = register_optimizer_step_post_hook(lambda optimizer, *_: taken.append(optimizer))
     try:
         with pytest.raises(Enough):
-            loops.loops()[name]("gn", 4, on_step)
+            loops.loops()[name][0]("gn", 4, on_step)
     finally:
         hook.remove()
     assert told == [1, 2, 3]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", other_loops.NORMS)
+def test_keras_s_network_is_the_plain_one(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    keras = pytest.importorskip("keras", reason="belongs to the extra `bench`, not to `dev`")
+    plain = other_loops.plain_normresnet(norm).eval()
+    with keras.device("cpu"):
+        model = other_loops.keras_normresnet(norm)
+        weights = []
+        for layer in plain:
+            found = [*layer.parameters()]
+            if isinstance(layer, torch.nn.Conv2d):
+                found = [layer.weight.permute(2, 3, 1, 0)]
+            if isinstance(layer, torch.nn.Linear):
+                found = [layer.weight.T, layer.bias]
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                found += [layer.running_mean, layer.running_var]
+            weights += [tensor.detach().numpy() for tensor in found]
+        model.set_weights(weights)
+        images = torch.randn(2, 3, 32, 32)
+        logits = model(images.numpy(), training=False)
+    assert torch.allclose(logits.cpu(), plain(images), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_keras_tells_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    keras = pytest.importorskip("keras", reason="belongs to the extra `bench`, not to `dev`")
+    optimizers: list[object] = []
+    told: list[int] = []
+    make = keras.optimizers.Adam
+
+    def kept(rate: float) -> object:
+        optimizers.append(make(rate))
+        return optimizers[0]
+
+    def on_step() -> None:
+        told.append(int(optimizers[0].iterations))  # type: ignore[attr-defined]
+        if len(told) == 3:
+            raise Enough
+
+    monkeypatch.setattr(keras.optimizers, "Adam", kept)
+    with pytest.raises(Enough):
+        other_loops.keras("gn", 4, on_step)
+    assert told == [1, 2, 3]
+
+
 @pytest.mark.parametrize("is_installed", [True, False])
-def test_lightning_takes_part_where_it_is_installed(
+def test_a_package_takes_part_where_it_is_installed(
     is_installed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = object() if is_installed else None
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
-    assert ("lightning" in loops.loops()) == is_installed
+    assert {"lightning", "keras"}.isdisjoint(loops.loops()) != is_installed
+
+
+class Taking:
+    """A process whose steps take so many seconds each; begins are counted at each end."""
+
+    begun = 0
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def begin(self, steps: int) -> None:
+        type(self).begun += 1
+        self.steps = steps
+
+    def end(self) -> float:
+        assert self.begun == 2
+        return self.steps * self.seconds
+
+
+def test_a_step_of_either_of_two_runs_counts_as_one() -> None:
+    assert loops.take([Taking(2.0), Taking(4.0)], 5) == 5 * 3.0 / 2  # type: ignore[list-item]
 
 
 def test_a_loop_takes_the_steps_that_are_asked_for_and_ends_with_the_pipe() -> None:
@@ -127,23 +196,25 @@ def no_memory(norm: str, batch_size: int, on_step: Callable[[], None]) -> None:
 def test_a_loop_that_fails_ends_the_comparison_with_its_error(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(loops, "loops", lambda: {"tutorial": no_memory})
+    monkeypatch.setattr(loops, "loops", lambda: {"tutorial": [no_memory]})
     with pytest.raises(RunFailure, match=r"^the loop 'tutorial' ended with exit code 1$"):
-        next(loops.compare("bn", 4, 1))
+        next(loops.compare(["tutorial"], "bn", 4, 1))
     assert "MemoryError: none left" in capfd.readouterr().err
 
 
+COMPARED = ["tutorial", "normbench", "normbench, two runs of a thread"]
+
+
 @pytest.mark.slow
-def test_the_script_compares_all_loops(tmp_path: Path) -> None:
+def test_the_script_compares_loops(tmp_path: Path) -> None:
     file = tmp_path / "rounds.csv"
     options = ["--norms", "in", "--batches", "2", "--rounds", "3", "--processes", "2"]
-    options += ["-o", str(file)]
+    options += ["--loops", *COMPARED[1:], "-o", str(file)]
     done = subprocess.run(
         [sys.executable, SCRIPT, *options], capture_output=True, text=True, check=True
     )
     rounds = pd.read_csv(file)
-    names = set(loops.loops())
-    assert set(rounds["loop"]) == names
+    assert set(rounds["loop"]) == set(COMPARED)
     assert (rounds["seconds"] > 0).all()
     for _, group in rounds.groupby("loop"):
         assert [*group[["process", "round"]].itertuples(index=False, name=None)] == [
@@ -151,8 +222,9 @@ def test_the_script_compares_all_loops(tmp_path: Path) -> None:
             (1, 1),
             (2, 0),
         ]
-    for name in names:
+    for name in COMPARED:
         assert f"| {name} " in done.stdout
-    assert [*rounds["loop"].iloc[: len(names)]] != [*rounds["loop"].iloc[-len(names) :]]
+    first, last = (rounds[rounds["process"] == process]["loop"] for process in (1, 2))
+    assert [*first][:3] != [*last]
     assert "Median of 3 rounds" in done.stdout
     assert "of 2 processes, without an interval" in done.stdout
