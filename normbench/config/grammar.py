@@ -29,6 +29,12 @@ SHORT = {
     "runs_dir": "system.runs_dir",
 }
 ALL = "all"  # of a sweep: every norm that there is
+# What Hydra's grammar has for a key, a word or path, and a number, without the rarer spellings.
+KEY = re.compile(r"(?!hydra\b)[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+WORD = re.compile(r"(\.{0,2}/)?[A-Za-z_][\w./-]*", re.ASCII)
+NUMBER = re.compile(r"(0|[1-9][0-9]{0,17})(\.[0-9]+)?(e-?[0-9]+)?")
+RESERVED = ("true", "false", "null", "inf", "nan")
+RANGE = re.compile(r"range\((0|[1-9][0-9]{0,5}),(0|[1-9][0-9]{0,5})\)")
 
 
 def check_words(arguments: Sequence[str]) -> None:
@@ -62,6 +68,9 @@ def parse_axes(
 
 def parse_assignment(text: str) -> tuple[str, Any]:
     """Returns the key and the value of `key=value`. Raises NormbenchError for several values."""
+    key, values = _plain_values(text)
+    if len(values) == 1:
+        return key, values[0]
     override = _parse(text)
     if override is None:
         return _plain_text(text)
@@ -72,18 +81,12 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 def parse_axis(text: str, groups: Mapping[str, Sequence[str]]) -> tuple[str, list[Any]]:
     """Returns the key of `key=a,b` and its distinct values, in the order given."""
-    override = _parse(text)
-    if override is None:
-        key, value = _plain_text(text)
-        # The name of a norm or data source needs no character outside the grammar.
-        if key in groups:
-            raise _unreadable(text)
-        return key, [value]
-    key = override.key_or_group
-    if override.is_sweep_override():
-        values = _expand(text, override, groups)
-    else:
-        values = [_plain(override.value())]
+    key, values = _plain_values(text)
+    if not values:
+        key, values = _plain_range(text)
+    if not values:
+        key, values = _values_by_hydra(text, groups)
+    values = distinct(values)
     if key == "norm" and ALL in values:
         place = values.index(ALL)
         values = distinct([*values[:place], *groups[key], *values[place + 1 :]])
@@ -115,6 +118,46 @@ def _once_each(
             raise NormbenchError(f"'{key}' is given twice: as {assignments[key]!r} and in '{text}'")
         assignments[key] = value
     return assignments
+
+
+def _plain_values(text: str) -> tuple[str, list[Any]]:
+    """The key and the values of plain words and numbers; no value where Hydra has to read them.
+
+    Importing Hydra takes longer than all else that a command does before torch is imported.
+    """
+    key, _, given = text.partition("=")
+    values: list[Any] = []
+    for word in given.split(","):
+        number = NUMBER.fullmatch(word)
+        if number is not None:
+            values.append(int(word) if word.isdigit() else float(word))
+        elif WORD.fullmatch(word) and word.lower() not in RESERVED:
+            values.append(word)
+        else:
+            return key, []
+    return key, values if KEY.fullmatch(key) else []
+
+
+def _plain_range(text: str) -> tuple[str, list[int]]:
+    """The key and the numbers of a range of whole numbers; none where Hydra has to read it."""
+    key, _, given = text.partition("=")
+    ends = RANGE.fullmatch(given)
+    if ends is None or not KEY.fullmatch(key):
+        return key, []
+    return key, [*range(int(ends[1]), int(ends[2]))]
+
+
+def _values_by_hydra(text: str, groups: Mapping[str, Sequence[str]]) -> tuple[str, list[Any]]:
+    override = _parse(text)
+    if override is None:
+        key, value = _plain_text(text)
+        # The name of a norm or data source needs no character outside the grammar.
+        if key in groups:
+            raise _unreadable(text)
+        return key, [value]
+    if override.is_sweep_override():
+        return override.key_or_group, _expand(text, override, groups)
+    return override.key_or_group, [_plain(override.value())]
 
 
 def _parse(text: str) -> Override | None:
@@ -175,7 +218,7 @@ def _expand(text: str, override: Override, groups: Mapping[str, Sequence[str]]) 
         raise NormbenchError(f"cannot expand '{text}': {error}") from None
     if any(isinstance(value, Glob) for value in values):
         raise NormbenchError(f"'{text}': glob() is a list by itself")
-    return distinct(values)
+    return values
 
 
 def _exact(number: Any) -> Any:

@@ -3,13 +3,16 @@ stand for."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from normbench.config import grammar
 from normbench.config.grammar import (
     distinct,
     parse_assignment,
@@ -195,3 +198,52 @@ def test_assignments_come_after_flags_and_no_key_comes_twice() -> None:
         parse_assignments(["b=2"], {"b": 1})
     with pytest.raises(NormbenchError, match=r"^'b' is given twice: as 1 and in 'b=1'$"):
         parse_assignments(["b=1", "b=1"])
+
+
+# Values that are read without Hydra
+
+
+KEYS = st.sampled_from(["a", "norm", "optim.lr", "_x.y1", "true", "null", "hydrant.x", "Hydra"])
+ALIKE = st.sampled_from(
+    [*"0127.eE+-_/", "true", "NULL", "inf", "nan", "range", "choice", "..", ","]
+)
+TEXTS = st.lists(ALIKE | st.text("abcz019._/-", max_size=4), max_size=5).map("".join)
+
+
+def what(parse: Callable[[], Any]) -> str:
+    """The result with its types, or the refusal."""
+    try:
+        return repr(parse())
+    except NormbenchError as error:
+        return str(error)
+
+
+@given(KEYS, TEXTS)
+@settings(max_examples=500)
+def test_plain_values_are_what_hydra_reads(key: str, value: str) -> None:
+    text = f"{key}={value}"
+    found = what(lambda: parse_axis(text, GROUPS)), what(lambda: parse_assignment(text))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grammar, "_plain_values", lambda text: ("", []))
+        patch.setattr(grammar, "_plain_range", lambda text: ("", []))
+        assert found == (
+            what(lambda: parse_axis(text, GROUPS)),
+            what(lambda: parse_assignment(text)),
+        )
+
+
+@given(KEYS, st.integers(0, 40), st.integers(0, 40))
+def test_plain_ranges_are_what_hydra_reads(key: str, start: int, stop: int) -> None:
+    text = f"{key}=range({start},{stop})"
+    found = what(lambda: parse_axis(text, GROUPS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grammar, "_plain_range", lambda text: ("", []))
+        assert found == what(lambda: parse_axis(text, GROUPS))
+
+
+@pytest.mark.parametrize(
+    "text", ["norm=bn,gn", "batch_size=8", "optim.lr=3e-4", "a=../b/c-d.yaml", "a=0.5", "a=x_1"]
+)
+def test_usual_values_need_no_hydra(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammar, "_parse", Mock(side_effect=AssertionError))
+    assert parse_axis(text, GROUPS)[0] == text.partition("=")[0]
