@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from normbench.config.grammar import parse_assignments
+from normbench.config.kept import Kept
 from normbench.config.names import spoken
 from normbench.config.schema import RunConfig, validate
 from normbench.config.sections import Choice, ModelConfig
@@ -215,9 +216,22 @@ def _section(group: str, choice: str, folder: Path) -> Any:
     return composed[group]
 
 
-@lru_cache(maxsize=256)
 def _composed(name: str, folder: Path) -> str:
-    """Hydra's composition of a file with its defaults, as JSON; cached: Hydra takes some 50 ms."""
+    """Hydra's composition of a file with its defaults, as JSON; kept: Hydra takes some 50 ms."""
+    kept = _kept(folder)
+    text = kept.get(name)
+    if text is None:
+        text = _by_hydra(name, folder)
+        kept.add(name, text)
+    return text
+
+
+@lru_cache(maxsize=8)
+def _kept(folder: Path) -> Kept:
+    return Kept(folder)
+
+
+def _by_hydra(name: str, folder: Path) -> str:
     import hydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf

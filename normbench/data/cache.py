@@ -6,7 +6,6 @@ so outdated data are never found; a folder whose manifest and files disagree is 
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,20 +18,13 @@ from pydantic import BaseModel, TypeAdapter
 
 from normbench.atomic import disk_errors, sync_file, sync_folder, write_bytes, write_json
 from normbench.checksums import digest_of, sealed
-from normbench.data.files import read, user_path
+from normbench.data.files import read
 from normbench.data.manifest import MANIFEST, Manifest, folder_name, intact, short_hash
 from normbench.data.source import DataHome, Dataset, Source, sources
 from normbench.errors import NormbenchError, RunFailure
 
 MAX_IMPORTS_BYTES = 2**24
 NO_OPTIONS: Mapping[str, int | float] = MappingProxyType({})
-
-
-def default_cache_dir() -> Path:
-    """`$NORMBENCH_CACHE`, else `normbench` under `$XDG_CACHE_HOME` or `~/.cache`."""
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    named = os.environ.get("NORMBENCH_CACHE")
-    return user_path("$NORMBENCH_CACHE", named or f"{caches}/normbench")
 
 
 def load(source: Source, home: DataHome) -> Dataset:

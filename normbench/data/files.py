@@ -79,16 +79,3 @@ def require_printable(path: Path) -> None:
 def printable(text: str, most: int = 300) -> str:
     """Text from a stranger for a line of a message: escaped and cut to `most` characters."""
     return visible(text[:most])
-
-
-def user_path(key: str, given: str) -> Path:
-    """The path that a setting gives, with ~ as the home folder.
-
-    Raises NormbenchError with the setting's `key` for a NUL byte and for ~ of an unknown user.
-    """
-    try:
-        if "\0" in given:
-            raise ValueError("a path holds no NUL byte")
-        return Path(given).expanduser()
-    except (ValueError, RuntimeError) as error:
-        raise NormbenchError(f"{key}: {given!r} is no path: {error}") from None

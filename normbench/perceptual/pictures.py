@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from normbench.data.files import read, user_path
+from normbench.config.places import user_path
+from normbench.data.files import read
 from normbench.data.formats.images import MAX_FILE_BYTES, decode_images, image_shape_of
 from normbench.errors import NormbenchError, unknown
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normbench.config.places import user_path
 from normbench.config.schema import validate
-from normbench.data.files import user_path
 from normbench.errors import NormbenchError
 from normbench.models import Layers, materialize, models
 from normbench.norms import norms

@@ -16,11 +16,11 @@ from typing import Any
 from torch import nn
 
 from normbench.atomic import disk_errors
+from normbench.config.places import default_cache_dir, user_path
 from normbench.config.schema import RunConfig, in_processes
 from normbench.config.sections import Choice, RuntimeConfig
 from normbench.data import DataHome, Source, sources
-from normbench.data.cache import cached_source, default_cache_dir
-from normbench.data.files import user_path
+from normbench.data.cache import cached_source
 from normbench.errors import NormbenchError, Unsupported
 from normbench.models import Layers, Site, models, norm_sites, unsupported
 from normbench.models.exchange import Exchange, too_few

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(config_dir(), folder)
     monkeypatch.setattr(normbench.config.compose, "config_dir", lambda: folder)
     # pytest removes the folders of passed tests, and gives their names to later tests.
-    normbench.config.compose._composed.cache_clear()
+    normbench.config.compose._kept.cache_clear()
     normbench.config.compose._groups.cache_clear()
     return folder
 
@@ -259,24 +260,25 @@ def test_an_interpolation_takes_the_value_it_names() -> None:
 
 
 @pytest.fixture
-def without_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def by_hydra(cache_dir: Path) -> Iterator[None]:
     """Hydra composes anew, although the choices were composed before."""
-    composed = normbench.config.compose._composed.__wrapped__
-    monkeypatch.setattr(normbench.config.compose, "_composed", composed)
+    normbench.config.compose._kept.cache_clear()
+    yield
+    normbench.config.compose._kept.cache_clear()
 
 
-@pytest.mark.usefixtures("without_cache")
+@pytest.mark.usefixtures("by_hydra")
 def test_composing_leaves_hydra_and_the_working_directory_as_they_were(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     compose()
     assert not GlobalHydra.instance().is_initialized()
     assert Path.cwd() == tmp_path
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [cache_dir]
 
 
-@pytest.mark.usefixtures("without_cache")
+@pytest.mark.usefixtures("by_hydra")
 def test_composing_inside_a_program_that_uses_hydra_does_not_disturb_it(tmp_path: Path) -> None:
     (tmp_path / "theirs.yaml").write_text("a: 1\n")
     with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):

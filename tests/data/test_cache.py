@@ -19,6 +19,7 @@ import pytest
 from kit.hostile import STAND_INS, put_in_place_of, sparse
 from PIL import Image
 
+from normbench.config.places import default_cache_dir
 from normbench.data import cache
 from normbench.data.source import DataHome, Dataset, Source, Split, sources
 from normbench.errors import NormbenchError, RunFailure
@@ -316,13 +317,13 @@ def test_the_cache_is_where_the_environment_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("NORMBENCH_CACHE", str(tmp_path / "named"))
-    assert cache.default_cache_dir() == tmp_path / "named"
+    assert default_cache_dir() == tmp_path / "named"
     monkeypatch.delenv("NORMBENCH_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache.default_cache_dir() == tmp_path / "xdg" / "normbench"
+    assert default_cache_dir() == tmp_path / "xdg" / "normbench"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache.default_cache_dir() == tmp_path / ".cache" / "normbench"
+    assert default_cache_dir() == tmp_path / ".cache" / "normbench"
 
 
 # What was imported

@@ -269,6 +269,7 @@ def test_the_time_is_shared_among_jobs_and_says_which_kinds_it_leaves_out(
 # The cost of planning
 
 
+@pytest.mark.usefixtures("cache_dir")
 def test_a_thousand_runs_compose_each_file_once_and_ask_each_source_and_model_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -278,7 +279,7 @@ def test_a_thousand_runs_compose_each_file_once_and_ask_each_source_and_model_on
     monkeypatch.setattr(hydra, "compose", composed)
     monkeypatch.setattr(sources, "build", built)
     monkeypatch.setattr(resolve_module, "norm_sites", probed)
-    normbench.config.compose._composed.cache_clear()
+    normbench.config.compose._kept.cache_clear()
     axes = [
         "norm=bn,gn",
         "optim=adam,sgd",

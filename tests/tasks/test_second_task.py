@@ -69,7 +69,7 @@ def mean_colour_is_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     shutil.copytree(compose.config_dir(), configs)
     (configs / "task" / "mean_colour.yaml").write_text("name: mean_colour\n")
     monkeypatch.setattr(compose, "config_dir", lambda: configs)
-    compose._composed.cache_clear()
+    compose._kept.cache_clear()
     compose._groups.cache_clear()
 
     @tasks.register("mean_colour", title="Mean colour")

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from normbench.config.places import user_path
 from normbench.data.fetch.download import MirrorsFailed, fetch, md5_of
-from normbench.data.files import kind_of, read, reading, require_file, user_path
+from normbench.data.files import kind_of, read, reading, require_file
 from normbench.data.formats.array_pickle import ArraysOnly
 from normbench.data.source import DataHome, Root, Source, Split, sources
 from normbench.errors import NormbenchError, RunFailure

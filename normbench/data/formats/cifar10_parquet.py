@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from normbench.config.places import user_path
 from normbench.data.cache import recall
-from normbench.data.files import entries, printable, user_path
+from normbench.data.files import entries, printable
 from normbench.data.formats.cifar10 import CLASSES
 from normbench.data.formats.images import JPEG, content_hash, decode_images
 from normbench.data.source import DataHome, Root, Source, Split, sources

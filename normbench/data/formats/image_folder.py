@@ -15,6 +15,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from normbench.config.places import user_path
 from normbench.data.cache import recall
 from normbench.data.files import (
     entries,
@@ -22,7 +23,6 @@ from normbench.data.files import (
     read,
     require_file,
     require_printable,
-    user_path,
 )
 from normbench.data.formats.images import (
     MAX_FILE_BYTES,
