@@ -134,10 +134,10 @@ def demo(
 
 def _held(output: Path | None) -> Study | None:
     """The study that the folder holds already, on which this sweep goes on."""
-    from normbench.analysis.study_reader import read_study, study_in
-
     if output is None:
         return None
+    from normbench.analysis.study_reader import read_study, study_in
+
     file = study_in(output)
     return None if file is None else read_study(file)
 
@@ -158,15 +158,19 @@ def _plan(
     is_timed: kinds of runs of which no time is known are timed now; in_detail: the plan is printed
     with axes, data and cells.
     """
-    from normbench.sweeps.carry_out import held_states, planned_study
     from normbench.sweeps.plan import make_plan
-    from normbench.sweeps.power import describe_power
     from normbench.sweeps.preview import preview
     from normbench.sweeps.sweep import AD_HOC
     from normbench.training.resolve import Resolver
 
     resolver = Resolver(launcher.device)
-    plan = make_plan(sweep, flags, resolver, held_states(held))
+    states = {}
+    # Runs without a report are planned without pandas.
+    if held is not None:
+        from normbench.sweeps.carry_out import held_states
+
+        states = held_states(held)
+    plan = make_plan(sweep, flags, resolver, states)
     open_runs = plan.open(retry_failed=retry_failed, restart=restart)
     estimator = _estimator(open_runs, launcher, resolver, is_timed=is_timed)
     details = preview(sweep, plan, open_runs, estimator, resolver) if in_detail else ()
@@ -174,6 +178,9 @@ def _plan(
         say(line, flush=True)
     # A folder of another study is refused before anything is trained.
     if held is not None or plan.design.name != AD_HOC:
+        from normbench.sweeps.carry_out import planned_study
+        from normbench.sweeps.power import describe_power
+
         launched = [config.run_id for config in open_runs]
         for line in describe_power(plan, planned_study(plan, held, launched)):
             say(line, flush=True)

@@ -67,10 +67,8 @@ def prepare_data(configs: Sequence[RunConfig]) -> None:
         load(Resolver().source(config), data_home(config))
 
 
-def held_states(held: Study | None) -> dict[str, str]:
+def held_states(held: Study) -> dict[str, str]:
     """The states of the runs with a result in a study's folder, by id."""
-    if held is None:
-        return {}
     over = held.runs[held.runs["status"].isin(OVER)]
     return dict(zip(over["run"], over["status"], strict=True))
 

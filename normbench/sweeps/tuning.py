@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from normbench.analysis.design import Rate
-from normbench.analysis.loading import load_study
-from normbench.analysis.study import Study
 from normbench.errors import NormbenchError
 from normbench.runs.records import OVER
 from normbench.sweeps.sweep import LR, Sweep, load_sweep
+
+if TYPE_CHECKING:
+    from normbench.analysis.study import Study
 
 
 def tuned(sweep: Sweep, folder: Path | None = None) -> Sweep:
@@ -37,6 +39,9 @@ def tuned(sweep: Sweep, folder: Path | None = None) -> Sweep:
             f"no {folder}: its learning rates come from there; make it with normbench sweep "
             f"{design.tuned_by} -o {folder}, or name its place by --tuned-by"
         )
+    # Sweeps that say their rates themselves start without pandas.
+    from normbench.analysis.loading import load_study
+
     study = load_study([folder])
     if study.design is not None and study.design.name != design.tuned_by:
         raise NormbenchError(
