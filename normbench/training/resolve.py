@@ -18,29 +18,22 @@ from torch import nn
 from normbench.atomic import disk_errors
 from normbench.config.places import default_cache_dir, user_path
 from normbench.config.schema import RunConfig, in_processes
-from normbench.config.sections import Choice, RuntimeConfig
+from normbench.config.sections import Choice
 from normbench.data import DataHome, Source, sources
 from normbench.data.cache import cached_source
 from normbench.errors import NormbenchError, Unsupported
 from normbench.models import Layers, Site, models, norm_sites, unsupported
 from normbench.models.exchange import Exchange, too_few
+from normbench.models.undrawn import without_drawing
 from normbench.norms import NormSpec, norms
 from normbench.registry import Registry
 from normbench.tasks.registry import tasks
 from normbench.trackers.follow import check_trackers
 from normbench.training.appearance import check_appearance
-from normbench.training.build import check_batch, check_pixels, network_of, task_of
+from normbench.training.build import check_batch, check_pixels, task_of
 from normbench.training.evaluations import check_evaluations
 from normbench.training.optim import check_decay, optimizers, schedule
-from normbench.training.runtime import (
-    check_compiler,
-    check_fp16,
-    check_processes,
-    check_together,
-    resolve_device,
-    resolve_layout,
-    resolve_precision,
-)
+from normbench.training.resolved_runtime import runtime_as_it_runs
 
 
 def resolve(config: RunConfig) -> tuple[RunConfig, Source]:
@@ -60,6 +53,7 @@ class Resolver:
     """
 
     device: str | None = None
+    _completed: dict[str, tuple[RunConfig, Source]] = field(default_factory=dict)
     _sources: dict[str, Source] = field(default_factory=dict)
     _sites: dict[str, list[Site]] = field(default_factory=dict)
     _built: dict[str, Exchange] = field(default_factory=dict)
@@ -72,6 +66,14 @@ class Resolver:
 
     def complete(self, config: RunConfig) -> tuple[RunConfig, Source]:
         """As `resolve`, but without asking whether the norm can work."""
+        # Runs that differ by their seeds alone have all else in common.
+        key = repr(config.model_copy(update={"seed": 0}))
+        if key not in self._completed:
+            self._completed[key] = self._complete(config)
+        completed, source = self._completed[key]
+        return completed.model_copy(update={"seed": config.seed}), source
+
+    def _complete(self, config: RunConfig) -> tuple[RunConfig, Source]:
         source = self.source(config)
         data = _checked(sources, config.data)
         if data.content not in (None, source.content):
@@ -85,7 +87,7 @@ class Resolver:
                 "model": _checked(models, config.model),
                 "optim": _checked(optimizers, config.optim),
                 "data": data.model_copy(update={"content": source.content}),
-                "runtime": self._runtime(config),
+                "runtime": runtime_as_it_runs(config, self.device),
             }
         )
         # Asked for again by its content, it is this one.
@@ -126,8 +128,9 @@ class Resolver:
 
     def source(self, config: RunConfig) -> Source:
         """The data source, found by its content in the cache or from the files it is made of."""
-        home, data, key = data_home(config), config.data, _source_key(config)
+        data, key = config.data, _source_key(config)
         if key not in self._sources:
+            home = data_home(config)
             known = data.content and cached_source(data.content, home)
             self._sources[key] = known or sources.build(data.name, home, options=data.options)
         return self._sources[key]
@@ -163,35 +166,18 @@ class Resolver:
         key = repr((settings, source.classes, source.image_shape))
         if key not in self._built:
             task = task_of(config, source)
-            scale = model.init_scale
-            layers = Layers(spec, config.seed, task.image_shape, init_scale=scale)
+            layers = Layers(spec, config.seed, task.image_shape, init_scale=model.init_scale)
+            given = layers, task.output_shape[0]
             with _about(f"model {model.name} with norm {config.norm.name}"):
-                network = network_of(model, layers, task)
+                with without_drawing(model.name, config.norm.name):
+                    network = models.build(model.name, *given, options=model.options)
+                task.join(network)
                 if has_appearance:
                     check_appearance(network, task.image_shape)
                 if has_evaluations:
                     check_evaluations(network, task.image_shape)
             self._built[key] = getattr(network, "normbench_exchange", Exchange(()))
         return self._built[key]
-
-    def _runtime(self, config: RunConfig) -> RuntimeConfig:
-        runtime = config.runtime
-        check_together(runtime.processes, runtime.precision, runtime.compile, runtime.cuda_graphs)
-        if self.device is not None:
-            return _runtime_elsewhere(self.device, config)
-        device = resolve_device(runtime.device)
-        if runtime.compile:
-            check_compiler(device)
-        if runtime.processes > 1:
-            check_processes(runtime.processes, device)
-        if runtime.cuda_graphs and device != "cuda":
-            raise NormbenchError(
-                f"runtime.cuda_graphs=true needs a cuda device, and this run is on {device}"
-            )
-        precision = resolve_precision(runtime.precision, device, config.batch_size)
-        layout = resolve_layout(runtime.channels_last, config.norm.name, config.batch_size)
-        update = {"device": device, "precision": precision, "channels_last": layout}
-        return runtime.model_copy(update=update)
 
 
 def _source_key(config: RunConfig) -> str:
@@ -239,25 +225,6 @@ def data_home(config: RunConfig) -> DataHome:
     system, given = config.system, config.system.cache_dir
     cache_dir = user_path("system.cache_dir", given) if given else default_cache_dir()
     return DataHome(cache_dir, system.mirrors, system.workers or os.cpu_count() or 1)
-
-
-def _runtime_elsewhere(device: str, config: RunConfig) -> RuntimeConfig:
-    """The runtime on another machine, as far as this machine can tell."""
-    runtime = config.runtime
-    if runtime.device not in ("auto", device):
-        raise NormbenchError(
-            f"runtime.device={runtime.device}: the runs are given {device}; "
-            "see launcher.gpus_per_run"
-        )
-    if runtime.precision in ("auto", "fast"):
-        raise NormbenchError(
-            f"runtime.precision={runtime.precision}: whether another machine has native bf16 "
-            "is not known here; say fp32, bf16 or fp16"
-        )
-    if runtime.precision == "fp16":
-        check_fp16(device)
-    channels_last = resolve_layout(runtime.channels_last, config.norm.name, config.batch_size)
-    return runtime.model_copy(update={"device": device, "channels_last": channels_last})
 
 
 def _checked(registry: Registry[Any], choice: Choice) -> Any:
