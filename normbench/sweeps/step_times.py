@@ -13,10 +13,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from filelock import FileLock
 from pydantic import TypeAdapter
@@ -48,6 +48,11 @@ class Kind:
     config: RunConfig
     source: Source
 
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What the time of a step depends on, by dotted key, and the images' shape."""
+        return self.config.cost_settings() | {"image": self.source.image_shape}
+
 
 class StepTimes:
     """The seconds of runs by the steps of their kind: kept, measured now, or of the nearest kind.
@@ -61,6 +66,7 @@ class StepTimes:
         self._kinds: dict[str, Kind] = {}
         self._of_runs: dict[int, tuple[RunConfig, Kind]] = {}
         self._times: dict[str, StepTime] = {}
+        self._nearest_kinds: dict[tuple[str, int], Kind] = {}
         self._kept: dict[Path, dict[str, StepTime]] = {}
 
     def seconds(self, config: RunConfig) -> float | None:
@@ -113,8 +119,12 @@ class StepTimes:
         """The time of the kind that differs least among those timed, image by image."""
         if not self._times:
             return None
-        timed = [self._kinds[cost_id] for cost_id in self._times]
-        nearest = min(timed, key=lambda other: distance(kind, other))
+        # Looked for once a kind, and anew when there is a further time.
+        key = kind.cost_id, len(self._times)
+        if key not in self._nearest_kinds:
+            timed = [self._kinds[cost_id] for cost_id in self._times]
+            self._nearest_kinds[key] = min(timed, key=lambda other: distance(kind, other))
+        nearest = self._nearest_kinds[key]
         found = self._times[nearest.cost_id]
         ratio = kind.config.images_per_step / nearest.config.images_per_step
         return found.model_copy(update={"step": found.step * ratio})
@@ -141,8 +151,7 @@ class StepTimes:
 
 def distance(first: Kind, second: Kind) -> int:
     """How much two kinds differ: by the settings of a step's cost, of which MINOR count less."""
-    one = first.config.cost_settings() | {"image": first.source.image_shape}
-    other = second.config.cost_settings() | {"image": second.source.image_shape}
+    one, other = first.settings, second.settings
     differing = [key for key in {*one, *other} if one.get(key) != other.get(key)]
     return sum(1 if key.startswith(MINOR) else 100 for key in differing)
 
