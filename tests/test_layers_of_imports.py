@@ -37,6 +37,7 @@ LEVELS = (
         "training.capture",
         "training.compilation",
         "training.engine",
+        "training.convolutions",
         "training.epoch_row",
         "training.evaluate",
         "training.evaluations",

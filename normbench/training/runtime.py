@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from normbench.environment import cpu_info, num_cores
 from normbench.errors import NormbenchError
+from normbench.training.convolutions import multiply_weight_gradients
 
 # Measured on two cores of an AMD EPYC with native bf16 (results/LOG.md, results/speed/fast). Under
 # bn at batch 1 fp32 in the contiguous layout is the quickest (8.6 ms a step; bf16 9.7 ms); bf16 in
@@ -54,6 +55,8 @@ class Runtime:
         """Moves the model to the device and layout; compiles it in place: state keeps its names."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        if self.device.type == "cpu" and self.dtype == torch.bfloat16 and self.channels_last:
+            multiply_weight_gradients(model)
         if self.compile:
             compile_all()
             model.compile(dynamic=False)
