@@ -1,6 +1,6 @@
-"""Prints the speed of normbench's training loop beside other loops, as a Markdown table.
+"""Compares the speed of normbench's training loop with other loops: a table and a figure.
 
-    python scripts/bench_training.py --norms bn gn --batches 64 1 --rounds 10 -o rounds.csv
+    python scripts/bench_training.py --norms bn gn --batches 64 1 --rounds 10 -o FOLDER
 
 OMP_NUM_THREADS sets the threads of all loops but those that say theirs. Lightning and Keras take
 part where they are installed: pip install 'normbench[bench]'.
@@ -8,22 +8,26 @@ part where they are installed: pip install 'normbench[bench]'.
 
 import argparse
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from normbench.analysis import captions
-from normbench.analysis.stats import ratio_over_processes
+from normbench.analysis.figures.costs import loops_figure
+from normbench.analysis.figures.saving import save
+from normbench.analysis.figures.style import PAGE
+from normbench.analysis.tables.loops import loops_table
 from normbench.analysis.tables.rendering import to_csv, to_markdown
-from normbench.analysis.tables.table import Table, times
 from normbench.errors import NormbenchError
 from normbench.timing import loops, steps
 from normbench.timing.other_loops import NORMS
 from normbench.timing.repeats import shares
 
+TWO_COLUMNS = replace(PAGE, columns=2)
+
 
 def main() -> None:
-    """Times the loops, prints the table, writes the rounds."""
+    """Times the loops, prints the table, writes rounds, table and figure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--norms", nargs="+", choices=NORMS, default=[*NORMS])
     parser.add_argument("--batches", nargs="+", type=int, default=[64, 1], metavar="SIZE")
@@ -31,7 +35,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=5, help="of each loop; they share rounds")
     known = loops.loops()
     parser.add_argument("--loops", nargs="+", choices=known, default=[*known], metavar="NAME")
-    parser.add_argument("-o", "--output", type=Path, metavar="CSV")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="for training.csv, .md and .svg"
+    )
     options = parser.parse_args()
     try:
         of_process = [*enumerate(shares(options.rounds, options.processes), 1)]
@@ -48,28 +54,14 @@ def main() -> None:
                 rows.append((batch_size, norm, loop, process, number, of_step))
     columns = ["batch_size", "norm", "loop", "process", "round", "seconds"]
     rounds = pd.DataFrame(rows, columns=columns)
-    table = tabulate(rounds.assign(**steps.machine("cpu")))
+    rounds = rounds.assign(**steps.machine("cpu"))
+    table = loops_table(rounds)
     print(to_markdown(table), end="")
     if options.output is not None:
-        options.output.write_text(to_csv(table))
-
-
-def tabulate(rounds: pd.DataFrame) -> Table:
-    """The median milliseconds of a step, and the speed relative to the tutorial's loop."""
-    shown = []
-    for (batch_size, norm), group in rounds.groupby(["batch_size", "norm"], sort=False):
-        seconds = group.pivot(index=["process", "round"], columns="loop", values="seconds")
-        for loop in group["loop"].unique():
-            speed = times(ratio_over_processes(dict(seconds["tutorial"]), dict(seconds[loop])))
-            shown.append((batch_size, norm, loop, f"{1e3 * seconds[loop].median():.4g}", speed))
-    columns = ["batch size", "norm", "loop", "ms per step", "speed"]
-    number = len(rounds[["process", "round"]].drop_duplicates())
-    over_processes = captions.over_processes([rounds["process"].nunique()])
-    caption = (
-        f"Median of {number} rounds, in turns; speed: the tutorial's step over the loop's, median "
-        f"of the rounds' ratios, {over_processes}. {captions.machine(rounds)}."
-    )
-    return Table("Training loops", rounds, pd.DataFrame(shown, columns=columns), caption)
+        options.output.mkdir(parents=True, exist_ok=True)
+        (options.output / "training.csv").write_text(to_csv(table))
+        (options.output / "training.md").write_text(to_markdown(table))
+        save(loops_figure(rounds, TWO_COLUMNS), options.output / "training.svg", TWO_COLUMNS)
 
 
 if __name__ == "__main__":

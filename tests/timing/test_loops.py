@@ -207,13 +207,15 @@ COMPARED = ["tutorial", "normbench", "normbench, two runs of a thread"]
 
 @pytest.mark.slow
 def test_the_script_compares_loops(tmp_path: Path) -> None:
-    file = tmp_path / "rounds.csv"
+    folder = tmp_path / "found"
     options = ["--norms", "in", "--batches", "2", "--rounds", "3", "--processes", "2"]
-    options += ["--loops", *COMPARED[1:], "-o", str(file)]
+    options += ["--loops", *COMPARED[1:], "-o", str(folder)]
     done = subprocess.run(
         [sys.executable, SCRIPT, *options], capture_output=True, text=True, check=True
     )
-    rounds = pd.read_csv(file)
+    rounds = pd.read_csv(folder / "training.csv")
+    assert (folder / "training.md").read_text() == done.stdout
+    assert (folder / "training.svg").read_text().count("tutorial") >= 1
     assert set(rounds["loop"]) == set(COMPARED)
     assert (rounds["seconds"] > 0).all()
     for _, group in rounds.groupby("loop"):

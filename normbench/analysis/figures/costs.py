@@ -19,6 +19,8 @@ from normbench.analysis.settings import describe
 from normbench.analysis.stats import ratio_over_processes
 from normbench.analysis.study import BASELINE, Study
 from normbench.analysis.tables.layer_costs import layers
+from normbench.analysis.tables.loops import REFERENCE, speeds
+from normbench.analysis.tables.loops import note as loops_note
 from normbench.analysis.tables.step_costs import costs
 from normbench.analysis.tables.table import RATIO, times
 from normbench.analysis.times import Clock
@@ -72,36 +74,53 @@ def layers_figure(rounds: pd.DataFrame, size: style.Size = style.PAGE) -> Figure
     return _ratios_figure(data, settings, "time of the layers over bn's", note, size)
 
 
+def loops_figure(rounds: pd.DataFrame, size: style.Size = style.PAGE) -> Figure:
+    """The speed of training loops over the tutorial's, a panel for each batch size and norm.
+
+    rounds: as of `tables.loops.speeds`.
+    """
+    data = speeds(rounds)
+    label = f"speed over the {REFERENCE}'s loop"
+    settings = ["batch_size", "norm"]
+    return _ratios_figure(data, settings, label, loops_note(data, rounds), size, rows="loop")
+
+
 def _ratios_figure(
-    data: pd.DataFrame, settings: list[str], label: str, caption: str, size: style.Size
+    data: pd.DataFrame,
+    settings: list[str],
+    label: str,
+    caption: str,
+    size: style.Size,
+    rows: str = "norm",
 ) -> Figure:
-    looks = style.looks_of(data["norm"].unique())
+    """Dots with their intervals, of RATIO; a row for each value of the column `rows`."""
+    looks = style.looks_of(data[rows].unique())
     ends = [1.0, *data[RATIO].to_numpy().ravel()]
     low, high = float(np.nanmin(ends)), float(np.nanmax(ends))
     margin = MARGIN * max(high - low, 0.1)
     varying = [name for name in settings if data[name].nunique() > 1]
     facets = [*data.groupby(varying, sort=False)] if varying else [((), data)]
     with style.drawing(size):
-        rows = max(len(group) for _, group in facets)
-        figure, axes = style.panels(_tall(size, rows), len(facets), sharey=False)
+        most = max(len(group) for _, group in facets)
+        figure, axes = style.panels(_tall(size, most), len(facets), sharey=False)
         for ax, (key, group) in zip(axes, facets, strict=True):
             ax.set_xlim(low - margin, high + margin)
             ax.set_xlabel(label)
-            _draw_ratios(ax, group, looks)
+            _draw_ratios(ax, group, looks, rows)
             style.set_title(ax, describe(dict(zip(varying, key, strict=True))))
         style.add_caption(figure, caption, size)
     return figure
 
 
-def _draw_ratios(ax: Axes, group: pd.DataFrame, looks: style.Looks) -> None:
+def _draw_ratios(ax: Axes, group: pd.DataFrame, looks: style.Looks, rows: str) -> None:
     ax.axvline(1, linewidth=0.8, alpha=0.5, color="0.4", zorder=0)
-    for row, (norm, ratio) in enumerate(zip(group["norm"], group[RATIO].to_numpy(), strict=True)):
+    for row, (name, ratio) in enumerate(zip(group[rows], group[RATIO].to_numpy(), strict=True)):
         middle, low, high = map(float, ratio)
         if math.isnan(middle):
             continue
-        _draw_bar(ax, row, low, middle, high, looks[norm])
+        _draw_bar(ax, row, low, middle, high, looks[name])
         style.write_number(ax, f"{middle:.2f}x", (middle, row))
-    _name_rows(ax, [*group["norm"]])
+    _name_rows(ax, [*group[rows]])
 
 
 def _draw_clocks(ax: Axes, clocks: dict[str, Clock], looks: style.Looks) -> None:
