@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from normbench.norms.arithmetic import ScaleAndShift, scale_and_shift
+from normbench.norms.arithmetic import ScaleAndShift
+from normbench.norms.map_functions import erf_of, tanh_of
 from normbench.norms.registry import norms
 from normbench.norms.spec import NormSpec
 
@@ -51,9 +52,7 @@ class DynamicTanh(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        # alpha widens half precision, whose rounding would lose tanh's derivative 1 - y^2.
-        y = torch.tanh(self.alpha * x)
-        return scale_and_shift(y, self.weight, self.bias).to(x.dtype)
+        return tanh_of(x, self.alpha, self.weight, self.bias)
 
 
 class DynamicErf(ScaleAndShift):
@@ -65,5 +64,4 @@ class DynamicErf(ScaleAndShift):
         self.shift = nn.Parameter(torch.tensor([shift]))
 
     def forward(self, x: Tensor) -> Tensor:
-        # alpha widens half precision, as in dynamic tanh.
-        return super().forward(torch.erf(self.alpha * x + self.shift)).to(x.dtype)
+        return erf_of(x, self.alpha, self.shift, self.weight, self.bias)

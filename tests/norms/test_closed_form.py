@@ -16,7 +16,7 @@ from normbench.norms.closed_form import (
     InstanceNormalization,
     OverChannels,
 )
-from normbench.norms.map_functions import InstanceMoments, OverLarger, ScaledMap
+from normbench.norms.map_functions import BoundedMap, InstanceMoments, OverLarger, ScaledMap
 from normbench.timing.footprint import saved_bytes
 
 EPS = 0.02
@@ -27,6 +27,8 @@ KEEP_THE_INPUT = [
     "batch_renorm",
     "bin",
     "bn_custom",
+    "derf",
+    "dyt",
     "ebn",
     "switchable",
     "evonorm_b0",
@@ -91,6 +93,17 @@ def scaled_map(x: Tensor, centre: Tensor, scale: Tensor, shift: Tensor) -> Tenso
     return (x - centre) * scale + shift
 
 
+def bounded_map(
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    slope: Tensor,
+    shift: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+) -> Tensor:
+    return function(slope * x + shift) * weight + bias
+
+
 def over_larger(
     x: Tensor, root: Tensor, slope: Tensor, size: Tensor, weight: Tensor, bias: Tensor
 ) -> Tensor:
@@ -121,6 +134,16 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], int]] =
         lambda x, *at: ScaledMap.apply(x, *of_samples(x, at)),
         lambda x, *at: scaled_map(x, *of_samples(x, at)),
         3,
+    ),
+    "dyt": (
+        lambda x, *at: BoundedMap.apply(x, *of_samples(x, at), False),
+        lambda x, *at: bounded_map(torch.sigmoid, x, *of_samples(x, at)),
+        4,
+    ),
+    "derf": (
+        lambda x, *at: BoundedMap.apply(x, *of_samples(x, at), True),
+        lambda x, *at: bounded_map(torch.erf, x, *of_samples(x, at)),
+        4,
     ),
     "evonorm_b": (
         lambda x, *at: OverLarger.apply(x, *of_samples(x, at)),
