@@ -189,7 +189,14 @@ class ElementwiseLayerNorm(LazyModuleMixin, nn.Module):
                 parameter.fill_(value)
 
     def forward(self, x: Tensor) -> Tensor:
-        return layer_norm(x, x.shape[1:], self.weight, self.bias, self.eps).to(x.dtype)
+        if x.is_contiguous(memory_format=torch.channels_last):
+            # torch's kernel takes values that lie one after another: here in the order (h, w, c).
+            of_pixels = (values.movedim(-3, -1) for values in (x, self.weight, self.bias))
+            return self._normalized(*of_pixels).movedim(-1, -3)
+        return self._normalized(x, self.weight, self.bias)
+
+    def _normalized(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return layer_norm(x, x.shape[1:], weight, bias, self.eps).to(x.dtype)
 
 
 class ChannelLayerNorm(nn.LayerNorm):

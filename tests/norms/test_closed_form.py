@@ -21,7 +21,7 @@ from normbench.timing.footprint import saved_bytes
 
 EPS = 0.02
 # Norms whose output or gradient is contiguous whatever the layout of the input.
-LOSES_LAYOUT = {"iternorm", "ln_chw", "online"}
+LOSES_LAYOUT = {"iternorm", "online"}
 # Norms that keep their input for the backward pass, and little beside it.
 KEEP_THE_INPUT = [
     "batch_renorm",
