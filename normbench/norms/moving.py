@@ -11,17 +11,20 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from normbench.norms.arithmetic import (
-    BATCH,
     PIXELS,
     SAMPLE,
     ScaleAndShift,
+    mean_square,
     normalized,
     of_channels,
     over_root_mean_square,
     widened,
 )
+from normbench.norms.closed_form import by_parts, of_parts, sum_over_pixels
+from normbench.norms.map_functions import scaled
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, Momentum, NormSpec
 from normbench.norms.weight import of_convolutions, without_tokens
@@ -115,47 +118,76 @@ class MovingAverageBatchNorm(ScaleAndShift):
         self.register_buffer("recent_gradients", torch.zeros(window, num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        dtype, x = x.dtype, widened(x)
         if not self.training:
-            y = x * of_channels((self.running_mean_square + self.eps).rsqrt())
-            return super().forward(y).to(dtype)
+            scale = (self.running_mean_square + self.eps).rsqrt() * self.weight
+            return scaled(x, torch.zeros_like(scale), scale, self.bias)
         with torch.no_grad():
             is_warm = self.num_batches_tracked >= self.warmup
-            of_batch = x.square().mean(BATCH)
+            (of_maps,) = of_parts(lambda x: (mean_square(x, PIXELS),), x)
+            of_batch = of_maps.mean(0).flatten()
             # New tensors, not in place: compiled code computes std and r again in the backward
             # pass, from the values that these had in the forward pass.
             self.recent_mean_squares = _appended(self.recent_mean_squares, of_batch)
-            mean_square = torch.where(is_warm, self.recent_mean_squares.mean(0), of_batch)
-            std = (mean_square + self.eps).sqrt()
+            squares = torch.where(is_warm, self.recent_mean_squares.mean(0), of_batch)
+            std = (squares + self.eps).sqrt()
             r = std / (self.running_mean_square + self.eps).sqrt()
             r = torch.where(is_warm, r.clamp(1 / self.r_max, self.r_max), 1.0)
             self.running_mean_square = self.running_mean_square.lerp(of_batch, self.momentum)
             self.num_batches_tracked = self.num_batches_tracked + 1
-        y = MovingDivision.apply(x, std, r, self.recent_gradients, is_warm)
-        return super().forward(y).to(dtype)
+        state = self.recent_gradients, is_warm
+        y: Tensor = MovingDivision.apply(x, self.weight, self.bias, std, r, *state)
+        return y
 
 
 class MovingDivision(torch.autograd.Function):
-    """x / std * r, and in the backward pass a moving average in the place of mean(g * z)."""
+    """y = z * r * weight + bias, z = x / std.
+
+    The gradient has a moving average in the place of mean(g * z), g the gradient of z.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, std: Tensor, r: Tensor, recent: Tensor, is_warm: Tensor
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        std: Tensor,
+        r: Tensor,
+        recent: Tensor,
+        is_warm: Tensor,
     ) -> Tensor:
-        z = x / of_channels(std)
-        ctx.save_for_backward(z, std, r, is_warm)
+        scale = of_channels(r / std * weight)
+
+        def divided(x: Tensor) -> tuple[Tensor, ...]:
+            return ((x * scale).add_(of_channels(bias)),)
+
+        (y,) = by_parts(divided, x)
+        ctx.save_for_backward(x, weight, std, r, is_warm)
         ctx.recent = recent
-        return z * of_channels(r)
+        return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        z, std, r, is_warm = ctx.saved_tensors
-        g = gradients[0] * of_channels(r)
-        of_batch = (g * z).mean(BATCH)
+        x, weight, std, r, is_warm = ctx.saved_tensors
+
+        def sums(dy: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+            return sum_over_pixels(dy * x), sum_over_pixels(dy)
+
+        along_x, total = of_parts(sums, gradients[0], x)
+        dweight, dbias = along_x.sum(0).flatten() * r / std, total.sum(0).flatten()
+        of_batch = dweight * weight / (x.numel() // x.shape[1])
         recent = _appended(ctx.recent, of_batch)
         mean = torch.where(is_warm, recent.mean(0), of_batch)
         ctx.recent.copy_(recent)
-        return (g - z * of_channels(mean)) / of_channels(std), None, None, None, None
+        scale, slope = of_channels(r / std * weight), of_channels(mean / std.square())
+
+        def derivative(dy: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+            # dx = (g - z * mean) / std, where g = dy * r * weight
+            return ((dy * scale).sub_(x * slope),)
+
+        (dx,) = by_parts(derivative, gradients[0], x)
+        return dx, dweight, dbias, None, None, None, None
 
 
 def _appended(recent: Tensor, values: Tensor) -> Tensor:

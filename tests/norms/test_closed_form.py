@@ -39,6 +39,7 @@ KEEP_THE_INPUT = [
     "evonorm_s2",
     "frn",
     "ibn",
+    "mabn",
     "rms",
     "simple",
 ]
@@ -233,7 +234,9 @@ def test_samples_in_several_parts_give_the_numbers_of_one_part(
     torch.testing.assert_close(found[1], found[2], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("norm", ["frn", "rms", "in", "evonorm_s0", "evonorm_b0", "bn_custom"])
+@pytest.mark.parametrize(
+    "norm", ["frn", "rms", "in", "evonorm_s0", "evonorm_b0", "bn_custom", "dyt", "mabn"]
+)
 def test_a_second_derivative_is_an_error_and_not_a_wrong_number(norm: str) -> None:
     """Statistics are kept without a graph: their share of it would be missing."""
     spec = norms.build(norm)
