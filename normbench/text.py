@@ -25,6 +25,8 @@ def visible(text: str, *, lines: bool = False) -> str:
     Everything else is unchanged, umlauts and emoji too. Text that is visible stays as it is.
     lines: line breaks are kept.
     """
+    if text.isprintable():  # has none of these, and is told sooner
+        return text
     hidden = HIDDEN_IN_LINES if lines else HIDDEN
     return hidden.sub(_escaped, text)
 

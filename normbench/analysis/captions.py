@@ -205,7 +205,8 @@ def distinct(table: pd.DataFrame, column: str) -> str:
 def commits(table: pd.DataFrame) -> str:
     """The commits of the code, with + for changed files."""
     known: dict[str, None] = {}
-    for _, began in table[table["torch"].notna()].iterrows():
+    began_runs = table.loc[table["torch"].notna(), ["commit", "dirty"]].drop_duplicates()
+    for began in began_runs.to_dict("records"):
         text = "of an installed package"
         if isinstance(began["commit"], str) and began["commit"]:
             text = began["commit"][:12] + ("+" if began["dirty"] else "")

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -46,10 +47,12 @@ def compare(study: Study, first: str, second: str) -> list[Paired]:
     return [paired if paired.first == first else paired.turned() for paired in found]
 
 
+@lru_cache(maxsize=1)
 def every_pair(study: Study) -> list[Paired]:
     """All pairs of norms, at all settings with a common seed, with p-values for the family.
 
     Each norm is at the chosen learning rate. A primary comparison stands as the design has it.
+    Those of the last study are kept, since three parts of a report ask for them.
     Raises NormbenchError for several runs of one norm, seed and settings, and for a primary
     comparison at several settings.
     """

@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from normbench.analysis.images import first_pictures
-from normbench.analysis.joining import join, stacked
+from normbench.analysis.joining import join
 from normbench.analysis.settings import with_settings
 from normbench.analysis.study import Study
 from normbench.analysis.study_reader import NUMBERS, metric_columns, read_study, tidy
@@ -215,8 +217,20 @@ def _long(
     rows, parts: the row of each run and its columns; refused runs come last and have no part.
     needed: the columns of the table where no run has a row.
     """
-    tables = []
-    for row, part in zip(rows, parts, strict=False):
-        if part:
-            tables.append(pd.DataFrame({key: row[key] for key in KEYS} | part))
-    return stacked(tables or [pd.DataFrame(columns=[*KEYS, *needed])])
+    filled = [(row, part) for row, part in zip(rows, parts, strict=False) if part]
+    if not filled:
+        return pd.DataFrame(columns=[*KEYS, *needed])
+    lengths = [len(part["epoch"]) for _, part in filled]
+    columns: dict[str, Any] = {}
+    for key in KEYS:
+        of_runs = pd.Series([row[key] for row, _ in filled])
+        columns[key] = of_runs.repeat(lengths).reset_index(drop=True)
+    # Thousands of tables, one for each run, would take most of the time of reading.
+    for name in dict.fromkeys(name for _, part in filled for name in part):
+        columns[name] = np.concatenate([_column(part, name) for _, part in filled])
+    return pd.DataFrame(columns)
+
+
+def _column(part: Columns, name: str) -> NDArray[Any]:
+    """The column of a run, nan where the run does not have it."""
+    return part[name] if name in part else np.full(len(part["epoch"]), np.nan)

@@ -34,7 +34,7 @@ LOST = ("diverged", "failed")  # states of runs that have ended without a result
 CHOSEN = "chosen"  # instead of a learning rate chosen on held-out images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Study:
     """Runs as three tables, with the environment and configuration of each run.
 
@@ -101,6 +101,8 @@ class Study:
         return replace(kept, runs=kept.runs.assign(lr=CHOSEN))
 
     def _where(self, mask: pd.Series) -> Study:
+        if mask.all():
+            return self
         runs = self.runs[mask]
         ids = set(runs["run"])
         return replace(
@@ -160,7 +162,7 @@ class Study:
         Runs with an equal `line` are drawn and ranked as a single contestant.
         """
         options = self.varying([name for name in self.settings if name.startswith("norm.")])
-        lines = [_line(run, options) for run in self.runs.to_dict("records")]
+        lines = [_line(run, options) for run in self.runs[["norm", *options]].to_dict("records")]
         return replace(self, runs=self.runs.assign(line=lines))
 
     # Learning rates
@@ -263,7 +265,7 @@ class Study:
     @cached_property
     def clock_of_bn(self) -> Clock:
         """Seconds of an epoch of bn by round, at all settings."""
-        runs = self.at(norm=BASELINE).runs["run"]
+        runs = self.runs.loc[self.runs["norm"] == BASELINE, "run"]
         kinds = {self.environments[run]["cost_id"]: run for run in runs if run in self.clocks}
         return united([self.clocks[run] for run in kinds.values()])
 

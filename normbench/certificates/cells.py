@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
@@ -45,11 +46,13 @@ class Sharing:
     axes: tuple[str, ...]
 
 
+@lru_cache(maxsize=64)
 @one_thread()
 def kinds_of_sharing(spec: NormSpec, shape: Shape, *, late: bool = True) -> tuple[Sharing, ...]:
     """One Sharing for each different `axes` among all channels, the last channel's first.
 
-    late: after every warm-up, else before.
+    late: after every warm-up, else before. Kept for the next call: a certificate and a cube of the
+    same norm both ask.
     """
     layer = settled(layer_of(spec, shape), *(drawn(*shape, seed=seed) for seed in SEEN), late=late)
     kinds: dict[tuple[str, ...], Sharing] = {}

@@ -17,6 +17,6 @@ def cube_of(name: str, spec: NormSpec) -> Cube:
     if refusal := spec.refuse(SHAPE):
         raise NormbenchError(f"norm {name} has no figure: {refusal.reason}")
     statistics = []
-    for kind in kinds_of_sharing(spec, SHAPE):
+    for kind in kinds_of_sharing(spec, SHAPE, late=True):
         statistics.append(Statistic(kind.cells.numpy(), in_words(kind), kind.channel))
     return Cube(name, statistics)

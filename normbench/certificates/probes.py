@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -39,13 +40,19 @@ def one_thread() -> Iterator[None]:
 
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     """Normal numbers of shape (n, c, *places); samples and channels differ in mean and scale."""
+    return _drawn(shape, seed).to(dtype, copy=True)
+
+
+@lru_cache(maxsize=256)
+def _drawn(shape: Shape, seed: int) -> Tensor:
+    """The numbers in float64, kept: every norm is tried on the same."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
     places = [1 for _ in shape[2:]]
     for column in ((shape[0], 1, *places), (1, shape[1], *places)):
         x = x * (0.5 + torch.rand(column, generator=generator, dtype=torch.float64))
         x = x + torch.randn(column, generator=generator, dtype=torch.float64)
-    return x.to(dtype)
+    return x
 
 
 def images(shape: Shape, seed: int = 0, channels: int = IMAGE_CHANNELS) -> Tensor:

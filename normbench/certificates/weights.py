@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -37,11 +38,17 @@ def fan_ins(spec: NormSpec, shape: Shape, fact: Fact, *, late: bool) -> tuple[in
     """
     holding = []
     for channels in INPUTS:
-        seen = [images(shape, seed=seed, channels=channels) for seed in SEEN]
-        block = settled(block_of(spec, shape, channels=channels), *seen, late=late)
+        block = copy.deepcopy(_block(spec, shape, channels, late))
         if fact(block, images(shape, channels=channels)):
             holding.append(block[0].weight[0].numel())  # type: ignore[index]
     return tuple(holding)
+
+
+@lru_cache(maxsize=len(INPUTS))
+def _block(spec: NormSpec, shape: Shape, channels: int, late: bool) -> nn.Module:
+    """A block trained on some batches, kept for the next fact."""
+    seen = [images(shape, seed=seed, channels=channels) for seed in SEEN]
+    return settled(block_of(spec, shape, channels=channels), *seen, late=late)
 
 
 def standardizes(block: nn.Module, x: Tensor) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -158,9 +159,10 @@ def _bytes_of(file: Path) -> bytes | None:
     """The content of a regular file; None without a file. Raises ValueError for anything else."""
     if not file.exists():
         return None
-    if not file.is_file():  # opening a pipe would wait for ever
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
         raise NoFile("is no file")
-    if file.stat().st_size > MAX_BYTES:
+    if found.st_size > MAX_BYTES:
         raise NoFile(f"is larger than {MAX_BYTES >> 20} MiB")
     return file.read_bytes()
 

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -99,7 +100,7 @@ class TaskRecord:
     def from_json(cls, content: Mapping[str, Any]) -> TaskRecord:
         """The record written by `to_json`. Raises ValueError for any other content."""
         try:
-            metrics = METRICS.validate_json(json.dumps(content["metrics"]))
+            metrics = _metrics_of(json.dumps(content["metrics"]))
             primary = {metric.name: metric for metric in metrics}[content["primary"]]
             return cls(str(content["name"]), primary, metrics)
         except (KeyError, TypeError, ValueError) as error:
@@ -113,6 +114,13 @@ class TaskRecord:
 
 # Read from JSON text, in which a list may stand for the tuple; every type is checked.
 METRICS = TypeAdapter(tuple[Metric, ...], config=ConfigDict(strict=True))
+
+
+@lru_cache(maxsize=64)
+def _metrics_of(text: str) -> tuple[Metric, ...]:
+    """The metrics of a task, cached: thousands of runs have the same."""
+    return METRICS.validate_json(text)
+
 
 # The task of runs without an environment, and so without figures.
 NO_METRIC = Metric("result", "", "larger")

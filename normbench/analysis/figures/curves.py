@@ -17,6 +17,7 @@ from normbench.tasks.metric import Metric
 
 MARKED = 6  # markers on a long line
 MOST_SMOOTHED = 9  # logged steps
+DASHES = {"train": "--", "test": "-"}  # of lines, by split
 OVER_SEEDS = "Lines: mean over seeds; bands: lowest to highest."
 
 
@@ -128,11 +129,15 @@ def _how_smooth(widths: Sequence[int]) -> str:
 
 def _epoch_lines(ax: Axes, panel: Study, metric: Metric, looks: style.Looks) -> None:
     rows = of_lines(panel.metrics, panel)
-    for label, of_line in rows.groupby("line", sort=False):
+    of_split = {}
+    for split in DASHES:
+        values = metric.scale * rows[f"{split}_{metric.name}"]
+        by_epoch = values.groupby([rows["line"], rows["epoch"]])
+        of_split[split] = by_epoch.agg(["mean", "min", "max", "size"])
+    for label in rows["line"].unique():
         colour, marker = looks[str(label)]
-        for split, dashes in (("train", "--"), ("test", "-")):
-            values = metric.scale * of_line.set_index("epoch")[f"{split}_{metric.name}"]
-            over_seeds = values.groupby("epoch").agg(["mean", "min", "max", "size"])
+        for split, dashes in DASHES.items():
+            over_seeds = of_split[split].loc[label]
             if (over_seeds["size"] > 1).any():
                 low, high = over_seeds["min"], over_seeds["max"]
                 ax.fill_between(low.index, low, high, color=colour, alpha=0.15, linewidth=0)

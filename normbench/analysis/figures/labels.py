@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -107,11 +108,23 @@ def spread_out(places: Sequence[float], least: float) -> list[float]:
     Place i owes a distance of i * least. Without the owed distances, the moved places only have to
     ascend: an isotonic regression.
     """
-    from scipy.optimize import isotonic_regression
+    owed = [least * number for number in range(len(places))]
+    moved = _ascending([place - distance for place, distance in zip(places, owed, strict=True)])
+    return [place + distance for place, distance in zip(moved, owed, strict=True)]
 
-    owed = least * np.arange(len(places))
-    moved = isotonic_regression(np.array(places) - owed).x if places else owed
-    return [float(place) for place in moved + owed]
+
+def _ascending(values: Sequence[float]) -> list[float]:
+    """Ascending numbers with the least squared distance from these: what falls becomes its mean.
+
+    scipy.optimize has it too, and takes a quarter of a second to import.
+    """
+    pools: list[list[float]] = []
+    for value in values:
+        pools.append([value])
+        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
+            last = pools.pop()
+            pools[-1] += last
+    return [fmean(pool) for pool in pools for _ in pool]
 
 
 def _by_name(axes: Sequence[Axes]) -> dict[str, Line2D]:

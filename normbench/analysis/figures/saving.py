@@ -56,6 +56,7 @@ def _drawn(figure: Figure, suffix: str, size: Size) -> bytes:
     buffer = io.BytesIO()
     with drawing(size):
         figure.savefig(buffer, format=suffix[1:], **FORMATS[suffix])
-    # The layout is done: the next format reuses the positions.
-    figure.set_layout_engine("none")
+        # The layout is done: the next format reuses the positions. Any engine, "none" too, would
+        # have it drawn twice.
+        figure.set_layout_engine(None)
     return buffer.getvalue()

@@ -127,6 +127,9 @@ def drawing(size: Size) -> Iterator[None]:
         "axes.grid": True,
         "axes.facecolor": PAPER,
         "figure.facecolor": PAPER,
+        # A figure without a layout engine has none, whatever the user's own style says.
+        "figure.autolayout": False,
+        "figure.constrained_layout.use": False,
         "savefig.facecolor": PAPER,
         "grid.color": GRID,
         "grid.alpha": 0.25,

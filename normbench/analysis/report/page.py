@@ -145,6 +145,9 @@ def page(
         "commands": [*dict.fromkeys(command for command in commands if command is not None)],
         "version": normbench.__version__,
     }
+    # Apart, and once: rows of thousands of runs take longer than all the rest.
+    rows = environment.get_template("runs.html").render(content)
+    content["rows_of_runs"] = Markup(rows.strip())
     template = environment.get_template("page.html")
     without = template.render(content, glossary=[])
     return template.render(content, glossary=terms_in(_text_of(without)))

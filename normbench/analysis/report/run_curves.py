@@ -63,7 +63,9 @@ def path(values: Values, low: float, high: float) -> str:
     x = np.linspace(0, WIDTH, len(chosen)) if len(chosen) > 1 else np.full(len(chosen), WIDTH / 2)
     y = HEIGHT - HEIGHT * (chosen - low) / ((high - low) or 1)
     known = np.isfinite(y)
-    pairs = [f"{a:.0f},{b:.1f}" for a, b in zip(x[known], y[known], strict=True)]
+    # Python's numbers are written several times as fast as numpy's.
+    points = zip(x[known].tolist(), y[known].tolist(), strict=True)
+    pairs = [f"{a:.0f},{b:.1f}" for a, b in points]
     if len(pairs) == 1:
         pairs *= 2  # a line to itself is a dot where line caps are round, and nothing else is
     return f"M{' '.join(pairs)}" if pairs else ""

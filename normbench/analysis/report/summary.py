@@ -175,6 +175,7 @@ def _times(study: Study) -> Iterator[str]:
     """Epoch times relative to bn, with the name of the network, or a word that none are known."""
     if not study.clocks:
         yield UNTIMED
+        return
     done = study.done.runs
     norms = [str(norm) for norm in done["norm"].unique() if norm != BASELINE]
     for batch_size in sorted(done["batch_size"].unique()):

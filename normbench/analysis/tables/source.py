@@ -199,7 +199,7 @@ def _fitting(study: Study) -> list[Setting]:
 def _told(study: Study, fitting: Collection[Setting]) -> Study:
     """The runs on CIFAR-10 at the norms and batch sizes of the settings."""
     places = {setting.place for setting in fitting}
-    runs = of_cifar10(study).to_dict("records")
+    runs = of_cifar10(study)[["run", *BY]].to_dict("records")
     return study.only({run["run"] for run in runs if _place(run) in places})
 
 

@@ -7,6 +7,7 @@ the times of norms.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
@@ -49,9 +50,10 @@ def target_table(study: Study, target: float | None = None) -> Table:
         raise NormbenchError("no target: no run has finished")
     asked = None if target is None else _checked(target, metric)
     rows = []
+    of_run = dict(iter(chosen.done.metrics.groupby("run", sort=False)))
     for runs in by_place(chosen):
         goal = _worst(chosen, runs) if asked is None else asked
-        rows += sorted(_rows(chosen, runs, goal), key=_soonest)
+        rows += sorted(_rows(chosen, runs, of_run, goal), key=_soonest)
     data = pd.DataFrame(rows)
     timing = TIMED if data["seconds"].notna().any() else UNTIMED
     told = " ".join([_meaning(study, asked), COUNTED, timing])
@@ -80,10 +82,14 @@ def _worst(study: Study, runs: pd.DataFrame) -> float:
     return worst(means, default=math.nan)
 
 
-def _rows(study: Study, runs: pd.DataFrame, target: float) -> list[dict[Any, Any]]:
-    """A row for each norm and choice of settings among the runs; n: the seeds that ended."""
+def _rows(
+    study: Study, runs: pd.DataFrame, of_run: Mapping[Any, pd.DataFrame], target: float
+) -> list[dict[Any, Any]]:
+    """A row for each norm and choice of settings among the runs; n: the seeds that ended.
+
+    of_run: the rows of each finished run in `study.metrics`.
+    """
     settings = ["norm", *study.varying(study.settings)]
-    of_run = dict(iter(study.done.metrics.groupby("run", sort=False)))
     found = []
     for _, group in runs.groupby(settings, sort=False, dropna=False):
         ended = group[group["status"].isin(["done", *LOST])]
