@@ -15,16 +15,13 @@ from torch.autograd.function import once_differentiable
 
 from normbench.norms.arithmetic import (
     PIXELS,
-    SAMPLE,
     ScaleAndShift,
     mean_square,
-    normalized,
     of_channels,
-    over_root_mean_square,
-    widened,
 )
 from normbench.norms.closed_form import by_parts, of_parts, sum_over_pixels
 from normbench.norms.map_functions import scaled
+from normbench.norms.online import OnlineNorm
 from normbench.norms.registry import norms
 from normbench.norms.spec import Eps, Momentum, NormSpec
 from normbench.norms.weight import of_convolutions, without_tokens
@@ -193,85 +190,3 @@ class MovingDivision(torch.autograd.Function):
 def _appended(recent: Tensor, values: Tensor) -> Tensor:
     """The recent values (window, c), with `values` at the end instead of the oldest."""
     return torch.cat([recent[1:], values[None]])
-
-
-class OnlineNorm(ScaleAndShift):
-    """Normalization by the statistics of the samples before, then layer scaling."""
-
-    running_mean: Tensor
-    running_var: Tensor
-    scale_control: Tensor
-    shift_control: Tensor
-
-    def __init__(self, num_features: int, alpha_f: float, alpha_b: float, eps: float) -> None:
-        super().__init__(num_features)
-        self.alpha_f, self.alpha_b, self.eps = alpha_f, alpha_b, eps
-        self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_var", torch.ones(num_features))
-        self.register_buffer("scale_control", torch.zeros(num_features))
-        self.register_buffer("shift_control", torch.zeros(num_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        dtype, x = x.dtype, widened(x)
-        if self.training:
-            mean, std = self._of_samples_before(x.detach())
-            controls = self.scale_control, self.shift_control
-            z = ControlledNormalization.apply(x, mean, std, *controls, 1 - self.alpha_b)
-        else:
-            z = normalized(x, self.running_mean, self.running_var, self.eps)
-        return over_root_mean_square(super().forward(z), SAMPLE, self.eps).to(dtype)
-
-    def _of_samples_before(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation before each sample, of shape (n, c); moves the running ones on."""
-        mean, var = self.running_mean, self.running_var
-        means, variances = [], []
-        for var_of_sample, mean_of_sample in zip(
-            *torch.var_mean(x, PIXELS, correction=0), strict=True
-        ):
-            means.append(mean)
-            variances.append(var)
-            step = mean_of_sample - mean
-            within = self.alpha_f * var + (1 - self.alpha_f) * var_of_sample
-            var = within + self.alpha_f * (1 - self.alpha_f) * step.square()
-            mean = mean + (1 - self.alpha_f) * step
-        before = torch.stack(means), (torch.stack(variances) + self.eps).sqrt()
-        self.running_mean.copy_(mean)
-        self.running_var.copy_(var)
-        return before
-
-
-class ControlledNormalization(torch.autograd.Function):
-    """(x - mean) / std per sample; the controls keep gradients free of mean and scale on average.
-
-    rate: 1 - alpha_b.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        mean: Tensor,
-        std: Tensor,
-        scale_control: Tensor,
-        shift_control: Tensor,
-        rate: float,
-    ) -> Tensor:
-        z = (x - of_channels(mean)) / of_channels(std)
-        ctx.save_for_backward(z, std)
-        ctx.controls, ctx.rate = (scale_control, shift_control), rate
-        return z
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        z, std = ctx.saved_tensors
-        scale, shift = ctx.controls
-        inputs = []
-        for dz, z_of_sample, std_of_sample in zip(gradients[0], z, std, strict=True):
-            d = dz - ctx.rate * of_channels(scale) * z_of_sample
-            scale = scale + (d * z_of_sample).mean((1, 2))
-            dx = d / of_channels(std_of_sample) - ctx.rate * of_channels(shift)
-            shift = shift + dx.mean((1, 2))
-            inputs.append(dx)
-        for control, value in zip(ctx.controls, (scale, shift), strict=True):
-            control.copy_(value)
-        return torch.stack(inputs), None, None, None, None, None

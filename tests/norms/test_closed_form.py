@@ -21,7 +21,7 @@ from normbench.timing.footprint import saved_bytes
 
 EPS = 0.02
 # Norms whose output or gradient is contiguous whatever the layout of the input.
-LOSES_LAYOUT = {"iternorm", "online"}
+LOSES_LAYOUT = {"iternorm"}
 # Norms that keep their input for the backward pass, and little beside it.
 KEEP_THE_INPUT = [
     "batch_renorm",
@@ -40,6 +40,7 @@ KEEP_THE_INPUT = [
     "frn",
     "ibn",
     "mabn",
+    "online",
     "rms",
     "simple",
 ]
