@@ -17,11 +17,10 @@ from normbench.norms.closed_form import (
     OverChannels,
 )
 from normbench.norms.map_functions import BoundedMap, InstanceMoments, OverLarger, ScaledMap
+from normbench.norms.whitening import MeanAndCovariance, MixedMap
 from normbench.timing.footprint import saved_bytes
 
 EPS = 0.02
-# Norms whose output or gradient is contiguous whatever the layout of the input.
-LOSES_LAYOUT = {"iternorm"}
 # Norms that keep their input for the backward pass, and little beside it.
 KEEP_THE_INPUT = [
     "batch_renorm",
@@ -39,6 +38,7 @@ KEEP_THE_INPUT = [
     "evonorm_s2",
     "frn",
     "ibn",
+    "iternorm",
     "mabn",
     "online",
     "rms",
@@ -96,6 +96,30 @@ def scaled_map(x: Tensor, centre: Tensor, scale: Tensor, shift: Tensor) -> Tenso
     return (x - centre) * scale + shift
 
 
+def mean_and_covariance(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of pairs of channels."""
+    rows = x.transpose(0, 1).flatten(1)
+    mean = rows.mean(1, keepdim=True)
+    pairs = (rows - mean).unflatten(0, (-1, 2))
+    return mean.flatten(), pairs @ pairs.mT / rows.shape[1]
+
+
+def as_one(mean: Tensor, covariance: Tensor) -> Tensor:
+    """Means (c,) and covariances (c / 2, 2, 2) of pairs of channels as one tensor."""
+    return mean.view(-1, 2, 1) * 3 + covariance.square()
+
+
+def matrices_of(rows: Tensor, columns: Tensor) -> Tensor:
+    """A matrix for each pair of channels, (c / 2, 2, 2), from parameters (c,)."""
+    return rows.view(-1, 2, 1).exp() + columns.view(-1, 1, 2)
+
+
+def mixed_map(x: Tensor, mean: Tensor, matrices: Tensor, shift: Tensor) -> Tensor:
+    pairs = (x - per_channel(mean)).unflatten(1, (-1, 2))
+    mixed = torch.einsum("gij,ngjhw->ngihw", matrices, pairs)
+    return mixed.flatten(1, 2) + per_channel(shift)
+
+
 def bounded_map(
     function: Callable[[Tensor], Tensor],
     x: Tensor,
@@ -137,6 +161,16 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], int]] =
         lambda x, *at: ScaledMap.apply(x, *of_samples(x, at)),
         lambda x, *at: scaled_map(x, *of_samples(x, at)),
         3,
+    ),
+    "covariance": (
+        lambda x: as_one(*MeanAndCovariance.apply(x, 2)),
+        lambda x: as_one(*mean_and_covariance(x)),
+        0,
+    ),
+    "iternorm": (
+        lambda x, *at: MixedMap.apply(x, at[0], matrices_of(*at[1:3]), at[3]),
+        lambda x, *at: mixed_map(x, at[0], matrices_of(*at[1:3]), at[3]),
+        4,
     ),
     "dyt": (
         lambda x, *at: BoundedMap.apply(x, *of_samples(x, at), False),
@@ -203,13 +237,12 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
 
 
 @every_norm
-def test_whether_output_and_gradient_of_a_map_in_channels_last_are_so_too(name: str) -> None:
+def test_output_and_gradient_of_a_map_in_channels_last_are_so_too(name: str) -> None:
     layer = layer_of(name, normal(4, 8, 4, 3)).float()
     x = normal(4, 8, 4, 3).float().to(memory_format=torch.channels_last).requires_grad_()
     y = layer(x)
     maps = y, *torch.autograd.grad(y, x, torch.ones_like(x))
-    kept = all(found.is_contiguous(memory_format=torch.channels_last) for found in maps)
-    assert kept == (name not in LOSES_LAYOUT)
+    assert all(found.is_contiguous(memory_format=torch.channels_last) for found in maps)
 
 
 @pytest.mark.parametrize("name", KEEP_THE_INPUT)
