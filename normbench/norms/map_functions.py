@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from normbench.norms.arithmetic import PIXELS, mean_square, of_channels
+from normbench.norms.arithmetic import PIXELS, of_channels
 from normbench.norms.closed_form import by_parts, of_parts, sum_over_pixels
 
 
@@ -60,7 +60,7 @@ class InstanceMoments(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, ...]:
         def moments(x: Tensor) -> tuple[Tensor, ...]:
             mean = x.mean(PIXELS, keepdim=True)
-            return mean, mean_square(x - mean, PIXELS)
+            return mean, (x - mean).square_().mean(PIXELS, keepdim=True)
 
         mean, var = of_parts(moments, x)
         ctx.save_for_backward(x, mean)
@@ -163,7 +163,7 @@ class OverLarger(torch.autograd.Function):
             x: Tensor, root: Tensor, slope: Tensor, size: Tensor, weight: Tensor, bias: Tensor
         ) -> tuple[Tensor, ...]:
             larger = (x * slope).add_(size).clamp_min_(root)
-            return (torch.div(x, larger).mul_(weight).add_(bias),)
+            return (larger.reciprocal_().mul_(x).mul_(weight).add_(bias),)
 
         (y,) = by_parts(divided, x, root, slope, size, weight, bias)
         ctx.save_for_backward(x, root, slope, size, weight)
@@ -175,19 +175,20 @@ class OverLarger(torch.autograd.Function):
         def derivatives(
             dy: Tensor, x: Tensor, root: Tensor, slope: Tensor, size: Tensor, weight: Tensor
         ) -> tuple[Tensor, ...]:
-            line = (x * slope).add_(size)
-            above = line - root
-            larger = line.clamp_min_(root)
-            z = x / larger
-            dweight, dbias = sum_over_pixels(dy * z), sum_over_pixels(dy)
-            # dx = dz / larger, and the gradient of larger is -dz * z / larger, where
-            # dz = dy * weight; it goes to the line where that is larger, else to root.
-            dx = (dy * weight).div_(larger)
-            dlarger = (dx * z).neg_()
-            dline = torch.ops.aten.threshold_backward(dlarger, above, 0)
-            dsize, total = sum_over_pixels(dline), sum_over_pixels(dlarger)
-            dslope = sum_over_pixels(dline * x)
-            dx.add_(dline.mul_(slope))
-            return dx, total - dsize, dslope, dsize, dweight, dbias
+            larger = (x * slope).add_(size).clamp_min_(root)
+            above = larger - root
+            inverse = larger.reciprocal_()
+            dx = dy * inverse
+            product = dx * x
+            dweight, dbias = sum_over_pixels(product), sum_over_pixels(dy)
+            # The gradient of larger is -dy * weight * x / larger^2. It goes to the line where that
+            # is larger, else to root.
+            of_larger = product.mul_(inverse)
+            of_line = torch.ops.aten.threshold_backward(of_larger, above, 0)
+            total, dsize = sum_over_pixels(of_larger), sum_over_pixels(of_line)
+            # dx = dy * weight / larger + the line's gradient * slope
+            dx.addcmul_(of_line, slope, value=-1).mul_(weight)
+            dslope = sum_over_pixels(of_line.mul_(x))
+            return dx, (dsize - total) * weight, -dslope * weight, -dsize * weight, dweight, dbias
 
         return by_parts(derivatives, gradients[0], *ctx.saved_tensors)
