@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import group_norm
 
-from normbench.norms.arithmetic import scale_and_shift, unbiased_factor
+from normbench.norms.arithmetic import unbiased_factor
 from normbench.norms.batch import bn
 from normbench.norms.batch_layers import WrittenOutBatchNorm
 from normbench.norms.map_functions import moments_of_maps, scaled
@@ -215,7 +215,6 @@ class BatchChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_groups))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = group_norm(self.batch(x), self.num_groups, eps=self.eps)
         channels = x.shape[1] // self.num_groups
         weight, bias = (values.repeat_interleave(channels) for values in (self.weight, self.bias))
-        return scale_and_shift(y, weight, bias).to(x.dtype)
+        return group_norm(self.batch(x), self.num_groups, weight, bias, self.eps).to(x.dtype)
