@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 
 import pytest
 from kit.runs import in_study, one_run
 
+from normbench import audit
 from normbench.analysis.design import read_design
 from normbench.analysis.study_files import write_study
 from normbench.audit import Verdict, judge, load_claims
-from normbench.audit.account import as_markdown
 from normbench.audit.claims import JUDGES
 from normbench.audit.exact import EXACT
 from normbench.audit.source_runs import PRINTED, STEPS
@@ -172,11 +173,15 @@ def test_a_missing_folder_is_no_folder_without_studies(tmp_path: Path) -> None:
         judge(["lazy-bn"], tmp_path / "none")
 
 
-def test_the_page_holds_what_the_command_says(normbench: Run) -> None:
+def test_the_page_holds_what_the_command_says(
+    normbench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged_once = cache(lambda names, results: judge(names, results))
+    # Each form of the answer is made of the same judgements.
+    monkeypatch.setattr(audit, "judge", lambda names, results: judged_once(tuple(names), results))
     code, out, err = normbench("audit", "--markdown", "--results", str(RESULTS))
     assert code == 0, err
     assert (RESULTS / "AUDIT.md").read_text() == out
-    assert as_markdown(judge((), RESULTS)) == out
     code, out, _ = normbench("audit", "--json", "--results", str(RESULTS))
     values = json.loads(out)
     assert len(values) == len(load_claims())

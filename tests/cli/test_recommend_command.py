@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 from kit.runs import write_runs
 
 from normbench.config.compose import config_dir
+from normbench.recommend import library
 
 Run = Callable[..., tuple[int, str, str]]
 ROOT = config_dir().parent
 RESULTS = ("--results", str(ROOT / "results"))
+
+
+read_once = cache(library.committed)
+
+
+@pytest.fixture(autouse=True)
+def committed_studies_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "committed", read_once)
 
 
 def asked(normbench: Run, *arguments: str) -> str:
