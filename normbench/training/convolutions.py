@@ -77,19 +77,21 @@ class Convolution(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        dx, _, dbias = torch.ops.aten.convolution_backward(
+        dx, _, _ = torch.ops.aten.convolution_backward(
             dy,
             x,
             weight,
-            [len(weight)],
+            None,
             stride=ctx.stride,
             padding=ctx.padding,
             dilation=(1, 1),
             transposed=False,
             output_padding=(0, 0),
             groups=1,
-            output_mask=(needs_x, False, needs_bias),
+            output_mask=(needs_x, False, False),
         )
+        # oneDNN would compute the weight's gradient along with the bias's.
+        dbias = dy.sum((0, 2, 3)) if needs_bias else None
         dweight = _weight_gradient(ctx, x, dy, weight.shape) if needs_weight else None
         return dx, dweight, dbias, None, None
 
