@@ -64,11 +64,14 @@ def loops() -> dict[str, list[Loop]]:
             found[package] = [getattr(other_loops, package)]
     found["by hand"] = [other_loops.by_hand]
     alone = partial(normbench, settings=("system.threads=1",))
+    bf16 = ("runtime.precision=auto", "runtime.channels_last=true")
+    alone_in_bf16 = partial(normbench, settings=("system.threads=1", *bf16))
     fast = partial(normbench, settings=("runtime=fast",))
     compiled = partial(normbench, settings=("runtime=fast", "runtime.compile=true"))
     return found | {
         "normbench": [normbench],
         "normbench, two runs of a thread": [alone, alone],
+        "normbench, two such in bf16": [alone_in_bf16, alone_in_bf16],
         "normbench runtime=fast": [fast],
         "normbench runtime=fast, compiled": [compiled],
     }
