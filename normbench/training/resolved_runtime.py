@@ -37,7 +37,7 @@ def runtime_as_it_runs(config: RunConfig, elsewhere: str | None) -> RuntimeConfi
             f"runtime.cuda_graphs=true needs a cuda device, and this run is on {device}"
         )
     precision = resolve_precision(runtime.precision, device, config.batch_size)
-    layout = resolve_layout(runtime.channels_last, config.norm.name, config.batch_size)
+    layout = resolve_layout(runtime.channels_last, config.batch_size)
     update = {"device": device, "precision": precision, "channels_last": layout}
     return runtime.model_copy(update=update)
 
@@ -57,5 +57,5 @@ def _runtime_elsewhere(device: str, config: RunConfig) -> RuntimeConfig:
         )
     if runtime.precision == "fp16":
         check_fp16(device)
-    channels_last = resolve_layout(runtime.channels_last, config.norm.name, config.batch_size)
+    channels_last = resolve_layout(runtime.channels_last, config.batch_size)
     return runtime.model_copy(update={"device": device, "channels_last": channels_last})

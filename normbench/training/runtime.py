@@ -25,10 +25,9 @@ from normbench.training.convolutions import multiply_weight_gradients
 
 # Measured on two cores of an AMD EPYC with native bf16 (results/LOG.md, results/speed/fast). Under
 # bn at batch 1 fp32 in the contiguous layout is the quickest (8.6 ms a step; bf16 9.7 ms); bf16 in
-# channels_last takes 20.4 instead of 28.0 ms at batch 8, 82 instead of 153 ms at batch 64. torch's
-# InstanceNorm in bf16 is slower in channels_last (123.9 ms, contiguous 94.1 ms, at batch 64).
+# channels_last takes 20.4 instead of 28.0 ms at batch 8, 82 instead of 153 ms at batch 64, and `in`
+# there 81 ms, contiguous 91.
 FAST_FROM_BATCH = 8
-FAST_CONTIGUOUS = ("in", "in_affine")
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -213,11 +212,11 @@ def check_together(processes: int, precision: str, compiled: bool, cuda_graphs: 
         )
 
 
-def resolve_layout(channels_last: bool | str, norm: str, batch_size: int) -> bool:
-    """Whether tensors are channels_last; fast: from FAST_FROM_BATCH images on, by norm."""
+def resolve_layout(channels_last: bool | str, batch_size: int) -> bool:
+    """Whether tensors are channels_last; fast: from FAST_FROM_BATCH images on."""
     if isinstance(channels_last, bool):
         return channels_last
-    return batch_size >= FAST_FROM_BATCH and norm not in FAST_CONTIGUOUS
+    return batch_size >= FAST_FROM_BATCH
 
 
 def check_compiler(device: str) -> None:

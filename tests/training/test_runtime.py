@@ -14,7 +14,6 @@ from kit.training import CPU, PLAIN, figures, split_of, trainer_of
 
 from normbench.config.compose import compose
 from normbench.errors import NormbenchError
-from normbench.norms import norms
 from normbench.training import runtime
 from normbench.training.compilation import compile_seconds
 from normbench.training.resolve import resolve
@@ -75,13 +74,11 @@ def test_precision_is_bf16_only_where_the_device_has_it(
         resolve_precision("bf16", "cpu", batch_size)
 
 
-def test_the_fast_layout_is_channels_last_from_batch_8_on_but_for_instance_norm() -> None:
-    names = {entry.name for entry in norms}
-    for batch_size, expected in ((1, set()), (7, set()), (8, names), (64, names)):
-        found = {norm for norm in names if resolve_layout("fast", norm, batch_size)}
-        assert found == expected - {"in", "in_affine"}
-        assert resolve_layout(True, "in", batch_size)
-        assert not resolve_layout(False, "bn", batch_size)
+def test_the_fast_layout_is_channels_last_from_batch_8_on() -> None:
+    for batch_size, expected in ((1, False), (7, False), (8, True), (64, True)):
+        assert resolve_layout("fast", batch_size) == expected
+        assert resolve_layout(True, batch_size)
+        assert not resolve_layout(False, batch_size)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def loops_figure(rounds: pd.DataFrame, size: style.Size = style.PAGE) -> Figure:
     rounds: as of `tables.loops.speeds`.
     """
     data = speeds(rounds)
-    label = f"speed over the {REFERENCE}'s loop"
+    label = f"times the {REFERENCE}'s speed"
     settings = ["batch_size", "norm"]
     return _ratios_figure(data, settings, label, loops_note(data, rounds), size, rows="loop")
 
@@ -101,8 +101,11 @@ def _ratios_figure(
     varying = [name for name in settings if data[name].nunique() > 1]
     facets = [*data.groupby(varying, sort=False)] if varying else [((), data)]
     with style.drawing(size):
-        most = max(len(group) for _, group in facets)
-        figure, axes = style.panels(_tall(size, most), len(facets), sharey=False)
+        names = [[*group[rows]] for _, group in facets]
+        # Panels of the same rows name them once.
+        is_shared = all(of_panel == names[0] for of_panel in names)
+        size = _tall(size, max(map(len, names)))
+        figure, axes = style.panels(size, len(facets), sharey=is_shared)
         for ax, (key, group) in zip(axes, facets, strict=True):
             ax.set_xlim(low - margin, high + margin)
             ax.set_xlabel(label)
