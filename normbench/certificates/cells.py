@@ -48,7 +48,7 @@ class Sharing:
 
 @lru_cache(maxsize=64)
 @one_thread()
-def kinds_of_sharing(spec: NormSpec, shape: Shape, *, late: bool = True) -> tuple[Sharing, ...]:
+def kinds_of_sharing(spec: NormSpec, shape: Shape, *, late: bool) -> tuple[Sharing, ...]:
     """One Sharing for each different `axes` among all channels, the last channel's first.
 
     late: after every warm-up, else before. Kept for the next call: a certificate and a cube of the

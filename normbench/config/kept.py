@@ -18,6 +18,7 @@ from normbench.errors import NormbenchError
 
 FILE = "compositions"
 COMPOSERS = ("hydra-core", "omegaconf")
+FORMAT = 1  # of the texts; another one makes those of earlier versions void
 
 
 class Kept:
@@ -42,7 +43,7 @@ class Kept:
 
 def _content_of(folder: Path) -> str:
     """A hash of the names and contents of the folder's files, and of the versions of COMPOSERS."""
-    digest = hashlib.sha256(repr([version(name) for name in COMPOSERS]).encode())
+    digest = hashlib.sha256(repr([FORMAT, *map(version, COMPOSERS)]).encode())
     for path in sorted(folder.rglob("*.yaml")):
         # A file that cannot be read is Hydra's to refuse.
         with suppress(OSError):
@@ -53,7 +54,7 @@ def _content_of(folder: Path) -> str:
 
 def _read(content: str) -> dict[str, str]:
     # A damaged file is written anew.
-    with suppress(NormbenchError, ValueError):
+    with suppress(NormbenchError, ValueError, TypeError, KeyError):
         kept = json.loads(unsealed_bytes(read_file(default_cache_dir() / FILE)))
         if kept["content"] == content:
             return dict(kept["texts"])

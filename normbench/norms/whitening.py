@@ -160,7 +160,7 @@ class MixedMap(torch.autograd.Function):
 
 
 def without_autocast(x: Tensor) -> torch.autocast:
-    """Matrix products in bf16, which autocast would choose, lose the small directions."""
+    """Switches autocast off: in bf16, matrix products lose the small directions."""
     return torch.autocast(x.device.type, enabled=False)
 
 

@@ -70,8 +70,8 @@ def loops() -> dict[str, list[Loop]]:
     compiled = partial(normbench, settings=("runtime=fast", "runtime.compile=true"))
     return found | {
         "normbench": [normbench],
-        "normbench, two runs of a thread": [alone, alone],
-        "normbench, two such in bf16": [alone_in_bf16, alone_in_bf16],
+        "normbench, 2 runs, 1 thread": [alone, alone],
+        "normbench bf16, 2 runs, 1 thread": [alone_in_bf16, alone_in_bf16],
         "normbench runtime=fast": [fast],
         "normbench runtime=fast, compiled": [compiled],
     }

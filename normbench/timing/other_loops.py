@@ -87,7 +87,7 @@ def by_hand(norm: str, batch_size: int, on_step: OnStep) -> None:
     model = plain_normresnet(norm).to(memory_format=torch.channels_last)
     model.compile(dynamic=False)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-    whole = len(labels) // batch_size * batch_size
+    whole = max(len(labels) // batch_size, 1) * batch_size
     while True:
         for chosen in torch.randperm(len(labels))[:whole].split(batch_size):
             with torch.autocast("cpu", torch.bfloat16, enabled=is_native):

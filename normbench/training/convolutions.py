@@ -1,8 +1,8 @@
 """Convolutions whose weight gradients are matrix products of unfolded inputs.
 
-On a processor oneDNN's weight gradients of small maps run at half the rate of a matrix product, or
-less (results/speed). A product needs the input unfolded: a row per output pixel, with the values
-under the kernel, which one strided copy of a channels_last map makes.
+On the processor of results/speed oneDNN's weight gradients run at half the rate of a matrix
+product. A product needs the input unfolded: a row per output pixel, with the values under the
+kernel, which one strided copy of a channels_last map makes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn.functional import conv2d, pad
 
 Pair = tuple[int, int]
 
-# Of fewer, the copy of the unfolded input takes as long as the product gains.
+# With those of fewer channels, a whole step is no quicker (results/LOG.md).
 LEAST_CHANNELS = 128
 
 
@@ -50,8 +50,10 @@ def _convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair
 ) -> Tensor:
     """The convolution of x (n, c, h, w) with weight (o, c, k, l), as autocast has it."""
-    is_multiplied = torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
-    if not is_multiplied or x.shape[1] < LEAST_CHANNELS:
+    is_trained = torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
+    # Autocast leaves float64 alone.
+    is_taken = x.dim() == 4 and x.shape[1] >= LEAST_CHANNELS and x.dtype != torch.float64
+    if not (is_trained and is_taken):
         return conv2d(x, weight, bias, stride, padding)
     dtype = torch.get_autocast_dtype("cpu")
     # Here, not within: autograd turns the gradients back into the parameters' own type.

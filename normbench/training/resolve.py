@@ -30,7 +30,7 @@ from normbench.registry import Registry
 from normbench.tasks.registry import tasks
 from normbench.trackers.follow import check_trackers
 from normbench.training.appearance import check_appearance
-from normbench.training.build import check_batch, check_pixels, task_of
+from normbench.training.build import check_batch, check_pixels, network_of, task_of
 from normbench.training.evaluations import check_evaluations
 from normbench.training.optim import check_decay, optimizers, schedule
 from normbench.training.resolved_runtime import runtime_as_it_runs
@@ -167,11 +167,9 @@ class Resolver:
         if key not in self._built:
             task = task_of(config, source)
             layers = Layers(spec, config.seed, task.image_shape, init_scale=model.init_scale)
-            given = layers, task.output_shape[0]
             with _about(f"model {model.name} with norm {config.norm.name}"):
                 with without_drawing(model.name, config.norm.name):
-                    network = models.build(model.name, *given, options=model.options)
-                task.join(network)
+                    network = network_of(model, layers, task)
                 if has_appearance:
                     check_appearance(network, task.image_shape)
                 if has_evaluations:

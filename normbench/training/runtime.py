@@ -51,7 +51,10 @@ class Runtime:
         return DTYPES.get(self.precision, torch.float32)
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """Moves the model to the device and layout; compiles it in place: state keeps its names."""
+        """Moves the model to the device and layout; compiles it in place: state keeps its names.
+
+        In bf16 and channels_last on a CPU, convolutions get weight gradients by matrix products.
+        """
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         if self.device.type == "cpu" and self.dtype == torch.bfloat16 and self.channels_last:

@@ -70,7 +70,7 @@ AXES = {
 
 @pytest.mark.parametrize(("name", "axes"), AXES.items())
 def test_the_cells_are_those_over_the_axes_of_the_formula(name: str, axes: str) -> None:
-    [found] = kinds_of_sharing(norms.build(name), SHAPE)
+    [found] = kinds_of_sharing(norms.build(name), SHAPE, late=True)
     assert in_words(found) == axes
     assert found.channel == C - 1
     assert found.cells.equal(oracle(axes, C - 1))
@@ -86,21 +86,21 @@ def test_every_norm_has_an_oracle_or_a_test_of_its_own() -> None:
 
 def test_a_statistic_follows_the_options() -> None:
     chunks = norms.build("ghost_bn", options={"size": 2})
-    [found] = kinds_of_sharing(chunks, SHAPE)
+    [found] = kinds_of_sharing(chunks, SHAPE, late=True)
     assert in_words(found) == "n/2 h w"
     assert found.cells.equal(oracle("n h w", C - 1) & (torch.arange(N) < 2)[:, None, None, None])
     groups = norms.build("evonorm_s0", options={"num_groups": 4})
-    assert [in_words(kind) for kind in kinds_of_sharing(groups, SHAPE)] == ["c/4 h w"]
+    assert [in_words(kind) for kind in kinds_of_sharing(groups, SHAPE, late=True)] == ["c/4 h w"]
 
 
 def test_several_statistics_of_a_cell_are_several_boxes() -> None:
-    [found] = kinds_of_sharing(norms.build("switchable"), SHAPE)
+    [found] = kinds_of_sharing(norms.build("switchable"), SHAPE, late=True)
     assert found.axes == ("n h w", "c h w")
     assert found.cells.equal(oracle("n h w", C - 1) | oracle("c h w", C - 1))
 
 
 def test_channels_of_different_statistics_are_different_kinds() -> None:
-    batch, instance = kinds_of_sharing(norms.build("ibn"), SHAPE)
+    batch, instance = kinds_of_sharing(norms.build("ibn"), SHAPE, late=True)
     assert batch.cells.equal(oracle("n h w", C - 1))
     assert instance.cells.equal(oracle("h w", C // 2 - 1))
     assert (instance.channel, instance.axes) == (C // 2 - 1, ("h w",))
@@ -144,7 +144,7 @@ def in_diagonals(x: Tensor) -> Tensor:
     ],
 )
 def test_own_norms_over_odd_axes(forward: Callable[[Tensor], Tensor], axes: list[str]) -> None:
-    kinds = kinds_of_sharing(layer(forward), SHAPE)
+    kinds = kinds_of_sharing(layer(forward), SHAPE, late=True)
     assert [in_words(kind) for kind in kinds] == axes
     for kind in kinds:
         if axes[0] in ("h", "n c", "c h w"):

@@ -202,7 +202,7 @@ def test_a_loop_that_fails_ends_the_comparison_with_its_error(
     assert "MemoryError: none left" in capfd.readouterr().err
 
 
-COMPARED = ["tutorial", "normbench", "normbench, two runs of a thread"]
+COMPARED = ["tutorial", "normbench", "normbench, 2 runs, 1 thread"]
 
 
 @pytest.mark.slow
@@ -230,3 +230,14 @@ def test_the_script_compares_loops(tmp_path: Path) -> None:
     assert [*first][:3] != [*last]
     assert "Median of 3 rounds" in done.stdout
     assert "of 2 processes, without an interval" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_parts_of_a_step_are_timed() -> None:
+    script = SCRIPT.parent / "bench_step.py"
+    options = ["--batch", "2", "--norm", "gn", "--rounds", "1"]
+    done = subprocess.run(
+        [sys.executable, script, *options], capture_output=True, text=True, check=True
+    )
+    for part in ("256 to 512 channels: weight gradient, product", "GroupNorm", "whole step"):
+        assert part in done.stdout

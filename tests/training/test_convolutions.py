@@ -46,14 +46,15 @@ def test_gradients_are_those_of_numerical_differences(
     )
 
 
-def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """The parameters' gradients in bf16, by name, of the sum of outputs under fixed weights."""
+def outcome(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """The output in bf16, and the parameters' gradients of its sum under fixed weights, by name."""
     model.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
         y = model(x)
     weights = torch.linspace(-1, 1, y.numel()).view(y.shape)
     (y.float() * weights).sum().backward()
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    found = {name: values.grad for name, values in model.named_parameters()}
+    return {"output": y.float(), **{name: grad for name, grad in found.items() if grad is not None}}
 
 
 def network() -> nn.Sequential:
@@ -72,15 +73,40 @@ def test_a_network_has_the_same_output_and_gradients_as_before() -> None:
     model = copy.deepcopy(plain)
     multiply_weight_gradients(model)
     x = torch.randn(6, 3, 12, 12).to(memory_format=torch.channels_last)
-    expected = gradients(plain, x)
-    found = gradients(model, x)
+    expected = outcome(plain, x)
+    found = outcome(model, x)
     assert [*found] == [*expected]
-    for name, gradient in expected.items():
-        # bf16 keeps eight bits.
-        tolerance = 0.01 * gradient.abs().max()
+    for name, values in expected.items():
         assert found[name].dtype == torch.float32
-        assert (found[name] - gradient).abs().max() <= tolerance, name
+        assert (found[name] - values).abs().max() <= 0.01 * values.abs().max(), name
     assert [*model.state_dict()] == [*plain.state_dict()]
+
+
+@pytest.mark.parametrize("frozen", [["weight"], ["bias"], ["weight", "bias"]], ids=str)
+@pytest.mark.parametrize("learns_input", [True, False])
+@pytest.mark.parametrize("images", [2, 0])
+def test_what_is_frozen_has_no_gradient_and_the_rest_is_as_before(
+    frozen: list[str], learns_input: bool, images: int
+) -> None:
+    plain = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 3, 1))
+    for name in frozen:
+        plain[0].get_parameter(name).requires_grad_(False)
+    model = copy.deepcopy(plain)
+    multiply_weight_gradients(model)
+    x = torch.randn(images, 4, 6, 6).requires_grad_(learns_input)
+    expected = outcome(plain, x)
+    found = outcome(model, x)
+    assert [*found] == [*expected]
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, rtol=0.02, atol=0.02)
+
+
+def test_a_single_image_and_float64_are_computed_as_torch_does() -> None:
+    layer = nn.Conv2d(8, 8, 3)
+    multiply_weight_gradients(layer)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(8, 9, 9)).shape == (8, 7, 7)
+        assert layer.double()(torch.randn(1, 8, 9, 9).double()).dtype == torch.float64
 
 
 @pytest.mark.parametrize(
