@@ -23,10 +23,10 @@ from normbench.environment import cpu_info, num_cores
 from normbench.errors import NormbenchError
 from normbench.training.convolutions import multiply_weight_gradients
 
-# Measured on two cores of an AMD EPYC with native bf16 (results/LOG.md, results/speed/fast). Under
+# Measured on two cores of an AMD EPYC with native bf16 (results/speed/fast and in). Under
 # bn at batch 1 fp32 in the contiguous layout is the quickest (8.6 ms a step; bf16 9.7 ms); bf16 in
 # channels_last takes 20.4 instead of 28.0 ms at batch 8, 82 instead of 153 ms at batch 64, and `in`
-# there 81 ms, contiguous 91.
+# 20.5 instead of 22.5 and 87 instead of 102 ms.
 FAST_FROM_BATCH = 8
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
