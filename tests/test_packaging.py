@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tarfile
@@ -23,6 +24,15 @@ def tracked() -> set[str]:
     if listed.returncode:
         pytest.skip("not a git checkout")
     return set(listed.stdout.splitlines())
+
+
+def test_committed_studies_name_no_folder_of_one_machine() -> None:
+    records = [ROOT / name for name in tracked() if name.endswith("/env.json")]
+    assert records
+    for record in records:
+        for environment in json.loads(record.read_text()).values():
+            words = str(environment.get("command")).replace("=", " ").split()
+            assert not [word for word in words if word.startswith(("/", "~"))], record
 
 
 def of_the_packages(test: Callable[..., None]) -> Callable[..., None]:

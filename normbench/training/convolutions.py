@@ -94,15 +94,19 @@ class Convolution(torch.autograd.Function):
         )
         # oneDNN would compute the weight's gradient along with the bias's.
         dbias = dy.sum((0, 2, 3)) if needs_bias else None
-        dweight = _weight_gradient(ctx, x, dy, weight.shape) if needs_weight else None
+        dweight = None
+        if needs_weight:
+            dweight = _weight_gradient(x, dy, weight.shape, ctx.stride, ctx.padding)
         return dx, dweight, dbias, None, None
 
 
-def _weight_gradient(ctx: Any, x: Tensor, dy: Tensor, shape: torch.Size) -> Tensor:
+def _weight_gradient(
+    x: Tensor, dy: Tensor, shape: torch.Size, stride: Pair, padding: Pair
+) -> Tensor:
     """The gradient of a weight of this shape, (o, c, k, l), for inputs x and gradients dy."""
     outputs, channels, *kernel = shape
     pixels = dy.permute(0, 2, 3, 1).reshape(-1, outputs)
-    product = pixels.t() @ unfold(x, (kernel[0], kernel[1]), ctx.stride, ctx.padding)
+    product = pixels.t() @ unfold(x, (kernel[0], kernel[1]), stride, padding)
     return product.view(outputs, *kernel, channels).permute(0, 3, 1, 2)
 
 
